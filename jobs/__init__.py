@@ -1,0 +1,1 @@
+"""What runs on the nodes: `python -m jobs RUN_DIR`."""

@@ -1,0 +1,1 @@
+"""Corpora: from sources to shards, from shards to batches."""

@@ -1,0 +1,1 @@
+"""Builds and parallelises models."""

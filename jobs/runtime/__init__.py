@@ -1,0 +1,1 @@
+"""Rendezvous, stopping, attempts, checkpoints and tracking."""

@@ -1,0 +1,25 @@
+"""The command line: the only package that prints or exits."""
+
+import sys
+
+import typer
+
+from launcher.errors import LauncherError
+
+app = typer.Typer(
+    name="launcher",
+    help="Submit biomedical language-model training to Slurm; watch it, debug it, bring it back.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line per fault and exit code 2."""
+    try:
+        app()
+    except LauncherError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)

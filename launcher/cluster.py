@@ -1,0 +1,115 @@
+"""WHERE to run: one site's partition, account, GPU request style, roots, modules and container."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from launcher.recipe.sections import Positive, Section
+from launcher.recipe.units import Duration, Size
+
+
+class Roots(Section):
+    """Folders of the site. `~` and `$VARIABLES` are expanded; they must be visible from all nodes."""
+
+    runs: str
+    """Run directories are made here."""
+    data: str = "."
+    """Source files of `prepare` recipes are found below this folder."""
+    corpora: str
+    """Prepared corpora."""
+    models: str
+    """Models and tokenizers; names not found here are taken as Hugging Face ids."""
+
+
+class Gpus(Section):
+    """How the site wants to be asked for GPUs, and what it has."""
+
+    style: Literal["gres", "gpus-per-node"] = "gres"
+    """`--gres=gpu:4` or `--gpus-per-node=4`."""
+    type: str | None = None
+    """Type in the request: `gpu:a100:4`."""
+    memory: Size | None = None
+    """Memory of one GPU."""
+    per_node: Positive | None = None
+    """GPUs of one node; recipes that want more are refused."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """`cpu`: the site's GPUs are not there (a dev cluster's are empty files); train on CPUs."""
+
+
+class SlurmOptions(Section):
+    """What this site's Slurm wants to hear."""
+
+    conf: str | None = None
+    """slurm.conf, where it is not in its usual place (a dev cluster)."""
+    partition: str | None = None
+    """Partition."""
+    account: str | None = None
+    """Account to charge."""
+    qos: str | None = None
+    """Quality of service."""
+    reservation: str | None = None
+    """Reservation."""
+    constraint: str | None = None
+    """Node features, e.g. `a100&nvlink`."""
+    exclude: str | None = None
+    """Nodes to avoid, e.g. `gpu[03,07]`."""
+    lead: Duration = Duration("5min")
+    """How long before the time limit a run is asked to save and stop."""
+    requeue: Literal["requeue", "resubmit", "never"] = "requeue"
+    """How an interrupted run comes back: the same job again, a new job, or not at all."""
+    port_range: tuple[Positive, Positive] = (10000, 32000)
+    """Ports for rendezvous; below the ephemeral range (32768 on Linux)."""
+
+
+class Mail(Section):
+    """Mail from Slurm."""
+
+    address: str
+    """Whom to write to."""
+    events: Annotated[tuple[Literal["begin", "end", "fail", "requeue", "time_limit_80"], ...], Field(min_length=1)] = (
+        "end",
+        "fail",
+    )
+    """When."""
+
+
+class Container(Section):
+    """The image that tasks run in; the batch process stays on the host."""
+
+    runtime: Literal["apptainer", "pyxis"]
+    """`apptainer exec`, or srun's `--container-image` (pyxis)."""
+    image: str
+    """Image file or reference."""
+    mounts: tuple[str, ...] = ()
+    """Further folders to bind, besides the roots."""
+    python: str = "python3"
+    """Python inside the image."""
+
+
+class Cluster(Section):
+    """A cluster profile."""
+
+    name: str
+    """What people call the site."""
+    executor: Literal["slurm", "local"] = "slurm"
+    """`local`: processes on this machine, no Slurm."""
+    slurm: SlurmOptions = SlurmOptions()
+    """What Slurm wants to hear."""
+    roots: Roots
+    """The site's folders."""
+    gpus: Gpus = Gpus()
+    """GPU request style."""
+    network_interface: str | None = None
+    """For NCCL and gloo between nodes, e.g. `ib0`; their own choice if left out."""
+    modules: tuple[str, ...] = ()
+    """Loaded on the node before anything else."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Exported on the node. Never secrets: those go into `secrets_file`."""
+    secrets_file: str | None = None
+    """File of NAME=value lines, mode 0600, read by each task when it starts."""
+    container: Container | None = None
+    """Image that tasks run in."""
+    mail: Mail | None = None
+    """Mail from Slurm."""
+    python: str | None = None
+    """Python on the nodes; the one that runs `launcher` if left out."""

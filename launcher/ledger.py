@@ -1,0 +1,125 @@
+"""The ledger of a run: attempts.jsonl, an append-only record of what each attempt did.
+
+The batch process opens and closes attempts; rank 0 adds what it trained. A killed attempt has
+no closing event: the next start writes one for it. Standard library only, because the batch
+process runs under whatever Python the node's host has.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+Reason: TypeAlias = Literal[
+    "finished", "preempted", "time_limit", "stopped", "node_failure", "killed", "out_of_memory",
+    "bad_recipe", "error",
+]  # fmt: skip
+"""Why an attempt ended. `stopped` = a person asked; `killed` = ended without a word (SIGKILL, power)."""
+
+Action: TypeAlias = Literal["done", "requeue", "resubmit", "stop"]
+"""What was decided about the run when an attempt ended."""
+
+
+@dataclass
+class Attempt:
+    """One start of a run, put together from the ledger's events."""
+
+    number: int
+    job_id: str = ""
+    """Slurm's id (`123` or `123_4`), or `local-PID`."""
+    restart_count: int = 0
+    nodes: list[str] = field(default_factory=list)
+    world_size: int = 0
+    started: float = 0.0
+    """Unix time."""
+    first_step: int | None = None
+    """The step it resumed from (0 = from scratch)."""
+    last_step: int | None = None
+    """Last optimizer step that a published checkpoint or the end of training covers."""
+    ended: float | None = None
+    reason: Reason | None = None
+    source: str = ""
+    """What the reason was read from (`exit code 75`, `scontrol`, `STOP`, ...)."""
+    exit_code: int | None = None
+    action: Action | None = None
+    message: str = ""
+
+
+def append_event(ledger: Path, attempt: int, **event: object) -> None:
+    """Add one event to the ledger, durably.
+
+    Args:
+        ledger: attempts.jsonl.
+        attempt: Number of the attempt the event belongs to.
+        **event: Fields of `Attempt` that the event sets.
+    """
+    line = json.dumps({"attempt": attempt, "time": time.time(), **event}) + "\n"
+    descriptor = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_attempts(ledger: Path) -> list[Attempt]:
+    """Read the ledger; a torn last line (power cut) is left out."""
+    attempts: dict[int, Attempt] = {}
+    for event in read_json_lines(ledger):
+        number = int(event.pop("attempt"))
+        attempt = attempts.setdefault(number, Attempt(number))
+        for key, value in event.items():
+            if key != "time":
+                setattr(attempt, key, value)
+    return [attempts[number] for number in sorted(attempts)]
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a .jsonl file that may be missing, or end in a torn line."""
+    if not path.exists():
+        return []
+    return list(_parse_lines(path.read_text(encoding="utf-8", errors="replace").splitlines()))
+
+
+def _parse_lines(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+StopReason: TypeAlias = Literal["user", "time_limit"]
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """The content of a run's STOP file; an empty file (touched by hand) is a person's request."""
+
+    reason: StopReason = "user"
+    attempt: int | None = None
+    """The attempt that a time-limit request is meant for; later attempts remove it."""
+
+    def write(self, path: Path) -> None:
+        """Put the request in place atomically."""
+        staging = path.with_name(f".{path.name}.{os.getpid()}")
+        staging.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
+        os.replace(staging, path)
+
+    @classmethod
+    def read(cls, path: Path) -> "StopRequest | None":
+        """Read the request; None when there is none."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        try:
+            fields = json.loads(text or "{}")
+            return cls(**fields)
+        except (json.JSONDecodeError, TypeError):
+            return cls()

@@ -1,0 +1,141 @@
+"""RunDir: the one place that spells the file names of a run directory. Standard library only."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+FINISHED, CONTINUE, NEVER_RESTART = 0, 75, 78
+"""Exit codes of a task: finished; checkpointed, continue me (EX_TEMPFAIL); never restart (EX_CONFIG)."""
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The files of one run, over all its attempts."""
+
+    root: Path
+
+    @property
+    def recipe_as_written(self) -> Path:
+        """The user's YAML file, byte for byte."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved, frozen recipe: all that a node reads."""
+        return self.root / "recipe.json"
+
+    @property
+    def record(self) -> Path:
+        """Run id, fingerprint, code, cluster profile, W&B id and job ids (`launcher.record.RunRecord`)."""
+        return self.root / "run.json"
+
+    @property
+    def submission(self) -> Path:
+        """What sbatch got."""
+        return self.root / "submission.sh"
+
+    @property
+    def code(self) -> Path:
+        """Link to the read-only snapshot of `launcher/` and `jobs/` that this run executes."""
+        return self.root / "code"
+
+    @property
+    def ledger(self) -> Path:
+        """One JSON line per event of an attempt (`launcher.ledger`)."""
+        return self.root / "attempts.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line per logged step: loss, lr, tokens/s, MFU, memory, step, attempt."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of all attempts."""
+        return self.root / "logs"
+
+    def attempt_logs(self, attempt: int) -> Path:
+        """Folder of one attempt's logs."""
+        return self.logs / f"attempt-{attempt:03d}"
+
+    def rank_log(self, attempt: int, rank: int) -> Path:
+        """What one rank printed in one attempt."""
+        return self.attempt_logs(attempt) / f"rank-{rank:05d}.log"
+
+    def batch_log(self, attempt: int) -> Path:
+        """What the batch process (start, stop requests, verdict) said in one attempt."""
+        return self.attempt_logs(attempt) / "batch.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training states to resume from."""
+        return self.root / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint taken after optimizer step `step`."""
+        return self.checkpoints / f"step-{step:08d}"
+
+    @property
+    def outputs(self) -> Path:
+        """What the run was for: model or adapter, predictions, scores."""
+        return self.root / "outputs"
+
+    @property
+    def wandb(self) -> Path:
+        """W&B's own files, offline segments among them."""
+        return self.root / "wandb"
+
+    @property
+    def stop_request(self) -> Path:
+        """Touch it to stop the run gracefully; see `launcher.ledger.StopRequest`."""
+        return self.root / "STOP"
+
+    @property
+    def save_request(self) -> Path:
+        """Touch it to take a checkpoint and go on; the run removes it."""
+        return self.root / "SAVE"
+
+
+@dataclass(frozen=True)
+class SubmissionDir:
+    """The files of one sbatch call; an array of runs shares one. Lies in RUNS/.submissions/."""
+
+    root: Path
+
+    @property
+    def script(self) -> Path:
+        """What sbatch got; every run of the array has a copy."""
+        return self.root / "submission.sh"
+
+    @property
+    def manifest(self) -> Path:
+        """Line i is `{"run": PATH, "fingerprint": HEX}` for array index i; frozen before sbatch."""
+        return self.root / "manifest.jsonl"
+
+    def slurm_log(self, pattern: str = "%A_%a") -> Path:
+        """Where Slurm itself writes (its `--output`)."""
+        return self.root / f"slurm-{pattern}.log"
+
+
+def submissions_root(runs_root: Path) -> Path:
+    """Folder of all submissions below the folder of all runs."""
+    return runs_root / ".submissions"
+
+
+def snapshots_root(runs_root: Path) -> Path:
+    """Folder of the content-addressed code snapshots."""
+    return runs_root / ".code"
+
+
+def is_checkpoint_complete(folder: Path) -> bool:
+    """Tell whether a checkpoint was published; says nothing about bits that rotted since."""
+    return (folder / COMPLETE).is_file()
+
+
+COMPLETE = "COMPLETE"
+"""Name of a checkpoint's marker: JSON `{"step", "world_size", "files": {name: [size, sha256]}}`."""
+
+
+def published_steps(run: RunDir) -> list[int]:
+    """Steps of all published checkpoints, oldest first."""
+    folders = run.checkpoints.glob("step-*") if run.checkpoints.is_dir() else ()
+    return sorted(int(f.name.removeprefix("step-")) for f in folders if is_checkpoint_complete(f))

@@ -1,0 +1,1 @@
+"""Will it fit, is it allowed: pure functions of recipe and cluster."""

@@ -1,0 +1,223 @@
+"""Sections that recipes of several kinds share. Pure data: validators refuse, they never repair."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from launcher.recipe.units import BatchSize, Duration, Interval, Length, Share, Size
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+def refuse_site_path(value: str) -> str:
+    """Refuse absolute paths: a recipe says what, the cluster profile says where."""
+    if value.startswith(("/", "~")):
+        raise ValueError(
+            f"`{value}` is a path of one site; write a name below the cluster profile's roots, or a "
+            "path that starts with `./` (relative to this file)"
+        )
+    return value
+
+
+class Model(Section):
+    """The model to start from."""
+
+    path: str
+    """Name below the profile's `roots.models`, a Hugging Face id, or `./...` relative to the recipe."""
+    init: Literal["pretrained", "random"] = "pretrained"
+    """Start from the published weights, or from random ones of the same shape."""
+    attention: Literal["sdpa", "flash", "eager"] = "sdpa"
+    """Attention implementation; `flash` needs the flash-attn package on the nodes."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model. Off unless you have read it."""
+
+    _path = field_validator("path")(refuse_site_path)
+
+
+class Corpus(Section):
+    """One prepared corpus and its share in the mixture."""
+
+    name: str
+    """Name below the profile's `roots.corpora`."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Relative share of the samples drawn from this corpus."""
+
+    _name = field_validator("name")(refuse_site_path)
+
+
+class Data(Section):
+    """What the model reads."""
+
+    corpora: Annotated[tuple[Corpus, ...], Field(min_length=1)]
+    """Prepared corpora (made by recipes of kind `prepare`)."""
+
+
+class Batch(Section):
+    """The batch. The global batch is the contract: accumulation follows from the world size."""
+
+    global_batch: BatchSize
+    """Sequences or tokens per optimizer step, over all ranks."""
+    micro_batch: Positive = 1
+    """Sequences per forward pass on one rank."""
+    sequence_length: Positive = 2048
+    """Tokens per sequence."""
+
+    @property
+    def sequences(self) -> int:
+        """Sequences per optimizer step."""
+        count = self.global_batch.value
+        return count if self.global_batch.unit == "sequence" else count // self.sequence_length
+
+    @model_validator(mode="after")
+    def _whole_sequences(self) -> "Batch":
+        tokens = self.global_batch.value
+        if self.global_batch.unit == "token" and (tokens % self.sequence_length or not tokens):
+            nearest = max(1, round(tokens / self.sequence_length))
+            raise ValueError(
+                f"global_batch (`{self.global_batch}`) is not a whole number of sequences of "
+                f"{self.sequence_length} tokens; write `{nearest} sequences`"
+            )
+        return self
+
+
+class Optim(Section):
+    """AdamW (Loshchilov & Hutter, https://arxiv.org/abs/1711.05101)."""
+
+    lr: Annotated[float, Field(gt=0, lt=1)]
+    """Peak learning rate."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Decay rates of the first and second moment."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """Decoupled weight decay; not applied to biases and norms."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Gradients are scaled down to this global norm; `null` switches clipping off."""
+
+
+class Schedule(Section):
+    """How long to train, and the learning rate on the way."""
+
+    length: Length
+    """`1 epoch`, `3000 steps` or `63B tokens`."""
+    shape: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """After warmup: half a cosine to the floor, a line to the floor, constant, or constant and then a
+    line to the floor over `decay` (warmup-stable-decay)."""
+    warmup: Share = Share("3%")
+    """Linear warmup from 0: a share of the length (`3%`) or `100 steps`."""
+    floor: Fraction = 0.1
+    """Final learning rate as a fraction of the peak."""
+    decay: Share = Share("10%")
+    """Length of the final decay; `wsd` only."""
+
+
+class Precision(Section):
+    """Number formats."""
+
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Compute format of forward and backward; parameters and optimizer stay in fp32."""
+    tf32: bool = True
+    """TF32 matrix products for what stays in fp32 (Ampere GPUs and later)."""
+
+
+class Parallel(Section):
+    """How ranks share the work: intent, compiled to FSDP2 or DeepSpeed on the nodes."""
+
+    strategy: Literal["ddp", "full_shard", "hybrid_shard", "zero2", "zero3"] = "full_shard"
+    """`hybrid_shard` shards inside a group of ranks and replicates over the groups."""
+    shard: Literal["node"] | Positive = "node"
+    """Ranks in a shard group of `hybrid_shard`: a node's GPUs, or a number."""
+    replicate: Literal["auto"] | Positive = "auto"
+    """Number of shard groups of `hybrid_shard`; `auto` = world size / shard."""
+    reshard_after_forward: bool = True
+    """Free the gathered parameters between forward and backward; false trades memory for traffic."""
+
+
+class Checkpoint(Section):
+    """When to save the training state."""
+
+    interval: Interval = Interval("30min")
+    """`1000 steps` or `30min`. Stops and time limits save besides."""
+    keep: Positive = 3
+    """Newest checkpoints to keep."""
+
+
+class Tracking(Section):
+    """Weights & Biases. metrics.jsonl is written whatever this says."""
+
+    mode: Literal["online", "offline", "disabled"] = "online"
+    """`offline` writes segments that `launcher sync` sends later."""
+    project: str = "launcher"
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team; W&B's default if left out."""
+    tags: tuple[str, ...] = ()
+    """W&B tags."""
+    log_interval: Positive = 1
+    """Steps between two logged points."""
+
+
+class Resources(Section):
+    """What a run needs; the cluster profile says how to ask for it."""
+
+    nodes: Positive = 1
+    """Nodes."""
+    gpus_per_node: Annotated[int, Field(ge=0)] = 0
+    """GPUs, and so ranks, per node; 0 = one rank per node, on CPUs."""
+    gpu_memory: Size | None = None
+    """Memory that each GPU must have at least."""
+    cpus_per_task: Positive = 4
+    """CPU cores per rank."""
+    memory: Size | None = None
+    """RAM per node; the partition's default if left out."""
+    time: Duration
+    """Time limit of one attempt; a run goes on over as many as it needs."""
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Tasks that srun starts on each node."""
+        return max(1, self.gpus_per_node)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the whole run."""
+        return self.nodes * self.ranks_per_node
+
+
+class Limits(Section):
+    """When to give up. Preemptions and time limits are free."""
+
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Crashes and node failures after which the run stops."""
+
+
+class RecipeBase(Section):
+    """What every recipe has."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^/\x00]+$")]
+    """Name of the run; part of its folder's name."""
+    description: str = ""
+    """A line for people."""
+    data_use: Literal["open", "credentialed"] = "open"
+    """`credentialed` (MIMIC): run directories are 0700, nothing leaves the site."""
+    resources: Resources
+    """What it needs."""
+    limits: Limits = Limits()
+    """When to give up."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Seed of data order, initialisation and dropout."""
+    secrets: tuple[str, ...] = ()
+    """Names (never values) of environment variables the run needs, e.g. `WANDB_API_KEY`."""
+    rehearsal: dict[str, Any] | None = None
+    """A partial recipe laid over this one by `--rehearse`: small, quick, same strategy."""

@@ -1,0 +1,54 @@
+"""run.json: what a run is, apart from its recipe. Standard library only."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Submitted:
+    """One queueing of a run."""
+
+    job_id: str
+    """Slurm's id with the array index (`123_4`), plain `123` for a single run, `local-PID` otherwise."""
+    folder: str
+    """The submission's folder (`launcher.paths.SubmissionDir`)."""
+    time: float
+
+
+@dataclass
+class RunRecord:
+    """Identity of a run and where it was queued."""
+
+    id: str
+    name: str
+    kind: str
+    fingerprint: str
+    """SHA-256 of the resolved recipe; each rank checks it."""
+    created: float
+    """Unix time."""
+    code_hash: str
+    """Name of the code snapshot."""
+    code_commit: str | None
+    """Git commit the code came from, with `+changes` if the tree was not clean."""
+    wandb_id: str
+    """One W&B run over all attempts."""
+    cluster: dict[str, Any]
+    """The resolved cluster profile (`launcher.cluster.Cluster` as JSON)."""
+    submissions: list[Submitted] = field(default_factory=list)
+    rehearsal: bool = False
+
+    def write(self, path: Path) -> None:
+        """Write run.json atomically."""
+        staging = path.with_name(f".{path.name}.{os.getpid()}")
+        staging.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        os.replace(staging, path)
+
+    @classmethod
+    def read(cls, path: Path) -> "RunRecord":
+        """Read run.json."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields["submissions"] = [Submitted(**entry) for entry in fields["submissions"]]
+        return cls(**fields)
