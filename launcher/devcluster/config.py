@@ -1,0 +1,295 @@
+"""The configuration files of a dev cluster as text: a pure function of one frozen dataclass.
+
+Nothing here touches the disk, the network or Slurm, so every line of the configuration can be tested without a cluster.
+The reasons for single settings stand beside them; the options themselves are described in
+https://slurm.schedmd.com/slurm.conf.html.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from launcher.errors import LauncherError
+
+CPUS_PER_NODE = 16
+MEGABYTES_PER_NODE = 16000
+GRACE_SECONDS = 10
+SLURMD_TIMEOUT_SECONDS = 10
+LOW_PARTITION = "preempt"
+HIGH_PARTITION = "high"
+MAX_NODES = 64
+MAX_GPUS = 16
+
+# The longest socket path that Linux takes: sizeof(sockaddr_un.sun_path) less the final NUL (man 7 unix).
+SOCKET_PATH_BYTES = 107
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a user chooses about a dev cluster."""
+
+    nodes: int = 4
+    gpus: int = 4
+    accounting: bool = False
+
+    def check(self) -> None:
+        """Refuse sizes that one machine cannot play.
+
+        Raises:
+            LauncherError: if the number of nodes or GPUs is out of range.
+        """
+        if not 1 <= self.nodes <= MAX_NODES:
+            raise LauncherError(f"--nodes: {self.nodes} is out of range; write a number from 1 to {MAX_NODES}")
+        if not 1 <= self.gpus <= MAX_GPUS:
+            raise LauncherError(f"--gpus: {self.gpus} is out of range; write a number from 1 to {MAX_GPUS}")
+
+    def __str__(self) -> str:
+        accounting = "with accounting" if self.accounting else "no accounting"
+        return f"{self.nodes} nodes x {self.gpus} GPUs, {accounting}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a dev cluster keeps its files: the one place that spells their names."""
+
+    folder: Path
+
+    @property
+    def settings(self) -> Path:
+        """The chosen shape, addresses and ports."""
+        return self.folder / "settings.json"
+
+    @property
+    def slurm_conf(self) -> Path:
+        """What every Slurm command of this cluster reads."""
+        return self.folder / "slurm.conf"
+
+    @property
+    def profile(self) -> Path:
+        """The cluster profile that `launcher submit` reads."""
+        return self.folder / "cluster.yaml"
+
+    @property
+    def munge_key(self) -> Path:
+        """The shared secret of the cluster's own munge."""
+        return self.folder / "munge" / "key"
+
+    @property
+    def munge_socket(self) -> Path:
+        """Where Slurm's commands and daemons meet munged."""
+        return self.folder / "munge" / "socket"
+
+    @property
+    def database_socket(self) -> Path:
+        """Where slurmdbd meets MariaDB, which has no port at all."""
+        return self.folder / "database" / "socket"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of all daemons."""
+        return self.folder / "logs"
+
+    @property
+    def processes(self) -> Path:
+        """Who was started: one record a daemon."""
+        return self.folder / "processes"
+
+    @property
+    def spool(self) -> Path:
+        """One folder a node, for its slurmd and job steps."""
+        return self.folder / "spool"
+
+    @property
+    def user_folders(self) -> tuple[Path, ...]:
+        """The folders that the cluster profile points to."""
+        return tuple(self.folder / name for name in ("runs", "data", "corpora", "models"))
+
+    def check_socket_paths(self) -> None:
+        """Refuse a folder so deep that a socket inside it could not be opened.
+
+        slurmstepd opens `spool/NODE/NODE_JOB.STEP`, with ten digits for the step of a batch script.
+
+        Raises:
+            LauncherError: if the longest socket path does not fit.
+        """
+        step_socket = self.spool / "a100-01" / "a100-01_10000000.4294967291"
+        longest = max((self.munge_socket, self.database_socket, step_socket), key=lambda path: len(bytes(path)))
+        surplus = len(bytes(longest)) - SOCKET_PATH_BYTES
+        if surplus > 0:
+            raise LauncherError(
+                f"--dir: `{self.folder}` is {surplus} bytes too long: the socket `{longest}` would exceed the"
+                f" {SOCKET_PATH_BYTES} bytes that Linux allows; give a shorter --dir, such as `/tmp/devcluster`"
+            )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the configuration files of one dev cluster depend on."""
+
+    shape: Shape
+    version: tuple[int, int]
+    user: str
+    hostname: str
+    address: str
+    binds_to_address: bool
+    controller_port: int
+    node_ports: tuple[int, ...]
+    database_port: int
+
+    @property
+    def node_names(self) -> tuple[str, ...]:
+        """The names of the virtual nodes: a100-01, a100-02, ..."""
+        return tuple(f"a100-{number:02d}" for number in range(1, self.shape.nodes + 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Settings":
+        """Rebuild the settings from `to_dict`'s data after a trip through JSON."""
+        return cls(
+            **{
+                **data,
+                "shape": Shape(**data["shape"]),
+                "version": (data["version"][0], data["version"][1]),
+                "node_ports": tuple(data["node_ports"]),
+            }
+        )
+
+
+def slurm_conf(settings: Settings, layout: Layout) -> str:
+    """Return the text of slurm.conf."""
+    sections = (
+        _controller_lines(settings, layout),
+        _scheduling_lines(),
+        _accounting_lines(settings),
+        _node_lines(settings),
+        _partition_lines(),
+    )
+    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def _controller_lines(settings: Settings, layout: Layout) -> list[str]:
+    # cred_expire also sets how long a requeued job waits: cred_expire + 1 s instead of 120 s.
+    # MailProg: a dev cluster must not send real mail for jobs that ask for `--mail-type`.
+    lines = [
+        "ClusterName=dev",
+        f"SlurmctldHost={settings.hostname}({settings.address})",
+        f"SlurmctldPort={settings.controller_port}",
+        f"SlurmUser={settings.user}",
+        f"SlurmdUser={settings.user}",
+        f"AuthInfo=socket={layout.munge_socket},cred_expire=5",
+        f"StateSaveLocation={layout.folder}/state",
+        f"SlurmdSpoolDir={layout.spool}/%n",
+        f"SlurmctldPidFile={layout.processes}/slurmctld.pid",
+        f"SlurmdPidFile={layout.processes}/slurmd-%n.pid",
+        f"SlurmctldLogFile={layout.logs}/slurmctld.log",
+        f"SlurmdLogFile={layout.logs}/slurmd-%n.log",
+        "MailProg=/bin/true",
+        f"SlurmdTimeout={SLURMD_TIMEOUT_SECONDS}",
+        "KillWait=5",
+        "ReturnToService=2",
+    ]
+    if settings.binds_to_address:
+        # Slurm binds to what the host name means, or to every address of the machine: there is no third choice.
+        lines.append("CommunicationParameters=NoCtldInAddrAny,NoInAddrAny")
+    return lines
+
+
+def _scheduling_lines() -> list[str]:
+    return [
+        "ProctrackType=proctrack/linuxproc",
+        "TaskPlugin=task/none",
+        "SchedulerType=sched/backfill",
+        "SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0,sched_min_interval=0,defer_batch",
+        "SelectType=select/cons_tres",
+        "SelectTypeParameters=CR_Core",
+        "GresTypes=gpu",
+        "JobRequeue=1",
+        "PreemptType=preempt/partition_prio",
+        "PreemptMode=REQUEUE",
+        "MaxArraySize=1001",
+        "MaxJobCount=20000",
+    ]
+
+
+def _accounting_lines(settings: Settings) -> list[str]:
+    if not settings.shape.accounting:
+        return ["AccountingStorageType=accounting_storage/none"]
+    return [
+        "AccountingStorageType=accounting_storage/slurmdbd",
+        f"AccountingStorageHost={settings.address}",
+        f"AccountingStoragePort={settings.database_port}",
+        "AccountingStorageTRES=gres/gpu",
+        "JobAcctGatherType=jobacct_gather/linux",
+    ]
+
+
+def _node_lines(settings: Settings) -> list[str]:
+    # config_overrides lets a node claim more CPUs, memory and GPUs than the machine has.
+    return ["SlurmdParameters=config_overrides"] + [
+        f"NodeName={name} NodeHostname={settings.hostname} NodeAddr={settings.address} Port={port}"
+        f" CPUs={CPUS_PER_NODE} RealMemory={MEGABYTES_PER_NODE} Gres=gpu:a100:{settings.shape.gpus} State=UNKNOWN"
+        for name, port in zip(settings.node_names, settings.node_ports, strict=True)
+    ]
+
+
+def _partition_lines() -> list[str]:
+    common = "Nodes=ALL MaxTime=INFINITE State=UP"
+    return [
+        f"PartitionName={LOW_PARTITION} {common} Default=YES PriorityTier=1 PreemptMode=REQUEUE"
+        f" GraceTime={GRACE_SECONDS}",
+        f"PartitionName={HIGH_PARTITION} {common} PriorityTier=10 PreemptMode=OFF",
+    ]
+
+
+def gres_conf(settings: Settings, layout: Layout) -> str:
+    """Return the text of gres.conf: fake GPUs are empty files."""
+    last = settings.shape.gpus - 1
+    files = f"{layout.folder}/dev/gpu" + (f"[0-{last}]" if last else "0")
+    return f"NodeName={','.join(settings.node_names)} Name=gpu Type=a100 File={files}\n"
+
+
+def cgroup_conf(settings: Settings) -> str:
+    """Return the text of cgroup.conf, which keeps slurmd away from cgroups and systemd.
+
+    `disabled` is known from 24.05 on (https://slurm.schedmd.com/cgroup.conf.html). Before that the cgroup/v1 plugin
+    does the same, since it touches nothing until another plugin asks for a controller. Before 22.05 there was no key.
+    """
+    if settings.version < (22, 5):
+        return ""
+    return f"CgroupPlugin={'cgroup/v1' if settings.version < (24, 5) else 'disabled'}\n"
+
+
+def slurmdbd_conf(settings: Settings, layout: Layout) -> str:
+    """Return the text of slurmdbd.conf; `localhost` makes it use MariaDB's socket, where no password is needed."""
+    lines = [
+        f"AuthInfo=socket={layout.munge_socket}",
+        f"DbdHost={settings.hostname}",
+        f"DbdAddr={settings.address}",
+        f"DbdPort={settings.database_port}",
+        f"SlurmUser={settings.user}",
+        f"LogFile={layout.logs}/slurmdbd.log",
+        f"PidFile={layout.processes}/slurmdbd.pid",
+        "StorageType=accounting_storage/mysql",
+        "StorageHost=localhost",
+        f"StorageUser={settings.user}",
+        "StorageLoc=slurm_acct_db",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cluster_profile(layout: Layout) -> str:
+    """Return the text of the cluster profile."""
+    profile: dict[str, Any] = {
+        "name": "dev",
+        "slurm_conf": str(layout.slurm_conf),
+        "partition": LOW_PARTITION,
+        "gpus": {"style": "gres", "type": "a100"},
+    }
+    for folder in layout.user_folders:
+        profile[f"{folder.name}_root"] = str(folder)
+    return yaml.safe_dump(profile, sort_keys=False)

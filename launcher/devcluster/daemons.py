@@ -1,0 +1,183 @@
+"""The daemons of a dev cluster: their command lines, and how to tell that each one is ready."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from launcher.devcluster.config import Layout, Settings
+from launcher.devcluster.processes import Process, start, wait_until
+from launcher.errors import LauncherError
+
+# Where daemons live on systems whose ordinary users do not have these folders in PATH.
+SBIN_FOLDERS = "/usr/sbin:/sbin:/usr/local/sbin"
+
+# program -> (Debian and Ubuntu package, Fedora and EPEL package)
+PACKAGES = {
+    "munged": ("munge", "munge"),
+    "slurmctld": ("slurmctld", "slurm-slurmctld"),
+    "slurmd": ("slurmd", "slurm-slurmd"),
+    "sbatch": ("slurm-client", "slurm"),
+    "slurmdbd": ("slurmdbd", "slurm-slurmdbd"),
+    "mariadbd": ("mariadb-server", "mariadb-server"),
+    "mariadb-install-db": ("mariadb-server", "mariadb-server"),
+}
+ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db")
+
+_FOREIGN_VARIABLES = (
+    "SLURM",
+    "SBATCH_",
+    "SALLOC_",
+    "SRUN_",
+    "SQUEUE_",
+    "SINFO_",
+    "SACCT_",
+    "SCANCEL_",
+    "SCONTROL_",
+)
+
+
+def program(name: str) -> str | None:
+    """Return the path of a program, looked up in PATH and in the folders of system daemons."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN_FOLDERS}")
+
+
+def missing_programs(accounting: bool) -> list[str]:
+    """Return the programs that a dev cluster needs and this machine lacks."""
+    needed = [name for name in PACKAGES if accounting or name not in ACCOUNTING_PROGRAMS]
+    return [name for name in needed if program(name) is None]
+
+
+def check_programs(accounting: bool) -> None:
+    """Refuse to start when programs are missing.
+
+    Raises:
+        LauncherError: naming the packages to install.
+    """
+    missing = missing_programs(accounting)
+    if missing:
+        debian = " ".join(dict.fromkeys(PACKAGES[name][0] for name in missing))
+        fedora = " ".join(dict.fromkeys(PACKAGES[name][1] for name in missing))
+        raise LauncherError(
+            f"devcluster: {', '.join(f'`{name}`' for name in missing)} not found; install it with"
+            f" `apt-get install {debian}` (Debian, Ubuntu) or `dnf install {fedora}` (Fedora, EPEL)"
+        )
+
+
+def slurm_version() -> tuple[int, int]:
+    """Return the release of the installed Slurm, such as (22, 5)."""
+    argv = [program("slurmctld") or "slurmctld", "-V"]
+    printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    match = re.search(r"(\d+)\.(\d+)", printed)
+    if match is None:
+        raise LauncherError(f"devcluster: `slurmctld -V` printed no version: `{printed.strip()}`")
+    return int(match[1]), int(match[2])
+
+
+def slurm_environment(layout: Layout) -> dict[str, str]:
+    """Return this process's environment, aimed at one dev cluster and free of other Slurm variables."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_VARIABLES)}
+    return {**kept, "SLURM_CONF": str(layout.slurm_conf)}
+
+
+class Daemons:
+    """Starts and finds the daemons of one dev cluster through their records in `processes/`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def find(self, name: str) -> Process | None:
+        """Return the running daemon of this name, or None."""
+        return Process.read(self._record(name))
+
+    def all(self) -> dict[str, Process]:
+        """Return all daemons of this cluster that run, by name."""
+        names = sorted(path.stem for path in self.layout.processes.glob("*.json"))
+        return {name: process for name in names if (process := self.find(name)) is not None}
+
+    def forget(self, name: str) -> None:
+        """Drop the record of a daemon that was ended on purpose."""
+        self._record(name).unlink(missing_ok=True)
+
+    def launch(self, name: str, argv: list[str], extra_environment: Mapping[str, str] | None = None) -> Process:
+        """Start a daemon in the foreground of a session of its own and record it."""
+        environment = {**slurm_environment(self.layout), **(extra_environment or {})}
+        path = program(argv[0])
+        if path is None:
+            raise LauncherError(f"devcluster: `{argv[0]}` not found; install it first")
+        process = start([path, *argv[1:]], environment, self._output(name))
+        process.write(self._record(name))
+        return process
+
+    def wait_for(self, name: str, is_ready: Callable[[], bool], seconds: float = 30) -> None:
+        """Wait until a daemon answers.
+
+        Raises:
+            LauncherError: with the end of the daemon's output, if it ended or never answered.
+        """
+        try:
+            wait_until(lambda: is_ready() or self.find(name) is None, seconds, f"{name} answers")
+        except TimeoutError as late:
+            raise LauncherError(f"{late}; its output ends with:\n{self.tail(name)}") from late
+        if self.find(name) is None:
+            raise LauncherError(f"devcluster: {name} ended while it started; its output ends with:\n{self.tail(name)}")
+
+    def tail(self, name: str, lines: int = 15) -> str:
+        """Return the last lines that a daemon wrote."""
+        try:
+            text = self._output(name).read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return "(nothing)"
+        return "\n".join(text.splitlines()[-lines:])
+
+    def _record(self, name: str) -> Path:
+        return self.layout.processes / f"{name}.json"
+
+    def _output(self, name: str) -> Path:
+        return self.layout.logs / f"{name}.out"
+
+
+def munged_argv(layout: Layout) -> list[str]:
+    """Return the command line of munged; --force since homes closed to others (0700) are fine for a private socket."""
+    folder = layout.munge_socket.parent
+    return [
+        "munged",
+        "--foreground",
+        "--force",
+        f"--key-file={layout.munge_key}",
+        f"--socket={layout.munge_socket}",
+        f"--seed-file={folder}/seed",
+        f"--pid-file={folder}/pid",
+        f"--log-file={layout.logs}/munged.log",
+    ]
+
+
+def mariadbd_argv(settings: Settings, layout: Layout) -> list[str]:
+    """Return the command line of a small MariaDB without any port: its socket knows its user, so no password exists."""
+    folder = layout.database_socket.parent
+    return [
+        "mariadbd",
+        "--no-defaults",
+        f"--user={settings.user}",
+        f"--datadir={folder}/data",
+        f"--socket={layout.database_socket}",
+        f"--pid-file={folder}/pid",
+        "--skip-networking",
+        "--innodb-buffer-pool-size=64M",
+        "--innodb-lock-wait-timeout=900",
+    ]
+
+
+def install_database_argv(settings: Settings, layout: Layout) -> list[str]:
+    """Return the command that creates an empty MariaDB owned by the cluster's user."""
+    return [
+        program("mariadb-install-db") or "mariadb-install-db",
+        "--no-defaults",
+        f"--user={settings.user}",
+        f"--datadir={layout.database_socket.parent}/data",
+        "--auth-root-authentication-method=socket",
+        f"--auth-root-socket-user={settings.user}",
+        "--skip-test-db",
+    ]
