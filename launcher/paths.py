@@ -1,5 +1,6 @@
 """RunDir: the one place that spells the file names of a run directory. Standard library only."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,3 +140,26 @@ def published_steps(run: RunDir) -> list[int]:
     """Steps of all published checkpoints, oldest first."""
     folders = run.checkpoints.glob("step-*") if run.checkpoints.is_dir() else ()
     return sorted(int(f.name.removeprefix("step-")) for f in folders if is_checkpoint_complete(f))
+
+
+def locate(name: str, root: str, recipe_folder: str) -> str:
+    """Find what a recipe names: a model, a tokenizer, a corpus or source files.
+
+    Args:
+        name: Value in the recipe.
+        root: The cluster profile's folder for such things; `~` and `$VARIABLES` are expanded.
+        recipe_folder: Folder of the recipe file (`launcher.record.RunRecord.recipe_folder`).
+
+    Returns:
+        An absolute path for `./` and `../` values and for names that exist below the root; the name
+        itself otherwise (a Hugging Face id).
+    """
+    if name.startswith(("./", "../")):
+        return os.path.normpath(Path(recipe_folder) / name)
+    below = expand(root) / name
+    return str(below) if below.exists() else name
+
+
+def expand(folder: str) -> Path:
+    """Expand `~` and `$VARIABLES` in a folder of the cluster profile."""
+    return Path(os.path.expandvars(folder)).expanduser().absolute()

@@ -33,6 +33,8 @@ class RunRecord:
     """Name of the code snapshot."""
     code_commit: str | None
     """Git commit the code came from, with `+changes` if the tree was not clean."""
+    recipe_folder: str
+    """Folder of the recipe file; `./` values of the recipe are relative to it."""
     wandb_id: str
     """One W&B run over all attempts."""
     cluster: dict[str, Any]

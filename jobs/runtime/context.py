@@ -1,0 +1,55 @@
+"""What a task knows about the run it belongs to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.paths import RunDir, locate
+from launcher.recipe import Recipe, recipe_adapter
+from launcher.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This task's place among all tasks of the attempt, in torch.distributed's words."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    node_rank: int
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 writes what is written once."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """One task of one attempt of a run."""
+
+    run: RunDir
+    recipe: Recipe
+    record: RunRecord
+    attempt: int
+    ranks: Ranks
+
+    def model_path(self, name: str) -> str:
+        """Where a model or tokenizer of the recipe lies, or its Hugging Face id."""
+        return locate(name, self.record.cluster["roots"]["models"], self.record.recipe_folder)
+
+    def corpus_path(self, name: str) -> Path:
+        """Where a corpus of the recipe lies."""
+        return Path(locate(name, self.record.cluster["roots"]["corpora"], self.record.recipe_folder))
+
+    def data_glob(self, pattern: str) -> str:
+        """The glob of a source's files, made absolute."""
+        root = self.record.cluster["roots"]["data"]
+        located = locate(pattern, root, self.record.recipe_folder)
+        return located if Path(located).is_absolute() else str(Path(locate(".", root, "")) / pattern)
+
+
+def load_context(run: RunDir, attempt: int, ranks: Ranks) -> Context:
+    """Read the frozen recipe and the run's record."""
+    recipe = recipe_adapter.validate_json(run.recipe.read_text(encoding="utf-8"))
+    return Context(run, recipe, RunRecord.read(run.record), attempt, ranks)

@@ -1,0 +1,58 @@
+"""Running Slurm's commands: argv lists, the right slurm.conf, none of the calling shell's overrides."""
+
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from launcher.cluster import Cluster
+from launcher.errors import SlurmError
+from launcher.paths import expand
+
+# sbatch and srun take options from these variables, and they override the script
+# (https://slurm.schedmd.com/sbatch.html, INPUT ENVIRONMENT VARIABLES).
+_OVERRIDES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
+
+
+def slurm_environment(cluster: Cluster, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Make the environment for a Slurm command.
+
+    Args:
+        cluster: Its `slurm.conf`, if it names one, becomes SLURM_CONF.
+        environ: What to start from; this process's environment if left out.
+    """
+    source = os.environ if environ is None else environ
+    kept = {name: value for name, value in source.items() if not name.startswith(_OVERRIDES)}
+    if "SLURM_CONF" in source:
+        kept["SLURM_CONF"] = source["SLURM_CONF"]
+    if cluster.slurm.conf:
+        kept["SLURM_CONF"] = str(expand(cluster.slurm.conf))
+    return kept
+
+
+def find_overrides(environ: Mapping[str, str]) -> list[str]:
+    """Name the variables of an environment that `slurm_environment` leaves out."""
+    return sorted(name for name in environ if name.startswith(_OVERRIDES) and name != "SLURM_CONF")
+
+
+def run_slurm(argv: Sequence[str], cluster: Cluster, timeout_seconds: float = 60) -> str:
+    """Run a Slurm command and return what it printed on stdout.
+
+    Raises:
+        SlurmError: The command is not installed, hangs, or fails; with what it printed on stderr.
+    """
+    try:
+        done = subprocess.run(
+            list(argv),
+            env=slurm_environment(cluster),
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SlurmError(f"`{argv[0]}` is not on PATH; run this where Slurm's commands are installed") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"`{' '.join(argv)}` did not answer within {timeout_seconds:.0f} s") from None
+    if done.returncode:
+        raise SlurmError(f"`{' '.join(argv)}` failed ({done.returncode}): {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
