@@ -1,0 +1,32 @@
+# Two commands for a fresh machine: `make demo` shows it, `make test` checks it. Both may be repeated.
+PYTHON_BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(PYTHON_BIN)/python -m pytest -q
+
+.PHONY: demo test install lint bench
+.DELETE_ON_ERROR:
+
+install: .venv/.installed
+
+.venv/.installed: setup.cfg pyproject.toml .ci/install
+	bash .ci/install
+
+demo: install
+	bash .ci/slurm-packages || true
+	$(PYTHON_BIN)/python docs/demo.py
+
+lint: install
+	$(PYTHON_BIN)/ruff check .
+	$(PYTHON_BIN)/ruff format --check .
+	$(PYTHON_BIN)/mypy
+	$(PYTHON_BIN)/lint-imports
+
+test: install
+	bash .ci/slurm-packages
+	$(PYTEST) -n 2
+	$(PYTEST) -m slow
+	$(PYTEST) -m slurm
+
+bench: install
+	bash .ci/slurm-packages
+	$(PYTHON_BIN)/python bench/submit.py
+	$(PYTHON_BIN)/python bench/step_overhead.py
