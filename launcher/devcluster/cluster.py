@@ -27,9 +27,6 @@ from launcher.errors import LauncherError
 
 READY_STATES = frozenset({"idle", "mixed", "allocated", "completing"})
 
-# Below the ephemeral range of Linux (32768..60999), where any outgoing connection may take a port at any time.
-PORT_RANGE = range(20000, 32000)
-
 
 def _say_nothing(_: str) -> None:
     return None
@@ -266,7 +263,7 @@ class DevCluster:
         (layout.folder / "gres.conf").write_text(config.gres_conf(settings, layout))
         (layout.folder / "cgroup.conf").write_text(config.cgroup_conf(settings))
         _write_private(layout.folder / "slurmdbd.conf", config.slurmdbd_conf(settings, layout).encode())
-        layout.profile.write_text(config.cluster_profile(layout))
+        layout.profile.write_text(config.cluster_profile(settings, layout))
         layout.settings.write_text(json.dumps(settings.to_dict(), indent=2) + "\n")
 
     def _settings(self) -> Settings | None:
@@ -366,14 +363,16 @@ def _loopback_address(hostname: str) -> tuple[str, bool]:
 def _free_ports(count: int, address: str) -> list[int]:
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
-        for port in random.sample(PORT_RANGE, len(PORT_RANGE)):
+        for port in random.sample(config.DAEMON_PORTS, len(config.DAEMON_PORTS)):
             probe = stack.enter_context(socket.socket())
             with contextlib.suppress(OSError):
                 probe.bind((address, port))
                 ports.append(port)
             if len(ports) == count:
                 return ports
-    raise LauncherError(f"devcluster: fewer than {count} free ports in {PORT_RANGE.start}..{PORT_RANGE.stop}")
+    raise LauncherError(
+        f"devcluster: fewer than {count} free ports in {config.DAEMON_PORTS.start}..{config.DAEMON_PORTS.stop}"
+    )
 
 
 def _write_private(path: Path, content: bytes) -> None:

@@ -22,6 +22,11 @@ HIGH_PARTITION = "high"
 MAX_NODES = 64
 MAX_GPUS = 16
 
+# Both lie below the ephemeral range of Linux (32768..60999), where any outgoing connection may take a port; apart from
+# each other, so that no job takes the port of a daemon that is just being restarted.
+RENDEZVOUS_PORTS = range(10000, 20000)
+DAEMON_PORTS = range(20000, 32000)
+
 # The longest socket path that Linux takes: sizeof(sockaddr_un.sun_path) less the final NUL (man 7 unix).
 SOCKET_PATH_BYTES = 107
 
@@ -165,7 +170,7 @@ def slurm_conf(settings: Settings, layout: Layout) -> str:
     sections = (
         _controller_lines(settings, layout),
         _scheduling_lines(),
-        _accounting_lines(settings),
+        _accounting_lines(settings, layout),
         _node_lines(settings),
         _partition_lines(),
     )
@@ -216,13 +221,15 @@ def _scheduling_lines() -> list[str]:
     ]
 
 
-def _accounting_lines(settings: Settings) -> list[str]:
+def _accounting_lines(settings: Settings, layout: Layout) -> list[str]:
     if not settings.shape.accounting:
         return ["AccountingStorageType=accounting_storage/none"]
     return [
         "AccountingStorageType=accounting_storage/slurmdbd",
         f"AccountingStorageHost={settings.address}",
         f"AccountingStoragePort={settings.database_port}",
+        # Slurm's name for the munge socket towards slurmdbd; AuthInfo does not reach that connection.
+        f"AccountingStoragePass={layout.munge_socket}",
         "AccountingStorageTRES=gres/gpu",
         "JobAcctGatherType=jobacct_gather/linux",
     ]
@@ -278,18 +285,18 @@ def slurmdbd_conf(settings: Settings, layout: Layout) -> str:
         "StorageHost=localhost",
         f"StorageUser={settings.user}",
         "StorageLoc=slurm_acct_db",
+        "CommunicationParameters=NoInAddrAny",
     ]
     return "\n".join(lines) + "\n"
 
 
-def cluster_profile(layout: Layout) -> str:
-    """Return the text of the cluster profile."""
-    profile: dict[str, Any] = {
+def cluster_profile(settings: Settings, layout: Layout) -> str:
+    """Return the text of the cluster profile: tasks train on CPUs, since the GPUs are only Slurm's idea."""
+    slurm = {"conf": str(layout.slurm_conf), "partition": LOW_PARTITION, "lead": "60s"}
+    profile = {
         "name": "dev",
-        "slurm_conf": str(layout.slurm_conf),
-        "partition": LOW_PARTITION,
-        "gpus": {"style": "gres", "type": "a100"},
+        "slurm": {**slurm, "port_range": [RENDEZVOUS_PORTS.start, RENDEZVOUS_PORTS.stop - 1]},
+        "roots": {folder.name: str(folder) for folder in layout.user_folders},
+        "gpus": {"style": "gres", "type": "a100", "per_node": settings.shape.gpus, "memory": "80GB", "device": "cpu"},
     }
-    for folder in layout.user_folders:
-        profile[f"{folder.name}_root"] = str(folder)
     return yaml.safe_dump(profile, sort_keys=False)
