@@ -1,0 +1,146 @@
+"""What a person at a site does, as the tests need it: type `launcher ...`, look at run directories, cause trouble."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from launcher.devcluster import DevCluster
+from launcher.ledger import Attempt, read_attempts, read_json_lines
+from launcher.paths import RunDir
+from launcher.record import RunRecord
+from tests.waiting import wait_for
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+LAUNCHER = (sys.executable, "-m", "launcher")
+
+
+class Site:
+    """One dev cluster and the person using it."""
+
+    def __init__(self, cluster: DevCluster, secrets: dict[str, str] | None = None) -> None:
+        self.cluster = cluster
+        self.environment = {**os.environ, "LAUNCHER_CLUSTER": str(cluster.profile), "HF_HUB_OFFLINE": "1"}
+        self.environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "120", **(secrets or {})}
+
+    def launcher(self, *arguments: str | Path, exit_code: int = 0) -> str:
+        """Type `launcher ARGUMENTS` and return what it printed."""
+        done = subprocess.run(
+            [*LAUNCHER, *map(str, arguments)], env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == exit_code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def submit(self, *arguments: str | Path) -> list[RunDir]:
+        """Submit and return the run directories, in the order of the recipes."""
+        answer = json.loads(self.launcher("submit", *arguments, "--yes", "--json"))
+        return [RunDir(Path(row["folder"])) for row in answer["runs"]]
+
+    def prepare_corpus(self) -> None:
+        """Make the rehearsal corpus, once per cluster."""
+        if not (self.cluster.layout.folder / "corpora" / "pubmed-rehearsal" / "manifest.json").exists():
+            [run] = self.submit(RECIPES / "prepare_pile_pubmed.yaml", "--rehearse")
+            self.wait_until_finished(run)
+
+    def submit_rehearsal(self, *settings: str) -> RunDir:
+        """Submit the BioMed-LLaMA rehearsal with `--set` overrides."""
+        overrides = [word for setting in settings for word in ("--set", setting)]
+        [run] = self.submit(RECIPES / "biomed_llama_cpt.yaml", "--rehearse", *overrides)
+        return run
+
+    def slurm(self, *argv: str) -> str:
+        """Run one of Slurm's commands."""
+        return self.cluster.slurm(*argv)
+
+    def wait_for_step(self, run: RunDir, step: int, timeout: float = 240) -> None:
+        """Wait until the run has logged `step`."""
+        wait_for(lambda: last_step(run) >= step or self._refuse_dead(run), timeout, f"step {step} of {run.root}")
+
+    def wait_until_ended(self, run: RunDir, timeout: float = 300) -> Attempt:
+        """Wait until the run is over for good; return its last attempt."""
+        return wait_for(lambda: ended(run), timeout, f"the end of {run.root}, whose ledger is {ledger_text(run)}")
+
+    def wait_until_finished(self, run: RunDir, timeout: float = 300) -> list[Attempt]:
+        """Wait until the run is over, insist that it finished, and return all attempts."""
+        last = self.wait_until_ended(run, timeout)
+        assert last.reason == "finished", f"{last}\n{logs_text(run)}"
+        return read_attempts(run.ledger)
+
+    def _refuse_dead(self, run: RunDir) -> bool:
+        last = ended(run)
+        assert last is None, f"{run.root} ended: {last}\n{logs_text(run)}"
+        return False
+
+
+def ended(run: RunDir) -> Attempt | None:
+    """Return the last attempt of a run that will not go on by itself, else None."""
+    attempts = read_attempts(run.ledger)
+    return attempts[-1] if attempts and attempts[-1].action in ("done", "stop") else None
+
+
+def last_step(run: RunDir) -> int:
+    """Return the last step that the run logged."""
+    return max((row["step"] for row in read_json_lines(run.metrics)), default=0)
+
+
+def joined_losses(run: RunDir) -> dict[int, float]:
+    """Return step -> loss over all attempts, as `launcher status` plots it; redone steps must agree."""
+    losses: dict[int, float] = {}
+    for row in read_json_lines(run.metrics):
+        previous = losses.setdefault(row["step"], row["loss"])
+        assert previous == row["loss"], f"step {row['step']} was redone with another loss"
+    return losses
+
+
+def steps_by_attempt(run: RunDir) -> dict[int, list[int]]:
+    """Return the logged steps of each attempt."""
+    found: dict[int, list[int]] = {}
+    for row in read_json_lines(run.metrics):
+        found.setdefault(row["attempt"], []).append(row["step"])
+    return found
+
+
+def rank_processes(run: RunDir) -> dict[int, int]:
+    """Return rank -> pid of the run's tasks on this machine, by their command line."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            words, environment = _read(folder / "cmdline"), dict(_read_pairs(folder / "environ"))
+            if str(run.root) in words and "jobs" in words and "python" in words[0] and "SLURM_PROCID" in environment:
+                found[int(environment["SLURM_PROCID"])] = int(folder.name)
+    return found
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        return path.read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return [""]
+
+
+def _read_pairs(path: Path) -> list[tuple[str, str]]:
+    return [(name, value) for name, mark, value in (entry.partition("=") for entry in _read(path)) if mark]
+
+
+def ledger_text(run: RunDir) -> str:
+    """Return the ledger for an error message."""
+    return run.ledger.read_text() if run.ledger.exists() else "not there"
+
+
+def logs_text(run: RunDir, characters: int = 3000) -> str:
+    """Return the ends of all logs for an error message."""
+    return "\n".join(
+        f"--- {path}\n{path.read_text(errors='replace')[-characters:]}" for path in sorted(run.logs.rglob("*.log"))
+    )
+
+
+def record(run: RunDir) -> RunRecord:
+    """Read run.json."""
+    return RunRecord.read(run.record)
+
+
+def manifest(folder: Path) -> Any:
+    """Read a corpus's manifest."""
+    return json.loads((folder / "manifest.json").read_text())

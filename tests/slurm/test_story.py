@@ -1,0 +1,169 @@
+"""What the project is for: runs of 2 nodes x 2 ranks, hybrid shard, real abstracts, that survive whatever happens."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from launcher.devcluster import DevCluster
+from launcher.ledger import read_attempts
+from launcher.paths import RunDir, published_steps
+from tests.slurm.site import (
+    Site,
+    ended,
+    joined_losses,
+    last_step,
+    logs_text,
+    rank_processes,
+    record,
+    steps_by_attempt,
+)
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.slurm
+
+PLANTED = {"WANDB_API_KEY": "local-planted-key-0123456789abcdef", "HF_TOKEN": "hf_planted_token_value_never_written"}
+SLOWER = ("batch.global_batch=48 sequences",)
+"""Steps long enough for Slurm to preempt in the middle of 60 of them."""
+
+
+@pytest.fixture(scope="module")
+def site(devcluster: DevCluster) -> Site:
+    site = Site(devcluster, secrets=PLANTED)
+    site.prepare_corpus()
+    return site
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(site: Site) -> RunDir:
+    run = site.submit_rehearsal(*SLOWER)
+    site.wait_until_finished(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def interrupted(site: Site) -> RunDir:
+    """60 steps with one preemption, one time limit and one `kill -9` of a rank."""
+    run = site.submit_rehearsal(*SLOWER)
+    job = record(run).submissions[-1].job_id
+
+    site.wait_for_step(run, 8)
+    site.cluster.preempt(job)
+    wait_for(lambda: len(read_attempts(run.ledger)) == 2, 120, "the second attempt")
+
+    site.wait_for_step(run, last_step(run) + 8)
+    site.slurm("scontrol", "update", f"JobId={job}", "TimeLimit=+0" if False else "TimeLimit=2")
+    wait_for(lambda: len(read_attempts(run.ledger)) == 3, 240, "the third attempt")
+
+    site.wait_for_step(run, last_step(run) + 4)
+    os.kill(rank_processes(run)[3], signal.SIGKILL)
+    site.wait_until_finished(run)
+    return run
+
+
+def test_every_parameter_is_sharded_in_the_node_and_replicated_between_nodes(uninterrupted: RunDir) -> None:
+    log = uninterrupted.rank_log(0, 0).read_text()
+
+    assert "mesh (2, 2)" in log, log[-3000:]
+    assert "(Replicate(), Shard(dim=0))" in log, log[-3000:]
+
+
+def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one(uninterrupted: RunDir, interrupted: RunDir) -> None:
+    expected = joined_losses(uninterrupted)
+
+    assert sorted(expected) == list(range(1, 61))
+    assert joined_losses(interrupted) == expected
+
+
+def test_the_ledger_tells_why_each_attempt_ended(interrupted: RunDir) -> None:
+    reasons = [attempt.reason for attempt in read_attempts(interrupted.ledger)]
+
+    assert reasons[:2] == ["preempted", "time_limit"]
+    assert reasons[2] in ("error", "killed")
+    assert reasons[3:] == ["finished"]
+
+
+def test_graceful_stops_redo_no_step_and_a_kill_at_most_the_interval(interrupted: RunDir) -> None:
+    steps = steps_by_attempt(interrupted)
+
+    assert steps[1][0] == steps[0][-1] + 1
+    assert steps[2][0] == steps[1][-1] + 1
+    assert 0 <= steps[2][-1] - (steps[3][0] - 1) <= 10
+
+
+def test_a_run_is_one_wandb_run(interrupted: RunDir) -> None:
+    segments = sorted(interrupted.wandb.rglob("offline-run-*"))
+
+    assert len({segment.name.rsplit("-", 1)[1] for segment in segments}) == 1
+    assert segments[0].name.endswith(record(interrupted).wandb_id)
+
+
+def test_no_secret_of_the_environment_is_in_the_run_directory(uninterrupted: RunDir, interrupted: RunDir) -> None:
+    files = [path for run in (uninterrupted, interrupted) for path in run.root.rglob("*") if path.is_file()]
+    files += [path for path in (uninterrupted.root.parent / ".submissions").rglob("*") if path.is_file()]
+
+    guilty = [path for path in files for value in PLANTED.values() if value.encode() in path.read_bytes()]
+
+    assert len(files) > 30
+    assert guilty == []
+
+
+def test_a_finished_run_that_is_requeued_does_nothing(site: Site, uninterrupted: RunDir) -> None:
+    attempts = read_attempts(uninterrupted.ledger)
+    job = record(uninterrupted).submissions[-1].job_id
+
+    site.slurm("scontrol", "requeue", job)
+    wait_for(lambda: "JobState=COMPLETED" in site.slurm("scontrol", "show", "job", job), 120, "the requeued job")
+
+    assert read_attempts(uninterrupted.ledger) == attempts
+    assert "Restarts=1" in site.slurm("scontrol", "show", "job", job)
+
+
+def test_on_one_node_instead_of_two_the_data_and_the_losses_go_on(site: Site, uninterrupted: RunDir) -> None:
+    run = site.submit_rehearsal(*SLOWER)
+    site.wait_for_step(run, 12)
+    site.launcher("stop", run.root)
+    assert site.wait_until_ended(run).reason == "stopped"
+
+    site.launcher("resume", run.root, "--set", "resources.nodes=1")
+    wait_for(lambda: ended(run) and read_attempts(run.ledger)[-1].reason == "finished", 240, "the end on one node")
+
+    attempts, losses = read_attempts(run.ledger), joined_losses(run)
+    assert [attempt.world_size for attempt in attempts] == [4, 2]
+    assert losses == pytest.approx(joined_losses(uninterrupted), abs=1e-5)
+
+
+def test_broken_checkpoints_are_quarantined_and_named(site: Site, uninterrupted: RunDir) -> None:
+    run = site.submit_rehearsal(*SLOWER, "checkpoint.interval=4 steps", "checkpoint.keep=5")
+    site.wait_for_step(run, 18)
+    site.launcher("stop", run.root)
+    site.wait_until_ended(run)
+    *_, older, middle, newest = [run.checkpoint(step) for step in published_steps(run)]
+    (newest / "COMPLETE").unlink()
+    _flip_a_byte(middle)
+    _lose_the_optimizer(older)
+
+    site.launcher("resume", run.root)
+    wait_for(lambda: len(read_attempts(run.ledger)) == 2 and ended(run), 240, "the end of the resumed run")
+
+    log = run.rank_log(1, 0).read_text()
+    assert read_attempts(run.ledger)[-1].reason == "finished", logs_text(run)
+    for folder in (newest, middle, older):
+        assert any(folder.name in path.name for path in (run.checkpoints / "quarantine").iterdir())
+        assert folder.name in log
+    assert joined_losses(run) == joined_losses(uninterrupted)
+
+
+def _flip_a_byte(checkpoint: Path) -> None:
+    victim = max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+
+
+def _lose_the_optimizer(checkpoint: Path) -> None:
+    victims = [path for path in checkpoint.rglob("*") if path.is_file() and "optimizer" in str(path)]
+    assert victims
+    for path in victims:
+        path.unlink()
