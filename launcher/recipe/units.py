@@ -1,6 +1,7 @@
 """Quantities as people write them: `12h`, `80GB`, `3%`, `2048 sequences`. Each stays the text it was."""
 
 import re
+from fractions import Fraction
 from typing import Any, ClassVar, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -74,11 +75,16 @@ class _Counted(Quantity):
     """A count of something; the number may carry k, M, B or T."""
 
     @property
-    def value(self) -> int:
-        """The count, multiples applied (`4M tokens` -> 4,000,000)."""
+    def exact(self) -> Fraction:
+        """The number, multiples applied, not rounded (`0.5 epochs` -> 1/2)."""
         match = re.match(r"([\d.]+)([kKMBT]?)\s*", self)
         assert match, self
-        return round(float(match[1]) * _MULTIPLES[match[2]])
+        return Fraction(match[1]) * _MULTIPLES[match[2]]
+
+    @property
+    def value(self) -> int:
+        """The count, multiples applied (`4M tokens` -> 4,000,000)."""
+        return round(self.exact)
 
     @property
     def unit(self) -> str:

@@ -1,0 +1,129 @@
+"""Reading a prepared corpus: token ids and positions of any range, by memory map."""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.data.manifest import SPLITS, Manifest, Shard, Split, file_sha256, read_manifest
+from launcher.errors import LauncherError
+
+Ids: TypeAlias = NDArray[np.int64]
+_INDEX_DTYPE = "<u8"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A published corpus. Cheap to pickle and to fork: files are mapped when they are first read."""
+
+    folder: Path
+    manifest: Manifest
+
+    def tokens(self, split: Split) -> int:
+        """Number of tokens in a split."""
+        return self.manifest.counts.tokens[split]
+
+    def windows(self, split: Split, length: int) -> int:
+        """Number of whole windows of `length` tokens in a split; at most length - 1 tokens are left over."""
+        return self.tokens(split) // length
+
+    def read(self, split: Split, start: int, stop: int) -> tuple[Ids, Ids]:
+        """Read a range of the split's concatenated documents.
+
+        Args:
+            split: Which part of the corpus.
+            start: First token, counted from the start of the split.
+            stop: One past the last token.
+
+        Returns:
+            Token ids and positions. Positions count from 0 at the start of the range and again at the
+            start of each document inside it.
+        """
+        pieces = list(self._pieces(split, start, stop))
+        ids, positions = zip(*(self._read_piece(*piece) for piece in pieces), strict=True)
+        return np.concatenate(ids), np.concatenate(positions)
+
+    def verify(self) -> None:
+        """Compare the checksums of all shards with the manifest's.
+
+        Raises:
+            LauncherError: naming the first shard that differs.
+        """
+        for shard in self._all_shards():
+            for path, expected in ((shard.name, shard.sha256), (f"{shard.name}.index", shard.index_sha256)):
+                if file_sha256(self.folder / path) != expected:
+                    raise _damaged(self.folder / path, "its checksum is not the manifest's")
+
+    def check_sizes(self) -> None:
+        """Compare the sizes of all shards with the manifest's, which is quick."""
+        width = np.dtype(self.manifest.dtype).itemsize
+        for shard in self._all_shards():
+            _check_size(self.folder / shard.name, shard.tokens * width)
+            _check_size(self.folder / f"{shard.name}.index", shard.documents * 8)
+
+    def _all_shards(self) -> list[Shard]:
+        return [shard for split in SPLITS for shard in self.manifest.shards[split]]
+
+    @cached_property
+    def _starts(self) -> dict[Split, list[int]]:
+        return {
+            split: list(accumulate((shard.tokens for shard in self.manifest.shards[split]), initial=0))
+            for split in SPLITS
+        }
+
+    def _pieces(self, split: Split, start: int, stop: int) -> list[tuple[Shard, int, int]]:
+        starts, pieces = self._starts[split], []
+        number = bisect_right(starts, start) - 1
+        while start < stop:
+            shard, origin = self.manifest.shards[split][number], starts[number]
+            end = min(stop, origin + shard.tokens)
+            pieces.append((shard, start - origin, end - origin))
+            start, number = end, number + 1
+        return pieces
+
+    def _read_piece(self, shard: Shard, start: int, stop: int) -> tuple[Ids, Ids]:
+        ids = _mapped(self.folder / shard.name, f"<u{np.dtype(self.manifest.dtype).itemsize}")[start:stop]
+        ends = _mapped(self.folder / f"{shard.name}.index", _INDEX_DTYPE)
+        # The keys are uint64 like the array: a Python int would make numpy convert the whole array first.
+        first = np.searchsorted(ends, np.uint64(start), side="right")
+        last = np.searchsorted(ends, np.uint64(stop), side="left")
+        inner = ends[first:last].astype(np.int64) - start
+        return ids.astype(np.int64), _restarting_positions(np.concatenate(([0], inner)), stop - start)
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """Open a published corpus and check that its files are there in full length.
+
+    Raises:
+        LauncherError: it is not a corpus, or a shard is missing or of the wrong size.
+    """
+    corpus = Corpus(folder, read_manifest(folder))
+    corpus.check_sizes()
+    return corpus
+
+
+def _restarting_positions(starts: Ids, length: int) -> Ids:
+    return np.arange(length) - np.repeat(starts, np.diff(starts, append=length))
+
+
+@lru_cache(maxsize=256)  # each map holds a file descriptor, and the usual limit is 1,024
+def _mapped(path: Path, dtype: str) -> NDArray[Any]:
+    return np.memmap(path, dtype=dtype, mode="r")
+
+
+def _check_size(path: Path, expected: int) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise _damaged(path, "is missing") from None
+    if size != expected:
+        raise _damaged(path, f"has {size} bytes, not {expected}")
+
+
+def _damaged(path: Path, what: str) -> LauncherError:
+    return LauncherError(f"{path}: {what}; remove the corpus folder and prepare it again")

@@ -1,0 +1,35 @@
+"""Corpora for tests, from documents given as token ids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.data.corpus import Corpus, open_corpus
+from jobs.data.manifest import Manifest, Tally, TokenizerRecord
+from jobs.data.shards import ShardWriter
+
+Documents = Sequence[Sequence[int]]
+
+
+def make_corpus(folder: Path, shards: Sequence[Documents], dtype: str = "uint16") -> Corpus:
+    """Publish a corpus of one split, `train`, named like its folder; each item of `shards` becomes a shard."""
+    written = []
+    for number, documents in enumerate(shards):
+        writer = ShardWriter(folder, f"train/{number:05d}.ds", dtype)
+        writer.write(documents)
+        written.append(writer.close())
+    manifest = Manifest(
+        corpus=folder.name,
+        data_use="open",
+        fingerprint="0" * 64,
+        code="test",
+        tokenizer=TokenizerRecord(path="none", vocab_size=512, fingerprint="0" * 64, prefix=(), eos=2),
+        dtype=dtype,
+        counts=Tally(
+            documents={"train": sum(len(documents) for documents in shards), "validation": 0},
+            tokens={"train": sum(len(ids) for documents in shards for ids in documents), "validation": 0},
+        ),
+        sources=(),
+        shards={"train": tuple(written), "validation": ()},
+    )
+    (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1))
+    return open_corpus(folder)

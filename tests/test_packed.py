@@ -1,0 +1,273 @@
+"""Packed samples: every token once, documents kept apart, the same order for everybody."""
+
+import pickle
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from jobs.data.packed import IGNORED, Mixture, PackedSamples, open_corpus, packed_collator, steps_in
+from jobs.data.permutation import Permutation
+from launcher.errors import LauncherError
+from launcher.recipe.sections import Batch
+from launcher.recipe.units import BatchSize, Length
+from tests.corpora import make_corpus
+
+STORIES = Path(__file__).parent.parent / "recipes" / "assets" / "stories260k"
+many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+documents = st.lists(st.lists(st.integers(0, 511), min_size=1, max_size=20), min_size=1, max_size=6)
+shards = st.lists(documents, min_size=1, max_size=4)
+
+
+def samples_of(corpus, length, seed=1, epochs=1):
+    windows = corpus.windows("train", length)
+    return PackedSamples([corpus], [1.0], "train", length, seed, windows * epochs)
+
+
+def numbered(lengths):
+    """Documents whose token ids count up through all of them, so that each token is unique."""
+    ids = iter(range(sum(lengths)))
+    return [[next(ids) for _ in range(length)] for length in lengths]
+
+
+@many
+@given(shards=shards, length=st.integers(1, 30), seed=st.integers(0, 2**32 - 1))
+def test_every_token_is_in_exactly_one_window_but_for_the_rest_that_fills_none(tmp_path_factory, shards, length, seed):
+    tokens = list(chain.from_iterable(chain.from_iterable(shards)))
+    lengths = [[len(ids) for ids in documents] for documents in shards]
+    unique = iter(range(len(tokens)))
+    corpus = make_corpus(
+        tmp_path_factory.mktemp("c"), [[[next(unique) for _ in range(n)] for n in shard] for shard in lengths]
+    )
+    if not corpus.windows("train", length):
+        return
+
+    samples = samples_of(corpus, length, seed)
+    seen = sorted(chain.from_iterable(samples[i]["input_ids"].tolist() for i in range(len(samples))))
+
+    assert seen == list(range(len(tokens) // length * length))
+
+
+@many
+@given(shards=shards, length=st.integers(1, 30))
+def test_windows_equal_those_of_a_plain_concatenation(tmp_path_factory, shards, length):
+    corpus = make_corpus(tmp_path_factory.mktemp("c"), shards)
+    flat = [token for ids in chain.from_iterable(shards) for token in ids]
+    in_document = [place for ids in chain.from_iterable(shards) for place in range(len(ids))]
+    for start in range(0, len(flat) - length + 1):
+        ids, positions = corpus.read("train", start, start + length)
+
+        expected = in_document[start : start + length]
+        cut = next((i for i, place in enumerate(expected) if place == 0), length)
+        assert ids.tolist() == flat[start : start + length]
+        assert positions.tolist() == list(range(cut)) + expected[cut:]
+
+
+def test_the_first_token_of_a_document_is_not_predicted_and_there_is_no_mask(tmp_path):
+    corpus = make_corpus(tmp_path / "c", [[[5, 6, 2], [7, 2]], [[8, 9, 2]]])
+
+    sample = samples_of(corpus, 8)[0]
+
+    assert sample.keys() == {"input_ids", "labels", "position_ids"}
+    assert sample["labels"].tolist() == [IGNORED, 6, 2, IGNORED, 2, IGNORED, 9, 2]
+    assert sample["position_ids"].tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
+    assert {tensor.dtype for tensor in sample.values()} == {torch.int64}
+
+
+@many
+@given(size=st.integers(1, 3000), key=st.text(max_size=8))
+def test_the_permutation_is_a_bijection(size, key):
+    permutation = Permutation(size, key)
+
+    assert sorted(map(permutation, range(size))) == list(range(size))
+
+
+def test_the_permutation_depends_on_its_key_and_leaves_few_items_in_place():
+    first, second = Permutation(10_000, "1"), Permutation(10_000, "2")
+
+    fixed = sum(first(i) == i for i in range(10_000))
+    agreeing = sum(first(i) == second(i) for i in range(10_000))
+    neighbours = sum(abs(first(i) - first(i + 1)) == 1 for i in range(9_999))
+
+    # Each count is Poisson with mean 1 (2 for neighbours) in a random permutation.
+    assert max(fixed, agreeing, neighbours) < 12
+
+
+def test_the_permutation_spreads_evenly():
+    size, parts = 2**16 + 3, 16
+    permutation = Permutation(size, "key")
+
+    counts = np.zeros((parts, parts))
+    for i in range(size):
+        counts[i * parts // size, permutation(i) * parts // size] += 1
+
+    expected = size / parts**2
+    chi_squared = ((counts - expected) ** 2 / expected).sum()
+    assert chi_squared < 330  # 225 degrees of freedom: mean 225, standard deviation 21
+
+
+def test_each_epoch_has_an_order_of_its_own(tmp_path):
+    corpus = make_corpus(tmp_path / "c", [numbered([7] * 30)])
+    samples = samples_of(corpus, 5, epochs=3)
+    n = corpus.windows("train", 5)
+
+    epochs = [[samples.locate(e * n + i)[1] for i in range(n)] for e in range(3)]
+
+    assert all(sorted(order) == list(range(0, n * 5, 5)) for order in epochs)
+    assert len({tuple(order) for order in epochs}) == 3
+
+
+def test_the_seed_changes_the_order(tmp_path):
+    corpus = make_corpus(tmp_path / "c", [numbered([7] * 30)])
+
+    orders = {tuple(samples_of(corpus, 5, seed).locate(i)[1] for i in range(42)) for seed in range(5)}
+
+    assert len(orders) == 5
+
+
+@many
+@given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=5), start=st.integers(0, 10**9))
+def test_a_mixture_keeps_its_proportions_and_deals_each_corpus_in_order(weights, start):
+    mixture = Mixture(weights)
+
+    places = [mixture.place(start + i) for i in range(200)]
+
+    for corpus, weight in enumerate(weights):
+        turns = [turn for which, turn in places if which == corpus]
+        assert turns == list(range(turns[0], turns[0] + len(turns))) if turns else True
+        assert abs(len(turns) - 200 * weight / sum(weights)) <= 2 * (corpus + 1)
+        assert all(abs(turn - start * weight / sum(weights)) <= 200 + corpus + 1 for turn in turns[:1])
+
+
+def test_a_mixture_draws_from_all_corpora_and_goes_round_the_small_one(tmp_path):
+    small = make_corpus(tmp_path / "small", [numbered([10] * 3)])
+    large = make_corpus(tmp_path / "large", [numbered([10] * 90)])
+    samples = PackedSamples([small, large], [1, 3], "train", 10, 7, 80)
+
+    drawn = [samples.locate(i) for i in range(80)]
+
+    from_small = [start for corpus, start in drawn if corpus == 0]
+    assert len(from_small) == 20
+    assert all(sorted(from_small[i : i + 3]) == [0, 10, 20] for i in range(0, 18, 3))
+    assert len({start for corpus, start in drawn if corpus == 1}) == 60
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_any_world_size_sees_the_same_data(tmp_path, world_size):
+    corpora = [make_corpus(tmp_path / name, [numbered([9] * 40)]) for name in ("a", "b")]
+    samples = PackedSamples(corpora, [2, 1], "train", 6, 3, 48)
+    alone = [samples[i]["input_ids"].tolist() for i in range(48)]
+
+    by_rank = [[samples[i]["input_ids"].tolist() for i in range(rank, 48, world_size)] for rank in range(world_size)]
+
+    assert [by_rank[i % world_size][i // world_size] for i in range(48)] == alone
+
+
+def test_worker_processes_and_pickling_change_nothing(tmp_path):
+    corpus = make_corpus(tmp_path / "c", [numbered([9] * 40)])
+    samples = samples_of(corpus, 6)
+    alone = packed_collator([samples[i] for i in range(60)])
+
+    loader = DataLoader(samples, batch_size=20, num_workers=2, collate_fn=packed_collator)
+    loaded = torch.cat([batch["input_ids"] for batch in loader])
+    restored = pickle.loads(pickle.dumps(samples))
+
+    assert torch.equal(loaded, alone["input_ids"])
+    assert torch.equal(restored[59]["labels"], samples[59]["labels"])
+    assert len(pickle.dumps(samples)) < 5_000
+
+
+def test_wide_vocabularies_are_read_back(tmp_path):
+    corpus = make_corpus(tmp_path / "c", [[[128_000, 70_000, 2]]], dtype="uint32")
+
+    assert corpus.read("train", 0, 3)[0].tolist() == [128_000, 70_000, 2]
+
+
+def test_packed_documents_do_not_see_each_other(tmp_path):
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(STORIES, attn_implementation="sdpa").eval()
+    texts = [torch.randint(3, 512, (n,)).tolist() for n in (20, 1, 33, 10)]
+    corpus = make_corpus(tmp_path / "c", [texts[:2], texts[2:]])
+
+    sample = samples_of(corpus, 64)[0]
+    with torch.no_grad():
+        batch = {name: tensor[None] for name, tensor in sample.items()}
+        packed = model(**batch, use_cache=False)
+        alone = [model(torch.tensor([ids]), use_cache=False).logits[0] for ids in texts]
+
+    predictions = torch.cat([logits[:-1] for logits in alone])
+    targets = torch.tensor([token for ids in texts for token in ids[1:]])
+    assert torch.allclose(packed.logits[0], torch.cat(alone), atol=1e-5)
+    assert torch.allclose(packed.loss, torch.nn.functional.cross_entropy(predictions, targets), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [
+        ("7 steps", 7),
+        ("400 tokens", 10),
+        ("401 tokens", 11),
+        ("1 epoch", 11),  # 42 windows in steps of 4
+        ("2 epochs", 21),
+        ("0.5 epochs", 6),
+    ],
+)
+def test_lengths_become_whole_steps_rounded_up(tmp_path, length, steps):
+    corpus = make_corpus(tmp_path / "c", [numbered([10] * 42)])
+    batch = Batch(global_batch=BatchSize("4 sequences"), sequence_length=10)
+
+    assert steps_in(Length(length), batch, [corpus]) == steps
+
+
+def test_a_corpus_shorter_than_one_sequence_is_refused(tmp_path):
+    corpus = make_corpus(tmp_path / "c", [[[5, 6, 2]]])
+
+    with pytest.raises(LauncherError, match=r"train has 3 tokens, too few for one sequence of 4; write a smaller"):
+        samples_of(corpus, 4)
+
+
+def test_samples_beyond_the_end_do_not_exist(tmp_path):
+    samples = samples_of(make_corpus(tmp_path / "c", [numbered([10])]), 5)
+
+    with pytest.raises(IndexError):
+        samples[2]
+
+
+def test_a_damaged_corpus_is_not_opened(tmp_path):
+    folder = make_corpus(tmp_path / "c", [numbered([10])]).folder
+    shard = folder / "train" / "00000.ds"
+    shard.write_bytes(shard.read_bytes()[:-2])
+
+    with pytest.raises(LauncherError, match=r"00000\.ds: has 18 bytes, not 20; remove the corpus folder"):
+        open_corpus(folder)
+
+
+def test_a_flipped_bit_is_found_by_verify(tmp_path):
+    corpus = make_corpus(tmp_path / "c", [numbered([10])])
+    corpus.verify()
+    index = corpus.folder / "train" / "00000.ds.index"
+    index.write_bytes(bytes([index.read_bytes()[0] ^ 1]) + index.read_bytes()[1:])
+
+    with pytest.raises(LauncherError, match=r"00000\.ds\.index: its checksum is not the manifest's"):
+        open_corpus(corpus.folder).verify()
+
+
+def test_a_folder_without_manifest_is_not_a_corpus(tmp_path):
+    with pytest.raises(LauncherError, match=r"is not a prepared corpus .*; submit the `prepare` recipe"):
+        open_corpus(tmp_path)
+
+
+def test_an_unknown_manifest_says_where(tmp_path):
+    folder = make_corpus(tmp_path / "c", [numbered([10])]).folder
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"dtype": "uint16"', '"dtype": "int8"'))
+
+    with pytest.raises(LauncherError, match=r"manifest\.json: dtype: .*prepare the corpus again"):
+        open_corpus(folder)
