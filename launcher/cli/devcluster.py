@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="A real Slurm on this machine: virt
 
 Folder = Annotated[
     Path,
-    typer.Option("--dir", envvar="LAUNCHER_DEVCLUSTER", help="The folder that holds the cluster.", file_okay=False),
+    typer.Option("--dir", help="The folder that holds the cluster.", file_okay=False),
 ]
 DEFAULT_FOLDER = Path("~/.launcher/devcluster")
 
@@ -38,11 +38,10 @@ def up(
     cluster = _cluster(folder)
     cluster.up(Shape(nodes=nodes, gpus=gpus, accounting=accounting))
     typer.echo(
-        f"\nUse it:\n"
-        f"  export SLURM_CONF={cluster.slurm_conf}    for sinfo, squeue, sbatch, ...\n"
-        f"  cluster profile: {cluster.profile}\n"
-        f"End it:\n"
-        f"  launcher devcluster down{_dir_option(folder)}"
+        "\nnext, in your shell:\n"
+        f"  export LAUNCHER_CLUSTER={cluster.profile}    # for launcher submit, status, ...\n"
+        f"  export SLURM_CONF={cluster.slurm_conf}    # for sinfo, squeue, sbatch, ...\n"
+        f"to end it: launcher devcluster down{_dir_option(folder)}"
     )
 
 
@@ -75,18 +74,23 @@ def preempt(
     job: Annotated[str | None, typer.Argument(help="The job to preempt; by default all running ones.")] = None,
     folder: Folder = DEFAULT_FOLDER,
     nodes: Annotated[int | None, typer.Option(help="How many nodes to take; by default all they hold.")] = None,
-    minutes: Annotated[float, typer.Option(help="How long to keep the nodes; by default 3 seconds.")] = 0.05,
+    minutes: Annotated[float | None, typer.Option(help="How long to keep them; by default 3 seconds.")] = None,
 ) -> None:
     """Take the nodes of running jobs for a moment, as a more important job would."""
-    preemptor = _cluster(folder).preempt(job, nodes, seconds=minutes * 60)
+    preemptor = _cluster(folder).preempt(job, nodes, seconds=3 if minutes is None else minutes * 60)
     typer.echo(f"job {preemptor} in partition `high` preempts; watch with `squeue`")
 
 
 @app.command("kill-node")
-def kill_node(name: str, folder: Folder = DEFAULT_FOLDER) -> None:
+def kill_node(
+    name: str,
+    folder: Folder = DEFAULT_FOLDER,
+    announce: Annotated[bool, typer.Option("--announce", help="Tell slurmctld at once.")] = False,
+) -> None:
     """Cut the power of a node: its daemon and all its tasks die at once."""
-    killed = _cluster(folder).kill_node(name)
-    typer.echo(f"{name} is dead ({killed} processes killed); Slurm marks it DOWN in about 20 seconds")
+    killed = _cluster(folder).kill_node(name, announce)
+    when = "is told" if announce else "finds out in about 30 seconds"
+    typer.echo(f"{name} is dead ({killed} processes killed); slurmctld {when}")
 
 
 @app.command("revive-node")
@@ -108,13 +112,14 @@ def _print_status(report: "ClusterStatus") -> None:
     assert settings is not None
     year, month = settings.version
     console = Console()
-    state = "[green]running[/]" if report.running else "[red]not running[/]"
+    state = "[green]running[/]" if report.is_running else "[red]not running[/]"
     console.print(f"{report.folder}: {state}, {settings.shape}, Slurm {year}.{month:02d}", soft_wrap=True)
     ports = dict(zip((f"slurmd-{name}" for name in settings.node_names), settings.node_ports, strict=True))
     ports |= {"slurmctld": settings.controller_port, "slurmdbd": settings.database_port}
+    states = report.node_states or {}
     table = Table("daemon", "pid", "port", "node state")
     for daemon in report.daemons:
         node = daemon.name.removeprefix("slurmd-")
         pid = str(daemon.pid) if daemon.pid else "[red]dead[/]"
-        table.add_row(daemon.name, pid, str(ports.get(daemon.name, "")), report.node_states.get(node, ""))
+        table.add_row(daemon.name, pid, str(ports.get(daemon.name, "")), states.get(node, ""))
     console.print(table)

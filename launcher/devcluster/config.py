@@ -6,11 +6,11 @@ https://slurm.schedmd.com/slurm.conf.html.
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from launcher.devcluster.layout import Layout
 from launcher.errors import LauncherError
 
 CPUS_PER_NODE = 16
@@ -26,9 +26,6 @@ MAX_GPUS = 16
 # each other, so that no job takes the port of a daemon that is just being restarted.
 RENDEZVOUS_PORTS = range(10000, 20000)
 DAEMON_PORTS = range(20000, 32000)
-
-# The longest socket path that Linux takes: sizeof(sockaddr_un.sun_path) less the final NUL (man 7 unix).
-SOCKET_PATH_BYTES = 107
 
 
 @dataclass(frozen=True)
@@ -53,80 +50,6 @@ class Shape:
     def __str__(self) -> str:
         accounting = "with accounting" if self.accounting else "no accounting"
         return f"{self.nodes} nodes x {self.gpus} GPUs, {accounting}"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a dev cluster keeps its files: the one place that spells their names."""
-
-    folder: Path
-
-    @property
-    def settings(self) -> Path:
-        """The chosen shape, addresses and ports."""
-        return self.folder / "settings.json"
-
-    @property
-    def slurm_conf(self) -> Path:
-        """What every Slurm command of this cluster reads."""
-        return self.folder / "slurm.conf"
-
-    @property
-    def profile(self) -> Path:
-        """The cluster profile that `launcher submit` reads."""
-        return self.folder / "cluster.yaml"
-
-    @property
-    def munge_key(self) -> Path:
-        """The shared secret of the cluster's own munge."""
-        return self.folder / "munge" / "key"
-
-    @property
-    def munge_socket(self) -> Path:
-        """Where Slurm's commands and daemons meet munged."""
-        return self.folder / "munge" / "socket"
-
-    @property
-    def database_socket(self) -> Path:
-        """Where slurmdbd meets MariaDB, which has no port at all."""
-        return self.folder / "database" / "socket"
-
-    @property
-    def logs(self) -> Path:
-        """Logs of all daemons."""
-        return self.folder / "logs"
-
-    @property
-    def processes(self) -> Path:
-        """Who was started: one record a daemon."""
-        return self.folder / "processes"
-
-    @property
-    def spool(self) -> Path:
-        """One folder a node, for its slurmd and job steps."""
-        return self.folder / "spool"
-
-    @property
-    def user_folders(self) -> tuple[Path, ...]:
-        """The folders that the cluster profile points to."""
-        return tuple(self.folder / name for name in ("runs", "data", "corpora", "models"))
-
-    def check_socket_paths(self) -> None:
-        """Refuse a folder so deep that a socket inside it could not be opened.
-
-        slurmstepd opens `spool/NODE/NODE_JOB.STEP`, with ten digits for the step of a batch script.
-
-        Raises:
-            LauncherError: if the longest socket path does not fit.
-        """
-        step_socket = self.spool / "a100-01" / "a100-01_10000000.4294967291"
-        longest = max((self.munge_socket, self.database_socket, step_socket), key=lambda path: len(bytes(path)))
-        surplus = len(bytes(longest)) - SOCKET_PATH_BYTES
-        if surplus > 0:
-            raise LauncherError(
-                f"--dir: `{self.folder}` is {surplus} bytes too long: the socket `{longest}` would exceed the"
-                f" {SOCKET_PATH_BYTES} bytes that Linux allows; give a shorter --dir, such as `/tmp/devcluster`"
-            )
 
 
 @dataclass(frozen=True)
@@ -187,7 +110,7 @@ def _controller_lines(settings: Settings, layout: Layout) -> list[str]:
         f"SlurmUser={settings.user}",
         f"SlurmdUser={settings.user}",
         f"AuthInfo=socket={layout.munge_socket},cred_expire=5",
-        f"StateSaveLocation={layout.folder}/state",
+        f"StateSaveLocation={layout.state}",
         f"SlurmdSpoolDir={layout.spool}/%n",
         f"SlurmctldPidFile={layout.processes}/slurmctld.pid",
         f"SlurmdPidFile={layout.processes}/slurmd-%n.pid",
@@ -254,9 +177,9 @@ def _partition_lines() -> list[str]:
 
 
 def gres_conf(settings: Settings, layout: Layout) -> str:
-    """Return the text of gres.conf: fake GPUs are empty files."""
+    """Return the text of gres.conf: fake GPUs are links to /dev/null."""
     last = settings.shape.gpus - 1
-    files = f"{layout.folder}/dev/gpu" + (f"[0-{last}]" if last else "0")
+    files = f"{layout.devices}/gpu" + (f"[0-{last}]" if last else "0")
     return f"NodeName={','.join(settings.node_names)} Name=gpu Type=a100 File={files}\n"
 
 

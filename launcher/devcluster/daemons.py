@@ -1,30 +1,16 @@
 """The daemons of a dev cluster: their command lines, and how to tell that each one is ready."""
 
 import os
-import re
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from launcher.devcluster.config import Layout, Settings
+from launcher.devcluster.config import Settings
+from launcher.devcluster.layout import Layout
+from launcher.devcluster.machine import program
 from launcher.devcluster.processes import Process, start, wait_until
 from launcher.errors import LauncherError
-
-# Where daemons live on systems whose ordinary users do not have these folders in PATH.
-SBIN_FOLDERS = "/usr/sbin:/sbin:/usr/local/sbin"
-
-# program -> (Debian and Ubuntu package, Fedora and EPEL package)
-PACKAGES = {
-    "munged": ("munge", "munge"),
-    "slurmctld": ("slurmctld", "slurm-slurmctld"),
-    "slurmd": ("slurmd", "slurm-slurmd"),
-    "sbatch": ("slurm-client", "slurm"),
-    "slurmdbd": ("slurmdbd", "slurm-slurmdbd"),
-    "mariadbd": ("mariadb-server", "mariadb-server"),
-    "mariadb-install-db": ("mariadb-server", "mariadb-server"),
-}
-ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "mariadb-install-db")
 
 _FOREIGN_VARIABLES = (
     "SLURM",
@@ -37,43 +23,6 @@ _FOREIGN_VARIABLES = (
     "SCANCEL_",
     "SCONTROL_",
 )
-
-
-def program(name: str) -> str | None:
-    """Return the path of a program, looked up in PATH and in the folders of system daemons."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN_FOLDERS}")
-
-
-def missing_programs(accounting: bool) -> list[str]:
-    """Return the programs that a dev cluster needs and this machine lacks."""
-    needed = [name for name in PACKAGES if accounting or name not in ACCOUNTING_PROGRAMS]
-    return [name for name in needed if program(name) is None]
-
-
-def check_programs(accounting: bool) -> None:
-    """Refuse to start when programs are missing.
-
-    Raises:
-        LauncherError: naming the packages to install.
-    """
-    missing = missing_programs(accounting)
-    if missing:
-        debian = " ".join(dict.fromkeys(PACKAGES[name][0] for name in missing))
-        fedora = " ".join(dict.fromkeys(PACKAGES[name][1] for name in missing))
-        raise LauncherError(
-            f"devcluster: {', '.join(f'`{name}`' for name in missing)} not found; install it with"
-            f" `apt-get install {debian}` (Debian, Ubuntu) or `dnf install {fedora}` (Fedora, EPEL)"
-        )
-
-
-def slurm_version() -> tuple[int, int]:
-    """Return the release of the installed Slurm, such as (22, 5)."""
-    argv = [program("slurmctld") or "slurmctld", "-V"]
-    printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    match = re.search(r"(\d+)\.(\d+)", printed)
-    if match is None:
-        raise LauncherError(f"devcluster: `slurmctld -V` printed no version: `{printed.strip()}`")
-    return int(match[1]), int(match[2])
 
 
 def slurm_environment(layout: Layout) -> dict[str, str]:
@@ -139,6 +88,22 @@ class Daemons:
         return self.layout.logs / f"{name}.out"
 
 
+def slurmd_name(node: str) -> str:
+    """Return what the slurmd of a node is called among the daemons."""
+    return f"slurmd-{node}"
+
+
+def slurmd_argv(node: str) -> list[str]:
+    """Return the command line of the slurmd of a node."""
+    return ["slurmd", "-D", "-N", node]
+
+
+def central_daemons(settings: Settings) -> list[str]:
+    """Return the names of the daemons that must live for the cluster to count as running."""
+    accounting = ["mariadbd", "slurmdbd"] if settings.shape.accounting else []
+    return ["munged", *accounting, "slurmctld"]
+
+
 def munged_argv(layout: Layout) -> list[str]:
     """Return the command line of munged; --force since homes closed to others (0700) are fine for a private socket."""
     folder = layout.munge_socket.parent
@@ -161,7 +126,7 @@ def mariadbd_argv(settings: Settings, layout: Layout) -> list[str]:
         "mariadbd",
         "--no-defaults",
         f"--user={settings.user}",
-        f"--datadir={folder}/data",
+        f"--datadir={layout.database}",
         f"--socket={layout.database_socket}",
         f"--pid-file={folder}/pid",
         "--skip-networking",
@@ -170,14 +135,22 @@ def mariadbd_argv(settings: Settings, layout: Layout) -> list[str]:
     ]
 
 
-def install_database_argv(settings: Settings, layout: Layout) -> list[str]:
-    """Return the command that creates an empty MariaDB owned by the cluster's user."""
-    return [
+def install_database(settings: Settings, layout: Layout) -> None:
+    """Create an empty MariaDB whose administrator is the cluster's user, known by the socket.
+
+    Raises:
+        LauncherError: With what the installer printed.
+    """
+    argv = [
         program("mariadb-install-db") or "mariadb-install-db",
         "--no-defaults",
         f"--user={settings.user}",
-        f"--datadir={layout.database_socket.parent}/data",
+        f"--datadir={layout.database}",
         "--auth-root-authentication-method=socket",
         f"--auth-root-socket-user={settings.user}",
         "--skip-test-db",
     ]
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        shutil.rmtree(layout.database, ignore_errors=True)
+        raise LauncherError(f"devcluster: `{' '.join(argv)}` failed:\n{done.stdout.strip()}")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from launcher.devcluster.config import Layout
+from launcher.devcluster.layout import Layout
 from launcher.devcluster.processes import Process, all_pids, kill, wait_until, with_descendants
 
 

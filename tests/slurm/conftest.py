@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from launcher.devcluster import DevCluster, Shape
-from launcher.devcluster.daemons import missing_programs
+from launcher.devcluster.machine import missing_programs
 
 
 @contextmanager

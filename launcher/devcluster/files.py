@@ -1,0 +1,86 @@
+"""Writing and reading the files of a dev cluster's folder."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from launcher.devcluster import config
+from launcher.devcluster.config import Settings
+from launcher.devcluster.layout import Layout
+from launcher.errors import LauncherError
+
+
+def read_settings(layout: Layout) -> Settings | None:
+    """Return the settings of the cluster in this folder, or None when there is none."""
+    try:
+        return Settings.from_dict(json.loads(layout.settings.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def write_files(settings: Settings, layout: Layout) -> None:
+    """Make all folders and configuration files of a cluster; keep keys, states and logs that are there already."""
+    _make_folders(settings, layout)
+    if not layout.munge_key.exists():
+        _write(layout.munge_key, os.urandom(128), mode=0o600)
+    for number in range(settings.shape.gpus):
+        # Slurm hands out CUDA_VISIBLE_DEVICES only for GPUs that are device files; a link to one is enough.
+        _point(layout.devices / f"gpu{number}", Path(os.devnull))
+    texts = {
+        layout.slurm_conf: config.slurm_conf(settings, layout),
+        layout.folder / "gres.conf": config.gres_conf(settings, layout),
+        layout.folder / "cgroup.conf": config.cgroup_conf(settings),
+        layout.profile: config.cluster_profile(settings, layout),
+        layout.settings: json.dumps(settings.to_dict(), indent=2) + "\n",
+    }
+    for path, text in texts.items():
+        _write(path, text.encode())
+    # slurmdbd refuses a file that others may read.
+    _write(layout.folder / "slurmdbd.conf", config.slurmdbd_conf(settings, layout).encode(), mode=0o600)
+
+
+def check_folder(layout: Layout) -> None:
+    """Refuse a folder that holds something else than a dev cluster.
+
+    Raises:
+        LauncherError: if there are other files.
+    """
+    if layout.settings.exists() or not layout.folder.exists():
+        return
+    if any(path.name != layout.lock.name for path in layout.folder.iterdir()):
+        raise LauncherError(
+            f"--dir: `{layout.folder}` holds other files; give an empty folder or one that does not exist yet"
+        )
+
+
+@contextlib.contextmanager
+def locked(layout: Layout) -> Iterator[None]:
+    """Keep two commands from starting or ending the same cluster at once."""
+    layout.folder.mkdir(parents=True, exist_ok=True)
+    with open(layout.lock, "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make_folders(settings: Settings, layout: Layout) -> None:
+    folders = [layout.munge_key.parent, layout.database_socket.parent, layout.logs, layout.processes]
+    folders += [layout.state, layout.devices, *layout.user_folders]
+    folders += [layout.spool / name for name in settings.node_names]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(content)
+    draft.replace(path)
+
+
+def _point(link: Path, target: Path) -> None:
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
