@@ -1,7 +1,9 @@
 """run.json: what a run is, apart from its recipe. Standard library only."""
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,3 +56,16 @@ class RunRecord:
         fields = json.loads(path.read_text(encoding="utf-8"))
         fields["submissions"] = [Submitted(**entry) for entry in fields["submissions"]]
         return cls(**fields)
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """Hash a resolved recipe, whatever the layout of the file it was read from.
+
+    Args:
+        recipe: The content of recipe.json.
+
+    Returns:
+        SHA-256 of its canonical JSON (sorted keys, no spaces), in hex.
+    """
+    canonical = json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,122 @@
+"""Freezing: what was planned becomes run directories and submission directories, all that a node will read."""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from launcher.cluster import Cluster
+from launcher.load import LoadedRecipe
+from launcher.paths import RunDir, SubmissionDir
+from launcher.record import RunRecord, Submitted, fingerprint
+from launcher.render import slug
+from launcher.snapshot import Snapshot
+
+_ID_BYTES = 3
+
+
+@dataclass(frozen=True)
+class ResolvedRecipe:
+    """A recipe with the text of its recipe.json."""
+
+    loaded: LoadedRecipe
+    text: str
+    fingerprint: str
+
+    @property
+    def folder_mode(self) -> int:
+        """Credentialed data is for nobody else's eyes; other runs are as open as the user's umask allows."""
+        return 0o700 if self.loaded.recipe.data_use == "credentialed" else 0o777
+
+
+def resolve(loaded: LoadedRecipe) -> ResolvedRecipe:
+    """Fix the text and the fingerprint of a recipe."""
+    text = loaded.recipe.model_dump_json(indent=1)
+    return ResolvedRecipe(loaded, text, fingerprint(json.loads(text)))
+
+
+@dataclass(frozen=True)
+class FrozenRun:
+    """A run directory and what its run.json says."""
+
+    folder: RunDir
+    record: RunRecord
+
+    def add_job(self, job_id: str, submission: SubmissionDir, when: float) -> None:
+        """Note in run.json that the run was queued."""
+        self.record.submissions.append(Submitted(job_id, str(submission.root), when))
+        self.record.write(self.folder.record)
+
+
+@dataclass(frozen=True)
+class Freezer:
+    """Makes the run directories of one call of `launcher submit`.
+
+    Args:
+        runs_root: Folder of all runs; it exists.
+        cluster: Where they go.
+        snapshot: The code that they execute.
+        rehearsal: Whether the recipes were shrunk.
+    """
+
+    runs_root: Path
+    cluster: Cluster
+    snapshot: Snapshot
+    rehearsal: bool
+
+    def name_runs(self, recipes: Sequence[ResolvedRecipe]) -> list[RunDir]:
+        """Choose the folders `<name>-<time>-<id>`, with ids that no other run of this root has."""
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        taken = {name.rpartition("-")[2] for name in os.listdir(self.runs_root)}
+        folders = []
+        for recipe in (item.loaded.recipe for item in recipes):
+            while (run_id := secrets.token_hex(_ID_BYTES)) in taken:
+                pass
+            taken.add(run_id)
+            folders.append(RunDir(self.runs_root / f"{slug(recipe.name) or recipe.kind}-{stamp}-{run_id}"))
+        return folders
+
+    def freeze_run(self, folder: RunDir, item: ResolvedRecipe, script: str) -> FrozenRun:
+        """Write a run directory; run.json comes last, since a folder without it is no run."""
+        os.mkdir(folder.root, item.folder_mode)
+        folder.recipe_as_written.write_text(item.loaded.text, encoding="utf-8")
+        folder.recipe.write_text(item.text, encoding="utf-8")
+        folder.submission.write_text(script, encoding="utf-8")
+        folder.code.symlink_to(os.path.relpath(self.snapshot.folder, folder.root))
+        record = self._record(folder, item)
+        record.write(folder.record)
+        return FrozenRun(folder, record)
+
+    def _record(self, folder: RunDir, item: ResolvedRecipe) -> RunRecord:
+        _, day, clock, run_id = folder.root.name.rsplit("-", 3)
+        return RunRecord(
+            id=run_id,
+            name=item.loaded.recipe.name,
+            kind=item.loaded.recipe.kind,
+            fingerprint=item.fingerprint,
+            created=time.time(),
+            code_hash=self.snapshot.folder.name,
+            code_commit=self.snapshot.commit,
+            recipe_folder=str(item.loaded.path.absolute().parent),
+            wandb_id=f"{day}-{clock}-{run_id}",
+            cluster=self._cluster_fields,
+            rehearsal=self.rehearsal,
+        )
+
+    @cached_property
+    def _cluster_fields(self) -> dict[str, Any]:
+        return self.cluster.model_dump(mode="json")
+
+
+def freeze_submission(folder: SubmissionDir, script: str, runs: Sequence[FrozenRun]) -> None:
+    """Write the manifest, which maps array indices to runs, and what sbatch gets."""
+    lines = [
+        json.dumps({"run": str(frozen.folder.root), "fingerprint": frozen.record.fingerprint}) + "\n" for frozen in runs
+    ]
+    folder.manifest.write_text("".join(lines), encoding="utf-8")
+    folder.script.write_text(script, encoding="utf-8")

@@ -1,0 +1,104 @@
+"""Where submissions go: Slurm's queue, or processes of this machine. Both can be asked what they hold of one."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from launcher.cluster import Cluster
+from launcher.errors import RunError
+from launcher.paths import SubmissionDir
+from launcher.render import job_comment
+from launcher.slurm.command import run_slurm
+
+SLURM_DEFAULT_ARRAY_SIZE = 1001
+"""MaxArraySize where the site sets none (https://slurm.schedmd.com/slurm.conf.html)."""
+
+
+@dataclass(frozen=True)
+class SlurmQueue:
+    """The queue of one site's Slurm."""
+
+    cluster: Cluster
+
+    def max_elements(self, wanted: int) -> int:
+        """Say how many runs one sbatch call may queue; asks Slurm only if more than one is wanted."""
+        if wanted == 1 or not shutil.which("scontrol"):
+            return SLURM_DEFAULT_ARRAY_SIZE
+        config = run_slurm(["scontrol", "show", "config"], self.cluster)
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
+        return max(1, int(found[1])) if found else SLURM_DEFAULT_ARRAY_SIZE
+
+    def add(self, submission: SubmissionDir, options: Sequence[str] = ()) -> str:
+        """Queue a submission and return its job id."""
+        from launcher.slurm.executor import RecipeExecutor
+
+        return RecipeExecutor(submission, self.cluster, options).queue()
+
+    def jobs_of(self, submission: SubmissionDir) -> list[str]:
+        """List what is queued or running of a submission, array elements one by one."""
+        argv = ["squeue", "--me", "--array", "--noheader", "--format=%i|%k"]
+        rows = [line.partition("|") for line in run_slurm(argv, self.cluster).splitlines()]
+        return [job.strip() for job, _, comment in rows if comment.strip() == job_comment(submission)]
+
+    def cancel(self, submission: SubmissionDir) -> None:
+        """Cancel what is queued or running of a submission."""
+        if jobs := {job.partition("_")[0] for job in self.jobs_of(submission)}:
+            run_slurm(["scancel", *sorted(jobs)], self.cluster)
+
+
+@dataclass(frozen=True)
+class LocalQueue:
+    """Processes of this machine: one for each run, all at once."""
+
+    cluster: Cluster
+
+    def max_elements(self, _wanted: int) -> int:
+        """Say how many runs one process may carry out."""
+        return 1
+
+    def add(self, submission: SubmissionDir, options: Sequence[str] = ()) -> str:
+        """Start a submission and return its job id, `local-PID`.
+
+        Raises:
+            RunError: There are options, which only a queue can honour.
+        """
+        if options:
+            raise RunError(
+                f"`{' '.join(options)}` needs Slurm; cluster profile `{self.cluster.name}` runs things at once"
+            )
+        from launcher.slurm.executor import LocalRecipeExecutor
+
+        return LocalRecipeExecutor(submission, self.cluster).queue()
+
+    def jobs_of(self, submission: SubmissionDir) -> list[str]:
+        """List the processes that carry out a submission."""
+        return [f"local-{pid}" for pid in self._processes_of(submission)]
+
+    def cancel(self, submission: SubmissionDir) -> None:
+        """End the processes that carry out a submission."""
+        for pid in self._processes_of(submission):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def _processes_of(self, submission: SubmissionDir) -> list[int]:
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                argv = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"jobs.runtime.batch" in argv and os.fsencode(submission.root) in argv:
+                    found.append(int(entry.name))
+        return found
+
+
+Queue: TypeAlias = SlurmQueue | LocalQueue
+
+
+def queue_of(cluster: Cluster) -> Queue:
+    """Choose the queue that the cluster profile names."""
+    return SlurmQueue(cluster) if cluster.executor == "slurm" else LocalQueue(cluster)

@@ -1,0 +1,80 @@
+"""What several tests need: a cluster profile, recipes, hostile paths, fake Slurm commands, golden files."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.cluster import Cluster
+from launcher.recipe import Recipe, recipe_adapter
+from tests.fake_slurm import FakeSlurm
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing them")
+
+
+@pytest.fixture
+def hostile_path(tmp_path: Path) -> Path:
+    """A folder whose name holds what shells, Slurm and globs treat specially."""
+    folder = tmp_path / 'it\'s a "path" %j; $(touch pwned) \\n [x]'
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Callable[..., Cluster]:
+    """Make a cluster profile with its roots in the test's folder; keywords replace keys of the profile."""
+
+    def make(**changes: Any) -> Cluster:
+        roots = {name: str(tmp_path / name) for name in ("runs", "data", "corpora", "models")}
+        return Cluster.model_validate_json(json.dumps({"name": "test", "roots": roots} | changes))
+
+    return make
+
+
+@pytest.fixture
+def make_recipe() -> Callable[..., Recipe]:
+    """Make a small `prepare` recipe; keywords replace its keys."""
+
+    def make(**changes: Any) -> Recipe:
+        fields: dict[str, Any] = {
+            "kind": "prepare",
+            "name": "abstracts",
+            "corpus": "abstracts",
+            "sources": [{"files": "*.jsonl"}],
+            "tokenizer": "stories260k",
+            "resources": {"cpus_per_task": 2, "time": "10min"},
+        }
+        return recipe_adapter.validate_json(json.dumps(fields | changes))
+
+    return make
+
+
+@pytest.fixture
+def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """Fake Slurm commands, first on PATH, and no Slurm setting in the environment."""
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:
+        monkeypatch.delenv(name)
+    fake = FakeSlurm.install(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", f"{fake.bin}:{os.environ['PATH']}")
+    return fake
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with tests/golden/NAME; with --update-golden write it there."""
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{path} is missing; write it with `pytest --update-golden` and review it"
+        assert text == path.read_text(encoding="utf-8")
+
+    return compare
