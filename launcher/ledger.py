@@ -39,6 +39,8 @@ class Attempt:
     """The step it resumed from (0 = from scratch)."""
     last_step: int | None = None
     """Last optimizer step that a published checkpoint or the end of training covers."""
+    total_steps: int | None = None
+    """Optimizer steps of the whole training, as rank 0 worked it out."""
     ended: float | None = None
     reason: Reason | None = None
     source: str = ""
@@ -81,10 +83,11 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read a .jsonl file that may be missing, or end in a torn line."""
     if not path.exists():
         return []
-    return list(_parse_lines(path.read_text(encoding="utf-8", errors="replace").splitlines()))
+    return list(parse_json_lines(path.read_text(encoding="utf-8", errors="replace").splitlines()))
 
 
-def _parse_lines(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
+def parse_json_lines(lines: Iterable[str]) -> Iterable[dict[str, Any]]:
+    """Parse JSON objects, a line each; a torn line is left out."""
     for line in lines:
         try:
             row = json.loads(line)

@@ -1,0 +1,28 @@
+"""Reading metrics.jsonl, which grows by a line per logged step and may be huge."""
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from launcher.ledger import parse_json_lines, read_json_lines
+
+Row: TypeAlias = dict[str, Any]
+"""`time, step, attempt, loss, lr, grad_norm, tokens_per_second, mfu, memory_gib`."""
+
+_TAIL_BYTES = 16384
+
+
+def read_newest_rows(path: Path) -> list[Row]:
+    """Read some of the newest rows, without reading the whole file."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL_BYTES))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    return list(parse_json_lines(lines))  # the first line is torn, and so left out, if the file is longer
+
+
+def read_joined_rows(path: Path) -> list[Row]:
+    """Read the one curve that all attempts make: for each step the row logged last."""
+    rows = {int(row["step"]): row for row in read_json_lines(path) if "step" in row}
+    return [rows[step] for step in sorted(rows)]

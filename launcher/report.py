@@ -1,0 +1,56 @@
+"""What a run cost: useful and redone steps, time in the queue and time in training, from the run directory alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launcher.ledger import Attempt
+from launcher.metrics import Row
+from launcher.record import RunRecord
+
+
+@dataclass(frozen=True)
+class Goodput:
+    """Where the steps and the time of a run went."""
+
+    useful_steps: int
+    redone_steps: int
+    """Trained, then lost with an attempt and trained again."""
+    queued_seconds: float
+    """Between a submission, or the end of an attempt, and the next start."""
+    attempt_seconds: float
+    """Sum over all attempts, from start to end."""
+
+    @property
+    def useful_fraction(self) -> float | None:
+        """Share of the trained steps that count."""
+        trained = self.useful_steps + self.redone_steps
+        return self.useful_steps / trained if trained else None
+
+
+def measure_goodput(record: RunRecord, attempts: Sequence[Attempt], rows: Sequence[Row], now: float) -> Goodput:
+    """Measure what a run cost so far.
+
+    Args:
+        record: When it was queued.
+        attempts: The ledger.
+        rows: All rows of metrics.jsonl.
+        now: Unix time; the end of an attempt that still runs.
+    """
+    newest: dict[int, int] = {}
+    for row in rows:
+        newest[int(row["attempt"])] = max(int(row["step"]), newest.get(int(row["attempt"]), 0))
+    trained = sum(newest[one.number] - (one.first_step or 0) for one in attempts if one.number in newest)
+    useful = max(newest.values(), default=0)
+    return Goodput(
+        useful_steps=useful,
+        redone_steps=max(0, trained - useful),
+        queued_seconds=sum(_queued(record, attempts, index) for index in range(len(attempts))),
+        attempt_seconds=sum(max(0.0, (attempt.ended or now) - attempt.started) for attempt in attempts),
+    )
+
+
+def _queued(record: RunRecord, attempts: Sequence[Attempt], index: int) -> float:
+    started = attempts[index].started
+    since = [submission.time for submission in record.submissions if submission.time <= started]
+    since += [attempt.ended for attempt in attempts[:index] if attempt.ended is not None]
+    return max(0.0, started - max(since, default=started))
