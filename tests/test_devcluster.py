@@ -244,4 +244,4 @@ def test_commands_for_a_cluster_that_does_not_run_are_refused(tmp_path: Path) ->
     result = CliRunner().invoke(app, ["preempt", "--dir", str(tmp_path)])
 
     assert isinstance(result.exception, LauncherError)
-    assert "start one with `launcher devcluster up`" in str(result.exception)
+    assert f"start one with `launcher devcluster up --dir {tmp_path}`" in str(result.exception)

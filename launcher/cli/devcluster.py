@@ -90,7 +90,7 @@ def kill_node(
     """Cut the power of a node: its daemon and all its tasks die at once."""
     killed = _cluster(folder).kill_node(name, announce)
     when = "is told" if announce else "finds out in about 30 seconds"
-    typer.echo(f"{name} is dead ({killed} processes killed); slurmctld {when}")
+    typer.echo(f"{name} is dead (processes killed: {killed}); slurmctld {when}")
 
 
 @app.command("revive-node")

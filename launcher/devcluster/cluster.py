@@ -97,11 +97,11 @@ class DevCluster:
             if running is None:
                 self._start(shape)
             elif running.shape == shape:
-                self._tell(f"already running: {shape}")
+                self._tell(f"already running: {shape}{self._dead_nodes(running)}")
             else:
                 raise LauncherError(
                     f"devcluster: `{self.layout.folder}` runs with {running.shape}; to get {shape},"
-                    " first run `launcher devcluster down`"
+                    f" first run `launcher devcluster down --dir {self.layout.folder}`"
                 )
 
     def down(self, purge: bool = False) -> None:
@@ -249,6 +249,12 @@ class DevCluster:
         if alive:
             self._tell(f"ended {len(alive)} daemons")
 
+    def _dead_nodes(self, settings: Settings) -> str:
+        where = f" --dir {self.layout.folder}"
+        dead = [name for name in settings.node_names if self._daemons.find(daemons.slurmd_name(name)) is None]
+        hints = (f"{name} is dead; bring it back with `launcher devcluster revive-node {name}{where}`" for name in dead)
+        return "".join(f"\n{hint}" for hint in hints)
+
     def _running_settings(self) -> Settings | None:
         settings = read_settings(self.layout)
         if settings is None or not set(daemons.central_daemons(settings)) <= self._daemons.all().keys():
@@ -259,7 +265,8 @@ class DevCluster:
         settings = self._running_settings()
         if settings is None:
             raise LauncherError(
-                f"devcluster: no cluster runs in `{self.layout.folder}`; start one with `launcher devcluster up`"
+                f"devcluster: no cluster runs in `{self.layout.folder}`;"
+                f" start one with `launcher devcluster up --dir {self.layout.folder}`"
             )
         return settings
 

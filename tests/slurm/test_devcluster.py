@@ -52,7 +52,7 @@ def stubborn_job(devcluster: DevCluster, tmp_path: Path) -> Iterator[str]:
     script = tmp_path / "stubborn.sh"
     script.write_text(STUBBORN.format(folder=tmp_path))
     job = devcluster.slurm("sbatch", "--parsable", str(script))
-    wait_for(lambda: len(list(tmp_path.glob("start-*"))) == 4, 30, "four tasks to start")
+    wait_for(lambda: len(list(tmp_path.glob("start-*"))) == 4, 60, "four tasks to start")
     yield job
     devcluster.slurm("scancel", job)
     wait_for(lambda: not devcluster.slurm("squeue", "--noheader"), 30, "an empty queue")
@@ -155,7 +155,7 @@ def test_up_on_a_running_cluster_changes_nothing(devcluster: DevCluster) -> None
 
 
 def test_up_with_another_shape_explains_how_to_change_it(devcluster: DevCluster) -> None:
-    with pytest.raises(LauncherError, match=r"runs with 4 nodes x 4 GPUs.*first run `launcher devcluster down`"):
+    with pytest.raises(LauncherError, match=r"runs with 4 nodes x 4 GPUs.*first run `launcher devcluster down --dir"):
         devcluster.up(Shape(nodes=2))
 
 
