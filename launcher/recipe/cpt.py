@@ -1,5 +1,9 @@
-"""kind: cpt - continued pretraining of a causal language model on prepared corpora."""
+"""kind: cpt - continued pretraining of a causal language model on prepared corpora.
 
+Messages about several keys are lines of `KEY: what is wrong; what to write`; `launcher.load` finds KEY's line.
+"""
+
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import model_validator
@@ -63,53 +67,45 @@ class CptRecipe(RecipeBase):
         return self.resources.world_size // self.shard_size
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> "CptRecipe":
+    def _holds_together(self) -> "CptRecipe":
+        if conflicts := [*self._batch_conflicts(), *self._shard_conflicts(), *self._choice_conflicts()]:
+            raise ValueError("\n".join(conflicts))
+        return self
+
+    def _batch_conflicts(self) -> Iterator[str]:
         unit = self.batch.micro_batch * self.resources.world_size
         if self.batch.sequences % unit:
             nearest = max(unit, round(self.batch.sequences / unit) * unit)
-            raise ValueError(
-                f"batch.global_batch ({self.batch.sequences} sequences) is not a multiple of "
+            yield (
+                f"batch.global_batch: {self.batch.sequences} sequences are not a multiple of "
                 f"batch.micro_batch x world size ({self.batch.micro_batch} x {self.resources.world_size}); "
-                f"the nearest that is: `{nearest} sequences`"
+                f"write `{nearest} sequences`"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _shards_divide(self) -> "CptRecipe":
-        world, replicate = self.resources.world_size, self.parallel.replicate
-        if world % self.shard_size:
-            raise ValueError(
-                f"parallel.shard ({self.shard_size}) does not divide the world size ({world}); "
+    def _shard_conflicts(self) -> Iterator[str]:
+        world, shard, replicate = self.resources.world_size, self.shard_size, self.parallel.replicate
+        if self.parallel.strategy != "hybrid_shard":
+            for name in ("shard", "replicate"):
+                if getattr(self.parallel, name) != Parallel.model_fields[name].default:
+                    yield f"parallel.{name}: belongs to `hybrid_shard`, not to `{self.parallel.strategy}`; leave it out"
+        elif world % shard:
+            yield (
+                f"parallel.shard: {shard} ranks do not divide the world size ({world}); "
                 f"write `node` or a divisor of {world}"
             )
-        if self.parallel.strategy == "hybrid_shard" and replicate not in ("auto", self.replicas):
-            raise ValueError(
-                f"parallel.replicate ({replicate}) x shard ({self.shard_size}) is not the world size "
-                f"({world}); write `auto` or {self.replicas}"
+        elif replicate not in ("auto", self.replicas):
+            yield (
+                f"parallel.replicate: {replicate} x shard ({shard}) is not the world size ({world}); "
+                f"write `auto` or `{self.replicas}`"
             )
-        grouping = (self.parallel.shard, self.parallel.replicate)
-        if self.parallel.strategy != "hybrid_shard" and grouping != ("node", "auto"):
-            raise ValueError(
-                f"parallel.shard and parallel.replicate belong to `hybrid_shard`, not to "
-                f"`{self.parallel.strategy}`; leave them out"
-            )
-        return self
 
-    @model_validator(mode="after")
-    def _schedule_holds_together(self) -> "CptRecipe":
+    def _choice_conflicts(self) -> Iterator[str]:
         schedule = self.schedule
         if schedule.shape != "wsd" and schedule.decay != Schedule.model_fields["decay"].default:
-            raise ValueError(f"schedule.decay belongs to `wsd`, not to `{schedule.shape}`; leave it out")
+            yield f"schedule.decay: belongs to `wsd`, not to `{schedule.shape}`; leave it out"
         if schedule.shape == "constant" and schedule.floor != Schedule.model_fields["floor"].default:
-            raise ValueError("schedule.floor has no meaning for `constant`; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _combination_exists(self) -> "CptRecipe":
+            yield "schedule.floor: has no meaning for `constant`; leave it out"
         if self.model.attention == "flash" and self.precision.dtype == "fp32":
-            raise ValueError("model.attention `flash` needs bf16 or fp16; write `precision.dtype: bf16`")
+            yield "model.attention: `flash` needs 16 bits; write `sdpa`, or `bf16` for `precision.dtype`"
         if self.data_use == "credentialed" and self.tracking.mode == "online":
-            raise ValueError(
-                "credentialed data must not be tracked online; write `tracking.mode: offline` or `disabled`"
-            )
-        return self
+            yield "tracking.mode: credentialed data must not be tracked online; write `offline` or `disabled`"

@@ -85,7 +85,7 @@ class Batch(Section):
         if self.global_batch.unit == "token" and (tokens % self.sequence_length or not tokens):
             nearest = max(1, round(tokens / self.sequence_length))
             raise ValueError(
-                f"global_batch (`{self.global_batch}`) is not a whole number of sequences of "
+                f"global_batch: `{self.global_batch}` are not a whole number of sequences of "
                 f"{self.sequence_length} tokens; write `{nearest} sequences`"
             )
         return self

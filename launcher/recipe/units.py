@@ -20,9 +20,12 @@ class Quantity(str):
 
     def __new__(cls, text: str) -> Self:
         """Check the text against the unit's pattern."""
-        if not re.fullmatch(cls.pattern, text):
-            raise ValueError(f"`{text}` is not {cls.example}")
-        return super().__new__(cls, text)
+        if not re.fullmatch(cls.pattern, text, re.ASCII):
+            raise ValueError(f"`{text}` has no meaning here; write {cls.example}")
+        quantity = super().__new__(cls, text)
+        if complaint := quantity._complaint():
+            raise ValueError(f"`{text}` {complaint}; write {cls.example}")
+        return quantity
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -38,7 +41,13 @@ class Quantity(str):
     def _from_any(cls, value: object) -> Self:
         if isinstance(value, str):
             return cls(value)
-        raise ValueError(f"`{value}` has no unit; write {cls.example}")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise ValueError(f"`{value:g}` has no unit; write {cls.example}")
+        raise ValueError(f"a value is missing or of the wrong type; write {cls.example}")
+
+    def _complaint(self) -> str | None:
+        """Say what is wrong with a quantity that is spelled well."""
+        return None if re.search("[1-9]", self) else "is nothing"
 
     def _number_and_unit(self) -> tuple[float, str]:
         match = re.match(r"([\d.]+)\s*([A-Za-z%]+)", self)
@@ -72,7 +81,7 @@ class Size(Quantity):
 
 
 class _Counted(Quantity):
-    """A count of something; the number may carry k, M, B or T."""
+    """A count of something, whole but for epochs; the number may carry k, M, B or T."""
 
     @property
     def exact(self) -> Fraction:
@@ -90,6 +99,10 @@ class _Counted(Quantity):
     def unit(self) -> str:
         """What is counted, in the singular (`token`)."""
         return self.split()[-1].removesuffix("s")
+
+    def _complaint(self) -> str | None:
+        is_broken = self.exact % 1 and self.unit != "epoch"
+        return super()._complaint() or ("is not a whole number" if is_broken else None)
 
 
 class BatchSize(_Counted):
@@ -111,6 +124,10 @@ class Share(Quantity):
 
     pattern = r"\d+(\.\d+)?%|\d+ steps?"
     example = "a share such as `3%` or `100 steps`"
+
+    def _complaint(self) -> str | None:
+        number, unit = self._number_and_unit()
+        return "is more than everything" if unit == "%" and number > 100 else None
 
     def steps(self, total: int) -> int:
         """Turn the share into steps; a percentage is rounded up, as Trainer does with `warmup_ratio`.

@@ -1,0 +1,193 @@
+"""What pydantic found wrong, in our words: one fault for each key, at its line, with the fix last."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from launcher.errors import Fault
+from launcher.load.nodes import Node, Path, join_path
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "`true` or `false`",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "dict_type": "a section (lines of `key: value`)",
+    "model_type": "a section (lines of `key: value`)",
+    "greater_than": "a number greater than {gt:g}",
+    "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number less than {lt:g}",
+    "less_than_equal": "a number of at most {le:g}",
+    "too_short": "at least {min_length} item",
+    "too_long": "at most {max_length} items",
+    "string_too_short": "at least {min_length} character",
+    "string_too_long": "at most {max_length} characters",
+    "string_pattern_mismatch": "text that matches `{pattern}`",
+}
+_SPELLED_BOOLEANS = {
+    **dict.fromkeys(("yes", "on", "y", "True", "TRUE", "Yes", "YES", "On", "ON"), "true"),
+    **dict.fromkeys(("no", "off", "n", "False", "FALSE", "No", "NO", "Off", "OFF"), "false"),
+}
+
+
+def validate(model: type[Model], root: Node) -> Model | list[Fault]:
+    """Build a model from a tree, or say everything that is wrong with it."""
+    try:
+        # JSON, because strict models take lists for tuples only from there.
+        return model.model_validate_json(json.dumps(plain(root)))
+    except ValidationError as error:
+        return _translate(error.errors(include_url=False), model, root)
+
+
+def plain(node: Node) -> Any:
+    """Strip a tree of its origins."""
+    if isinstance(node.value, dict):
+        return {key: plain(child) for key, child in node.value.items()}
+    if isinstance(node.value, list):
+        return [plain(child) for child in node.value]
+    return node.value
+
+
+def fault_at(root: Node, path: Path, message: str) -> Fault:
+    """Make a fault about a key of a tree; a key that is not there has the line of the section around it."""
+    _, node = _walk(root, path)
+    origin, key = node.origin, join_path(path)
+    if origin.line is None and origin.file == f"--set {key}":
+        key = ""
+    return Fault(origin.file, origin.line, f"{origin.section}{key}" if key else "", message)
+
+
+def _translate(errors: Sequence[ErrorDetails], model: type[BaseModel], root: Node) -> list[Fault]:
+    by_path: dict[Path, list[ErrorDetails]] = {}
+    for error in errors:
+        path, node = _walk(root, error["loc"])
+        if node.is_refused:
+            continue
+        if error["type"] == "missing":
+            path = (*path, error["loc"][-1])
+        by_path.setdefault(path, []).append(error)
+    return [fault for path, found in by_path.items() for fault in _explain(path, found, model, root)]
+
+
+def _explain(path: Path, errors: Sequence[ErrorDetails], model: type[BaseModel], root: Node) -> list[Fault]:
+    error, node = errors[0], _walk(root, path)[1]
+    if error["type"] == "extra_forbidden":
+        return [fault_at(root, path, f"unknown key; {_known_keys(path, model)}")]
+    if error["type"] == "missing":
+        return [fault_at(root, path, _missing(path, model))]
+    if error["type"] == "value_error":
+        return [_explain_ours(line, path, root) for line in str(error["ctx"]["error"]).split("\n")]
+    return [fault_at(root, path, _unexpected(node, errors))]
+
+
+def _explain_ours(message: str, path: Path, root: Node) -> Fault:
+    """Attach a message of our own validators, `KEY: ...` when it is about a key inside the section."""
+    key, colon, rest = message.partition(": ")
+    if colon and re.fullmatch(r"[a-z_0-9.]+", key):
+        return fault_at(root, (*path, *key.split(".")), rest)
+    return fault_at(root, path, message)
+
+
+def _walk(root: Node, path: Iterable[str | int]) -> tuple[Path, Node]:
+    """Follow a path as far as it goes; pydantic's labels for the branches of a union are not there."""
+    node, done = root, []
+    for key in path:
+        if isinstance(node.value, dict) and key in node.value:
+            node = node.value[str(key)]
+        elif isinstance(node.value, list) and str(key).isdecimal() and int(key) < len(node.value):
+            node = node.value[int(key)]
+        else:
+            break
+        done.append(key)
+    return tuple(done), node
+
+
+def _unexpected(node: Node, errors: Sequence[ErrorDetails]) -> str:
+    expected = " or ".join(dict.fromkeys(_expectation(error) for error in errors))
+    shown, kind = _shown(node), errors[0]["type"]
+    if kind == "string_type" and node.text:
+        return f'`{node.text}` is {shown}, not text; write `"{node.text}"`'
+    if kind == "bool_type" and node.text in _SPELLED_BOOLEANS:
+        return f"`{node.text}` is text in YAML 1.2; write `{_SPELLED_BOOLEANS[node.text]}`"
+    if kind == "literal_error" and isinstance(node.value, str):
+        choices = [choice for error in errors for choice in _choices(error)]
+        nearest = difflib.get_close_matches(node.value, choices, n=1)
+        return f"`{node.text}` is not known; " + (f"did you mean `{nearest[0]}`?" if nearest else f"write {expected}")
+    if kind.startswith("int") and (digits := re.sub(r"(?<=\d)[_,](?=\d{3})", "", node.text)).isdecimal():
+        expected = f"`{digits}`"
+    return f"{shown} does not fit here; write {expected}"
+
+
+def _shown(node: Node) -> str:
+    match node.value:
+        case dict():
+            return "a section"
+        case list():
+            return "a list" if node.value else "an empty list"
+        case None:
+            return "an empty value"
+        case bool():
+            return f"the boolean `{node.text}`"
+    return f"`{node.text}`"
+
+
+def _expectation(error: ErrorDetails) -> str:
+    if error["type"] == "literal_error":
+        *most, last = (f"`{choice}`" for choice in _choices(error))
+        return f"{', '.join(most)} or {last}" if most else last
+    template = _EXPECTED.get(error["type"])
+    return template.format(**error.get("ctx", {})) if template else error["msg"].lower()
+
+
+def _choices(error: ErrorDetails) -> list[str]:
+    return re.findall(r"'([^']*)'", error["ctx"]["expected"]) if "expected" in error.get("ctx", {}) else []
+
+
+def _missing(path: Path, model: type[BaseModel]) -> str:
+    section, name = section_at(model, path[:-1]), path[-1]
+    if isinstance(name, int) or section is None:
+        return "an item is missing; write one more"
+    description = (section.model_fields[name].description or "").split("\n")[0].rstrip(".")
+    return f"required, but missing ({description[:1].lower()}{description[1:]}); write `{name}: ...`"
+
+
+def _known_keys(path: Path, model: type[BaseModel]) -> str:
+    section, name = section_at(model, path[:-1]), str(path[-1])
+    known = [] if section is None else list(section.model_fields)
+    if nearest := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean `{nearest[0]}`?"
+    for outer, info in model.model_fields.items():
+        inner = section_in(info.annotation)
+        if inner is not None and name in inner.model_fields:
+            return f"did you mean `{outer}.{name}`?"
+    return f"known keys: {', '.join(f'`{key}`' for key in known)}"
+
+
+def section_at(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
+    """Find the model of a section by its path."""
+    section: type[BaseModel] | None = model
+    for key in path:
+        if section is None:
+            return None
+        if isinstance(key, str):
+            section = section_in(section.model_fields[key].annotation) if key in section.model_fields else None
+    return section
+
+
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """Find the model inside an annotation such as `tuple[Corpus, ...]` or `Mail | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := section_in(part))), None)
