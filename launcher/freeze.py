@@ -82,8 +82,7 @@ class Freezer:
         return folders
 
     def freeze_run(self, folder: RunDir, item: ResolvedRecipe, script: str) -> FrozenRun:
-        """Write a run directory; run.json comes last, since a folder without it is no run."""
-        os.mkdir(folder.root, item.folder_mode)
+        """Fill a run's empty folder; run.json comes last, since a folder without it is no run."""
         folder.recipe_as_written.write_text(item.loaded.text, encoding="utf-8")
         folder.recipe.write_text(item.text, encoding="utf-8")
         folder.submission.write_text(script, encoding="utf-8")

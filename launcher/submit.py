@@ -1,22 +1,21 @@
 """The use case: check, plan, run directories, sbatch, job ids. A failure on the way leaves nothing behind."""
 
-import contextlib
 import hashlib
 import itertools
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from launcher.cluster import Cluster
-from launcher.errors import RunError
+from launcher.errors import RunError, SlurmError
 from launcher.freeze import Freezer, FrozenRun, ResolvedRecipe, freeze_submission, resolve
 from launcher.ledger import read_attempts, read_json_lines
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir, expand, submissions_root
-from launcher.plan import check
 from launcher.record import RunRecord
 from launcher.render import Request, group, render
 from launcher.runs import find_run
@@ -86,11 +85,11 @@ def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpti
     snapshot.publish()
     freezer = Freezer(runs_root, cluster, snapshot, options.rehearsal)
     folders = freezer.name_runs(recipes)
-    queue = queue_of(cluster)
-    with _all_or_nothing(planned, folders, queue):
-        frozen = [_freeze(freezer, one, recipes, folders) for one in planned]
-        for one, runs in zip(planned, frozen, strict=True):
-            _note_job(queue.add(one.submission, dependency), one.submission, runs)
+    with _AllOrNothing(queue_of(cluster)) as call:
+        for one in planned:
+            call.freeze(freezer, one, recipes, folders)
+        for submission in list(call.runs):
+            call.enqueue(submission, dependency)
     return folders
 
 
@@ -139,37 +138,54 @@ def _free_folder(root: Path, members: Sequence[ResolvedRecipe], taken: set[Path]
     return SubmissionDir(free)
 
 
-def _freeze(
-    freezer: Freezer, planned: Planned, recipes: Sequence[ResolvedRecipe], folders: Sequence[RunDir]
-) -> list[FrozenRun]:
-    planned.submission.root.mkdir(recipes[planned.positions[0]].folder_mode)
-    runs = [freezer.freeze_run(folders[place], recipes[place], planned.script) for place in planned.positions]
-    freeze_submission(planned.submission, planned.script, runs)
-    return runs
+@dataclass
+class _AllOrNothing:
+    """What one call of `submit` made and queued; all of it is taken back if anything fails, Ctrl-C included."""
 
+    queue: Queue
+    runs: dict[SubmissionDir, list[FrozenRun]] = field(default_factory=dict)
+    jobs: dict[SubmissionDir, str] = field(default_factory=dict)
+    folders: dict[SubmissionDir, list[Path]] = field(default_factory=dict)
 
-def _note_job(job_id: str, submission: SubmissionDir, runs: Sequence[FrozenRun]) -> None:
-    now = time.time()
-    for index, frozen in enumerate(runs):
-        frozen.add_job(f"{job_id}_{index}" if len(runs) > 1 else job_id, submission, now)
+    def freeze(
+        self, freezer: Freezer, planned: Planned, recipes: Sequence[ResolvedRecipe], names: Sequence[RunDir]
+    ) -> None:
+        submission, made = planned.submission, self.folders.setdefault(planned.submission, [])
+        submission.root.mkdir(recipes[planned.positions[0]].folder_mode)
+        made.append(submission.root)
+        frozen = self.runs[submission] = []
+        for place in planned.positions:
+            names[place].root.mkdir(recipes[place].folder_mode)
+            made.append(names[place].root)
+            frozen.append(freezer.freeze_run(names[place], recipes[place], planned.script))
+        freeze_submission(submission, planned.script, frozen)
 
+    def enqueue(self, submission: SubmissionDir, options: Sequence[str]) -> None:
+        job, now = self.queue.add(submission, options), time.time()
+        self.jobs[submission] = job
+        runs = self.runs[submission]
+        for index, frozen in enumerate(runs):
+            frozen.add_job(f"{job}_{index}" if len(runs) > 1 else job, submission, now)
 
-@contextlib.contextmanager
-def _all_or_nothing(planned: Sequence[Planned], folders: Sequence[RunDir], queue: Queue) -> Iterator[None]:
-    """Cancel and remove everything if anything fails, Ctrl-C included.
+    def __enter__(self) -> Self:
+        return self
 
-    A failed sbatch may have queued its job all the same (an answer lost on the way), so the queue is searched.
-    """
-    try:
-        yield
-    except BaseException:
-        roots = [*(folder.root for folder in folders), *(one.submission.root for one in planned)]
-        made = [root for root in roots if root.exists()]
-        for one in planned:
-            queue.cancel(one.submission)
-        for root in made:
-            shutil.rmtree(root)
-        raise
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        stuck = [complaint for submission in self.folders if error and (complaint := self._take_back(submission))]
+        if stuck:
+            raise SlurmError("\n".join([str(error) or "interrupted", *stuck])) from error
+
+    def _take_back(self, submission: SubmissionDir) -> str | None:
+        """Cancel and remove one submission; its runs stay if Slurm has them and cannot be reached."""
+        job = self.jobs.get(submission)
+        try:
+            self.queue.cancel(submission)  # searched by name: a failed sbatch may have queued its job all the same
+        except SlurmError as error:
+            if job:
+                return f"job {job} was queued before and could not be cancelled: {error}; `scancel {job}`"
+        for folder in self.folders[submission]:
+            shutil.rmtree(folder, ignore_errors=True)
+        return None
 
 
 def _submission_of(run: RunDir, record: RunRecord) -> tuple[SubmissionDir, int, int]:

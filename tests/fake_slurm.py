@@ -106,6 +106,12 @@ class FakeSlurm:
         """The script of a job as sbatch read it."""
         return (self.state / f"{job_id}.sh").read_text(encoding="utf-8")
 
+    def forget(self, job_id: str) -> None:
+        """Take a job out of the queue, as if it had ended."""
+        rows = (self.state / "queue").read_text().splitlines(keepends=True)
+        kept = [row for row in rows if row.partition("|")[0] != job_id]
+        (self.state / "queue").write_text("".join(kept), encoding="utf-8")
+
     def queue(self) -> list[str]:
         """Ids of the queued jobs."""
         return [row.partition("|")[0] for row in (self.state / "queue").read_text().splitlines()]

@@ -40,10 +40,22 @@ def run_slurm(argv: Sequence[str], cluster: Cluster, timeout_seconds: float = 60
     Raises:
         SlurmError: The command is not installed, hangs, or fails; with what it printed on stderr.
     """
+    return call_slurm(argv, cluster, timeout_seconds).stdout
+
+
+def call_slurm(
+    argv: Sequence[str], cluster: Cluster, timeout_seconds: float = 60, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a Slurm command, with a text on stdin if it reads one.
+
+    Raises:
+        SlurmError: The command is not installed, hangs, or fails; with what it printed on stderr.
+    """
     try:
         done = subprocess.run(
             list(argv),
             env=slurm_environment(cluster),
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=timeout_seconds,
@@ -55,4 +67,4 @@ def run_slurm(argv: Sequence[str], cluster: Cluster, timeout_seconds: float = 60
         raise SlurmError(f"`{' '.join(argv)}` did not answer within {timeout_seconds:.0f} s") from None
     if done.returncode:
         raise SlurmError(f"`{' '.join(argv)}` failed ({done.returncode}): {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
+    return done

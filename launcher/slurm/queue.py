@@ -7,6 +7,7 @@ import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,10 +15,13 @@ from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.paths import SubmissionDir
 from launcher.render import job_comment
-from launcher.slurm.command import run_slurm
+from launcher.slurm.command import call_slurm, run_slurm
 
 SLURM_DEFAULT_ARRAY_SIZE = 1001
 """MaxArraySize where the site sets none (https://slurm.schedmd.com/slurm.conf.html)."""
+
+# What `sbatch --test-only` says on stderr (Slurm 22.05).
+_ESTIMATE = re.compile(r"to start at (?P<start>\S+) using .* on nodes? (?P<nodes>\S+) in partition (?P<partition>\S+)")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,15 @@ class SlurmQueue:
         from launcher.slurm.executor import RecipeExecutor
 
         return RecipeExecutor(submission, self.cluster, options).queue()
+
+    def estimate_start(self, script: str) -> str:
+        """Ask Slurm when a script would start, in words; nothing is queued."""
+        said = call_slurm(["sbatch", "--test-only"], self.cluster, stdin=script).stderr
+        found = _ESTIMATE.search(said)
+        if not found:
+            return said.strip()
+        when = datetime.fromisoformat(found["start"])
+        return f"would start {when:%a %d %b %H:%M} on {found['nodes']} (partition {found['partition']})"
 
     def jobs_of(self, submission: SubmissionDir) -> list[str]:
         """List what is queued or running of a submission, array elements one by one."""
@@ -75,6 +88,10 @@ class LocalQueue:
         from launcher.slurm.executor import LocalRecipeExecutor
 
         return LocalRecipeExecutor(submission, self.cluster).queue()
+
+    def estimate_start(self, _script: str) -> str:
+        """Say when a script would start."""
+        return "would start at once on this machine"
 
     def jobs_of(self, submission: SubmissionDir) -> list[str]:
         """List the processes that carry out a submission."""

@@ -1,0 +1,403 @@
+"""Submitting: what is made, what sbatch gets, and that a failure on the way leaves nothing behind."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launcher.cluster import Cluster
+from launcher.errors import LauncherError, RunError, SlurmError
+from launcher.ledger import append_event, read_json_lines
+from launcher.load import LoadedRecipe
+from launcher.paths import RunDir, submissions_root
+from launcher.recipe import Recipe, recipe_adapter
+from launcher.record import RunRecord, fingerprint
+from launcher.submit import SubmitOptions, resubmit, submit
+from tests.fake_slurm import FakeSlurm
+from tests.waiting import wait_for
+
+MakeCluster = Callable[..., Cluster]
+MakeRecipe = Callable[..., Recipe]
+
+
+def loaded(*recipes: Recipe, folder: Path = Path("/somewhere")) -> list[LoadedRecipe]:
+    return [LoadedRecipe(recipe, folder / "recipe.yaml", f"name: {recipe.name}  # as written\n") for recipe in recipes]
+
+
+def all_runs(cluster: Cluster) -> list[Path]:
+    root = Path(cluster.roots.runs)
+    return [path for path in root.iterdir() if not path.name.startswith(".")] if root.exists() else []
+
+
+def all_submissions(cluster: Cluster) -> list[Path]:
+    return list(submissions_root(Path(cluster.roots.runs)).iterdir())
+
+
+def test_a_run_directory_holds_all_that_a_node_reads(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    recipe, cluster = make_recipe(name="Bio abstracts"), make_cluster()
+
+    (run,) = submit(loaded(recipe), cluster, SubmitOptions(rehearsal=True))
+
+    record = RunRecord.read(run.record)
+    assert run.root.name.startswith("Bio-abstracts-")
+    assert run.root.name.endswith(record.id)
+    assert run.recipe_as_written.read_text() == "name: Bio abstracts  # as written\n"
+    assert recipe_adapter.validate_json(run.recipe.read_text()) == recipe
+    assert record.fingerprint == fingerprint(json.loads(run.recipe.read_text()))
+    assert (record.name, record.kind, record.rehearsal) == ("Bio abstracts", "prepare", True)
+    assert Cluster.model_validate_json(json.dumps(record.cluster)) == cluster
+    assert (record.recipe_folder, [entry.job_id for entry in record.submissions]) == ("/somewhere", ["1001"])
+    assert not run.code.readlink().is_absolute()
+    assert (run.code / "launcher" / "submit.py").read_bytes() == Path(submit.__code__.co_filename).read_bytes()
+    assert {path.name for path in run.root.iterdir()} == {
+        "recipe.yaml", "recipe.json", "run.json", "submission.sh", "code",
+    }  # fmt: skip
+
+
+def test_sbatch_gets_the_script_of_the_run_directory(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    (run,) = submit(loaded(make_recipe()), make_cluster(), SubmitOptions())
+
+    (call,) = fake_slurm.calls("sbatch")
+    assert call.argv[:-1] == ["--parsable"]
+    assert fake_slurm.script("1001") == run.submission.read_text()
+
+
+def test_overrides_of_the_calling_shell_do_not_reach_sbatch(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "wrong")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("HF_HOME", "/kept")
+
+    submit(loaded(make_recipe()), make_cluster(slurm={"conf": "/etc/dev/slurm.conf"}), SubmitOptions())
+
+    environment = fake_slurm.calls("sbatch")[0].environment
+    assert not {"SBATCH_PARTITION", "SLURM_JOB_ID"} & environment.keys()
+    assert (environment["HF_HOME"], environment["SLURM_CONF"]) == ("/kept", "/etc/dev/slurm.conf")
+
+
+def test_several_recipes_are_one_array_with_a_manifest(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    recipes = [make_recipe(name=name) for name in ("a", "b", "c")]
+
+    runs = submit(loaded(*recipes), make_cluster(), SubmitOptions(max_parallel=2))
+
+    assert len(fake_slurm.calls("sbatch")) == 1
+    records = [RunRecord.read(run.record) for run in runs]
+    assert [record.name for record in records] == ["a", "b", "c"]
+    assert [record.submissions[0].job_id for record in records] == ["1001_0", "1001_1", "1001_2"]
+    manifest = read_json_lines(Path(records[0].submissions[0].folder, "manifest.jsonl"))
+    assert manifest == [
+        {"run": str(run.root), "fingerprint": r.fingerprint} for run, r in zip(runs, records, strict=True)
+    ]
+
+
+def test_recipes_that_want_different_resources_are_separate_jobs_in_the_order_given(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    recipes = [
+        make_recipe(name=name, resources={"time": time}) for name, time in (("a", "1h"), ("b", "2h"), ("c", "1h"))
+    ]
+
+    runs = submit(loaded(*recipes), make_cluster(), SubmitOptions())
+
+    jobs = {RunRecord.read(run.record).name: RunRecord.read(run.record).submissions[0].job_id for run in runs}
+    assert jobs == {"a": "1001_0", "b": "1002", "c": "1001_1"}
+
+
+def test_arrays_are_cut_at_the_sites_limit(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    fake_slurm.limit_arrays(3)
+
+    submit(loaded(*[make_recipe()] * 7), make_cluster(), SubmitOptions())
+
+    assert fake_slurm.queue() == [*(f"1001_{i}" for i in range(3)), *(f"1002_{i}" for i in range(3)), "1003"]
+    assert len(fake_slurm.calls("scontrol")) == 1
+
+
+def test_run_ids_are_unique_and_folders_sort_by_time(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    runs = submit(loaded(*[make_recipe()] * 50), make_cluster(), SubmitOptions())
+
+    records = [RunRecord.read(run.record) for run in runs]
+    assert len({record.id for record in records}) == len({record.wandb_id for record in records}) == 50
+
+
+def test_credentialed_runs_are_for_nobody_elses_eyes(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+
+    (run,) = submit(loaded(make_recipe(data_use="credentialed")), cluster, SubmitOptions())
+
+    assert [path.stat().st_mode & 0o777 for path in (run.root, *all_submissions(cluster))] == [0o700, 0o700]
+
+
+def test_a_hostile_runs_folder_works(
+    fake_slurm: FakeSlurm, hostile_path: Path, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    roots = {name: str(hostile_path) for name in ("runs", "data", "corpora", "models")}
+
+    (run,) = submit(loaded(make_recipe()), make_cluster(roots=roots), SubmitOptions())
+
+    assert RunRecord.read(run.record).submissions[0].job_id == "1001"
+    assert (run.code / "jobs" / "__init__.py").exists()
+    assert not list(hostile_path.parent.glob("**/pwned"))
+
+
+def test_a_refused_sbatch_leaves_nothing(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    fake_slurm.fail("sbatch", 1, "sbatch: error: invalid partition specified: nope")
+
+    with pytest.raises(SlurmError, match="invalid partition specified: nope"):
+        submit(loaded(make_recipe()), cluster, SubmitOptions())
+
+    assert (all_runs(cluster), all_submissions(cluster)) == ([], [])
+
+
+def test_a_failing_second_sbatch_cancels_the_first(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    fake_slurm.limit_arrays(2)
+    fake_slurm.fail("sbatch", 2, "sbatch: error: QOSMaxSubmitJobPerUserLimit")
+
+    with pytest.raises(SlurmError, match="QOSMaxSubmitJobPerUserLimit"):
+        submit(loaded(*[make_recipe()] * 5), cluster, SubmitOptions())
+
+    assert fake_slurm.queue() == []
+    assert (all_runs(cluster), all_submissions(cluster)) == ([], [])
+
+
+def test_a_job_that_was_queued_although_sbatch_failed_is_cancelled(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    fake_slurm.fail("sbatch", 1, "sbatch: error: Socket timed out on send/recv operation", queued=True)
+
+    with pytest.raises(SlurmError, match="Socket timed out"):
+        submit(loaded(make_recipe()), make_cluster(), SubmitOptions())
+
+    assert fake_slurm.queue() == []
+
+
+def test_runs_of_other_calls_survive_a_failure(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    (earlier,) = submit(loaded(make_recipe()), cluster, SubmitOptions())
+    fake_slurm.fail("sbatch", 2, "sbatch: error: no")
+
+    with pytest.raises(SlurmError):
+        submit(loaded(make_recipe()), cluster, SubmitOptions())
+
+    assert (all_runs(cluster), fake_slurm.queue()) == ([earlier.root], ["1001"])
+
+
+def test_what_cannot_be_cancelled_stays_and_is_named(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    recipes = [make_recipe(name="a"), make_recipe(name="b", resources={"time": "1h"})]
+    fake_slurm.fail("sbatch", 2, "sbatch: error: no")
+    fake_slurm.fail("squeue", 1, "squeue: error: Unable to contact slurm controller")
+
+    with pytest.raises(SlurmError, match=r"(?s)error: no.*job 1001.*Unable to contact slurm controller.*scancel 1001"):
+        submit(loaded(*recipes), cluster, SubmitOptions())
+
+    assert [RunRecord.read(RunDir(path).record).name for path in all_runs(cluster)] == ["a"]
+
+
+def test_an_interrupted_submit_is_taken_back(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make_cluster()
+    monkeypatch.setattr("launcher.submit.freeze_submission", lambda *_: signal.raise_signal(signal.SIGINT))
+
+    with pytest.raises(KeyboardInterrupt):
+        submit(loaded(make_recipe()), cluster, SubmitOptions())
+
+    assert (all_runs(cluster), all_submissions(cluster), fake_slurm.queue()) == ([], [], [])
+
+
+def test_after_a_kill_before_sbatch_the_run_can_be_queued_once(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    kill_submit(cluster, make_recipe(), "signal.raise_signal(signal.SIGKILL)")
+    (run,) = map(RunDir, all_runs(cluster))
+    assert RunRecord.read(run.record).submissions == []
+
+    job_id = resubmit(run, cluster)
+
+    assert fake_slurm.queue() == [job_id] == [RunRecord.read(run.record).submissions[0].job_id]
+
+
+def test_after_a_kill_between_sbatch_and_its_record_the_run_is_not_queued_twice(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    kill_submit(cluster, make_recipe(), "add(*a, **k); signal.raise_signal(signal.SIGKILL)")
+    (run,) = map(RunDir, all_runs(cluster))
+
+    with pytest.raises(RunError, match="queued or running as job 1001"):
+        resubmit(run, cluster)
+
+    assert fake_slurm.queue() == ["1001"]
+
+
+def kill_submit(cluster: Cluster, recipe: Recipe, instead_of_sbatch: str) -> None:
+    """Run `submit` in a process that kills itself (-9) around its sbatch."""
+    code = f"""
+import signal, sys
+from pathlib import Path
+from launcher.cluster import Cluster
+from launcher.load import LoadedRecipe
+from launcher.recipe import recipe_adapter
+from launcher.slurm.queue import SlurmQueue
+from launcher.submit import SubmitOptions, submit
+add = SlurmQueue.add
+def die(*a, **k):
+    {instead_of_sbatch}
+SlurmQueue.add = die
+cluster, recipe = Cluster.model_validate_json(sys.argv[1]), recipe_adapter.validate_json(sys.argv[2])
+submit([LoadedRecipe(recipe, Path("recipe.yaml"), "")], cluster, SubmitOptions())
+"""
+    argv = [sys.executable, "-c", code, cluster.model_dump_json(), recipe.model_dump_json()]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def test_resuming_one_run_of_an_array_queues_only_its_element_with_the_same_script(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    runs = submit(loaded(*[make_recipe()] * 3), cluster, SubmitOptions())
+    fake_slurm.forget("1001_1")
+    runs[1].stop_request.touch()
+
+    job_id = resubmit(runs[1], cluster)
+
+    assert job_id == "1002_1"
+    assert fake_slurm.queue() == ["1001_0", "1001_2", "1002_1"]
+    assert fake_slurm.script("1002") == fake_slurm.script("1001")
+    assert [entry.job_id for entry in RunRecord.read(runs[1].record).submissions] == ["1001_1", "1002_1"]
+    assert not runs[1].stop_request.exists()
+
+
+def test_a_queued_run_is_not_queued_again(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    runs = submit(loaded(*[make_recipe()] * 12), cluster, SubmitOptions())
+    fake_slurm.forget("1001_1")
+
+    with pytest.raises(RunError, match="queued or running as job 1001_11"):
+        resubmit(runs[11], cluster)
+
+    assert resubmit(runs[1], cluster) == "1002_1"
+
+
+def test_a_run_whose_submission_is_gone_says_what_to_do(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    (run,) = submit(loaded(make_recipe()), cluster, SubmitOptions())
+    shutil.rmtree(all_submissions(cluster)[0])
+
+    with pytest.raises(RunError, match=r"its submission is gone; submit the recipe again: .*recipe\.yaml"):
+        resubmit(run, cluster)
+
+
+def test_after_makes_the_job_wait_for_the_other(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    submit(loaded(*[make_recipe(name="first")] * 2), cluster, SubmitOptions())
+    other = RunRecord.read(RunDir(all_runs(cluster)[0]).record)
+
+    submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after=other.id))
+
+    argv = fake_slurm.calls("sbatch")[1].argv
+    assert f"--dependency=afterok:{other.submissions[0].job_id}" in argv
+    assert "--kill-on-invalid-dep=yes" in argv
+
+
+def test_after_a_finished_run_nothing_waits(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    (first,) = submit(loaded(make_recipe(name="first")), cluster, SubmitOptions())
+    append_event(first.ledger, 0, reason="finished", action="done")
+
+    submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after="first"))
+
+    assert fake_slurm.calls("sbatch")[1].argv[:-1] == ["--parsable"]
+
+
+def test_after_a_failed_run_is_refused(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    (first,) = submit(loaded(make_recipe(name="first")), cluster, SubmitOptions())
+    append_event(first.ledger, 0, reason="bad_recipe", action="stop")
+
+    with pytest.raises(RunError, match="ended: bad_recipe; `launcher resume"):
+        submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after="first"))
+
+
+def test_without_sbatch_submitting_says_where_to_go(
+    tmp_path: Path, make_cluster: MakeCluster, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make_cluster()
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(SlurmError, match="`sbatch` is not on PATH"):
+        submit(loaded(make_recipe()), cluster, SubmitOptions())
+
+    assert all_runs(cluster) == []
+
+
+def test_the_local_executor_starts_a_process_that_outlives_the_caller(
+    tmp_path: Path, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$PWD" "$@" > {tmp_path}/said\n')
+    python.chmod(0o755)
+    cluster = make_cluster(executor="local", python=str(python))
+
+    runs = submit(loaded(make_recipe(), make_recipe()), cluster, SubmitOptions())
+
+    said = wait_for(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text(), 10, "the local process")
+    entries = [RunRecord.read(run.record).submissions[0] for run in runs]
+    for entry in entries:
+        os.waitpid(int(entry.job_id.removeprefix("local-")), 0)
+    assert said.splitlines()[1:4] == ["-u", "-m", "jobs.runtime.batch"]
+    assert said.splitlines()[0] == said.splitlines()[4]
+    assert said.splitlines()[4] in {entry.folder for entry in entries}
+    assert said.splitlines()[5] == "--local"
+
+
+def test_the_local_executor_cannot_wait_for_another_run(make_cluster: MakeCluster, make_recipe: MakeRecipe) -> None:
+    cluster = make_cluster(executor="local", python="/bin/true")
+    (first,) = submit(loaded(make_recipe(name="first")), cluster, SubmitOptions())
+    os.waitpid(int(RunRecord.read(first.record).submissions[0].job_id.removeprefix("local-")), 0)
+
+    with pytest.raises(LauncherError, match="needs Slurm"):
+        submit(loaded(make_recipe()), cluster, SubmitOptions(after="first"))
+
+    assert all_runs(cluster) == [first.root]
