@@ -1,0 +1,70 @@
+"""From the sections of a recipe to transformers' TrainingArguments."""
+
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments
+
+from jobs.models.parallel import Layout, accumulation_steps, fsdp_mixed_precision, strategy_arguments
+from launcher.errors import LauncherError
+from launcher.recipe.cpt import CptRecipe
+
+
+def training_arguments(recipe: CptRecipe, layout: Layout, steps: int, output: Path) -> TrainingArguments:
+    """Express a recipe in Trainer's terms.
+
+    What Trainer would do besides training is off: saving and stopping at its own discretion,
+    reporting, evaluation. Every step is logged; who looks at the log thins it out.
+
+    Args:
+        recipe: What to train.
+        layout: How ranks share the model.
+        steps: Optimizer steps of the whole training.
+        output: Where Trainer writes checkpoints before they are published.
+    """
+    on_cpu = layout.device.type == "cpu"
+    optim = recipe.optim
+    arguments = TrainingArguments(
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch.micro_batch,
+        gradient_accumulation_steps=accumulation_steps(recipe.batch, layout.world_size),
+        optim="adamw_torch_fused",
+        learning_rate=optim.lr,
+        adam_beta1=optim.betas[0],
+        adam_beta2=optim.betas[1],
+        adam_epsilon=optim.eps,
+        weight_decay=optim.weight_decay,
+        max_grad_norm=optim.clip_norm or 0.0,
+        bf16=recipe.precision.dtype == "bf16",
+        fp16=recipe.precision.dtype == "fp16",
+        tf32=None if on_cpu else recipe.precision.tf32,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu else "nccl",
+        seed=recipe.seed,
+        train_sampling_strategy="sequential",  # the samples are shuffled already, by a function of their index
+        remove_unused_columns=False,
+        save_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is not a number must be seen
+        disable_tqdm=True,
+        report_to="none",
+        **strategy_arguments(layout, recipe.precision, recipe.model.activation_checkpointing),
+    )
+    if layout.uses_fsdp:
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = fsdp_mixed_precision(recipe.precision)
+    return arguments
+
+
+def refuse_impossible(recipe: CptRecipe, device: torch.device) -> None:
+    """Refuse what CPUs cannot do.
+
+    Raises:
+        LauncherError: the recipe needs GPUs.
+    """
+    if device.type != "cpu":
+        return
+    if recipe.precision.dtype == "fp16":
+        raise LauncherError("precision.dtype: `fp16` needs GPUs, and this attempt runs on CPUs; write `bf16` or `fp32`")
+    if recipe.model.attention == "flash":
+        raise LauncherError("model.attention: `flash` needs GPUs, and this attempt runs on CPUs; write `sdpa`")

@@ -1,0 +1,227 @@
+"""Parallelism: from the recipe's intent to FSDP2 or DeepSpeed, and proof that it took effect."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from jobs.runtime.context import Ranks
+from launcher.errors import LauncherError
+from launcher.recipe.sections import Batch, Parallel, Precision
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the ranks of this attempt share a model."""
+
+    parallel: Parallel
+    world_size: int
+    shard_size: int
+    """Ranks that hold one copy of the parameters together."""
+    device: torch.device
+    """This rank's."""
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the parameters."""
+        return self.world_size // self.shard_size
+
+    @property
+    def uses_fsdp(self) -> bool:
+        """Whether FSDP2 does it."""
+        return self.parallel.strategy in ("full_shard", "hybrid_shard")
+
+    @property
+    def zero_stage(self) -> int | None:
+        """DeepSpeed's stage, or None where DeepSpeed has no part in it."""
+        return {"zero2": 2, "zero3": 3}.get(self.parallel.strategy)
+
+    def __str__(self) -> str:
+        return f"{self.parallel.strategy}: {self.replicas} x {self.shard_size} ranks"
+
+
+def lay_out(parallel: Parallel, ranks: Ranks, device: torch.device) -> Layout:
+    """Fit the recipe's intent to the ranks that are there.
+
+    These can be other ranks than in the attempt before: `shard: node` and `replicate: auto` follow.
+
+    Raises:
+        LauncherError: the groups do not come out even.
+    """
+    world = ranks.world_size
+    if parallel.strategy == "ddp":
+        return Layout(parallel, world, 1, device)
+    if parallel.strategy != "hybrid_shard":
+        return Layout(parallel, world, world, device)
+    shard = ranks.local_world_size if parallel.shard == "node" else parallel.shard
+    if world % shard or parallel.replicate not in ("auto", world // shard):
+        raise LauncherError(
+            f"parallel: {parallel.replicate} groups of {shard} ranks are not the {world} ranks of this attempt; "
+            f"write `shard: node` and `replicate: auto`"
+        )
+    if shard == 1 and world > 1:
+        raise LauncherError("parallel.shard: groups of 1 rank shard nothing; write `strategy: ddp` or `full_shard`")
+    return Layout(parallel, world, shard, device)
+
+
+def accumulation_steps(batch: Batch, world_size: int) -> int:
+    """Return the micro batches per optimizer step that keep the global batch at this world size.
+
+    Raises:
+        LauncherError: the global batch is not a multiple of micro batch x world size.
+    """
+    unit = batch.micro_batch * world_size
+    if batch.sequences % unit:
+        raise LauncherError(
+            f"batch.global_batch: {batch.sequences} sequences are not a multiple of micro batch x world size "
+            f"({batch.micro_batch} x {world_size}); run on a number of ranks that divides it"
+        )
+    return batch.sequences // unit
+
+
+def strategy_arguments(layout: Layout, precision: Precision, checkpoint_activations: bool) -> dict[str, Any]:
+    """Express a layout as arguments of transformers' TrainingArguments."""
+    if layout.zero_stage is not None:
+        return {"deepspeed": _deepspeed_config(layout.zero_stage, precision), **_checkpointing(checkpoint_activations)}
+    if not layout.uses_fsdp:
+        return {"ddp_find_unused_parameters": False, **_checkpointing(checkpoint_activations)}
+    arguments: dict[str, Any] = {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            # Which class is a decoder layer, accelerate asks the model.
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "state_dict_type": "SHARDED_STATE_DICT",
+            "reshard_after_forward": layout.parallel.reshard_after_forward,
+            "activation_checkpointing": checkpoint_activations,
+        },
+    }
+    if layout.replicas > 1:
+        from accelerate.parallelism_config import ParallelismConfig
+
+        sizes = {"dp_replicate_size": layout.replicas, "dp_shard_size": layout.shard_size}
+        arguments["parallelism_config"] = ParallelismConfig(**sizes)
+    return arguments
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    return (
+        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
+        if wanted
+        else {}
+    )
+
+
+def _deepspeed_config(stage: int, precision: Precision) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    if stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "zero_optimization": zero,
+        # torch's AdamW: DeepSpeed's own is compiled on the node, and computes the same.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": precision.dtype == "bf16"},
+        "fp16": {"enabled": precision.dtype == "fp16"},
+    }
+
+
+def fsdp_mixed_precision(precision: Precision) -> Any:
+    """Return FSDP2's policy: compute in the recipe's format, reduce gradients in fp32.
+
+    accelerate would reduce in the compute format as well. Summing the gradients of many ranks in
+    bf16 costs precision that no rank can restore.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    dtype = _DTYPES.get(precision.dtype)
+    return MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if dtype else None
+
+
+@contextmanager
+def fsdp_on_cpu() -> Iterator[None]:
+    """Let accelerate use FSDP2 on CPUs while its Trainer is being made.
+
+    accelerate 1.15 turns FSDP on for every kind of device but the CPU. There it ignores the FSDP
+    plugin without a word and trains DDP, though torch's FSDP2 runs on gloo. A rehearsal on CPUs must
+    take the path that the run on GPUs will take, so this does for MULTI_CPU what accelerate's
+    AcceleratorState does for MULTI_GPU. `verify` notices if a later accelerate makes it void.
+    """
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    original = AcceleratorState.__init__
+
+    def init_with_fsdp(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        plugin = kwargs.get("fsdp_plugin")
+        if plugin is None or self.distributed_type != DistributedType.MULTI_CPU:
+            return
+        if self._mixed_precision != "no":
+            plugin.set_mixed_precision(self._mixed_precision)
+        self.fsdp_plugin, self.distributed_type = plugin, DistributedType.FSDP
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = init_with_fsdp
+    try:
+        yield
+    finally:
+        AcceleratorState.__init__ = original
+
+
+def verify(model: nn.Module, layout: Layout) -> None:
+    """Check that a model prepared for training really is laid out as the recipe says.
+
+    The libraries fall back without an error; training would go on, slower or out of memory, and
+    resume into the wrong state.
+
+    Args:
+        model: What Trainer wrapped the model into.
+        layout: What was asked for.
+
+    Raises:
+        RuntimeError: it is something else.
+    """
+    if layout.zero_stage is not None:
+        _verify_deepspeed(model, layout.zero_stage)
+    elif layout.uses_fsdp:
+        _verify_fsdp(model, layout)
+    elif layout.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
+        raise _not_in_effect(layout, f"the model is a {type(model).__name__}, not DistributedDataParallel")
+
+
+def _verify_fsdp(model: nn.Module, layout: Layout) -> None:
+    shape = (layout.replicas, layout.shard_size) if layout.replicas > 1 else (layout.shard_size,)
+    placements = (Replicate(), Shard(0)) if layout.replicas > 1 else (Shard(0),)
+    for name, parameter in model.named_parameters():
+        if not isinstance(parameter, DTensor):
+            raise _not_in_effect(layout, f"parameter {name} is a plain {type(parameter).__name__}, not a DTensor")
+        if parameter.placements != placements or tuple(parameter.device_mesh.shape) != shape:
+            found = f"{parameter.placements} on a mesh of {tuple(parameter.device_mesh.shape)}"
+            raise _not_in_effect(layout, f"parameter {name} lies {found}, not {placements} on {shape}")
+    wrapped = {type(module).__name__ for module in model.modules() if isinstance(module, FSDPModule)}
+    if len(wrapped) < 2:
+        raise _not_in_effect(layout, f"only {wrapped} is sharded on its own, no decoder layer is")
+
+
+def _verify_deepspeed(model: nn.Module, stage: int) -> None:
+    import deepspeed
+
+    if not isinstance(model, deepspeed.DeepSpeedEngine) or model.zero_optimization_stage() != stage:
+        raise RuntimeError(
+            f"zero{stage}: the model is a {type(model).__name__}, not DeepSpeed's engine at stage {stage}"
+        )
+
+
+def _not_in_effect(layout: Layout, found: str) -> RuntimeError:
+    return RuntimeError(f"{layout} is not in effect: {found}")

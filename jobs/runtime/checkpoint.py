@@ -1,0 +1,265 @@
+"""Checkpoints that are complete or absent: staged, made durable, checksummed, then renamed into place.
+
+A folder `step-XXXXXXXX` appears in one rename, with its COMPLETE manifest inside, after everything in
+it is on disk. What is found otherwise (a copy that broke off, rotten bits, a file that is gone) is
+moved to `quarantine/` at the next start and never resumed from. Knows nothing of Trainer or torch's
+formats, except which files a strategy cannot resume without.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from jobs.runtime.process_group import Group
+from launcher.paths import COMPLETE, RunDir, is_checkpoint_complete, published_steps
+
+STAGING, TRASH, QUARANTINE = ".staging", ".trash", "quarantine"
+
+Files = dict[str, tuple[int, str]]
+"""Size and SHA-256 by path below the checkpoint."""
+
+
+class CheckpointStore:
+    """The checkpoints of one run. Every method but `discard_staging` is a collective."""
+
+    def __init__(self, run: RunDir, group: Group, keep: int, required: Sequence[str]) -> None:
+        """Serve one attempt.
+
+        Args:
+            run: Whose checkpoints.
+            group: The attempt's ranks.
+            keep: Newest checkpoints to keep.
+            required: Patterns of files that a checkpoint is worthless without; `{rank}` stands for each
+                rank that saved.
+        """
+        self._run = run
+        self._group = group
+        self._keep = keep
+        self._required = required
+
+    @property
+    def staging(self) -> Path:
+        """Where a checkpoint is written before it is published."""
+        return self._run.checkpoints / STAGING
+
+    def open_staging(self, name: str) -> Path:
+        """Make an empty folder to write a checkpoint into.
+
+        Only rank 0 makes it: on network file systems many ranks that make one folder at once fail.
+        """
+        folder = self.staging / name
+        if self._group.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        self._group.barrier()
+        return folder
+
+    def publish(self, folder: Path, step: int) -> None:
+        """Turn a staged folder that all ranks have written into the checkpoint of a step.
+
+        Raises:
+            OSError: the disk is full or failed. Nothing is published; older checkpoints are as before.
+        """
+        self._group.barrier()
+        sizes = {name: size for listed in self._group.collect(_list_files(folder)) for name, size in listed.items()}
+        if self._group.leads_node:
+            # Data waits in the memory of the node that wrote it: one rank of each node flushes all files.
+            for name in sizes:
+                sync(folder / name)
+        self._group.barrier()
+        share = self._share(sizes)
+        parts = self._group.collect({name: _fingerprint(folder / name) for name in share})
+        files = {name: entry for part in parts for name, entry in part.items()}
+        absent = _missing(files, self._required, self._group.world_size)
+        if absent:
+            raise FileNotFoundError(f"{folder}: {absent} was not saved, and the run cannot resume without")
+        if self._group.is_main:
+            _seal(folder, {"step": step, "world_size": self._group.world_size, "files": files})
+            self._put_in_place(folder, step)
+            self._rotate()
+        self._group.barrier()
+
+    def discard_staging(self) -> None:
+        """Remove what was staged; for the rank that failed, so not a collective."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+    def find_resume(self) -> int | None:
+        """Find the newest checkpoint that is complete and intact; quarantine every one that is not.
+
+        Returns:
+            Its step, or None to start from scratch. All ranks get the same answer.
+        """
+        if self._group.is_main:
+            self._sweep()
+        while True:
+            step = self._group.from_main(_newest(self._run) if self._group.is_main else None)
+            if step is None:
+                return None
+            faults = self._faults(self._run.checkpoint(step), step)
+            if not faults:
+                return step
+            if self._group.is_main:
+                self._quarantine(self._run.checkpoint(step), faults[0])
+            self._group.barrier()
+
+    def world_size(self, step: int) -> int:
+        """Return the number of ranks that saved a checkpoint."""
+        return int(_read_manifest(self._run.checkpoint(step))["world_size"])
+
+    def _share(self, sizes: dict[str, int]) -> list[str]:
+        return deal(sizes, self._group.world_size)[self._group.rank]
+
+    def _faults(self, folder: Path, step: int) -> list[str]:
+        manifest = self._group.from_main(_try_manifest(folder, step) if self._group.is_main else None)
+        if isinstance(manifest, str):
+            return [manifest]
+        files: Files = manifest["files"]
+        absent = _missing(files, self._required, manifest["world_size"])
+        if absent:
+            return [f"{absent} is not in it, and the run cannot resume without"]
+        share = self._share({name: size for name, (size, _) in files.items()})
+        found = self._group.collect([_fault(folder, name, *files[name]) for name in share])
+        return sorted(fault for faults in found for fault in faults if fault)
+
+    def _sweep(self) -> None:
+        """Remove the leavings of attempts that were killed; quarantine folders that were never completed."""
+        self._run.checkpoints.mkdir(exist_ok=True)
+        shutil.rmtree(self.staging, ignore_errors=True)
+        shutil.rmtree(self._run.checkpoints / TRASH, ignore_errors=True)
+        for folder in sorted(self._run.checkpoints.glob("step-*")):
+            if not is_checkpoint_complete(folder):
+                self._quarantine(folder, f"{COMPLETE} is missing: it was never finished")
+
+    def _quarantine(self, folder: Path, reason: str) -> None:
+        place = _free_name(self._run.checkpoints / QUARANTINE / folder.name)
+        place.parent.mkdir(exist_ok=True)
+        os.rename(folder, place)
+        print(f"checkpoint {folder.name}: {reason}; not resumed from, moved to {place}", flush=True)
+
+    def _put_in_place(self, folder: Path, step: int) -> None:
+        final = self._run.checkpoint(step)
+        if final.exists():
+            self._quarantine(final, "it was in the way of a newer one of the same step")
+        os.rename(folder, final)
+        sync(self._run.checkpoints)
+
+    def _rotate(self) -> None:
+        """Remove all but the newest; renamed first, so that no half-removed folder looks complete."""
+        trash = self._run.checkpoints / TRASH
+        for step in published_steps(self._run)[: -self._keep]:
+            trash.mkdir(exist_ok=True)
+            os.rename(self._run.checkpoint(step), trash / f"{step}")
+        shutil.rmtree(trash, ignore_errors=True)
+
+
+def required_files(uses_fsdp: bool, zero_stage: int | None, scales_loss: bool) -> list[str]:
+    """Name what a run cannot resume without: weights, optimizer, schedule, position and random state.
+
+    Trainer itself resumes without an optimizer or schedule file, silently, from zero moments.
+
+    Args:
+        uses_fsdp: Whether FSDP2 writes the checkpoint.
+        zero_stage: DeepSpeed's stage, if it does.
+        scales_loss: Whether the loss is scaled (fp16); DeepSpeed keeps the scale in its own files.
+    """
+    files = ["trainer_state.json", "scheduler.pt", "rng_state*.pth"]
+    if zero_stage is not None:
+        return [*files, "latest", "global_step*/*model_states.pt", "global_step*/*_pp_rank_{rank}_*optim_states.pt"]
+    if scales_loss:
+        files.append("scaler.pt")
+    if uses_fsdp:
+        return [*files, "pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"]
+    return [*files, "model*.safetensors", "optimizer.pt"]
+
+
+def _missing(files: Files, required: Sequence[str], world_size: int) -> str | None:
+    for pattern in required:
+        ranks = range(world_size) if "{rank}" in pattern else range(1)
+        for wanted in (pattern.format(rank=rank) for rank in ranks):
+            if not any(fnmatch(name, wanted) for name in files):
+                return wanted
+    return None
+
+
+def _newest(run: RunDir) -> int | None:
+    return max(published_steps(run), default=None)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    manifest["files"] = {name: (int(size), str(digest)) for name, (size, digest) in manifest["files"].items()}
+    return {"step": int(manifest["step"]), "world_size": int(manifest["world_size"]), "files": manifest["files"]}
+
+
+def _try_manifest(folder: Path, step: int) -> dict[str, Any] | str:
+    """Return the manifest, or what is wrong with it."""
+    try:
+        manifest = _read_manifest(folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{COMPLETE} is unreadable ({type(error).__name__}: {error})"
+    return manifest if manifest["step"] == step else f"{COMPLETE} is of step {manifest['step']}"
+
+
+def _list_files(folder: Path) -> dict[str, int]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+
+
+def deal(sizes: dict[str, int], hands: int) -> list[list[str]]:
+    """Deal files out evenly by size, largest first to whoever has least; the same deal on every rank."""
+    shares: list[list[str]] = [[] for _ in range(hands)]
+    loads = [0] * hands
+    for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
+        lightest = loads.index(min(loads))
+        loads[lightest] += sizes[name] + 1
+        shares[lightest].append(name)
+    return shares
+
+
+def _fingerprint(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fault(folder: Path, name: str, size: int, digest: str) -> str | None:
+    """Say what is wrong with one file; None if it is as it was saved."""
+    try:
+        found_size, found_digest = _fingerprint(folder / name)
+    except OSError as error:
+        return f"{name} cannot be read ({error.strerror})"
+    if found_size != size:
+        return f"{name} has {found_size} bytes, not {size}"
+    return None if found_digest == digest else f"{name} has changed since it was saved (its checksum differs)"
+
+
+def _seal(folder: Path, manifest: dict[str, Any]) -> None:
+    marker = folder / COMPLETE
+    marker.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    sync(marker)
+    for path in {folder, *(path.parent for path in folder.rglob("*"))}:
+        sync(path)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush a folder and everything in it to disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Flush one file's content, or one folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free_name(path: Path) -> Path:
+    candidates = (path.with_name(f"{path.name}.{number}") if number else path for number in range(10**6))
+    return next(candidate for candidate in candidates if not candidate.exists())

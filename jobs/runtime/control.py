@@ -1,0 +1,75 @@
+"""When to save and when to stop: agreed by all ranks at every step boundary, in one message."""
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
+
+from jobs.runtime.context import Context
+from jobs.runtime.process_group import Group
+from jobs.runtime.stop import StopFlag
+from launcher.recipe.units import Interval
+
+
+class StepControl(TrainerCallback):
+    """Asks all ranks after each step whether to save or stop, and makes them do it at the same step.
+
+    A signal reaches ranks at different moments, some of them not at all, and only rank 0 looks at
+    control files and at the clock: so nobody acts on what it alone knows.
+    """
+
+    def __init__(self, context: Context, stop: StopFlag, group: Group, interval: Interval) -> None:
+        self._run = context.run
+        self._stop = stop
+        self._group = group
+        self._interval = interval
+        self._saved_at = time.monotonic()
+        self.stopped = False
+        """Whether training ended because somebody wanted it to."""
+
+    def wants_stop(self) -> bool:
+        """Tell whether some rank was asked to stop before training began."""
+        stop, _ = self._agree()
+        return stop
+
+    @override
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        """Agree, then tell Trainer; the last step is saved too, so that an export can be tried again."""
+        stop, save = self._agree()
+        last = state.global_step >= state.max_steps
+        self.stopped = stop and not last
+        control.should_save = save or stop or last or self._falls_on(state.global_step)
+        if stop:
+            control.should_training_stop = True
+            control.should_evaluate = False  # the time left is for saving
+
+    @override
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        """Listen during an evaluation as well: what is agreed here is done as soon as it ends."""
+        stop, save = self._agree()
+        self.stopped = self.stopped or stop
+        control.should_save = control.should_save or save or stop
+        control.should_training_stop = control.should_training_stop or stop
+
+    @override
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        """Start the interval anew; a request by file is done."""
+        self._saved_at = time.monotonic()
+        if self._group.is_main:
+            self._run.save_request.unlink(missing_ok=True)
+
+    def _agree(self) -> tuple[bool, bool]:
+        stop = self._stop.wanted(self._run, self._group.is_main)
+        save = self._stop.save_wanted(self._run, self._group.is_main) or self._is_due()
+        stop, save = self._group.any(stop, save)
+        return stop, save
+
+    def _is_due(self) -> bool:
+        seconds = self._interval.seconds
+        return self._group.is_main and seconds is not None and time.monotonic() - self._saved_at >= seconds
+
+    def _falls_on(self, step: int) -> bool:
+        return self._interval.steps is not None and step % self._interval.steps == 0

@@ -1,0 +1,69 @@
+"""The export: weights, configuration and tokenizer for others to load, whole or not there."""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, Trainer
+
+from jobs.runtime.checkpoint import sync, sync_tree
+from jobs.runtime.process_group import Group
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an export came from; what binds its data binds the weights."""
+
+    run: str
+    kind: str
+    fingerprint: str
+    base_model: str
+    corpora: tuple[str, ...]
+    data_use: str
+    steps: int
+
+
+def is_exported(folder: Path) -> bool:
+    """Tell whether an export was completed."""
+    return (folder / MANIFEST).is_file()
+
+
+def export_model(
+    trainer: Trainer, group: Group, folder: Path, tokenizer: Any, published: PreTrainedConfig, provenance: Provenance
+) -> None:
+    """Gather the weights and publish them as one folder. A collective.
+
+    Args:
+        trainer: Holds the trained, prepared model.
+        group: All ranks.
+        folder: The finished export appears here, in one rename.
+        tokenizer: Goes with the weights.
+        published: Configuration of the model that training started from; the export has its number format.
+        provenance: Becomes manifest.json.
+    """
+    # Not `Trainer.save_model`, which writes nothing at all, without an error, for a model whose
+    # checkpoints are sharded.
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if group.is_main:
+        staging = folder.with_name(f".{folder.name}.staging")
+        shutil.rmtree(staging, ignore_errors=True)
+        _write(trainer.accelerator.unwrap_model(trainer.model), weights, published, staging)
+        tokenizer.save_pretrained(staging)
+        (staging / MANIFEST).write_text(json.dumps(asdict(provenance), indent=1) + "\n", encoding="utf-8")
+        sync_tree(staging)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(staging, folder)
+        sync(folder.parent)
+    group.barrier()
+
+
+def _write(model: PreTrainedModel, weights: dict[str, torch.Tensor], published: PreTrainedConfig, folder: Path) -> None:
+    dtype = published.dtype or torch.float32
+    model.config.dtype, model.config.use_cache = dtype, published.use_cache
+    model.save_pretrained(folder, state_dict={name: tensor.to(dtype) for name, tensor in weights.items()})

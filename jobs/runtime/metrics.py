@@ -1,0 +1,98 @@
+"""metrics.jsonl: one line per optimizer step, by rank 0, in full precision."""
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
+
+from jobs.runtime.throughput import Speed
+
+Row: TypeAlias = dict[str, float | int | None]
+
+
+class StepMetrics(TrainerCallback):
+    """Writes a row for each step, and hands it on. For rank 0.
+
+    The loss is the mean over all tokens of the global batch, as Trainer has it before rounding. An
+    attempt that does steps again appends them again: readers take the last row of a step.
+    """
+
+    def __init__(self, path: Path, attempt: int, speed: Speed, others: tuple[Callable[[Row], None], ...]) -> None:
+        self._path = path
+        self._attempt = attempt
+        self._speed = speed
+        self._others = others
+        self._mark = time.perf_counter()
+
+    @override
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        """Start the clock."""
+        self._mark = time.perf_counter()
+
+    @override
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **others: Any,
+    ) -> None:
+        """Write the step's row."""
+        if not logs or "loss" not in logs:
+            return
+        row = self._row(state.global_step, logs)
+        _append(self._path, row)
+        for receive in self._others:
+            receive(row)
+
+    @override
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        """Leave the time of saving out of the next step's speed."""
+        self._mark = time.perf_counter()
+
+    def _row(self, step: int, logs: dict[str, float]) -> Row:
+        now = time.perf_counter()
+        rate, mfu = self._speed.rates(now - self._mark)
+        self._mark = now
+        return {
+            "time": time.time(),
+            "step": step,
+            "attempt": self._attempt,
+            "loss": logs["loss"],
+            "lr": logs["learning_rate"],
+            "grad_norm": logs.get("grad_norm"),
+            "tokens_per_second": rate,
+            "mfu": mfu,
+            "memory_gib": _peak_memory_gib(),
+        }
+
+
+def print_row(row: Row) -> None:
+    """Print a step for the log."""
+    mfu = "" if row["mfu"] is None else f"  mfu {row['mfu']:.1%}"
+    print(
+        f"step {row['step']}  loss {row['loss']:.4f}  lr {row['lr']:.3g}  {row['tokens_per_second']:,.0f} tokens/s"
+        f"{mfu}  {row['memory_gib']:.2f} GiB",
+        flush=True,
+    )
+
+
+def _append(path: Path, row: Row) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _peak_memory_gib() -> float:
+    """Return this rank's peak: GPU memory, or resident memory on CPUs (Linux counts it in KiB)."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -1,0 +1,149 @@
+"""torch.distributed for one attempt: the group that trains, and a small one beside it for agreement.
+
+Agreement runs on CPU tensors over gloo, so that it neither waits for the GPU's queue nor ends up
+in the middle of a NCCL collective.
+"""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from jobs.runtime.context import Context, Ranks
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=30)
+"""A collective that waits longer has lost a rank; a large checkpoint on a slow disk takes minutes."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """All ranks of the attempt. Every method is a collective: all ranks call it, in the same order."""
+
+    rank: int
+    world_size: int
+    leads_node: bool
+    """Whether this rank does what is done once on every node."""
+    device: torch.device
+    control: Any
+    """The gloo group of the agreement messages."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def any(self, *claims: bool) -> tuple[bool, ...]:
+        """Tell for each claim whether some rank makes it; one message for all of them."""
+        if self.world_size == 1:
+            return claims
+        flags = torch.tensor(claims, dtype=torch.uint8)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
+        return tuple(bool(flag) for flag in flags.tolist())
+
+    def from_main(self, value: T) -> T:
+        """Return rank 0's value on every rank."""
+        box: list[T] = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def collect(self, value: T) -> list[T]:
+        """Return the values of all ranks, in the order of ranks, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        boxes: list[Any] = [None] * self.world_size
+        dist.all_gather_object(boxes, value, group=self.control)
+        return boxes
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            dist.barrier(group=self.control)
+
+
+@contextmanager
+def process_group(context: Context) -> Iterator[Group]:
+    """Join the process group for the length of a `with` block.
+
+    After an exception the group is left as it is: destroying it would wait for ranks that hang, and
+    the end of this process is what ends the others (`srun --kill-on-bad-exit`).
+    """
+    ranks = context.ranks
+    _export(ranks)
+    device = _device(context)
+    _choose_gloo_interface()
+    _init(ranks, device)
+    control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    yield Group(ranks.rank, ranks.world_size, ranks.local_rank == 0, device, control)
+    dist.destroy_process_group()
+
+
+def _export(ranks: Ranks) -> None:
+    # accelerate and DeepSpeed read torchrun's names, whoever started the task.
+    os.environ.update(
+        RANK=str(ranks.rank),
+        WORLD_SIZE=str(ranks.world_size),
+        LOCAL_RANK=str(ranks.local_rank),
+        LOCAL_WORLD_SIZE=str(ranks.local_world_size),
+    )
+
+
+def _device(context: Context) -> torch.device:
+    """Choose this rank's device: a CPU if the recipe wants no GPUs or the site's are not there."""
+    if not context.recipe.resources.gpus_per_node or context.record.cluster["gpus"]["device"] == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RuntimeError(f"node {socket.gethostname()} shows no GPU to torch, and the recipe wants them")
+    torch.cuda.set_device(context.ranks.local_rank)
+    return torch.device("cuda", context.ranks.local_rank)
+
+
+def _init(ranks: Ranks, device: torch.device) -> None:
+    on_gpu = device.type == "cuda"
+    rendezvous: dict[str, Any] = {"store": dist.HashStore()} if ranks.world_size == 1 else {"init_method": "env://"}
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=TIMEOUT,
+        device_id=device if on_gpu else None,
+        **rendezvous,
+    )
+
+
+def _choose_gloo_interface() -> None:
+    """Make gloo listen on the interface that leads to the first node, unless the site chose one.
+
+    Left to itself gloo listens on whatever the host's own name resolves to: on Debian often
+    127.0.1.1, where other nodes never reach it.
+    """
+    master = os.environ.get("MASTER_ADDR")
+    if master is None or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    interface = interface_towards(master)
+    if interface is not None:
+        os.environ["GLOO_SOCKET_IFNAME"] = interface
+
+
+def interface_towards(host: str) -> str | None:
+    """Find the network interface from which a host is reached; None if there is no way to it."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)  # a datagram socket: chooses the route, sends nothing
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(entry.address.split("%")[0] == own for entry in addresses):
+            return name
+    return None

@@ -1,0 +1,122 @@
+"""Weights & Biases: one run over all attempts.
+
+Every attempt opens the same W&B run id (`resume="allow"`), so that curves go on where they stopped.
+Points are logged against `train/global_step`: steps that an attempt does again are added again. W&B's
+own step counter would drop them.
+
+Offline, each attempt leaves one segment `RUN_DIR/wandb/offline-run-<time>-<id>/`. Sent in the order
+of their names (`wandb sync SEGMENT...`) they become that one run: the second and later ones are
+appended.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from jobs.runtime.context import Context
+from jobs.runtime.metrics import Row
+from launcher.paths import CONTINUE, FINISHED
+from launcher.recipe.sections import Tracking
+
+STEP_METRIC = "train/global_step"
+FINISH_TIMEOUT = 30
+"""Seconds to wait for the upload of the last points; a preempted task has little time."""
+
+
+class Tracker:
+    """One attempt's part of the W&B run, or nothing where W&B is off or failed.
+
+    An error of W&B becomes a warning: training goes on, and metrics.jsonl has every point.
+    """
+
+    def __init__(self, run: Any | None, log_interval: int) -> None:
+        self._run = run
+        self._interval = log_interval
+        self._unsent: Row | None = None
+
+    def log(self, row: Row) -> None:
+        """Take a step's row; every `log_interval`-th is sent."""
+        self._unsent = row
+        if int(row["step"] or 0) % self._interval == 0:
+            self._send()
+
+    def close(self, finished: bool) -> None:
+        """Send the last step, and end this attempt's part: the run is done, or goes on in another attempt."""
+        self._send()
+        if self._run is None:
+            return
+        with _only_warn():
+            if not finished:
+                self._run.mark_preempting()
+            self._run.finish(exit_code=FINISHED if finished else CONTINUE)
+
+    def _send(self) -> None:
+        row, self._unsent = self._unsent, None
+        if self._run is None or row is None:
+            return
+        point = {
+            f"train/{key}": value for key, value in row.items() if key not in ("time", "step") and value is not None
+        }
+        with _only_warn():
+            self._run.log({**point, STEP_METRIC: row["step"]})
+
+
+def open_tracker(context: Context) -> Tracker:
+    """Start or continue the W&B run; on other ranks than 0, or if that fails, track nothing."""
+    tracking: Tracking = context.recipe.tracking
+    if tracking.mode == "disabled" or not context.ranks.is_main:
+        return Tracker(None, tracking.log_interval)
+    run = None
+    with _only_warn():
+        run = _open_wandb(context, tracking)
+    return Tracker(run, tracking.log_interval)
+
+
+def _open_wandb(context: Context, tracking: Tracking) -> Any:
+    import wandb
+
+    run = wandb.init(
+        id=context.record.wandb_id,
+        resume="allow",
+        mode="offline" if tracking.mode == "offline" else "online",
+        project=tracking.project,
+        entity=tracking.entity,
+        name=context.record.name,
+        tags=tracking.tags,
+        dir=str(context.run.root),
+        config={
+            "recipe": context.recipe.model_dump(mode="json"),
+            "run_id": context.record.id,
+            "attempt": context.attempt,
+        },
+        allow_val_change=True,
+        settings=_settings(),
+    )
+    run.define_metric(STEP_METRIC)
+    run.define_metric("*", step_metric=STEP_METRIC, step_sync=True)
+    return run
+
+
+def _settings() -> Any:
+    """Send numbers and the recipe, never code, console output or the machine's git state."""
+    import wandb
+
+    return wandb.Settings(
+        console="off",
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        x_save_requirements=False,
+        finish_timeout=FINISH_TIMEOUT,
+        finish_timeout_raises=False,
+        silent=True,
+    )
+
+
+@contextmanager
+def _only_warn() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever W&B's client or server does, it is not worth a training run
+        print(f"W&B: {type(error).__name__}: {error}; going on without", flush=True)

@@ -1,0 +1,75 @@
+"""transformers' Trainer with our checkpoints, our learning rate, and proof of the parallel layout.
+
+Overrides private methods (`_save_checkpoint`, `_prepare_for_training`): transformers is pinned to
+one minor version, and tests/test_cpt.py drives each of them.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import PrinterCallback, Trainer
+from typing_extensions import override
+
+from jobs.models.parallel import Layout, fsdp_on_cpu, verify
+from jobs.runtime.checkpoint import CheckpointStore
+
+
+class GuardedTrainer(Trainer):
+    """Trainer whose checkpoints are complete or absent.
+
+    Args:
+        store: Where checkpoints go; `args.output_dir` must be its staging folder.
+        layout: How the model must be laid out over the ranks once it is prepared.
+        lr_factor: Learning rate as a fraction of the peak, by steps done.
+        **trainer: Trainer's own arguments.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, layout: Layout, lr_factor: Callable[[int], float], **trainer: Any
+    ) -> None:
+        self._store = store
+        self._layout = layout
+        self._lr_factor = lr_factor
+        with fsdp_on_cpu():
+            super().__init__(**trainer)
+        self.remove_callback(PrinterCallback)
+
+    @override
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
+        """Build the schedule from the recipe's, once."""
+        if self.lr_scheduler is None:
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self._lr_factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    @override
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Pass numbers on to the callbacks; Trainer would also keep them all in every checkpoint."""
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    @override
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Count nothing: Trainer walks all modules for this in every micro batch, and we count by formula."""
+        return 0
+
+    @override
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        verify(self.model_wrapped, self._layout)
+        return prepared
+
+    @override
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = self.state.global_step
+        try:
+            folder = self._store.open_staging(f"checkpoint-{step}")
+            super()._save_checkpoint(model, trial)
+            self._store.publish(folder, step)
+        except (OSError, RuntimeError) as error:
+            # The end of this process ends the other ranks; none of them has published anything.
+            self._store.discard_staging()
+            error.add_note(f"the checkpoint of step {step} was not saved; older checkpoints are as they were")
+            raise

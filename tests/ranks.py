@@ -1,0 +1,175 @@
+"""Training runs for tests: a run directory, and the ranks of an attempt as plain processes."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from launcher.ledger import read_json_lines
+from launcher.paths import RunDir
+from launcher.record import RunRecord
+from tests.corpora import make_corpus
+from tests.waiting import wait_for
+
+ASSETS = Path(__file__).parents[1] / "recipes" / "assets"
+DEADLINE = 120
+
+
+def cpt_recipe(**changes: Any) -> dict[str, Any]:
+    """A small `cpt` recipe for CPUs; keywords replace its sections' keys."""
+    sections: dict[str, Any] = {
+        "kind": "cpt",
+        "name": "tiny",
+        "model": {"path": "stories260k"},
+        "data": {"corpora": [{"name": "words"}]},
+        "batch": {"global_batch": "8 sequences", "micro_batch": 2, "sequence_length": 32},
+        "optim": {"lr": 1e-3},
+        "schedule": {"length": "20 steps", "warmup": "2 steps"},
+        "precision": {"dtype": "fp32"},
+        "parallel": {"strategy": "ddp"},
+        "checkpoint": {"interval": "5 steps"},
+        "tracking": {"mode": "disabled"},
+        "resources": {"nodes": 1, "cpus_per_task": 1, "time": "10min"},
+    }
+    for name, value in changes.items():
+        sections[name] = {**sections[name], **value} if isinstance(sections.get(name), dict) else value
+    return sections
+
+
+def make_run(folder: Path, **changes: Any) -> RunDir:
+    """Make the run directory of a `cpt` recipe, and the corpus it reads."""
+    corpora = folder / "corpora"
+    if not corpora.exists():
+        make_corpus(corpora / "words", [words(400)])
+    run = RunDir(folder / f"run-{len(list(folder.glob('run-*')))}")
+    run.root.mkdir()
+    recipe = cpt_recipe(**changes)
+    run.recipe.write_text(json.dumps(recipe))
+    roots = {"runs": str(folder), "corpora": str(corpora), "models": str(ASSETS), "data": str(folder)}
+    cluster = {"name": "test", "roots": roots, "gpus": {"device": "cpu"}}
+    RunRecord(
+        id="abc123",
+        name=recipe["name"],
+        kind="cpt",
+        fingerprint="f" * 64,
+        created=0.0,
+        code_hash="0",
+        code_commit=None,
+        recipe_folder=str(folder),
+        wandb_id="abc123",
+        cluster=cluster,
+    ).write(run.record)
+    return run
+
+
+def words(documents: int) -> list[list[int]]:
+    """Documents of token ids with something to learn: each counts up from its own start."""
+    return [[3 + (start * 7 + place) % 500 for place in range(5 + start % 60)] + [2] for start in range(documents)]
+
+
+@dataclass
+class Attempt:
+    """The ranks of one attempt."""
+
+    run: RunDir
+    number: int
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def wait(self) -> list[int]:
+        """Wait for all ranks; when one fails the others are ended, as srun does it."""
+        deadline = time.monotonic() + DEADLINE
+        while any(process.poll() is None for process in self.processes):
+            failed = any(process.poll() not in (None, 0, 75) for process in self.processes)
+            if failed or time.monotonic() > deadline:
+                self.kill()
+            try:
+                self.processes[-1].wait(0.05) if self.processes[-1].poll() is None else self.processes[0].wait(0.05)
+            except subprocess.TimeoutExpired:
+                continue
+        return [process.returncode for process in self.processes]
+
+    def kill(self) -> None:
+        """End all ranks without a chance to say anything."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+
+    def log(self, rank: int = 0) -> str:
+        """What a rank printed."""
+        return self.run.rank_log(self.number, rank).read_text(errors="replace")
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until a step of this attempt is in metrics.jsonl."""
+        wait_for(lambda: step in self.steps() or self.processes[0].poll() is not None, DEADLINE)
+
+    def steps(self) -> list[int]:
+        """Steps that this attempt logged."""
+        return [row["step"] for row in read_json_lines(self.run.metrics) if row["attempt"] == self.number]
+
+
+def start(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0, program: Sequence[str] = ()) -> Attempt:
+    """Start the ranks of an attempt.
+
+    Args:
+        run: The run.
+        ranks: World size.
+        nodes: Over how many nodes the ranks believe to be spread.
+        attempt: Its number.
+        program: Python arguments instead of `-m jobs`.
+    """
+    port = free_port()
+    run.attempt_logs(attempt).mkdir(parents=True, exist_ok=True)
+    started = Attempt(run, attempt)
+    for rank in range(ranks):
+        with run.rank_log(attempt, rank).open("wb") as log:
+            started.processes.append(
+                subprocess.Popen(
+                    [sys.executable, *(program or ("-m", "jobs")), str(run.root), "--attempt", str(attempt)],
+                    env=_environment(rank, ranks, nodes, port),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return started
+
+
+def train(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0) -> Attempt:
+    """Run an attempt to its end."""
+    started = start(run, ranks, nodes, attempt)
+    started.wait()
+    return started
+
+
+def losses(run: RunDir) -> dict[int, float]:
+    """Loss by step, the last attempt's word where steps were done again."""
+    return {row["step"]: row["loss"] for row in read_json_lines(run.metrics)}
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _environment(rank: int, ranks: int, nodes: int, port: int) -> dict[str, str]:
+    per_node = ranks // nodes
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "WANDB_"))},
+        "RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_RANK": str(rank % per_node),
+        "LOCAL_WORLD_SIZE": str(per_node),
+        "NODE_RANK": str(rank // per_node),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ASSETS.parents[1]),
+    }
