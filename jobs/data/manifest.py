@@ -1,6 +1,7 @@
 """manifest.json: what a corpus is made of, and how to tell that it is whole."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
@@ -13,6 +14,7 @@ FORMAT: Literal[1] = 1
 """Version of the corpus format; also part of every fingerprint."""
 
 Split: TypeAlias = Literal["train", "validation"]
+IdFormat: TypeAlias = Literal["uint16", "uint32"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 Key = TypeVar("Key", bound=str)
 
@@ -98,7 +100,7 @@ class Manifest(_Record):
     code: str
     """Version and snapshot of the code that made it."""
     tokenizer: TokenizerRecord
-    dtype: Literal["uint16", "uint32"]
+    dtype: IdFormat
     counts: Tally
     sources: tuple[SourceFile, ...]
     shards: dict[Split, tuple[Shard, ...]]
@@ -127,3 +129,14 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, as lower-case hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file so that it is there whole, even after a power cut, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    with staging.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staging, path)

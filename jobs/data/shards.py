@@ -1,14 +1,83 @@
-"""Writing shards: token ids and document ends, checksummed on the way to disk."""
+"""Writing shards: documents become token ids and document ends, checksummed on the way to disk."""
 
 import hashlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
 
-from jobs.data.manifest import Shard
+from jobs.data.lines import SourceLines
+from jobs.data.manifest import SPLITS, Shard, Split
+from jobs.data.tokenize import TextEncoder
+
+_BATCH_CHARACTERS = 2**20
+"""Text tokenised at once: enough to keep all threads busy, little enough to bound the memory."""
+_REPORT_SECONDS = 30
+
+
+class TokenizedShards(PipelineStep):
+    """The end of a datatrove pipeline: tokenises documents and writes one shard of each split."""
+
+    type = "writer"
+    name = "tokenized shards"
+
+    def __init__(self, encoder: TextEncoder, validation: float, folder: Path, name: str, lines: SourceLines) -> None:
+        super().__init__()
+        self._encoder = encoder
+        self._validation = validation
+        self._folder = folder
+        self._name = name
+        self._lines = lines
+        self.written: dict[Split, Shard] = {}
+        """What was written, once the documents have run through; splits without documents are left out."""
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
+        """Write all documents."""
+        writers = {split: ShardWriter(self._folder, f"{split}/{self._name}", self._encoder.dtype) for split in SPLITS}
+        started = reported = time.monotonic()
+        for batch in _batches(data):
+            texts = [document.text for document in batch]
+            splits = [split_of(text, self._validation) for text in texts]
+            encoded = self._encoder.encode(texts)
+            for split, writer in writers.items():
+                writer.write([ids for ids, its in zip(encoded, splits, strict=True) if its == split])
+            if time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
+                self._report(sum(writer.tokens for writer in writers.values()), reported - started)
+        shards = {split: writer.close() for split, writer in writers.items()}
+        self.written = {split: shard for split, shard in shards.items() if shard is not None}
+
+    def _report(self, tokens: int, seconds: float) -> None:
+        share, speed = self._lines.share_read, tokens / seconds / 1e6
+        print(f"{self._lines.path.name}: {share:.0%}, {tokens / 1e6:.1f} M tokens, {speed:.2f} M tokens/s", flush=True)
+
+
+def split_of(text: str, validation: float) -> Split:
+    """Choose the split of a document from a hash of its text: not from its place, so copies stay together.
+
+    Args:
+        text: The document.
+        validation: Share of the documents held out.
+    """
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return "validation" if int.from_bytes(digest) < validation * 2**64 else "train"
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    yield batch
 
 
 class ShardWriter:
@@ -29,14 +98,20 @@ class ShardWriter:
         Args:
             documents: Token ids of each document, its end-of-document token included.
         """
+        if not documents:
+            return
         ends = self.tokens + np.cumsum([len(ids) for ids in documents], dtype="<u8")
         self._ids.write(np.fromiter(chain.from_iterable(documents), self._dtype).tobytes())
         self._index.write(ends.tobytes())
-        self.tokens = int(ends[-1]) if documents else self.tokens
+        self.tokens = int(ends[-1])
         self.documents += len(documents)
 
-    def close(self) -> Shard:
-        """Put both files in place, durably, and describe them."""
+    def close(self) -> Shard | None:
+        """Put both files in place, durably, and describe them; a shard without documents leaves no file."""
+        if not self.documents:
+            self._ids.discard()
+            self._index.discard()
+            return None
         return Shard(
             name=self._name,
             tokens=self.tokens,
@@ -65,3 +140,7 @@ class _StagedFile:
         self._file.close()
         os.replace(self._staging, self._path)
         return self._hash.hexdigest()
+
+    def discard(self) -> None:
+        self._file.close()
+        self._staging.unlink()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.paths import RunDir, locate
+from launcher.paths import RunDir, expand, locate
 from launcher.recipe import Recipe, recipe_adapter
 from launcher.record import RunRecord
 
@@ -39,8 +39,9 @@ class Context:
         return locate(name, self.record.cluster["roots"]["models"], self.record.recipe_folder)
 
     def corpus_path(self, name: str) -> Path:
-        """Where a corpus of the recipe lies."""
-        return Path(locate(name, self.record.cluster["roots"]["corpora"], self.record.recipe_folder))
+        """Where a corpus of the recipe lies, or will lie."""
+        root = self.record.cluster["roots"]["corpora"]
+        return Path(locate(name, root, self.record.recipe_folder)) if name.startswith(".") else expand(root) / name
 
     def data_glob(self, pattern: str) -> str:
         """The glob of a source's files, made absolute."""

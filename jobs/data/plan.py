@@ -1,0 +1,86 @@
+"""What a prepare is going to do: source files, tokenizer, and the fingerprint of the result."""
+
+import glob
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.data.manifest import FORMAT
+from jobs.data.tokenize import TextEncoder, load_encoder
+from jobs.runtime.context import Context
+from launcher.errors import LauncherError
+from launcher.recipe.prepare import PrepareRecipe, Source
+
+SourcePath = tuple[Path, Source]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bytes of a corpus."""
+
+    recipe: PrepareRecipe
+    files: tuple[SourcePath, ...]
+    """Source files, in the order of their documents."""
+    encoder: TextEncoder
+    fingerprint: str
+    folder: Path
+    """Where the corpus is published."""
+
+    @property
+    def work(self) -> Path:
+        """Where it is made; plans of other corpora under the same name work elsewhere."""
+        return self.folder.with_name(f"{self.folder.name}.partial") / self.fingerprint[:16]
+
+    def record(self, number: int) -> Path:
+        """Where the record of a finished source file lies."""
+        return self.work / "parts" / f"{number:05d}.json"
+
+
+def make_plan(context: Context) -> Plan:
+    """Work out what the recipe asks for.
+
+    Raises:
+        LauncherError: source files are missing, or the tokenizer cannot be used.
+    """
+    recipe = context.recipe
+    assert isinstance(recipe, PrepareRecipe), recipe.kind
+    if context.ranks.world_size > 1:
+        raise LauncherError("resources: `prepare` is one task; write `nodes: 1` and `gpus_per_node: 0`")
+    files = find_files(context, recipe.sources)
+    encoder = load_encoder(context.model_path(recipe.tokenizer), recipe.tokenizer)
+    fingerprint = fingerprint_of(recipe, files, encoder)
+    return Plan(recipe, files, encoder, fingerprint, context.corpus_path(recipe.corpus))
+
+
+def find_files(context: Context, sources: Sequence[Source]) -> tuple[SourcePath, ...]:
+    """Find the files of all sources, sorted by name within each."""
+    found: list[SourcePath] = []
+    for number, source in enumerate(sources):
+        pattern = context.data_glob(source.files)
+        paths = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+        if not paths:
+            raise LauncherError(
+                f"sources.{number}.files: `{source.files}` matches no file ({pattern}); correct it, put the files "
+                "there, or set `roots.data` in the cluster profile"
+            )
+        found += [(path, source) for path in paths]
+    return tuple(found)
+
+
+def fingerprint_of(recipe: PrepareRecipe, files: Sequence[SourcePath], encoder: TextEncoder) -> str:
+    """Sum up everything that decides the bytes of the shards, and who may see them.
+
+    Of source files that is name, size and reader: reading terabytes for their checksums, to learn that
+    there is nothing to do, is not worth it.
+    """
+    facts = {
+        "format": FORMAT,
+        "data_use": recipe.data_use,
+        "files": [(path.name, path.stat().st_size, source.format, source.subset) for path, source in files],
+        "tokenizer": encoder.record.model_dump(exclude={"path"}),
+        "validation": recipe.validation,
+        "min_characters": recipe.min_characters,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,83 @@
+"""From text to token ids, each document framed as the model meets documents elsewhere."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from jobs.data.manifest import IdFormat, TokenizerRecord
+from launcher.errors import LauncherError
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Encodes documents: the tokenizer's own start (BOS for Llama, none for GPT-2), the text, EOS.
+
+    BOS is kept where the tokenizer adds it. Documents do not see each other in training, so the
+    first token of each takes the place that BOS has whenever the model is used; Llama and Gemma rely
+    on it as an attention sink (Xiao et al. 2023, https://arxiv.org/abs/2309.17453). Names of special
+    tokens that occur in the text are text.
+    """
+
+    backend: Tokenizer
+    record: TokenizerRecord
+    adds_eos: bool
+    """The tokenizer itself puts EOS at the end."""
+
+    @property
+    def dtype(self) -> IdFormat:
+        """The narrowest format that holds every id."""
+        return "uint16" if self.record.vocab_size <= 2**16 else "uint32"
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, EOS included."""
+        encoded = [encoding.ids for encoding in self.backend.encode_batch_fast(texts)]
+        if not self.adds_eos:
+            for ids in encoded:
+                ids.append(self.record.eos)
+        return encoded
+
+
+def load_encoder(path: str, name: str) -> TextEncoder:
+    """Load a tokenizer.
+
+    Args:
+        path: Folder, or Hugging Face id.
+        name: What the recipe calls it.
+
+    Raises:
+        LauncherError: it cannot be loaded, or cannot end a document.
+    """
+    tokenizer = _load(path, name)
+    if tokenizer.eos_token_id is None:
+        raise LauncherError(f"tokenizer `{name}` has no end-of-sequence token, which ends documents; set `eos_token`")
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    frame = backend.encode("a")
+    special = zip(frame.ids, frame.special_tokens_mask, strict=True)
+    record = TokenizerRecord(
+        path=name,
+        vocab_size=len(tokenizer),
+        fingerprint=hashlib.sha256(backend.to_str().encode()).hexdigest(),
+        prefix=tuple(token for token, _ in takewhile(lambda pair: pair[1], special)),
+        eos=tokenizer.eos_token_id,
+    )
+    return TextEncoder(backend, record, adds_eos=frame.ids[-1] == tokenizer.eos_token_id)
+
+
+def _load(path: str, name: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise LauncherError(
+            f"tokenizer `{name}` ({path}) cannot be loaded: {' '.join(str(error).split())}; write a folder below the "
+            "profile's `roots.models` that holds a tokenizer.json"
+        ) from None
+    if not tokenizer.is_fast:
+        raise LauncherError(f"tokenizer `{name}` has no tokenizer.json; convert it with `save_pretrained`")
+    return tokenizer
