@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from launcher.cli import devcluster
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -14,6 +15,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(devcluster.app, name="devcluster")
 
 
 def main() -> None:
