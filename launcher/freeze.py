@@ -112,10 +112,8 @@ class Freezer:
         return self.cluster.model_dump(mode="json")
 
 
-def freeze_submission(folder: SubmissionDir, script: str, runs: Sequence[FrozenRun]) -> None:
-    """Write the manifest, which maps array indices to runs, and what sbatch gets."""
-    lines = [
-        json.dumps({"run": str(frozen.folder.root), "fingerprint": frozen.record.fingerprint}) + "\n" for frozen in runs
-    ]
-    folder.manifest.write_text("".join(lines), encoding="utf-8")
+def freeze_submission(folder: SubmissionDir, script: str, runs: Sequence[tuple[RunDir, ResolvedRecipe]]) -> None:
+    """Write what sbatch gets and the manifest, which maps array indices to runs."""
+    rows = ({"run": str(run.root), "fingerprint": item.fingerprint} for run, item in runs)
+    folder.manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     folder.script.write_text(script, encoding="utf-8")

@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+import os
+import re
 import shutil
 import sys
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from launcher.cluster import Cluster
-from launcher.errors import RunError, SlurmError
+from launcher.errors import LauncherError, RunError, SlurmError
 from launcher.freeze import Freezer, FrozenRun, ResolvedRecipe, freeze_submission, resolve
 from launcher.ledger import read_attempts, read_json_lines
 from launcher.load import LoadedRecipe
@@ -36,33 +38,45 @@ class SubmitOptions:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedSubmission:
     """One sbatch call to come."""
 
     positions: tuple[int, ...]
     """Which of the recipes; their order is that of the array's elements."""
-    submission: SubmissionDir
+    folder: SubmissionDir
     script: str
 
 
-def plan_submissions(
-    recipes: Sequence[ResolvedRecipe], cluster: Cluster, options: SubmitOptions, snapshot: Snapshot
-) -> list[Planned]:
-    """Say what `submit` will send: one script for each sbatch call. Changes nothing.
+@dataclass(frozen=True)
+class Plan:
+    """What `submit` will do."""
 
-    A submission's folder is named by a hash of its recipes and the first free number, so that what is planned now is,
-    to the byte, what is sent next.
+    recipes: tuple[ResolvedRecipe, ...]
+    submissions: tuple[PlannedSubmission, ...]
+    snapshot: Snapshot
+    dependency: tuple[str, ...]
+    """Options of sbatch that make it wait for another run."""
+
+
+def plan(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> Plan:
+    """Check recipes and say what `submit` will send, to the byte. Changes nothing.
+
+    Raises:
+        RecipeError: A recipe cannot work on this cluster.
+        RunError: `options.after` names a run that failed, or none.
     """
-    groups = group([item.loaded.recipe for item in recipes], queue_of(cluster).max_elements(len(recipes)))
-    taken: set[str] = set()
-    planned = []
-    for positions in groups:
+    dependency = _dependency(options.after, cluster)
+    runs_root = _runs_root(cluster)
+    snapshot = read_code(runs_root)
+    recipes = tuple(resolve(item) for item in loaded)
+    planned, taken = [], set[Path]()
+    for positions in group([item.recipe for item in loaded], queue_of(cluster).max_elements(len(loaded))):
         members = [recipes[position] for position in positions]
-        submission = _free_folder(submissions_root(expand(cluster.roots.runs)), members, taken)
+        folder = _free_folder(submissions_root(runs_root), members, taken)
         request = Request(tuple(item.loaded.recipe for item in members), options.max_parallel)
-        script = render(request, cluster, submission, snapshot.folder, cluster.python or sys.executable)
-        planned.append(Planned(tuple(positions), submission, script))
-    return planned
+        script = render(request, cluster, folder, snapshot.folder, cluster.python or sys.executable)
+        planned.append(PlannedSubmission(tuple(positions), folder, script))
+    return Plan(recipes, tuple(planned), snapshot, dependency)
 
 
 def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[RunDir]:
@@ -76,20 +90,16 @@ def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpti
         RunError: `options.after` names a run that failed, or none.
         SlurmError: Slurm refused; what this call made and queued is gone again.
     """
-    dependency = _dependency(options.after, cluster)
-    runs_root = expand(cluster.roots.runs)
+    todo, runs_root = plan(loaded, cluster, options), _runs_root(cluster)
     submissions_root(runs_root).mkdir(parents=True, exist_ok=True)
-    snapshot = read_code(runs_root)
-    recipes = [resolve(item) for item in loaded]
-    planned = plan_submissions(recipes, cluster, options, snapshot)
-    snapshot.publish()
-    freezer = Freezer(runs_root, cluster, snapshot, options.rehearsal)
-    folders = freezer.name_runs(recipes)
+    todo.snapshot.publish()
+    freezer = Freezer(runs_root, cluster, todo.snapshot, options.rehearsal)
+    folders = freezer.name_runs(todo.recipes)
     with _AllOrNothing(queue_of(cluster)) as call:
-        for one in planned:
-            call.freeze(freezer, one, recipes, folders)
-        for submission in list(call.runs):
-            call.enqueue(submission, dependency)
+        for one in todo.submissions:
+            call.freeze(freezer, one, todo.recipes, folders)
+        for one in todo.submissions:
+            call.enqueue(one.folder, todo.dependency)
     return folders
 
 
@@ -115,22 +125,33 @@ def resubmit(run: RunDir, cluster: Cluster) -> str:
     return job_id
 
 
-def _dependency(after: str | None, cluster: Cluster) -> list[str]:
+def _dependency(after: str | None, cluster: Cluster) -> tuple[str, ...]:
     """Options of sbatch that make it wait for a run; none if that run finished already."""
     if after is None:
-        return []
+        return ()
     run = find_run(cluster, after)
     record, attempts = RunRecord.read(run.record), read_attempts(run.ledger)
     if any(attempt.reason == "finished" for attempt in attempts):
-        return []
+        return ()
     if attempts and attempts[-1].action == "stop":
         raise RunError(f"--after: `{record.id}` ended: {attempts[-1].reason}; `launcher resume {record.id}` first")
     if not record.submissions:
         raise RunError(f"--after: `{record.id}` was never queued; `launcher resume {record.id}` first")
-    return [f"--dependency=afterok:{record.submissions[-1].job_id}", "--kill-on-invalid-dep=yes"]
+    return (f"--dependency=afterok:{record.submissions[-1].job_id}", "--kill-on-invalid-dep=yes")
+
+
+def _runs_root(cluster: Cluster) -> Path:
+    unset = [name for name in re.findall(r"\$\{?(\w+)", cluster.roots.runs) if name not in os.environ]
+    if unset:
+        raise LauncherError(
+            f"cluster profile `{cluster.name}`: roots.runs: `{cluster.roots.runs}`: ${unset[0]} is not set in this "
+            "shell; set it, or write the folder itself"
+        )
+    return expand(cluster.roots.runs)
 
 
 def _free_folder(root: Path, members: Sequence[ResolvedRecipe], taken: set[Path]) -> SubmissionDir:
+    """Name a submission by a hash of its recipes and the first free number, so that a plan is repeatable."""
     digest = hashlib.sha256("".join(item.fingerprint for item in members).encode()).hexdigest()[:8]
     names = (root / f"{digest}-{number}" for number in itertools.count(1))
     free = next(path for path in names if path not in taken and not path.exists())
@@ -148,17 +169,18 @@ class _AllOrNothing:
     folders: dict[SubmissionDir, list[Path]] = field(default_factory=dict)
 
     def freeze(
-        self, freezer: Freezer, planned: Planned, recipes: Sequence[ResolvedRecipe], names: Sequence[RunDir]
+        self, freezer: Freezer, planned: PlannedSubmission, recipes: Sequence[ResolvedRecipe], names: Sequence[RunDir]
     ) -> None:
-        submission, made = planned.submission, self.folders.setdefault(planned.submission, [])
+        submission, made = planned.folder, self.folders.setdefault(planned.folder, [])
         submission.root.mkdir(recipes[planned.positions[0]].folder_mode)
         made.append(submission.root)
+        members = [(names[place], recipes[place]) for place in planned.positions]
+        freeze_submission(submission, planned.script, members)
         frozen = self.runs[submission] = []
-        for place in planned.positions:
-            names[place].root.mkdir(recipes[place].folder_mode)
-            made.append(names[place].root)
-            frozen.append(freezer.freeze_run(names[place], recipes[place], planned.script))
-        freeze_submission(submission, planned.script, frozen)
+        for folder, recipe in members:
+            folder.root.mkdir(recipe.folder_mode)
+            made.append(folder.root)
+            frozen.append(freezer.freeze_run(folder, recipe, planned.script))
 
     def enqueue(self, submission: SubmissionDir, options: Sequence[str]) -> None:
         job, now = self.queue.add(submission, options), time.time()

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from launcher.cli import devcluster
+from launcher.cli import devcluster, submit
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -16,6 +16,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command()(submit.submit)
+app.command()(submit.render)
 app.add_typer(devcluster.app, name="devcluster")
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from launcher.cluster import Cluster
-from launcher.errors import RunError
+from launcher.errors import RunError, SlurmError
 from launcher.paths import SubmissionDir
 from launcher.render import job_comment
 from launcher.slurm.command import call_slurm, run_slurm
@@ -31,10 +30,13 @@ class SlurmQueue:
     cluster: Cluster
 
     def max_elements(self, wanted: int) -> int:
-        """Say how many runs one sbatch call may queue; asks Slurm only if more than one is wanted."""
-        if wanted == 1 or not shutil.which("scontrol"):
+        """Say how many runs one sbatch call may queue; asks Slurm, where there is one, if more than one is wanted."""
+        if wanted == 1:
             return SLURM_DEFAULT_ARRAY_SIZE
-        config = run_slurm(["scontrol", "show", "config"], self.cluster)
+        try:
+            config = run_slurm(["scontrol", "show", "config"], self.cluster)
+        except SlurmError:  # a script can be rendered anywhere; sbatch will say what is wrong
+            return SLURM_DEFAULT_ARRAY_SIZE
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
         return max(1, int(found[1])) if found else SLURM_DEFAULT_ARRAY_SIZE
 

@@ -1,0 +1,196 @@
+"""`launcher submit` and `launcher render`: from recipes to queued runs, and the script on the way."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher.cli.arguments import ClusterOption
+
+if TYPE_CHECKING:
+    from launcher.cluster import Cluster
+    from launcher.load import LoadedRecipe
+    from launcher.paths import RunDir
+    from launcher.submit import Plan, SubmitOptions
+
+Recipes = Annotated[list[Path], typer.Argument(help="Recipe files.", metavar="RECIPE", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a key of every recipe: `optim.lr=1e-5`.", metavar="KEY=VALUE")
+]
+Rehearse = Annotated[bool, typer.Option("--rehearse", help="Lay each recipe's `rehearsal` over it: small and quick.")]
+MaxParallel = Annotated[
+    int | None, typer.Option("--max-parallel", help="How many runs of an array may run at once.", min=1)
+]
+
+ASK_ABOVE_GPU_HOURS = 64
+POLL_SECONDS = 5
+
+
+def render(
+    recipes: Recipes,
+    *,
+    overrides: Overrides = None,
+    rehearse: Rehearse = False,
+    cluster: ClusterOption = None,
+    max_parallel: MaxParallel = None,
+) -> None:
+    """Print the batch scripts that `launcher submit` would send, byte for byte."""
+    from launcher.load import load_cluster
+    from launcher.submit import SubmitOptions, plan
+
+    profile = load_cluster(cluster)
+    todo = plan(_load(recipes, overrides or (), rehearse), profile, SubmitOptions(None, max_parallel, rehearse))
+    for one in todo.submissions:
+        typer.echo(one.script, nl=False)
+
+
+def submit(
+    recipes: Recipes,
+    *,
+    overrides: Overrides = None,
+    rehearse: Rehearse = False,
+    cluster: ClusterOption = None,
+    after: Annotated[str | None, typer.Option(help="Start only when this run has finished.", metavar="RUN")] = None,
+    max_parallel: MaxParallel = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; touch nothing.")] = False,
+    test_only: Annotated[
+        bool, typer.Option("--test-only", help="Ask Slurm when it would start; queue nothing.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large submission.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until all runs are over; fail unless all finished.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
+) -> None:
+    """Check recipes, freeze each into a run directory with its code, and queue them."""
+    from launcher.load import load_cluster
+    from launcher.submit import SubmitOptions
+    from launcher.submit import submit as queue
+
+    profile = load_cluster(cluster)
+    loaded = _load(recipes, overrides or (), rehearse)
+    options = SubmitOptions(after, max_parallel, rehearse)
+    _warn_of_overrides()
+    if dry_run or test_only:
+        _preview(loaded, profile, options, with_estimate=test_only)
+        return
+    if not yes:
+        _ask_if_large(loaded, profile, options)
+    runs = queue(loaded, profile, options)
+    _report(runs, as_json)
+    if wait and not _all_finish(profile, runs):
+        raise typer.Exit(1)
+
+
+def _load(paths: Sequence[Path], overrides: Sequence[str], rehearse: bool) -> "list[LoadedRecipe]":
+    """Load all files; the faults of all of them are told at once."""
+    from launcher.errors import Fault, RecipeError
+    from launcher.load import load_recipes
+
+    loaded: list[LoadedRecipe] = []
+    faults: list[Fault] = []
+    for path in paths:
+        try:
+            loaded += load_recipes(path, overrides, rehearse)
+        except RecipeError as error:
+            faults += error.faults
+    if faults:
+        raise RecipeError(faults)
+    return loaded
+
+
+def _warn_of_overrides() -> None:
+    from launcher.slurm.command import find_overrides
+
+    if names := [name for name in find_overrides(os.environ) if name.startswith("SBATCH_")]:
+        typer.echo(f"warning: {', '.join(names)} of this shell would override the script; left out", err=True)
+
+
+def _preview(
+    loaded: "Sequence[LoadedRecipe]", cluster: "Cluster", options: "SubmitOptions", with_estimate: bool
+) -> None:
+    from launcher.slurm.queue import queue_of
+    from launcher.submit import plan
+
+    todo = plan(loaded, cluster, options)
+    for one in todo.submissions:
+        names = ", ".join(loaded[position].recipe.name for position in one.positions[:5])
+        more = f" and {len(one.positions) - 5} more" if len(one.positions) > 5 else ""
+        if with_estimate:
+            typer.echo(f"{names}{more}: {queue_of(cluster).estimate_start(one.script)}")
+        else:
+            typer.echo(one.script, nl=False)
+            typer.echo(f"# ^ {one.folder.script}: {names}{more}\n")
+    if not with_estimate:
+        typer.echo(_summary(loaded, todo), err=True)
+        typer.echo("nothing was written or queued", err=True)
+
+
+def _summary(loaded: "Sequence[LoadedRecipe]", todo: "Plan") -> str:
+    """Say what a submission asks for: `3 runs in 1 job, at most 1152 GPU-hours an attempt`."""
+    runs, jobs = len(loaded), len(todo.submissions)
+    sizes = {f"{r.nodes} x {r.gpus_per_node} GPUs, {r.time}" for r in (item.recipe.resources for item in loaded)}
+    return (
+        f"{runs} run{'s' * (runs > 1)} in {jobs} job{'s' * (jobs > 1)} ({'; '.join(sorted(sizes))}): "
+        f"at most {_gpu_hours(loaded):.0f} GPU-hours an attempt"
+    )
+
+
+def _gpu_hours(loaded: "Sequence[LoadedRecipe]") -> float:
+    wants = [item.recipe.resources for item in loaded]
+    return sum(want.nodes * want.gpus_per_node * want.time.seconds for want in wants) / 3600
+
+
+def _ask_if_large(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster", options: "SubmitOptions") -> None:
+    """Ask a person, never a script, before several runs or many GPU-hours."""
+    is_large = len(loaded) > 1 or _gpu_hours(loaded) > ASK_ABOVE_GPU_HOURS
+    if not (is_large and sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    from launcher.slurm.queue import queue_of
+    from launcher.submit import plan
+
+    todo = plan(loaded, cluster, options)
+    typer.echo(_summary(loaded, todo), err=True)
+    typer.echo(queue_of(cluster).estimate_start(todo.submissions[0].script), err=True)
+    typer.confirm("submit?", abort=True, err=True)
+
+
+def _report(runs: "Sequence[RunDir]", as_json: bool) -> None:
+    from launcher.record import RunRecord
+
+    records = [RunRecord.read(run.record) for run in runs]
+    rows = [
+        {"id": record.id, "name": record.name, "job": record.submissions[-1].job_id, "folder": str(run.root)}
+        for run, record in zip(runs, records, strict=True)
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    widths = {key: max(len(row[key]) for row in rows) for key in ("id", "name", "job")}
+    for row in rows:
+        typer.echo("  ".join([*(row[key].ljust(width) for key, width in widths.items()), row["folder"]]))
+    first = rows[0]["id"]
+    typer.echo(f"\nlauncher status          all runs\nlauncher logs -f {first}  what it prints", err=True)
+    typer.echo(f"launcher stop {first}     save a checkpoint and stop", err=True)
+
+
+def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:
+    """Wait until all runs are over, telling each change of state, and say whether all finished."""
+    from launcher.status import read_statuses
+
+    told: dict[str, str] = {}
+    while True:
+        statuses, _ = read_statuses(cluster, runs)
+        for status in statuses:
+            words = f"{status.state}: {status.why}" if status.why else status.state
+            if told.get(status.id) != words:
+                typer.echo(f"{status.id}  {status.name}  {words}", err=True)
+            told[status.id] = words
+        if all(status.is_over for status in statuses):
+            return all(status.state == "finished" for status in statuses)
+        time.sleep(POLL_SECONDS)
