@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launcher.ledger import Attempt
+from launcher.ledger import Attempt, read_attempts, read_json_lines
 from launcher.metrics import Row
+from launcher.paths import RunDir
 from launcher.record import RunRecord
 
 
@@ -27,15 +28,17 @@ class Goodput:
         return self.useful_steps / trained if trained else None
 
 
-def measure_goodput(record: RunRecord, attempts: Sequence[Attempt], rows: Sequence[Row], now: float) -> Goodput:
-    """Measure what a run cost so far.
+def measure_goodput(run: RunDir) -> Goodput:
+    """Measure what a run cost so far; reads its run.json, ledger and metrics."""
+    return compute_goodput(RunRecord.read(run.record), read_attempts(run.ledger), read_json_lines(run.metrics))
 
-    Args:
-        record: When it was queued.
-        attempts: The ledger.
-        rows: All rows of metrics.jsonl.
-        now: Unix time; the end of an attempt that still runs.
+
+def compute_goodput(record: RunRecord, attempts: Sequence[Attempt], rows: Sequence[Row]) -> Goodput:
+    """Compute a run's goodput from what its files hold.
+
+    An attempt without an end, because it runs or was killed, counts up to its newest logged step.
     """
+    seen = {int(row["attempt"]): float(row["time"]) for row in rows}
     newest: dict[int, int] = {}
     for row in rows:
         newest[int(row["attempt"])] = max(int(row["step"]), newest.get(int(row["attempt"]), 0))
@@ -45,7 +48,9 @@ def measure_goodput(record: RunRecord, attempts: Sequence[Attempt], rows: Sequen
         useful_steps=useful,
         redone_steps=max(0, trained - useful),
         queued_seconds=sum(_queued(record, attempts, index) for index in range(len(attempts))),
-        attempt_seconds=sum(max(0.0, (attempt.ended or now) - attempt.started) for attempt in attempts),
+        attempt_seconds=sum(
+            max(0.0, (one.ended or seen.get(one.number, one.started)) - one.started) for one in attempts
+        ),
     )
 
 

@@ -107,6 +107,11 @@ class RunStatus:
     wandb_id: str
     attempts: tuple[Attempt, ...]
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in ("not submitted", "stopped", "finished", "failed", "lost")
+
 
 def read_statuses(cluster: Cluster, runs: Sequence[RunDir]) -> tuple[list[RunStatus], tuple[str, ...]]:
     """Read how runs are doing; Slurm is asked once for all that are not over for good.

@@ -1,0 +1,177 @@
+"""What `launcher status` shows, as rich tables and lines; it fits into 80 columns."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from launcher.cli.plot import plot
+from launcher.cli.wording import clock, duration, node_list, quantity
+from launcher.ledger import Attempt
+from launcher.metrics import Row
+from launcher.report import Goodput
+from launcher.status import REASONS, RunStatus
+
+_COLORS = {
+    "running": "green",
+    "finished": "blue",
+    "failed": "red",
+    "lost": "red",
+    "queued": "yellow",
+    "requeued": "yellow",
+}
+
+WIDE = 110
+"""From so many columns on the table also tells kind, nodes and the reason."""
+
+_PLOT_LINES = 14
+
+
+def console() -> Console:
+    """Make the console that everything is printed to."""
+    return Console(highlight=False)
+
+
+def runs_table(statuses: Sequence[RunStatus], width: int) -> Table:
+    """Make the table of runs."""
+    wide = width >= WIDE
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=wide)
+    table.add_column("id", no_wrap=True)
+    table.add_column("name", no_wrap=True, overflow="ellipsis", min_width=8, max_width=24 if wide else 16)
+    if wide:
+        table.add_column("kind", no_wrap=True)
+    table.add_column("state", no_wrap=True, overflow="ellipsis", ratio=1 if wide else None)
+    for name in ("step", "loss", "attempts"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("job", no_wrap=True)
+    if wide:
+        table.add_column("nodes", no_wrap=True, overflow="ellipsis", max_width=16)
+    table.add_column("source", no_wrap=True)
+    for one in statuses:
+        table.add_row(*_cells(one, wide))
+    return table
+
+
+def _cells(one: RunStatus, wide: bool) -> list[str]:
+    loss = "" if one.loss is None else f"{one.loss:.4g}"
+    source = "" if one.is_over else one.source
+    numbers = [_progress(one), loss, str(len(one.attempts) or ""), one.job_id]
+    if not wide:
+        return [one.id, escape(one.name), _state(one), *numbers, source]
+    because = one.why.partition(":")[0].partition(";")[0]
+    state = ", ".join([_state(one), *filter(None, [escape(because), _outlook(one)])])
+    return [one.id, escape(one.name), one.kind, state, *numbers, node_list(one.nodes), source]
+
+
+def _state(one: RunStatus) -> str:
+    color = _COLORS.get(one.state)
+    return f"[{color}]{one.state}[/]" if color else one.state
+
+
+def _progress(one: RunStatus) -> str:
+    if one.step is None:
+        return ""
+    return f"{one.step}/{one.total_steps}" if one.total_steps else str(one.step)
+
+
+def _outlook(one: RunStatus) -> str:
+    if one.start_estimate:
+        return f"starts about {clock(one.start_estimate)}"
+    return f"{duration(one.eta_seconds)} left" if one.eta_seconds is not None else ""
+
+
+def print_run(out: Console, one: RunStatus, goodput: Goodput, rows: Sequence[Row]) -> None:
+    """Print everything about one run; the loss is plotted if there are rows."""
+    rehearsal = " (rehearsal)" if one.rehearsal else ""
+    out.print(f"[bold]{escape(one.name)}[/]  {one.id}  {one.kind}{rehearsal}  {_state(one)} [dim]({one.source})[/]")
+    for label, text in _details(one, goodput):
+        if text:
+            out.print(f"  {label:<8} {escape(text)}", soft_wrap=True)
+    if one.attempts:
+        out.print()
+        out.print(_attempts_table(one, out.width))
+        for attempt in one.attempts:
+            if attempt.message:
+                out.print(f"  {attempt.number}: {attempt.message}", markup=False)
+    _print_plot(out, one, rows)
+
+
+def _details(one: RunStatus, goodput: Goodput) -> list[tuple[str, str]]:
+    job = f"{one.job_id} on {node_list(one.nodes)}" if one.job_id and one.nodes else one.job_id
+    return [
+        ("state", ", ".join(filter(None, [one.why, _outlook(one)]))),
+        ("step", _training(one)),
+        ("job", job),
+        ("created", clock(one.created)),
+        ("folder", one.folder),
+        ("W&B", one.wandb_id if one.kind != "prepare" else ""),
+        ("cost", _cost(goodput)),
+    ]
+
+
+def _training(one: RunStatus) -> str:
+    if one.step is None:
+        return ""
+    of = f" of {one.total_steps} ({one.step / one.total_steps:.0%})" if one.total_steps else ""
+    loss = f", loss {one.loss:.4f}" if one.loss is not None else ""
+    speed = f", {quantity(one.tokens_per_second)} tokens/s" if one.tokens_per_second else ""
+    return f"{one.step}{of}{loss}{speed}"
+
+
+def _cost(goodput: Goodput) -> str:
+    if goodput.useful_fraction is None:
+        return ""
+    steps = (
+        f"{goodput.useful_steps} useful steps, {goodput.redone_steps} redone (goodput {goodput.useful_fraction:.1%})"
+    )
+    return f"{steps}; {duration(goodput.attempt_seconds)} running, {duration(goodput.queued_seconds)} in the queue"
+
+
+def _attempts_table(one: RunStatus, width: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("attempt", justify="right", no_wrap=True)
+    table.add_column("job", no_wrap=True)
+    table.add_column("nodes", no_wrap=True, overflow="ellipsis", max_width=16 if width < WIDE else 40)
+    table.add_column("steps", no_wrap=True, justify="right")
+    table.add_column("start", no_wrap=True)
+    table.add_column("took", no_wrap=True, justify="right")
+    table.add_column("ended", overflow="fold")
+    table.add_column("then", no_wrap=True)
+    for attempt in one.attempts:
+        table.add_row(*_attempt_cells(one, attempt))
+    return table
+
+
+def _attempt_cells(one: RunStatus, attempt: Attempt) -> list[str]:
+    is_current = attempt is one.attempts[-1] and one.state == "running"
+    end = attempt.ended or (time.time() if is_current else None)
+    took = duration(end - attempt.started) if end and attempt.started else ""
+    ended = "" if is_current else ("finished" if attempt.reason == "finished" else REASONS[attempt.reason])
+    return [
+        *(str(attempt.number), attempt.job_id, node_list(attempt.nodes), _steps(one, attempt)),
+        *(clock(attempt.started), took, ended, attempt.action or ("" if not is_current else "[green]running[/]")),
+    ]
+
+
+def _steps(one: RunStatus, attempt: Attempt) -> str:
+    last = one.step if attempt is one.attempts[-1] and attempt.last_step is None else attempt.last_step
+    if attempt.first_step is None:
+        return ""
+    return f"{attempt.first_step}-{'' if last is None else last}"
+
+
+def _print_plot(out: Console, one: RunStatus, rows: Sequence[Row]) -> None:
+    points = [(float(row["step"]), float(row["loss"])) for row in rows if row.get("loss") is not None]
+    starts = [float(attempt.first_step) for attempt in one.attempts if attempt.first_step is not None]
+    lines = plot(points, starts[1:], min(out.width, 100), _PLOT_LINES) if _can_draw(out) else []
+    if lines:
+        marks = " (┬ a new attempt)" if len(starts) > 1 else ""
+        out.print(f"\nloss by step{marks}")
+        for line in lines:
+            out.print(line, markup=False, soft_wrap=True)
+
+
+def _can_draw(out: Console) -> bool:
+    return out.encoding.lower().startswith("utf")

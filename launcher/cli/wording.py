@@ -1,0 +1,65 @@
+"""Times, durations and numbers as people read them."""
+
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+
+def duration(seconds: float | None) -> str:
+    """Two units at most: `45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def clock(unix_time: float | None, now: datetime | None = None) -> str:
+    """`14:05` today, `Mon 14:05` within six days, else `2026-08-03 14:05`."""
+    if not unix_time:
+        return ""
+    moment, now = datetime.fromtimestamp(unix_time), now or datetime.now()
+    if moment.date() == now.date():
+        return moment.strftime("%H:%M")
+    near = abs((moment.date() - now.date()).days) < 7
+    return moment.strftime("%a %H:%M" if near else "%Y-%m-%d %H:%M")
+
+
+def quantity(value: float | None) -> str:
+    """Three digits: `950`, `12.3k`, `4.56M`."""
+    if value is None:
+        return ""
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def node_list(nodes: Sequence[str]) -> str:
+    """Write `gpu-[01-02,07]`, as Slurm does, where names differ in a last number; else names with commas."""
+    by_prefix: dict[str, list[str]] = {}
+    for node in sorted(set(nodes)):
+        match = re.fullmatch(r"(.*?)(\d*)", node)
+        assert match is not None  # both parts may be empty
+        by_prefix.setdefault(match[1], []).append(match[2])
+    return ",".join(_bracketed(prefix, numbers) for prefix, numbers in by_prefix.items())
+
+
+def _bracketed(prefix: str, numbers: Sequence[str]) -> str:
+    if len(numbers) == 1:
+        return prefix + numbers[0]
+    ranges: list[list[str]] = []
+    for number in numbers:
+        if ranges and len(number) == len(ranges[-1][-1]) and int(number) == int(ranges[-1][-1]) + 1:
+            ranges[-1][1:] = [number]
+        else:
+            ranges.append([number])
+    return f"{prefix}[{','.join('-'.join(ends) for ends in ranges)}]"
