@@ -1,7 +1,7 @@
 """YAML files to recipes: every fault at once, each with its file, its line and the fix."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -9,7 +9,7 @@ from launcher.errors import Fault, RecipeError
 from launcher.load.compose import Composer, Override, lay_rehearsal
 from launcher.load.faults import fault_at, validate
 from launcher.load.leaks import mask
-from launcher.load.nodes import Node
+from launcher.load.nodes import Document, Node
 from launcher.recipe import Recipe
 
 _MODELS: dict[str, type[Recipe]] = {
@@ -26,6 +26,15 @@ class LoadedRecipe:
     """The file; `./` values of the recipe are relative to its folder."""
     text: str
     """The YAML document as written."""
+    root: Node | None = field(default=None, repr=False, compare=False)
+    """The recipe as a tree that knows its lines."""
+
+    def place(self, fault: Fault) -> Fault:
+        """Put a fault found later at the line that holds its key."""
+        path = tuple(fault.key.split(".")) if fault.key else ()
+        if self.root is None:
+            return replace(fault, file=str(self.path))
+        return fault_at(self.root, path, fault.message)
 
 
 def load_recipes(path: Path, overrides: Sequence[str] = (), rehearse: bool = False) -> list[LoadedRecipe]:
@@ -43,11 +52,9 @@ def load_recipes(path: Path, overrides: Sequence[str] = (), rehearse: bool = Fal
     parsed = composer.parse_overrides(overrides)
     loaded = []
     for document in composer.read(path):
-        recipe = _load(composer, composer.lay_on_base(document.root, path), parsed, rehearse)
-        if recipe is not None:
-            loaded.append(LoadedRecipe(recipe, path, document.text))
+        loaded.append(_load(composer, document, path, parsed, rehearse))
     raise_faults(composer, str(path))
-    return loaded
+    return [recipe for recipe in loaded if recipe is not None]
 
 
 def raise_faults(composer: Composer, first_file: str) -> None:
@@ -57,7 +64,10 @@ def raise_faults(composer: Composer, first_file: str) -> None:
         raise RecipeError(sorted(unique, key=lambda f: (f.file != first_file, f.file, f.line or 0)))
 
 
-def _load(composer: Composer, root: Node, overrides: Sequence[Override], rehearse: bool) -> Recipe | None:
+def _load(
+    composer: Composer, document: Document, path: Path, overrides: Sequence[Override], rehearse: bool
+) -> LoadedRecipe | None:
+    root = composer.lay_on_base(document.root, path)
     if not isinstance(root.value, dict):
         kind = "a list" if isinstance(root.value, list) else "a single value"
         message = f"a recipe is made of `key: value` lines, this is {kind}; start with `kind: cpt`"
@@ -66,13 +76,15 @@ def _load(composer: Composer, root: Node, overrides: Sequence[Override], rehears
     root = composer.set_all(root, [override for override in overrides if override.keys[0] == "rehearsal"])
     overrides = [override for override in overrides if override.keys[0] != "rehearsal"]
     rehearsed = _rehearsed(composer, root, rehearse)
-    if rehearse:
-        return None if rehearsed is None else _accept(composer, composer.set_all(rehearsed, overrides))
-    before = len(composer.faults)
-    recipe = _accept(composer, composer.set_all(root, overrides))
-    if rehearsed is not None:
-        composer.faults += _faults_of_rehearsal(rehearsed, composer.faults[before:], is_changed=bool(overrides))
-    return recipe
+    if rehearse and rehearsed is None:
+        return None
+    chosen = composer.set_all(rehearsed if rehearse and rehearsed else root, overrides)
+    result = _check(chosen)
+    faults = result if isinstance(result, list) else []
+    if rehearsed and not rehearse:
+        faults = faults + _faults_of_rehearsal(rehearsed, faults, is_changed=bool(overrides))
+    composer.faults += faults
+    return None if isinstance(result, list) else LoadedRecipe(result, path, document.text, chosen)
 
 
 def _rehearsed(composer: Composer, root: Node, is_wanted: bool) -> Node | None:
@@ -110,14 +122,6 @@ def _faults_of_rehearsal(rehearsed: Node, known: Sequence[Fault], is_changed: bo
         outside = (fault for fault in result if fault not in inside)
         faults += [replace(f, message=f"with `rehearsal` laid over the recipe: {f.message}") for f in outside]
     return faults
-
-
-def _accept(composer: Composer, root: Node) -> Recipe | None:
-    result = _check(root)
-    if isinstance(result, list):
-        composer.faults += result
-        return None
-    return result
 
 
 def _check(root: Node) -> Recipe | list[Fault]:

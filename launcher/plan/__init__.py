@@ -1,1 +1,6 @@
-"""Will it fit, is it allowed: pure functions of recipe and cluster."""
+"""Will it fit, what does it cost, can it work: answers before a job waits in the queue."""
+
+from launcher.plan.feasibility import check, check_all
+from launcher.plan.forecast import Forecast, forecast
+
+__all__ = ["Forecast", "check", "check_all", "forecast"]

@@ -1,0 +1,175 @@
+"""Whether a recipe can work on a cluster, said before it waits in a queue. Reads small local files only."""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from launcher.cluster import Cluster
+from launcher.errors import Fault
+from launcher.load import LoadedRecipe
+from launcher.paths import expand, locate
+from launcher.plan.shape import read_json
+from launcher.recipe import CptRecipe, PrepareRecipe, Recipe
+
+Finding: TypeAlias = tuple[str, str]
+"""A key, and what is wrong with its value."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+
+
+def check(
+    recipe: Recipe, cluster: Cluster, recipe_folder: str, pending_corpora: frozenset[str] = frozenset()
+) -> list[Fault]:
+    """Find out why a recipe cannot work on a cluster.
+
+    Args:
+        recipe: The recipe.
+        cluster: Where it is to run.
+        recipe_folder: Folder of its file, for `./` values.
+        pending_corpora: Corpora that are not there yet, but will be when it starts.
+
+    Returns:
+        The faults, with the recipe's name for a file; `LoadedRecipe.place` turns it into file and line.
+    """
+    site = _Site(recipe, cluster, recipe_folder)
+    findings = [*site.gpu_findings(), *site.time_findings(), *site.secret_findings(os.environ)]
+    if isinstance(recipe, PrepareRecipe):
+        findings += [*site.model_findings("tokenizer", recipe.tokenizer), *site.source_findings(recipe)]
+    else:
+        findings += [
+            *site.model_findings("model.path", recipe.model.path),
+            *site.corpus_findings(recipe, pending_corpora),
+            *site.shape_findings(recipe),
+            *site.device_findings(recipe),
+        ]
+    return [Fault(recipe.name, None, key, message) for key, message in findings]
+
+
+def check_all(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending_corpora: Iterable[str] = ()) -> list[Fault]:
+    """Check recipes as `check` does, each fault at its file and line."""
+    pending = frozenset(pending_corpora)
+    return [
+        item.place(fault)
+        for item in loaded
+        for fault in check(item.recipe, cluster, str(item.path.parent.absolute()), pending)
+    ]
+
+
+def hub_ids(recipe: Recipe, cluster: Cluster, recipe_folder: str) -> list[str]:
+    """Name the models and tokenizers that are not on this site; the nodes will ask the Hugging Face Hub for them."""
+    name = recipe.tokenizer if isinstance(recipe, PrepareRecipe) else recipe.model.path
+    located = locate(name, cluster.roots.models, recipe_folder)
+    return [] if os.path.isabs(located) else [name]
+
+
+@dataclass(frozen=True)
+class _Site:
+    recipe: Recipe
+    cluster: Cluster
+    recipe_folder: str
+
+    def gpu_findings(self) -> Iterator[Finding]:
+        wanted, has = self.recipe.resources, self.cluster.gpus
+        if has.per_node and wanted.gpus_per_node > has.per_node:
+            yield (
+                "resources.gpus_per_node",
+                f"{wanted.gpus_per_node} are more than a node of `{self.cluster.name}` has; write at most "
+                f"{has.per_node}, and more `nodes`",
+            )
+        if has.memory and wanted.gpu_memory and wanted.gpu_memory.bytes > has.memory.bytes:
+            yield (
+                "resources.gpu_memory",
+                f"`{wanted.gpu_memory}` is more than a GPU of `{self.cluster.name}` has; write at most `{has.memory}`",
+            )
+
+    def time_findings(self) -> Iterator[Finding]:
+        time, lead = self.recipe.resources.time, self.cluster.slurm.lead
+        if time.seconds <= lead.seconds:
+            yield (
+                "resources.time",
+                f"`{time}` leaves nothing to train in: runs of `{self.cluster.name}` are stopped {lead} before their "
+                "limit; write more, or a shorter `slurm.lead` in the profile",
+            )
+
+    def secret_findings(self, environ: Mapping[str, str]) -> Iterator[Finding]:
+        known = {*environ, *_names_in(self.cluster.secrets_file)}
+        for index, name in enumerate(self.recipe.secrets):
+            if name not in known:
+                where = self.cluster.secrets_file or "the file that the profile names as `secrets_file`"
+                yield (
+                    f"secrets.{index}",
+                    f"`{name}` is neither in this environment nor in {where}; export it, or write it there",
+                )
+
+    def model_findings(self, key: str, name: str) -> Iterator[Finding]:
+        located = locate(name, self.cluster.roots.models, self.recipe_folder)
+        if os.path.isabs(located):
+            if not Path(located).is_dir():
+                yield key, f"there is no folder `{located}`; check the name"
+        elif not _HUB_ID.fullmatch(name):
+            root = expand(self.cluster.roots.models)
+            yield key, f"`{name}` is not below `{root}`; put it there, or write a Hugging Face id such as `org/name`"
+
+    def source_findings(self, recipe: PrepareRecipe) -> Iterator[Finding]:
+        for index, source in enumerate(recipe.sources):
+            is_local = source.files.startswith(("./", "../"))
+            folder = Path(self.recipe_folder) if is_local else expand(self.cluster.roots.data)
+            if not any(glob.iglob(str(Path(glob.escape(str(folder))) / source.files), recursive=True)):
+                yield f"sources.{index}.files", f"no file matches `{folder / source.files}`; check the pattern"
+
+    def corpus_findings(self, recipe: CptRecipe, pending: frozenset[str]) -> Iterator[Finding]:
+        for index, corpus in enumerate(recipe.data.corpora):
+            key, manifest = f"data.corpora.{index}.name", self._manifest(corpus.name)
+            if manifest is None and corpus.name not in pending:
+                root = expand(self.cluster.roots.corpora)
+                yield (
+                    key,
+                    f"there is no corpus `{corpus.name}` in `{root}`; first submit the `prepare` recipe that makes it",
+                )
+            elif manifest and manifest.get("data_use") == "credentialed" and recipe.data_use == "open":
+                yield key, f"`{corpus.name}` is credentialed data; write `data_use: credentialed`"
+
+    def shape_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
+        config = self._model_config(recipe)
+        length, limit = recipe.batch.sequence_length, config.get("max_position_embeddings")
+        if limit and length > limit:
+            yield "batch.sequence_length", f"{length} is more than the model's {limit} positions; write at most {limit}"
+        for index, corpus in enumerate(recipe.data.corpora):
+            tokenizer = (self._manifest(corpus.name) or {}).get("tokenizer") or {}
+            ids, rows = tokenizer.get("vocab_size"), config.get("vocab_size")
+            if ids and rows and ids > rows:
+                yield (
+                    f"data.corpora.{index}.name",
+                    f"`{corpus.name}` was made with a tokenizer of {ids} tokens, the model has {rows}; prepare it with "
+                    "the model's own tokenizer",
+                )
+
+    def device_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
+        if self.cluster.gpus.device == "cpu" and recipe.model.attention == "flash":
+            yield "model.attention", f"`flash` needs GPUs, and `{self.cluster.name}` trains on CPUs; write `sdpa`"
+        if self.cluster.gpus.device == "cpu" and recipe.precision.dtype == "fp16":
+            yield "precision.dtype", f"`fp16` needs GPUs, and `{self.cluster.name}` trains on CPUs; write `bf16`"
+
+    def _manifest(self, corpus: str) -> dict[str, Any] | None:
+        return read_json(Path(locate(corpus, self.cluster.roots.corpora, self.recipe_folder)) / "manifest.json")
+
+    def _model_config(self, recipe: CptRecipe) -> dict[str, Any]:
+        return model_config(recipe, self.cluster, self.recipe_folder) or {}
+
+
+def model_config(recipe: CptRecipe, cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
+    """Read config.json of a recipe's model, if the model is on this machine."""
+    located = locate(recipe.model.path, cluster.roots.models, recipe_folder)
+    return read_json(Path(located) / "config.json") if os.path.isabs(located) else None
+
+
+def _names_in(secrets_file: str | None) -> set[str]:
+    """Names of the secrets in a file of NAME=value lines; the values are not kept."""
+    if secrets_file is None or not expand(secrets_file).is_file():
+        return set()
+    lines = expand(secrets_file).read_text(encoding="utf-8").splitlines()
+    return {line.partition("=")[0].removeprefix("export ").strip() for line in lines if "=" in line}

@@ -1,0 +1,65 @@
+"""Everything that can be said of a recipe before it runs, as plain values; what cannot be told is None."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.cluster import Cluster
+from launcher.load import LoadedRecipe
+from launcher.paths import locate
+from launcher.plan.cost import RunCost, attempt_gpu_hours, estimate_run
+from launcher.plan.feasibility import hub_ids, model_config
+from launcher.plan.memory import MemoryEstimate, estimate_memory
+from launcher.plan.shape import read_json, read_shape
+from launcher.recipe import CptRecipe
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A recipe's size, memory and cost."""
+
+    world_size: int
+    attempt_gpu_hours: float
+    memory: MemoryEstimate | None = None
+    """None without config.json of a model of a known type."""
+    gpu_memory: int | None = None
+    """Bytes that a GPU has, by the profile or the recipe."""
+    run: RunCost | None = None
+    hub_ids: Sequence[str] = ()
+    """Models and tokenizers that the nodes will ask the Hugging Face Hub for."""
+
+    @property
+    def is_too_large(self) -> bool:
+        """The estimate is more than a GPU has; estimates can be wrong, so this is no fault."""
+        return bool(self.memory and self.gpu_memory and self.memory.total > self.gpu_memory)
+
+
+def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
+    """Say what can be told of a recipe on a cluster."""
+    recipe, folder = loaded.recipe, str(loaded.path.parent.absolute())
+    hours, world_size = attempt_gpu_hours(recipe), recipe.resources.world_size
+    missing = hub_ids(recipe, cluster, folder)
+    if not isinstance(recipe, CptRecipe):
+        return Forecast(world_size, hours, hub_ids=missing)
+    size = cluster.gpus.memory or recipe.resources.gpu_memory
+    shape = read_shape(model_config(recipe, cluster, folder) or {})
+    on_gpus = cluster.gpus.device == "cuda" and recipe.resources.gpus_per_node > 0
+    return Forecast(
+        world_size,
+        hours,
+        memory=estimate_memory(recipe, shape) if shape else None,
+        gpu_memory=size.bytes if size and on_gpus else None,
+        run=estimate_run(recipe, shape, cluster.gpus.type, _corpus_tokens(recipe, cluster, folder))
+        if shape and on_gpus
+        else None,
+        hub_ids=missing,
+    )
+
+
+def _corpus_tokens(recipe: CptRecipe, cluster: Cluster, folder: str) -> list[int] | None:
+    """Training tokens of each corpus, from its manifest; None unless all are known."""
+    folders = (Path(locate(corpus.name, cluster.roots.corpora, folder)) for corpus in recipe.data.corpora)
+    manifests = [read_json(path / "manifest.json") for path in folders]
+    counts = [((manifest or {}).get("counts") or {}).get("tokens", {}).get("train") for manifest in manifests]
+    known = [count for count in counts if isinstance(count, int)]
+    return known if len(known) == len(counts) else None

@@ -1,0 +1,74 @@
+"""What config.json and a corpus's manifest.json say: the sizes that memory, cost and feasibility follow from."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_GATED_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"})
+"""Model types built of attention, a gated MLP of three matrices and two norms a layer, as in LLaMA
+(https://arxiv.org/abs/2302.13971). Biases and further norms are left out: below 0.1 % of the parameters."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder with gated MLPs."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    head_size: int
+    kv_heads: int
+    vocabulary: int
+    is_tied: bool
+    """Input and output embeddings are one table."""
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer."""
+        attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
+        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+
+    @property
+    def table_parameters(self) -> int:
+        """Parameters of one embedding table."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        tables = 1 if self.is_tied else 2
+        return self.layers * self.layer_parameters + tables * self.table_parameters + self.hidden
+
+
+def read_shape(config: dict[str, Any]) -> ModelShape | None:
+    """Read the sizes from a model's config.json; None if it is of a type that the formulas do not cover."""
+    if config.get("model_type") not in _GATED_DECODERS:
+        return None
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    return ModelShape(
+        layers=config["num_hidden_layers"],
+        hidden=hidden,
+        intermediate=config["intermediate_size"],
+        heads=heads,
+        head_size=config.get("head_dim") or hidden // heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        vocabulary=config["vocab_size"],
+        is_tied=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a small JSON file, or None if there is none that can be read; kept until it changes."""
+    try:
+        return _read_json(path, path.stat().st_mtime_ns)
+    except (OSError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=256)
+def _read_json(path: Path, _mtime_ns: int) -> dict[str, Any] | None:
+    content = json.loads(path.read_bytes())
+    return content if isinstance(content, dict) else None
