@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class CheckpointStore:
         share = self._share(sizes)
         parts = self._group.collect({name: _fingerprint(folder / name) for name in share})
         files = {name: entry for part in parts for name, entry in part.items()}
-        absent = _missing(files, self._required, self._group.world_size)
+        absent = first_absent(files, self._required, self._group.world_size)
         if absent:
             raise FileNotFoundError(f"{folder}: {absent} was not saved, and the run cannot resume without")
         if self._group.is_main:
@@ -119,7 +119,7 @@ class CheckpointStore:
         if isinstance(manifest, str):
             return [manifest]
         files: Files = manifest["files"]
-        absent = _missing(files, self._required, manifest["world_size"])
+        absent = first_absent(files, self._required, manifest["world_size"])
         if absent:
             return [f"{absent} is not in it, and the run cannot resume without"]
         share = self._share({name: size for name, (size, _) in files.items()})
@@ -167,7 +167,7 @@ def required_files(uses_fsdp: bool, zero_stage: int | None, scales_loss: bool) -
         zero_stage: DeepSpeed's stage, if it does.
         scales_loss: Whether the loss is scaled (fp16); DeepSpeed keeps the scale in its own files.
     """
-    files = ["trainer_state.json", "scheduler.pt", "rng_state*.pth"]
+    files = ["trainer_state.json", "scheduler.pt", "rng_state{suffix}.pth"]
     if zero_stage is not None:
         return [*files, "latest", "global_step*/*model_states.pt", "global_step*/*_pp_rank_{rank}_*optim_states.pt"]
     if scales_loss:
@@ -177,10 +177,18 @@ def required_files(uses_fsdp: bool, zero_stage: int | None, scales_loss: bool) -
     return [*files, "model*.safetensors", "optimizer.pt"]
 
 
-def _missing(files: Files, required: Sequence[str], world_size: int) -> str | None:
+def first_absent(files: Collection[str], required: Sequence[str], world_size: int) -> str | None:
+    """Return the first required file that is not among the files; None if all are.
+
+    Args:
+        files: Paths below the checkpoint.
+        required: Patterns; `{rank}` stands for each rank that saved, `{suffix}` for `_RANK`, which Trainer
+            leaves out where there is but one.
+        world_size: Number of ranks that saved.
+    """
     for pattern in required:
-        ranks = range(world_size) if "{rank}" in pattern else range(1)
-        for wanted in (pattern.format(rank=rank) for rank in ranks):
+        for rank in range(world_size):
+            wanted = pattern.format(rank=rank, suffix=f"_{rank}" if world_size > 1 else "")
             if not any(fnmatch(name, wanted) for name in files):
                 return wanted
     return None
