@@ -129,8 +129,12 @@ def publish(plan: Plan) -> None:
     shutil.rmtree(plan.work / "parts", ignore_errors=True)
     for abandoned in plan.work.glob("*/.*"):
         abandoned.unlink()
-    os.rename(plan.work, plan.folder)
-    shutil.rmtree(plan.work.parent)
+    try:
+        os.rename(plan.work, plan.folder)
+    except OSError:
+        if not is_published(plan):  # otherwise another run of the same recipe was quicker
+            raise
+    shutil.rmtree(plan.work.parent, ignore_errors=True)
 
 
 def code_version(context: Context) -> str:

@@ -1,11 +1,19 @@
 """Running `prepare` in tests: a run directory, a recipe, and a task that is not under Slurm."""
 
+import gzip
 import json
-import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from jobs.runtime.context import Context, Ranks
+import numpy as np
+import zstandard
+
+from jobs.data.corpus import Corpus
+from jobs.data.manifest import Split
+from jobs.prepare import main
+from jobs.runtime.context import Context, Ranks, load_context
+from jobs.runtime.stop import StopFlag
 from launcher.paths import RunDir
 from launcher.recipe.prepare import PrepareRecipe
 from launcher.record import RunRecord
@@ -44,3 +52,41 @@ def make_context(folder: Path, **changes: object) -> Context:
     run.recipe.write_text(recipe.model_dump_json())
     record.write(run.record)
     return Context(run, recipe, record, attempt=0, ranks=Ranks(0, 1, 0, 1, 0))
+
+
+def write_pile(path: Path, documents: Iterable[object]) -> Path:
+    """Write documents (or whole records) as JSON lines, compressed as the name says."""
+    records = [{"text": document} if isinstance(document, str) else document for document in documents]
+    return write_source(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+
+def write_source(path: Path, content: bytes) -> Path:
+    """Write a source file, compressed as its name says."""
+    compress = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    path.write_bytes(compress(content))
+    return path
+
+
+def abstracts() -> list[str]:
+    """The texts of the shipped abstracts."""
+    with zstandard.open(ABSTRACTS, "rt", encoding="utf-8") as file:
+        return [json.loads(line)["text"] for line in file]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def documents_of(corpus: Corpus, split: Split) -> list[list[int]]:
+    """All documents of a corpus, as token ids."""
+    documents: list[list[int]] = []
+    for shard in corpus.manifest.shards[split]:
+        ids = np.fromfile(corpus.folder / shard.name, dtype=corpus.manifest.dtype)
+        ends = np.fromfile(corpus.folder / f"{shard.name}.index", dtype="<u8")
+        documents += [part.tolist() for part in np.split(ids, ends[:-1].astype(int))]
+    return documents
+
+
+if __name__ == "__main__":
+    sys.exit(main(load_context(RunDir(Path(sys.argv[1])), 0, Ranks(0, 1, 0, 1, 0)), StopFlag()))

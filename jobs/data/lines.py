@@ -25,9 +25,9 @@ _NAMED = 5
 class SourceLines:
     """The lines of one file, and what was wrong with them. Memory is bounded whatever the file holds.
 
-    A damaged compressed file gives what comes before the damage. The rest counts as bad lines, as
-    many as it would hold at the rate so far; how much of a truncated file is missing cannot be told,
-    so that counts as one.
+    A truncated or corrupt compressed file gives what comes before the damage shows, but all its lines
+    count as bad, those behind the damage by the rate so far: nothing vouches for them. gzip notices
+    damage at the end of the file, after it gave any amount of garbage.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,9 +35,9 @@ class SourceLines:
         self.size = path.stat().st_size
         """Bytes on disk."""
         self.count = 0
-        """Lines so far that are not blank, lost ones among them."""
+        """Lines so far that are not blank, those behind damage among them."""
         self.bad = 0
-        """Lines so far that could not be read."""
+        """Lines so far that could not be read; all of them if the file is damaged."""
         self.first_bad: list[str] = []
         """The first of them, as `file:line: what is wrong`. Quotes no text."""
         self.sha256 = ""
@@ -49,15 +49,14 @@ class SourceLines:
         """How much of the file has been read, from 0 to 1."""
         return self._file.tell() / max(1, self.size) if self._file else float(bool(self.sha256))
 
-    def spoil(self, line: int, what: str, lines: int = 1) -> None:
-        """Count a fault.
+    def spoil(self, line: int, what: str) -> None:
+        """Count a bad line.
 
         Args:
             line: 1-based number of the line.
             what: What is wrong with it, in words that quote nothing of it.
-            lines: How many lines it cost.
         """
-        self.bad += lines
+        self.bad += 1
         if len(self.first_bad) < _NAMED:
             self.first_bad.append(f"{self.path}:{line}: {what}")
 
@@ -75,16 +74,11 @@ class SourceLines:
                         self.count += 1
                         yield number, line
             except _DAMAGE as error:
-                lost = self._lines_lost(number)
-                self.count += lost
-                self.spoil(number + 1, f"the file is damaged from here on: {error or type(error).__name__}", lost)
+                self.spoil(number + 1, f"the file is damaged: {error}")
+                self.bad = self.count = max(1, round(number / (self.share_read or 1)))
             while file.read(2**20):
                 pass
         self._file, self.sha256 = None, raw.checksum.hexdigest()
-
-    def _lines_lost(self, read: int) -> int:
-        share = self.share_read
-        return max(1, round(read * (1 - share) / share)) if share else 1
 
 
 class _HashedFile(io.FileIO):

@@ -54,7 +54,7 @@ class Tally(_Record):
     lines: int = 0
     """Lines that are not blank."""
     bad_lines: int = 0
-    """Lines that could not be read, the lost rest of damaged files (an estimate) among them."""
+    """Lines that could not be read, and all lines of damaged files (an estimate)."""
     dropped: dict[str, int] = {}
     """Readable documents left out, by reason."""
     documents: dict[Split, int] = dict.fromkeys(SPLITS, 0)

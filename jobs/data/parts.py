@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jobs.data.filters import MinimumLength, PileSubset
 from jobs.data.lines import SourceLines
-from jobs.data.manifest import Shard, SourceFile, Split, Tally, write_durably
+from jobs.data.manifest import SPLITS, Shard, SourceFile, Split, Tally, write_durably
 from jobs.data.pile import PileReader
 from jobs.data.plan import Plan
 from jobs.data.shards import TokenizedShards
@@ -86,6 +86,6 @@ def _tally(lines: SourceLines, filters: list[BaseFilter], shards: dict[Split, Sh
         lines=lines.count,
         bad_lines=lines.bad,
         dropped={label.removeprefix("dropped_"): int(n) for label, n in labels if label.startswith("dropped_")},
-        documents={split: shard.documents for split, shard in shards.items()},
-        tokens={split: shard.tokens for split, shard in shards.items()},
+        documents=dict.fromkeys(SPLITS, 0) | {split: shard.documents for split, shard in shards.items()},
+        tokens=dict.fromkeys(SPLITS, 0) | {split: shard.tokens for split, shard in shards.items()},
     )

@@ -1,0 +1,137 @@
+"""Reading source lines, whatever is in the file; run as a fuzz test of the JSON reader as well."""
+
+import gzip
+import json
+
+import pytest
+import zstandard
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from jobs.data import lines
+from jobs.data.lines import SourceLines
+from jobs.data.pile import PileReader, parse_document
+from tests.preparing import write_source
+
+many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+suffixes = st.sampled_from(["jsonl", "jsonl.gz", "jsonl.zst"])
+
+
+def read(path):
+    source = SourceLines(path)
+    return source, list(PileReader(source).run())
+
+
+def test_lines_are_numbered_as_in_the_file_and_blank_ones_left_out(tmp_path):
+    path = write_source(tmp_path / "a.jsonl.gz", b"one\n\n  \r\ntwo\r\nthree")
+    source = SourceLines(path)
+
+    assert list(source) == [(1, b"one\n"), (4, b"two\r\n"), (5, b"three")]
+    assert (source.count, source.bad, source.share_read) == (3, 0, 1.0)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
+def test_files_of_several_streams_are_read_to_the_end(tmp_path, compress):
+    path = tmp_path / {gzip.compress: "a.gz", zstandard.compress: "a.zst"}[compress]
+    path.write_bytes(compress(b"one\n") + compress(b"") + compress(b"two\n"))
+
+    assert [line for _, line in SourceLines(path)] == [b"one\n", b"two\n"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_an_empty_file_has_no_lines(tmp_path, suffix):
+    path = write_source(tmp_path / f"a.{suffix}", b"")
+    source = SourceLines(path)
+
+    assert list(source) == []
+    assert (source.count, source.bad) == (0, 0)
+
+
+def test_a_line_that_is_too_long_is_skipped_without_being_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    content = b"a" * 999 + b"\n" + b"b" * 1000 + b"\n" + b"c" * 5_000_000 + b"\nnext\n" + b"d" * 1000
+    source = SourceLines(write_source(tmp_path / "a.jsonl.zst", content))
+
+    assert [(number, len(line)) for number, line in source] == [(1, 1000), (4, 5)]
+    assert (source.count, source.bad) == (5, 3)
+    assert [bad.rsplit(":", 2)[1] for bad in source.first_bad] == ["2", "3", "5"]
+
+
+def test_a_small_file_that_expands_enormously_is_read_in_bounded_memory(tmp_path):
+    import tracemalloc
+
+    path = write_source(tmp_path / "a.jsonl.zst", b"x" * 2**28)
+    assert path.stat().st_size < 50_000
+    tracemalloc.start()
+    source = SourceLines(path)
+
+    assert list(source) == []
+
+    assert (source.count, source.bad) == (1, 1)
+    assert tracemalloc.get_traced_memory()[1] < 4 * lines.MAX_LINE_BYTES
+    tracemalloc.stop()
+
+
+@many
+@given(content=st.binary(max_size=400), suffix=suffixes)
+@example(content=b"\x1f\x8b", suffix="jsonl.gz")
+@example(content=b"\x28\xb5\x2f\xfd", suffix="jsonl.zst")
+def test_any_bytes_are_read_without_a_crash(tmp_path, content, suffix):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+
+    source, documents = read(path)
+
+    assert all(isinstance(document.text, str) for document in documents)
+    assert len(documents) <= source.count
+    assert bool(source.first_bad) == bool(source.bad)
+
+
+@many
+@given(data=st.data(), suffix=st.sampled_from(["jsonl.gz", "jsonl.zst"]))
+def test_damaged_compression_is_survived_and_noticed_or_harmless(tmp_path, data, suffix):
+    texts = [f"document {number}" for number in range(50)]
+    path = write_source(tmp_path / f"a.{suffix}", "".join(json.dumps({"text": t}) + "\n" for t in texts).encode())
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    content[place : place + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
+    path.write_bytes(content)
+
+    source, documents = read(path)
+
+    # zstd files carry no checksum unless their writer asked for one, so only gzip's damage always shows.
+    assert source.bad or suffix == "jsonl.zst" or [document.text for document in documents] == texts
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(st.text(max_size=5), children, max_size=3),
+    max_leaves=8,
+)
+
+
+@many
+@given(record=json_values | st.fixed_dictionaries({"text": json_values, "meta": json_values}))
+def test_any_json_is_a_document_or_refused(record):
+    line = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    is_document = isinstance(record, dict) and isinstance(record.get("text"), str)
+
+    try:
+        document = parse_document(line, "name")
+    except ValueError as error:
+        assert not is_document or "is not JSON" in str(error)  # NaN, lone surrogates, numbers beyond 64 bits
+    else:
+        assert is_document
+        assert document.text == record["text"].encode().decode()
+
+
+@many
+@given(line=st.binary(max_size=200))
+def test_a_refusal_quotes_nothing_of_the_line(line):
+    try:
+        parse_document(line, "name")
+    except ValueError as error:
+        assert error.__cause__ is None
+        said = str(error)
+        assert said.isascii()
+        assert len(said) < 150

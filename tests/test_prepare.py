@@ -1,0 +1,440 @@
+"""kind: prepare, from source files to a published corpus."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoTokenizer
+
+from jobs.data.corpus import open_corpus
+from jobs.data.manifest import MANIFEST
+from jobs.prepare import main
+from jobs.runtime.context import Ranks
+from jobs.runtime.stop import StopFlag
+from launcher.errors import LauncherError
+from launcher.ledger import read_attempts
+from launcher.paths import CONTINUE, FINISHED
+from tests.preparing import ABSTRACTS, ASSETS, abstracts, documents_of, files_of, make_context, write_pile, write_source
+from tests.waiting import wait_for
+
+PLANTED = "Zaphodia"
+
+
+def prepare(folder, **changes):
+    context = make_context(folder, **changes)
+    assert main(context, StopFlag()) == FINISHED
+    return open_corpus(folder / "corpora" / "corpus")
+
+
+class StopAfter(StopFlag):
+    """A stop request that comes after so many looks."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self._looks = looks
+
+    def wanted(self, run, is_main):  # noqa: ARG002
+        self._looks -= 1
+        return self._looks < 0
+
+
+def make_tokenizer(folder, size=300, template=None):
+    """A tokenizer of a word per id, with EOS `<|end|>`, in transformers' format."""
+    words = {f"w{i}": i for i in range(1, size - 1)} | {"<unk>": 0}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens(["<|end|>"])
+    if template:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[("<|end|>", size - 1)]
+        )
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def test_shards_equal_those_of_a_plain_program(tmp_path):
+    corpus = prepare(tmp_path, sources=[{"files": f"../{os.path.relpath(ABSTRACTS, tmp_path.parent)}"}])
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "stories260k")
+    expected = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in abstracts()]
+
+    train, validation = documents_of(corpus, "train"), documents_of(corpus, "validation")
+
+    assert sorted(train + validation) == sorted(expected)
+    assert train == [ids for ids in expected if ids in train]
+    assert 25 < len(validation) < 75
+    assert all(ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id for ids in train)
+    assert tokenizer.decode(train[0], skip_special_tokens=True) in abstracts()
+    counts = corpus.manifest.counts
+    assert counts.lines == 500
+    assert counts.documents == {"train": len(train), "validation": len(validation)}
+    assert counts.tokens == {"train": sum(map(len, train)), "validation": sum(map(len, validation))}
+    corpus.verify()
+
+
+def test_compression_changes_nothing(tmp_path):
+    made = {}
+    for suffix in ("jsonl", "jsonl.gz", "jsonl.zst"):
+        folder = tmp_path / suffix
+        folder.mkdir()
+        write_pile(folder / f"a.{suffix}", abstracts()[:50])
+        files = files_of(prepare(folder).folder)
+        made[suffix] = {name: content for name, content in files.items() if name != MANIFEST}
+
+    assert len(made["jsonl"]) == 4
+    assert made["jsonl"] == made["jsonl.gz"] == made["jsonl.zst"]
+
+
+def test_the_manifest_says_what_the_corpus_is_made_of(tmp_path):
+    path = write_pile(tmp_path / "a.jsonl", abstracts()[:50])
+    manifest = prepare(tmp_path).manifest
+
+    (source,) = manifest.sources
+    assert (source.path, source.license, source.size) == (str(path), "MIT", path.stat().st_size)
+    assert source.sha256 == subprocess.check_output(["sha256sum", path], text=True).split()[0]
+    assert (manifest.tokenizer.prefix, manifest.tokenizer.eos, manifest.tokenizer.vocab_size) == ((1,), 2, 512)
+    assert manifest.dtype == "uint16"
+    assert manifest.data_use == "open"
+    assert manifest.code == "0.1.0 hash"
+
+
+def test_short_documents_and_other_subsets_are_dropped_and_counted(tmp_path):
+    records = [
+        {"text": "kept", "meta": {"pile_set_name": "PubMed Abstracts"}},
+        {"text": "no", "meta": {"pile_set_name": "PubMed Abstracts"}},
+        {"text": "other", "meta": {"pile_set_name": "Github"}},
+        {"text": "none"},
+        {"text": "strange", "meta": ["PubMed Abstracts"]},
+    ]
+    write_pile(tmp_path / "a.jsonl", records)
+    source = {"files": "./a.jsonl", "subset": "PubMed Abstracts"}
+
+    counts = prepare(tmp_path, sources=[source], min_characters=3, validation=0).manifest.counts
+
+    assert counts.documents == {"train": 1, "validation": 0}
+    assert counts.dropped == {"other_subset": 3, "too_short": 1}
+
+
+def test_the_split_depends_on_the_text_alone(tmp_path):
+    texts = abstracts()[:200]
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    write_pile(one / "a.jsonl", texts)
+    write_pile(other / "a.jsonl.gz", texts[120:])
+    write_pile(other / "b.jsonl.zst", texts[119::-1])
+
+    first, second = prepare(one), prepare(other)
+
+    assert sorted(documents_of(first, "validation")) == sorted(documents_of(second, "validation"))
+    assert sorted(documents_of(first, "train")) == sorted(documents_of(second, "train"))
+
+
+@pytest.mark.parametrize(("validation", "expected"), [(0, (20, 0)), (0.9999, (0, 20))])
+def test_a_split_may_be_empty_but_for_training(tmp_path, validation, expected):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+
+    if expected[0]:
+        corpus = prepare(tmp_path, validation=validation)
+        assert tuple(corpus.manifest.counts.documents.values()) == expected
+        assert not (corpus.folder / "validation").exists() or not list((corpus.folder / "validation").iterdir())
+    else:
+        with pytest.raises(LauncherError, match="no document is left for training"):
+            prepare(tmp_path, validation=validation)
+
+
+BAD_LINES = {
+    b'{"text": "cut': "is not JSON",
+    b'{"text": "\xff\xfe"}': "is not JSON",
+    b'{"text": "\\ud800"}': "is not JSON",
+    b'["text"]': "is not a JSON object",
+    b"17": "is not a JSON object",
+    b'{"txt": "misspelt"}': "has no `text`",
+    b'{"text": 5}': "its `text` is not a string",
+    b'{"text": null}': "its `text` is not a string",
+    b"\0\0": "is not JSON",
+    b"[" * 100_000: "is not JSON",
+}
+
+
+@pytest.mark.parametrize(("line", "complaint"), BAD_LINES.items())
+def test_a_bad_line_is_counted_and_named(tmp_path, capsys, line, complaint):
+    good = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in abstracts()[:20])
+    path = write_source(tmp_path / "a.jsonl.gz", good + b"\n" + line + b"\n" + good)
+
+    counts = prepare(tmp_path, max_bad_fraction=0.1).manifest.counts
+
+    assert (counts.lines, counts.bad_lines, sum(counts.documents.values())) == (41, 1, 40)
+    assert f"{path}:22: {complaint}" in capsys.readouterr().out
+
+
+def test_too_many_bad_lines_fail_the_run_and_forgiving_them_costs_no_second_reading(tmp_path, capsys):
+    content = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in abstracts()[:20])
+    path = write_source(tmp_path / "a.jsonl", content + b'{"text": broken\n{"txt": 1}\n')
+    other = write_pile(tmp_path / "b.jsonl", ["more"] * 10)
+
+    with pytest.raises(LauncherError) as caught:
+        prepare(tmp_path)
+    message = str(caught.value)
+    assert "2 of 32 lines cannot be read, more than `max_bad_fraction: 0.001` forgives" in message
+    assert f"{path}:21: is not JSON" in message
+    assert f"{path}:22: has no `text`" in message
+    assert str(other) not in message
+    assert not (tmp_path / "corpora" / "corpus").exists()
+
+    capsys.readouterr()
+    prepare(tmp_path, max_bad_fraction=0.1)
+    assert "2 source files, 2 of them done before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["gz", "zst"])
+def test_a_truncated_file_is_not_trusted_but_gives_what_is_there_if_forgiven(tmp_path, suffix):
+    path = write_pile(tmp_path / f"a.jsonl.{suffix}", abstracts())
+    path.write_bytes(path.read_bytes()[:-1000])
+
+    with pytest.raises(LauncherError, match=rf"cannot be read, more than .*\n  {path}:\d+: the file is damaged: \w+"):
+        prepare(tmp_path, max_bad_fraction=0.5)
+    counts = prepare(tmp_path, max_bad_fraction=1).manifest.counts
+
+    kept = sum(counts.documents.values())
+    assert 300 < kept < 500
+    assert counts.bad_lines == counts.lines == kept
+
+
+def test_lines_behind_damage_count_by_the_rate_so_far(tmp_path):
+    path = write_pile(tmp_path / "a.jsonl.zst", abstracts())
+    path.write_bytes(path.read_bytes() + b"\xff" * path.stat().st_size)
+
+    counts = prepare(tmp_path, max_bad_fraction=1).manifest.counts
+
+    assert sum(counts.documents.values()) == 500
+    assert 800 < counts.lines < 1_050
+    assert counts.bad_lines == counts.lines
+
+
+def test_a_wrong_checksum_spoils_the_file(tmp_path):
+    path = write_pile(tmp_path / "a.jsonl.gz", abstracts()[:20])
+    content = bytearray(path.read_bytes())
+    content[-8] ^= 1  # CRC-32, little-endian, then the size: https://www.rfc-editor.org/rfc/rfc1952
+    path.write_bytes(content)
+
+    with pytest.raises(
+        LauncherError, match=r"20 of 20 lines cannot be read.*\n  .*a\.jsonl\.gz:21: .* CRC check failed"
+    ):
+        prepare(tmp_path)
+
+
+def test_wide_vocabularies_get_wide_ids_and_no_bos_where_the_tokenizer_has_none(tmp_path):
+    make_tokenizer(tmp_path / "tokenizer", size=70_000)
+    write_pile(tmp_path / "a.jsonl", ["w1 w69000", "w5"])
+
+    corpus = prepare(tmp_path, tokenizer="./tokenizer", validation=0)
+
+    assert corpus.manifest.dtype == "uint32"
+    assert documents_of(corpus, "train") == [[1, 69_000, 69_999], [5, 69_999]]
+
+
+def test_the_largest_vocabulary_of_narrow_ids(tmp_path):
+    make_tokenizer(tmp_path / "tokenizer", size=65_536)
+    write_pile(tmp_path / "a.jsonl", ["w1"])
+
+    corpus = prepare(tmp_path, tokenizer="./tokenizer", validation=0)
+
+    assert corpus.manifest.dtype == "uint16"
+    assert documents_of(corpus, "train") == [[1, 65_535]]
+
+
+def test_eos_is_not_doubled_and_its_name_in_the_text_is_text(tmp_path):
+    make_tokenizer(tmp_path / "tokenizer", template="$A <|end|>")
+    write_pile(tmp_path / "a.jsonl", ["w1 <|end|> w2", ""])
+
+    corpus = prepare(tmp_path, tokenizer="./tokenizer", validation=0, min_characters=0)
+
+    assert documents_of(corpus, "train") == [[1, 0, 2, 299], [299]]
+
+
+def test_a_tokenizer_that_cannot_end_a_document_is_refused(tmp_path):
+    make_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    write_pile(tmp_path / "a.jsonl", ["w1"])
+
+    with pytest.raises(LauncherError, match=r"`\./tokenizer` has no end-of-sequence token, .*; set `eos_token`"):
+        prepare(tmp_path, tokenizer="./tokenizer")
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
+    write_pile(tmp_path / "a.jsonl", ["text"])
+
+    with pytest.raises(LauncherError, match=r"`\./nowhere` .* cannot be loaded: .*; write a folder below"):
+        prepare(tmp_path, tokenizer="./nowhere")
+
+
+def test_sources_that_match_no_file_are_named(tmp_path):
+    with pytest.raises(LauncherError, match=r"sources\.0\.files: `\./\*\.jsonl\*` matches no file .*; correct it"):
+        prepare(tmp_path)
+
+
+def test_several_tasks_are_refused(tmp_path):
+    write_pile(tmp_path / "a.jsonl", ["text"])
+    context = make_context(tmp_path)
+    object.__setattr__(context, "ranks", Ranks(1, 2, 0, 1, 1))
+
+    with pytest.raises(LauncherError, match="write `nodes: 1` and `gpus_per_node: 0`"):
+        main(context, StopFlag())
+
+
+def test_any_number_of_workers_makes_the_same_bytes(tmp_path):
+    made = []
+    for workers in (1, 3):
+        folder = tmp_path / str(workers) / "x"
+        folder.mkdir(parents=True)
+        for number in range(5):
+            write_pile(folder / f"{number}.jsonl", abstracts()[number::5])
+        corpus = prepare(folder, resources={"cpus_per_task": workers, "time": "1h"})
+        made.append({name: content for name, content in files_of(corpus.folder).items() if name != MANIFEST})
+
+    assert len(made[0]) == 20
+    assert made[0] == made[1]
+
+
+def test_a_stopped_prepare_goes_on_where_it_was(tmp_path, capsys):
+    for number in range(5):
+        write_pile(tmp_path / f"{number}.jsonl", abstracts()[number::5])
+    context = make_context(tmp_path, resources={"cpus_per_task": 1, "time": "1h"})
+
+    assert main(context, StopAfter(2)) == CONTINUE
+    (attempt,) = read_attempts(context.run.ledger)
+    assert (attempt.first_step, attempt.reason) == (0, "stopped")
+    assert 0 < attempt.last_step < 5
+    assert not (tmp_path / "corpora" / "corpus").exists()
+
+    assert main(context, StopFlag()) == FINISHED
+    assert f"{attempt.last_step} of them done before" in capsys.readouterr().out
+    (attempt,) = read_attempts(context.run.ledger)
+    assert (attempt.last_step, attempt.reason) == (5, "finished")
+    assert os.listdir(tmp_path / "corpora") == ["corpus"]
+
+
+def test_a_stop_request_before_the_start_starts_nothing(tmp_path):
+    write_pile(tmp_path / "a.jsonl", ["text"])
+    context = make_context(tmp_path)
+    context.run.stop_request.touch()
+
+    assert main(context, StopFlag()) == CONTINUE
+
+
+def test_a_file_that_changed_since_its_part_was_made_is_read_again(tmp_path):
+    write_pile(tmp_path / "a.jsonl", ["first"])
+    last = write_pile(tmp_path / "b.jsonl", ["other"])
+    context = make_context(tmp_path, validation=0, resources={"cpus_per_task": 1, "time": "1h"})
+    assert main(context, StopAfter(1)) == CONTINUE
+    written = last.stat()
+    write_pile(tmp_path / "a.jsonl", ["fresh"])
+    os.utime(tmp_path / "a.jsonl", ns=(written.st_atime_ns, written.st_mtime_ns + 10**9))
+
+    assert main(context, StopFlag()) == FINISHED
+
+    corpus = open_corpus(tmp_path / "corpora" / "corpus")
+    corpus.verify()
+    decode = AutoTokenizer.from_pretrained(ASSETS / "stories260k").decode
+    assert decode(documents_of(corpus, "train")[0], skip_special_tokens=True) == "fresh"
+
+
+def test_a_published_corpus_is_not_made_again(tmp_path):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+    folder = prepare(tmp_path).folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    prepare(tmp_path, description="other words", max_bad_fraction=0.5)
+
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_another_corpus_of_the_same_name_is_not_touched(tmp_path):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+    folder = prepare(tmp_path).folder
+    before = files_of(folder)
+
+    with pytest.raises(LauncherError, match=r"made from other files or settings .* write another name as `corpus`"):
+        prepare(tmp_path, min_characters=7)
+
+    assert files_of(folder) == before
+
+
+def test_a_whole_corpus_that_was_not_yet_published_is_published(tmp_path):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+    corpus = prepare(tmp_path)
+    expected = files_of(corpus.folder)
+    partial = tmp_path / "corpora" / "corpus.partial"
+    partial.mkdir()
+    os.rename(corpus.folder, partial / corpus.manifest.fingerprint[:16])
+
+    assert files_of(prepare(tmp_path).folder) == expected
+
+
+def test_nothing_of_credentialed_text_is_told_and_nobody_else_may_look(tmp_path, capfd):
+    text = f"Patient {PLANTED} was discharged."
+    content = json.dumps({"text": text}) + "\n" + '{"text": "' + PLANTED + "\n" + json.dumps([PLANTED]) + "\n"
+    write_source(tmp_path / "a.jsonl", content.encode())
+
+    with pytest.raises(LauncherError) as caught:
+        prepare(tmp_path, data_use="credentialed", validation=0)
+    corpus = prepare(tmp_path, data_use="credentialed", validation=0, max_bad_fraction=0.9)
+
+    said = "".join(capfd.readouterr()) + str(caught.value) + (corpus.folder / MANIFEST).read_text()
+    assert "a.jsonl:2: is not JSON" in said
+    assert PLANTED not in said
+    assert stat.S_IMODE(corpus.folder.stat().st_mode) == 0o700
+    assert corpus.manifest.data_use == "credentialed"
+
+
+def run_prepare(context):
+    return subprocess.Popen([sys.executable, "-m", "tests.preparing", context.run.root], stdout=subprocess.DEVNULL)
+
+
+def children_of(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_killed_prepare_goes_on_and_makes_the_same_bytes(tmp_path):
+    for number in range(12):
+        texts = [f"{number} {copy} {text}" for copy in range(4) for text in abstracts()[number::4]]
+        write_pile(tmp_path / f"{number:02d}.jsonl.zst", texts)
+    expected = files_of(prepare(tmp_path).folder)
+    os.rename(tmp_path / "corpora", tmp_path / "uninterrupted")
+    context = make_context(tmp_path)
+
+    for finished in (1, 5):
+        process = run_prepare(context)
+        wait_for(
+            lambda wanted=finished: len(list(tmp_path.glob("corpora/*/*/parts/[0-9]*.json"))) >= wanted,
+            60,
+            f"{finished} finished parts",
+        )
+        workers = children_of(process.pid)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert len(workers) == 2
+        wait_for(lambda pids=workers: not any(map(is_running, pids)), 10, "the workers to end with their parent")
+    assert not (tmp_path / "corpora" / "corpus").exists()
+    process = run_prepare(context)
+
+    assert process.wait() == FINISHED
+    assert files_of(tmp_path / "corpora" / "corpus") == expected
+    assert os.listdir(tmp_path / "corpora") == ["corpus"]
