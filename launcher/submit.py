@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Self
 
 from launcher.cluster import Cluster
-from launcher.errors import LauncherError, RunError, SlurmError
+from launcher.errors import LauncherError, RecipeError, RunError, SlurmError
 from launcher.freeze import Freezer, FrozenRun, ResolvedRecipe, freeze_submission, resolve
 from launcher.ledger import read_attempts, read_json_lines
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir, expand, submissions_root
+from launcher.plan import check_all
+from launcher.recipe import PrepareRecipe, recipe_adapter
 from launcher.record import RunRecord
 from launcher.render import Request, group, render
 from launcher.runs import find_run
@@ -58,11 +60,21 @@ class Plan:
     """Options of sbatch that make it wait for another run."""
 
 
-def plan(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> Plan:
-    """Check recipes and say what `submit` will send, to the byte. Changes nothing.
+def require_feasible(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> None:
+    """Refuse recipes that cannot work on this cluster.
 
     Raises:
-        RecipeError: A recipe cannot work on this cluster.
+        RecipeError: With all faults of all recipes.
+    """
+    pending = _corpus_made_by(find_run(cluster, options.after)) if options.after else []
+    if faults := check_all(loaded, cluster, pending):
+        raise RecipeError(faults)
+
+
+def plan_submissions(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> Plan:
+    """Say what `submit` will send, to the byte. Changes nothing.
+
+    Raises:
         RunError: `options.after` names a run that failed, or none.
     """
     dependency = _dependency(options.after, cluster)
@@ -90,7 +102,8 @@ def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpti
         RunError: `options.after` names a run that failed, or none.
         SlurmError: Slurm refused; what this call made and queued is gone again.
     """
-    todo, runs_root = plan(loaded, cluster, options), _runs_root(cluster)
+    require_feasible(loaded, cluster, options)
+    todo, runs_root = plan_submissions(loaded, cluster, options), _runs_root(cluster)
     submissions_root(runs_root).mkdir(parents=True, exist_ok=True)
     todo.snapshot.publish()
     freezer = Freezer(runs_root, cluster, todo.snapshot, options.rehearsal)
@@ -138,6 +151,12 @@ def _dependency(after: str | None, cluster: Cluster) -> tuple[str, ...]:
     if not record.submissions:
         raise RunError(f"--after: `{record.id}` was never queued; `launcher resume {record.id}` first")
     return (f"--dependency=afterok:{record.submissions[-1].job_id}", "--kill-on-invalid-dep=yes")
+
+
+def _corpus_made_by(run: RunDir) -> list[str]:
+    """The corpus that will be there once a run has finished."""
+    recipe = recipe_adapter.validate_json(run.recipe.read_text(encoding="utf-8"))
+    return [recipe.corpus] if isinstance(recipe, PrepareRecipe) else []
 
 
 def _runs_root(cluster: Cluster) -> Path:

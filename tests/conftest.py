@@ -30,6 +30,9 @@ def hostile_path(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_cluster(tmp_path: Path) -> Callable[..., Cluster]:
     """Make a cluster profile with its roots in the test's folder; keywords replace keys of the profile."""
+    (tmp_path / "models" / "tokenizer").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "abstracts.jsonl").touch()
 
     def make(**changes: Any) -> Cluster:
         roots = {name: str(tmp_path / name) for name in ("runs", "data", "corpora", "models")}
@@ -40,15 +43,15 @@ def make_cluster(tmp_path: Path) -> Callable[..., Cluster]:
 
 @pytest.fixture
 def make_recipe() -> Callable[..., Recipe]:
-    """Make a small `prepare` recipe; keywords replace its keys."""
+    """Make a small `prepare` recipe that works with `make_cluster`'s profiles; keywords replace its keys."""
 
     def make(**changes: Any) -> Recipe:
         fields: dict[str, Any] = {
             "kind": "prepare",
             "name": "abstracts",
             "corpus": "abstracts",
-            "sources": [{"files": "*.jsonl"}],
-            "tokenizer": "stories260k",
+            "sources": [{"files": "abstracts.jsonl"}],
+            "tokenizer": "tokenizer",
             "resources": {"cpus_per_task": 2, "time": "10min"},
         }
         return recipe_adapter.validate_json(json.dumps(fields | changes))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import Cluster
-from launcher.errors import LauncherError, RunError, SlurmError
+from launcher.cluster import Cluster, Roots
+from launcher.errors import LauncherError, RecipeError, RunError, SlurmError
 from launcher.ledger import append_event, read_json_lines
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, submissions_root
@@ -70,6 +70,26 @@ def test_sbatch_gets_the_script_of_the_run_directory(
     (call,) = fake_slurm.calls("sbatch")
     assert call.argv[:-1] == ["--parsable"]
     assert fake_slurm.script("1001") == run.submission.read_text()
+
+
+def test_a_recipe_that_cannot_work_is_refused_before_anything_is_written(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    recipes = [make_recipe(tokenizer="nowhere"), make_recipe(sources=[{"files": "none.jsonl"}])]
+
+    with pytest.raises(RecipeError, match=r"(?s)tokenizer: `nowhere` is not below.*no file matches"):
+        submit(loaded(*recipes), cluster, SubmitOptions())
+
+    assert not Path(cluster.roots.runs).exists()
+
+
+def test_a_root_with_an_unset_variable_is_refused(make_cluster: MakeCluster, make_recipe: MakeRecipe) -> None:
+    roots = make_cluster().roots.model_dump() | {"runs": "$NO_SUCH_SCRATCH/runs"}
+    cluster = Cluster(name="site", roots=Roots(**roots))
+
+    with pytest.raises(LauncherError, match=r"`site`: roots\.runs: .* \$NO_SUCH_SCRATCH is not set"):
+        submit(loaded(make_recipe()), cluster, SubmitOptions())
 
 
 def test_overrides_of_the_calling_shell_do_not_reach_sbatch(
@@ -149,7 +169,8 @@ def test_credentialed_runs_are_for_nobody_elses_eyes(
 def test_a_hostile_runs_folder_works(
     fake_slurm: FakeSlurm, hostile_path: Path, make_cluster: MakeCluster, make_recipe: MakeRecipe
 ) -> None:
-    roots = {name: str(hostile_path) for name in ("runs", "data", "corpora", "models")}
+    cluster = make_cluster()
+    roots = cluster.roots.model_dump() | {"runs": str(hostile_path)}
 
     (run,) = submit(loaded(make_recipe()), make_cluster(roots=roots), SubmitOptions())
 

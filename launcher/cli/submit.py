@@ -41,10 +41,12 @@ def render(
 ) -> None:
     """Print the batch scripts that `launcher submit` would send, byte for byte."""
     from launcher.load import load_cluster
-    from launcher.submit import SubmitOptions, plan
+    from launcher.submit import SubmitOptions, plan_submissions
 
     profile = load_cluster(cluster)
-    todo = plan(_load(recipes, overrides or (), rehearse), profile, SubmitOptions(None, max_parallel, rehearse))
+    todo = plan_submissions(
+        _load(recipes, overrides or (), rehearse), profile, SubmitOptions(None, max_parallel, rehearse)
+    )
     for one in todo.submissions:
         typer.echo(one.script, nl=False)
 
@@ -115,9 +117,10 @@ def _preview(
     loaded: "Sequence[LoadedRecipe]", cluster: "Cluster", options: "SubmitOptions", with_estimate: bool
 ) -> None:
     from launcher.slurm.queue import queue_of
-    from launcher.submit import plan
+    from launcher.submit import plan_submissions, require_feasible
 
-    todo = plan(loaded, cluster, options)
+    require_feasible(loaded, cluster, options)
+    todo = plan_submissions(loaded, cluster, options)
     for one in todo.submissions:
         names = ", ".join(loaded[position].recipe.name for position in one.positions[:5])
         more = f" and {len(one.positions) - 5} more" if len(one.positions) > 5 else ""
@@ -152,9 +155,10 @@ def _ask_if_large(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster", options:
     if not (is_large and sys.stdin.isatty() and sys.stderr.isatty()):
         return
     from launcher.slurm.queue import queue_of
-    from launcher.submit import plan
+    from launcher.submit import plan_submissions, require_feasible
 
-    todo = plan(loaded, cluster, options)
+    require_feasible(loaded, cluster, options)
+    todo = plan_submissions(loaded, cluster, options)
     typer.echo(_summary(loaded, todo), err=True)
     typer.echo(queue_of(cluster).estimate_start(todo.submissions[0].script), err=True)
     typer.confirm("submit?", abort=True, err=True)
@@ -169,7 +173,7 @@ def _report(runs: "Sequence[RunDir]", as_json: bool) -> None:
         for run, record in zip(runs, records, strict=True)
     ]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        typer.echo(json.dumps({"runs": rows}, indent=1))
         return
     widths = {key: max(len(row[key]) for row in rows) for key in ("id", "name", "job")}
     for row in rows:
