@@ -1,11 +1,21 @@
 """WHERE to run: one site's partition, account, GPU request style, roots, modules and container."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, field_validator
 
-from launcher.recipe.sections import Positive, Section
+from launcher.recipe.sections import Positive, Section, VariableName
 from launcher.recipe.units import Duration, Size
+
+
+def _refuse_blank(value: str) -> str:
+    if not value or re.search(r"\s", value):
+        raise ValueError(f"`{value}` is empty or has a blank in it; write one word")
+    return value
+
+
+Word = Annotated[str, AfterValidator(_refuse_blank)]
 
 
 class Roots(Section):
@@ -26,7 +36,7 @@ class Gpus(Section):
 
     style: Literal["gres", "gpus-per-node"] = "gres"
     """`--gres=gpu:4` or `--gpus-per-node=4`."""
-    type: str | None = None
+    type: Word | None = None
     """Type in the request: `gpu:a100:4`."""
     memory: Size | None = None
     """Memory of one GPU."""
@@ -41,24 +51,32 @@ class SlurmOptions(Section):
 
     conf: str | None = None
     """slurm.conf, where it is not in its usual place (a dev cluster)."""
-    partition: str | None = None
+    partition: Word | None = None
     """Partition."""
-    account: str | None = None
+    account: Word | None = None
     """Account to charge."""
-    qos: str | None = None
+    qos: Word | None = None
     """Quality of service."""
-    reservation: str | None = None
+    reservation: Word | None = None
     """Reservation."""
-    constraint: str | None = None
+    constraint: Word | None = None
     """Node features, e.g. `a100&nvlink`."""
-    exclude: str | None = None
+    exclude: Word | None = None
     """Nodes to avoid, e.g. `gpu[03,07]`."""
     lead: Duration = Duration("5min")
     """How long before the time limit a run is asked to save and stop."""
     requeue: Literal["requeue", "resubmit", "never"] = "requeue"
     """How an interrupted run comes back: the same job again, a new job, or not at all."""
     port_range: tuple[Positive, Positive] = (10000, 32000)
-    """Ports for rendezvous; below the ephemeral range (32768 on Linux)."""
+    """First and last port for rendezvous; below the ephemeral range (32768 on Linux)."""
+
+    @field_validator("port_range")
+    @classmethod
+    def _is_a_range(cls, ports: tuple[int, int]) -> tuple[int, int]:
+        first, last = ports
+        if not 1024 <= first < last <= 65535:
+            raise ValueError(f"{first} to {last} is no range of ports; write two from 1024 to 65535, the smaller first")
+        return ports
 
 
 class Mail(Section):
@@ -103,7 +121,7 @@ class Cluster(Section):
     """For NCCL and gloo between nodes, e.g. `ib0`; their own choice if left out."""
     modules: tuple[str, ...] = ()
     """Loaded on the node before anything else."""
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: dict[VariableName, str] = Field(default_factory=dict)
     """Exported on the node. Never secrets: those go into `secrets_file`."""
     secrets_file: str | None = None
     """File of NAME=value lines, mode 0600, read by each task when it starts."""

@@ -80,7 +80,7 @@ class Composer:
             return None
         origin = Origin(f"--set {name}", None)
         parsed = parse_yaml(value, origin.file)
-        root = parsed.documents[0].root if parsed.documents else Node(None, origin)
+        root = parsed.documents[0].root if parsed.documents else Node(None, origin, is_refused=bool(parsed.faults))
         node = map_origins(root, lambda _: origin)
         leaks, secrets = find_leaks(text, [_nest(keys, node)], origin.file)
         self.secrets |= secrets
@@ -142,7 +142,7 @@ def _put(node: Node, keys: tuple[str, ...], new: Node, done: tuple[str, ...] = (
     if isinstance(node.value, list):
         count = len(node.value)
         if not key.isdecimal() or int(key) >= count:
-            raise _MisplacedError(f"`{join_path(done)}` is a list of {count}; write an index from 0 to {count - 1}")
+            raise _MisplacedError(f"`{join_path(done)}` has {count} items, counted from 0; write one of their numbers")
         items = list(node.value)
         items[int(key)] = _put(items[int(key)], rest, new, (*done, key))
         return Node(items, node.origin)

@@ -118,7 +118,7 @@ def _unexpected(node: Node, errors: Sequence[ErrorDetails]) -> str:
     expected = " or ".join(dict.fromkeys(_expectation(error) for error in errors))
     shown, kind = _shown(node), errors[0]["type"]
     if kind == "string_type" and node.text:
-        return f'`{node.text}` is {shown}, not text; write `"{node.text}"`'
+        return f'`{node.text}` is not text; write `"{node.text}"`'
     if kind == "bool_type" and node.text in _SPELLED_BOOLEANS:
         return f"`{node.text}` is text in YAML 1.2; write `{_SPELLED_BOOLEANS[node.text]}`"
     if kind == "literal_error" and isinstance(node.value, str):
@@ -127,6 +127,8 @@ def _unexpected(node: Node, errors: Sequence[ErrorDetails]) -> str:
         return f"`{node.text}` is not known; " + (f"did you mean `{nearest[0]}`?" if nearest else f"write {expected}")
     if kind.startswith("int") and (digits := re.sub(r"(?<=\d)[_,](?=\d{3})", "", node.text)).isdecimal():
         expected = f"`{digits}`"
+    if kind == "tuple_type" and node.text:
+        expected = f"a list: `[{node.text}]`"
     return f"{shown} does not fit here; write {expected}"
 
 

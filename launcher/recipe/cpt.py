@@ -68,7 +68,12 @@ class CptRecipe(RecipeBase):
 
     @model_validator(mode="after")
     def _holds_together(self) -> "CptRecipe":
-        if conflicts := [*self._batch_conflicts(), *self._shard_conflicts(), *self._choice_conflicts()]:
+        if conflicts := [
+            *self._batch_conflicts(),
+            *self._shard_conflicts(),
+            *self._schedule_conflicts(),
+            *self._choice_conflicts(),
+        ]:
             raise ValueError("\n".join(conflicts))
         return self
 
@@ -88,23 +93,36 @@ class CptRecipe(RecipeBase):
             for name in ("shard", "replicate"):
                 if getattr(self.parallel, name) != Parallel.model_fields[name].default:
                     yield f"parallel.{name}: belongs to `hybrid_shard`, not to `{self.parallel.strategy}`; leave it out"
+            if not self.parallel.reshard_after_forward and self.parallel.strategy != "full_shard":
+                yield f"parallel.reshard_after_forward: has no meaning for `{self.parallel.strategy}`; leave it out"
         elif world % shard:
             yield (
                 f"parallel.shard: {shard} ranks do not divide the world size ({world}); "
                 f"write `node` or a divisor of {world}"
             )
+        elif shard == 1 < world:
+            yield "parallel.shard: groups of 1 rank shard nothing; write `strategy: full_shard` or `ddp`"
         elif replicate not in ("auto", self.replicas):
             yield (
                 f"parallel.replicate: {replicate} x shard ({shard}) is not the world size ({world}); "
                 f"write `auto` or `{self.replicas}`"
             )
 
-    def _choice_conflicts(self) -> Iterator[str]:
+    def _schedule_conflicts(self) -> Iterator[str]:
         schedule = self.schedule
+        parts = (schedule.warmup, schedule.decay) if schedule.shape == "wsd" else (schedule.warmup,)
+        # A length in epochs or tokens becomes steps only on the nodes; shares in percent can be added up all the same.
+        total = schedule.length.value if schedule.length.unit == "step" else 10_000
+        can_tell = schedule.length.unit == "step" or all(part.endswith("%") for part in parts)
+        if can_tell and sum(part.steps(total) for part in parts) > total:
+            names = " and ".join(f"`{part}`" for part in parts)
+            yield f"schedule.warmup: {names} are more than the length (`{schedule.length}`); write less"
         if schedule.shape != "wsd" and schedule.decay != Schedule.model_fields["decay"].default:
             yield f"schedule.decay: belongs to `wsd`, not to `{schedule.shape}`; leave it out"
         if schedule.shape == "constant" and schedule.floor != Schedule.model_fields["floor"].default:
             yield "schedule.floor: has no meaning for `constant`; leave it out"
+
+    def _choice_conflicts(self) -> Iterator[str]:
         if self.model.attention == "flash" and self.precision.dtype == "fp32":
             yield "model.attention: `flash` needs 16 bits; write `sdpa`, or `bf16` for `precision.dtype`"
         if self.data_use == "credentialed" and self.tracking.mode == "online":

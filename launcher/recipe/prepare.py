@@ -1,8 +1,9 @@
 """kind: prepare - from source text to a tokenised, split, checksummed corpus."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from launcher.recipe.sections import Fraction, RecipeBase, Section, refuse_site_path
 
@@ -27,7 +28,7 @@ class PrepareRecipe(RecipeBase):
 
     kind: Literal["prepare"]
     """Corpus preparation."""
-    corpus: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    corpus: str
     """Name of the corpus to make, below the profile's `roots.corpora`."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     """Where the text comes from."""
@@ -41,3 +42,20 @@ class PrepareRecipe(RecipeBase):
     """Unreadable lines are counted and skipped up to this share; beyond it the run fails."""
 
     _tokenizer = field_validator("tokenizer")(refuse_site_path)
+
+    @field_validator("corpus")
+    @classmethod
+    def _is_a_folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            raise ValueError(f"`{name}` cannot name a corpus; write letters, digits, `.`, `_` and `-`")
+        return name
+
+    @model_validator(mode="after")
+    def _is_one_task(self) -> "PrepareRecipe":
+        wanted = (("nodes", self.resources.nodes, 1), ("gpus_per_node", self.resources.gpus_per_node, 0))
+        wrong = [
+            f"resources.{key}: a corpus is prepared by one task; write {only}" for key, n, only in wanted if n > only
+        ]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self

@@ -1,8 +1,9 @@
 """Sections that recipes of several kinds share. Pure data: validators refuse, they never repair."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from launcher.recipe.units import BatchSize, Duration, Interval, Length, Share, Size
 
@@ -26,6 +27,16 @@ def refuse_site_path(value: str) -> str:
             "path that starts with `./` (relative to this file)"
         )
     return value
+
+
+def refuse_bad_name(value: str) -> str:
+    """Refuse what cannot name a variable of the environment; a secret's value pasted for its name is not repeated."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("is not the name of an environment variable; write a name such as `WANDB_API_KEY`")
+    return value
+
+
+VariableName = Annotated[str, AfterValidator(refuse_bad_name)]
 
 
 class Model(Section):
@@ -61,6 +72,18 @@ class Data(Section):
 
     corpora: Annotated[tuple[Corpus, ...], Field(min_length=1)]
     """Prepared corpora (made by recipes of kind `prepare`)."""
+
+    @model_validator(mode="after")
+    def _corpora_differ(self) -> "Data":
+        names = [corpus.name for corpus in self.corpora]
+        twice = [
+            f"corpora.{i}.name: `{name}` is there twice; raise its `weight` instead"
+            for i, name in enumerate(names)
+            if name in names[:i]
+        ]
+        if twice:
+            raise ValueError("\n".join(twice))
+        return self
 
 
 class Batch(Section):
@@ -184,6 +207,12 @@ class Resources(Section):
     time: Duration
     """Time limit of one attempt; a run goes on over as many as it needs."""
 
+    @model_validator(mode="after")
+    def _memory_of_gpus(self) -> "Resources":
+        if self.gpu_memory and not self.gpus_per_node:
+            raise ValueError("gpu_memory: no GPUs are asked for; write `gpus_per_node`, or `null` here")
+        return self
+
     @property
     def ranks_per_node(self) -> int:
         """Tasks that srun starts on each node."""
@@ -205,7 +234,7 @@ class Limits(Section):
 class RecipeBase(Section):
     """What every recipe has."""
 
-    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^/\x00]+$")]
+    name: Annotated[str, Field(min_length=1, max_length=100)]
     """Name of the run; part of its folder's name."""
     description: str = ""
     """A line for people."""
@@ -217,7 +246,14 @@ class RecipeBase(Section):
     """When to give up."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Seed of data order, initialisation and dropout."""
-    secrets: tuple[str, ...] = ()
+    secrets: tuple[VariableName, ...] = ()
     """Names (never values) of environment variables the run needs, e.g. `WANDB_API_KEY`."""
     rehearsal: dict[str, Any] | None = None
     """A partial recipe laid over this one by `--rehearse`: small, quick, same strategy."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_path(cls, name: str) -> str:
+        if "/" in name or not name.strip():
+            raise ValueError(f"`{name}` cannot name a folder; write a name without `/`")
+        return name

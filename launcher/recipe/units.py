@@ -21,7 +21,7 @@ class Quantity(str):
     def __new__(cls, text: str) -> Self:
         """Check the text against the unit's pattern."""
         if not re.fullmatch(cls.pattern, text, re.ASCII):
-            raise ValueError(f"`{text}` has no meaning here; write {cls.example}")
+            raise ValueError(f"`{text}` cannot be read; write {cls.example}")
         quantity = super().__new__(cls, text)
         if complaint := quantity._complaint():
             raise ValueError(f"`{text}` {complaint}; write {cls.example}")
@@ -42,8 +42,8 @@ class Quantity(str):
         if isinstance(value, str):
             return cls(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            raise ValueError(f"`{value:g}` has no unit; write {cls.example}")
-        raise ValueError(f"a value is missing or of the wrong type; write {cls.example}")
+            raise ValueError(f"`{value}` has no unit; write {cls.example}")
+        raise ValueError(f"is not {cls.example}; write one")
 
     def _complaint(self) -> str | None:
         """Say what is wrong with a quantity that is spelled well."""
