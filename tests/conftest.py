@@ -60,6 +60,26 @@ def make_recipe() -> Callable[..., Recipe]:
 
 
 @pytest.fixture
+def make_cpt() -> Callable[..., Recipe]:
+    """Make a small `cpt` recipe, valid by itself; keywords replace its keys."""
+
+    def make(**changes: Any) -> Recipe:
+        fields: dict[str, Any] = {
+            "kind": "cpt",
+            "name": "pretrain",
+            "model": {"path": "model"},
+            "data": {"corpora": [{"name": "abstracts"}]},
+            "batch": {"global_batch": "16 sequences", "sequence_length": 64},
+            "optim": {"lr": 1e-3},
+            "schedule": {"length": "10 steps"},
+            "resources": {"time": "10min"},
+        }
+        return recipe_adapter.validate_json(json.dumps(fields | changes))
+
+    return make
+
+
+@pytest.fixture
 def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     """Fake Slurm commands, first on PATH, and no Slurm setting in the environment."""
     for name in [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))]:

@@ -82,9 +82,9 @@ def slurm_reads(script: str) -> dict[str, str]:
     ],
 )
 def test_gpus_are_asked_for_in_the_style_of_the_site(
-    gpus: dict[str, str], asked: dict[str, str], make_cluster: MakeCluster, make_recipe: MakeRecipe
+    gpus: dict[str, str], asked: dict[str, str], make_cluster: MakeCluster, make_cpt: MakeRecipe
 ) -> None:
-    recipe = make_recipe(resources={"gpus_per_node": 4, "nodes": 2, "time": "1d2h3min4s", "memory": "1GB"})
+    recipe = make_cpt(resources={"gpus_per_node": 4, "nodes": 2, "time": "1d2h3min4s", "memory": "1GB"})
 
     options = directives(script_of(make_cluster(gpus=gpus), recipe))
 
@@ -177,9 +177,9 @@ def test_an_array_is_throttled_and_named_after_its_first_recipe(
     assert options["output"].endswith("slurm-%A_%a.log")
 
 
-def test_recipes_are_grouped_by_what_they_want_and_cut_at_the_limit(make_recipe: MakeRecipe) -> None:
+def test_recipes_are_grouped_by_what_they_want_and_cut_at_the_limit(make_cpt: MakeRecipe) -> None:
     small, big = {"time": "1h"}, {"time": "1h", "nodes": 2}
-    recipes = [make_recipe(resources=wants) for wants in (small, big, small, small, small)]
+    recipes = [make_cpt(resources=wants) for wants in (small, big, small, small, small)]
 
     assert group(recipes, limit=3) == [[0, 2, 3], [4], [1]]
 
