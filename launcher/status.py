@@ -32,6 +32,9 @@ REASONS: dict[str | None, str] = {
     None: "no reason noted",
 }
 
+_BLAMELESS = ("stopped", "preempted", "time_limit")
+"""Ends that leave a run stopped, not failed, if it does not come back."""
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -194,7 +197,7 @@ def _from_ledger(facts: RunFacts) -> Verdict:
     assert last is not None  # without an attempt nothing is settled
     if any(attempt.reason == "finished" for attempt in facts.attempts):
         return Verdict("finished")
-    return Verdict("stopped" if last.reason == "stopped" else "failed", explain(last))
+    return Verdict("stopped" if last.reason in _BLAMELESS else "failed", explain(last))
 
 
 def _from_job(facts: RunFacts, job: Job) -> Verdict:

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from launcher.cli import devcluster, submit
+from launcher.cli import control, devcluster, logs, status, submit
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -18,6 +18,10 @@ app = typer.Typer(
 
 app.command()(submit.submit)
 app.command()(submit.render)
+app.command()(status.status)
+app.command()(logs.logs)
+for command in (control.stop, control.resume, control.cancel, control.save, control.sync):
+    app.command()(command)
 app.add_typer(devcluster.app, name="devcluster")
 
 

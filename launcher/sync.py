@@ -1,0 +1,63 @@
+"""Sending what runs tracked offline to W&B, with W&B's own command."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from launcher.cluster import Cluster
+from launcher.errors import LauncherError, RunError
+from launcher.ledger import read_attempts
+from launcher.paths import RunDir
+
+_PUBLIC = "https://api.wandb.ai"
+
+
+def unsent_segments(run: RunDir) -> list[Path]:
+    """List the offline segments that W&B has not marked as sent, oldest first.
+
+    The segment that a running attempt still writes is left out: W&B would mark it as sent half full.
+    """
+    attempts = read_attempts(run.ledger)
+    segments = sorted(run.wandb.rglob("offline-run-*")) if run.wandb.is_dir() else []
+    if attempts and attempts[-1].ended is None:
+        segments = segments[:-1]
+    return [folder for folder in segments if folder.is_dir() and not any(folder.glob("*.synced"))]
+
+
+def send(run: RunDir, cluster: Cluster, segments: list[Path]) -> None:
+    """Send segments as parts of one W&B run; W&B marks what it has taken.
+
+    Raises:
+        RunError: The run's data must not leave the site, or W&B refused.
+    """
+    environ = wandb_environment(cluster, os.environ)
+    _check_allowed(run, environ.get("WANDB_BASE_URL", _PUBLIC))
+    program = Path(sys.executable).with_name("wandb")
+    if not program.exists():
+        raise LauncherError(f"`{program}` is missing; install the extra: `pip install 'launcher[train]'`")
+    argv = [str(program), "sync", "--yes", *map(str, segments)]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+    unsent = [folder.name for folder in segments if not any(folder.glob("*.synced"))]
+    if done.returncode or unsent:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-5:]
+        raise RunError(f"`{run.root.name}`: W&B did not take {', '.join(unsent) or 'it all'}:\n" + "\n".join(said))
+
+
+def wandb_environment(cluster: Cluster, environ: Mapping[str, str]) -> dict[str, str]:
+    """Make the environment for W&B's command: what the nodes got, except that it is to go online."""
+    named = {name: value for name, value in cluster.environment.items() if name.startswith("WANDB_")}
+    return {name: value for name, value in {**environ, **named}.items() if name not in ("WANDB_MODE", "WANDB_DIR")}
+
+
+def _check_allowed(run: RunDir, server: str) -> None:
+    recipe = json.loads(run.recipe.read_text(encoding="utf-8"))
+    host = urlsplit(server).hostname or server
+    if recipe.get("data_use") == "credentialed" and (host == "wandb.ai" or host.endswith(".wandb.ai")):
+        raise RunError(
+            f"`{run.root.name}`: its data is credentialed and must not go to {host}; "
+            "set `WANDB_BASE_URL` to your institution's own W&B server, or leave it here"
+        )
