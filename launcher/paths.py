@@ -66,6 +66,10 @@ class RunDir:
         """What the batch process (start, stop requests, verdict) said in one attempt."""
         return self.attempt_logs(attempt) / "batch.log"
 
+    def preflight(self, attempt: int) -> Path:
+        """What rank 0 found wrong with a node before the work: JSON `{"message"}`."""
+        return self.attempt_logs(attempt) / "preflight.json"
+
     @property
     def checkpoints(self) -> Path:
         """Training states to resume from."""

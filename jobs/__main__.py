@@ -1,0 +1,63 @@
+"""`python -m jobs RUN_DIR [--attempt N]`: one task of one attempt.
+
+Exit codes: 0 finished, 75 saved and to be continued, 78 never to be restarted, anything else a failure.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from jobs.runtime.stop import StopFlag
+
+STOP = StopFlag()
+if __name__ == "__main__":
+    STOP.install()  # before the imports below, which take seconds that a preemption does not wait for
+
+from pydantic import ValidationError  # noqa: E402
+
+from jobs.runtime.context import Context, Ranks, load_context  # noqa: E402
+from jobs.runtime.preflight import UnfitNodeError, preflight  # noqa: E402
+from jobs.runtime.rendezvous import ranks_from  # noqa: E402
+from jobs.runtime.secrets import load_secrets  # noqa: E402
+from launcher.errors import LauncherError  # noqa: E402
+from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir  # noqa: E402
+
+
+def main() -> int:
+    """Carry out this task's part of the run; return the exit code."""
+    options = _parse()
+    ranks = Ranks(*ranks_from(os.environ))
+    try:
+        context = load_context(RunDir(options.run.absolute()), options.attempt, ranks)
+        load_secrets(context.record.cluster.get("secrets_file"), context.recipe.secrets)
+        return _work(context)
+    except (LauncherError, ValidationError) as error:
+        print(f"rank {ranks.rank} on {os.uname().nodename}: {error}", file=sys.stderr, flush=True)
+        return NEVER_RESTART
+    except UnfitNodeError as error:
+        print(f"preflight: {error}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _work(context: Context) -> int:
+    meeting = preflight(context)
+    kind = importlib.import_module(f"jobs.{context.recipe.kind}")
+    code: int = kind.main(context, STOP)
+    if meeting is not None and code in (FINISHED, CONTINUE):
+        meeting.leave()
+    return code
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m jobs", description="Carry out one task of one attempt of a run.")
+    parser.add_argument("run", type=Path, help="run directory")
+    parser.add_argument(
+        "--attempt", type=int, default=os.environ.get("LAUNCHER_ATTEMPT", "0"), help="number of the attempt"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

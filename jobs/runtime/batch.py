@@ -1,0 +1,162 @@
+"""`python -m jobs.runtime.batch SUBMISSION_DIR [--local]`: the batch process of one run.
+
+It finds its run, starts the tasks of one attempt, waits, judges, and brings the run back. Standard
+library only: it runs on the host, where the tasks' container and packages may be out of reach.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.runtime import slurm
+from jobs.runtime.attempt import Journal, Signals, close_attempt, run_attempt
+from jobs.runtime.cause import cause_before, last_sign_of_life
+from jobs.runtime.job import Job, StartRefusedError, find_job
+from jobs.runtime.verdict import Ending, Verdict, batch_exit_code
+from launcher.ledger import Action, Attempt, StopRequest, append_event, read_attempts
+from launcher.paths import CONTINUE, FINISHED, SubmissionDir
+from launcher.record import RunRecord, Submitted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry a run out as far as this job lasts; return the exit code of the batch process."""
+    signals = Signals()
+    signals.install()
+    options = _parse(argv)
+    try:
+        job = find_job(SubmissionDir(options.submission.absolute()), os.environ, options.local)
+        _check_start(job)
+        return _run(job, signals)
+    except StartRefusedError as refusal:
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {refusal}", flush=True)
+        return refusal.exit_code
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.runtime.batch", description="Carry out one run of a submission."
+    )
+    parser.add_argument("submission", type=Path, help="folder of the submission")
+    parser.add_argument("--local", action="store_true", help="start the tasks as processes of this machine")
+    return parser.parse_args(argv)
+
+
+def _run(job: Job, signals: Signals) -> int:
+    while True:
+        verdict, attempt, exit_code, say = run_attempt(job, signals)
+        if verdict.action in ("done", "stop"):
+            return batch_exit_code(verdict, exit_code)
+        if not job.local:
+            _come_back(job, attempt, verdict, say)
+            return batch_exit_code(verdict, exit_code)
+        _remove_old_request(job)
+
+
+def _check_start(job: Job) -> None:
+    """Find reasons not to start: the run is over, unwanted, alive elsewhere, or has used up its budget.
+
+    Raises:
+        StartRefusedError: With exit code 0 where nothing is wrong.
+    """
+    attempts = read_attempts(job.run.ledger)
+    for attempt in attempts:
+        if attempt.ended is None and attempt.reason != "finished":
+            _close_earlier(job, attempt)
+    finished = next((attempt for attempt in attempts if attempt.reason == "finished"), None)
+    if finished is not None:
+        _note_finished(job, finished)
+        raise StartRefusedError(f"{job.run.root.name}: finished in attempt {finished.number}; nothing to do", FINISHED)
+    _remove_old_request(job)
+    if StopRequest.read(job.run.stop_request) is not None:
+        message = f"{job.run.root.name}: STOP is there; `launcher resume` removes it and goes on"
+        raise StartRefusedError(message, FINISHED)
+
+
+def _note_finished(job: Job, attempt: Attempt) -> None:
+    if attempt.ended is None:
+        ended = last_sign_of_life(job.run.attempt_logs(attempt.number))
+        append_event(job.run.ledger, attempt.number, ended=ended, action="done", source="ledger")
+
+
+def _remove_old_request(job: Job) -> None:
+    """Remove a STOP that an earlier attempt got when its time was over."""
+    request = StopRequest.read(job.run.stop_request)
+    if request is not None and request.reason == "time_limit":
+        job.run.stop_request.unlink(missing_ok=True)
+
+
+def _close_earlier(job: Job, attempt: Attempt) -> None:
+    """Write the last line of an attempt whose batch process did not live to write it.
+
+    Raises:
+        StartRefusedError: The attempt is alive, or its end used up the run's budget.
+    """
+    if _is_alive(job, attempt):
+        raise StartRefusedError(
+            f"{job.run.root.name}: attempt {attempt.number} is running as job {attempt.job_id}; "
+            "a run is never started twice at once",
+            1,
+        )
+    logs = [job.submission.slurm_log(attempt.job_id), job.run.batch_log(attempt.number)]
+    ending = Ending(
+        # Rank 0 writes `stopped` when all tasks have saved: they left with the code that says so.
+        exit_code=CONTINUE if attempt.reason == "stopped" else None,
+        stop=StopRequest.read(job.run.stop_request),
+        cause=None if attempt.job_id.startswith("local-") else cause_before(attempt, logs),
+    )
+    verdict = close_attempt(job, attempt.number, ending, last_sign_of_life(job.run.attempt_logs(attempt.number)))
+    print(f"attempt {attempt.number} did not tell how it ended: {verdict.reason} ({verdict.source})", flush=True)
+    if attempt.job_id != job.id:
+        # Another job carries on: a person wanted it, which starts all budgets anew.
+        append_event(
+            job.run.ledger, attempt.number, action="stop", message=f"{verdict.message}; resumed by job {job.id}"
+        )
+    elif verdict.action == "stop":
+        message = f"{job.run.root.name}: not started again: {verdict.message}"
+        raise StartRefusedError(message, batch_exit_code(verdict, None))
+
+
+def _is_alive(job: Job, attempt: Attempt) -> bool:
+    if attempt.job_id == job.id:
+        return False
+    if attempt.job_id.startswith("local-"):
+        return attempt.nodes == [os.uname().nodename] and _is_batch_process(attempt.job_id.removeprefix("local-"))
+    return slurm.is_running(attempt.job_id) is True
+
+
+def _is_batch_process(pid: str) -> bool:
+    try:
+        words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"jobs.runtime.batch" in words
+
+
+def _come_back(job: Job, attempt: Attempt, verdict: Verdict, say: Journal) -> None:
+    """Put the job back into the queue, or a new one where the site does not allow that."""
+    action: Action = verdict.action
+    if action == "requeue":
+        answer = slurm.requeue(job.environ["SLURM_JOB_ID"])
+        say(f"scontrol requeue: {answer.text}")
+        if answer.ok:
+            return
+        action = "resubmit"
+    answer = slurm.resubmit(str(job.submission.script), job.array_index)
+    say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
+    if answer.ok:
+        _note_job(job, answer.text)
+    message = verdict.message if answer.ok else f"{verdict.message}; it cannot be queued again: {answer.text}"
+    append_event(job.run.ledger, attempt.number, action=action if answer.ok else "stop", message=message)
+
+
+def _note_job(job: Job, job_id: str) -> None:
+    record = RunRecord.read(job.run.record)
+    record.submissions.append(Submitted(job_id, str(job.submission.root), time.time()))
+    record.write(job.run.record)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Why an attempt ended, according to Slurm: its answers where it gives any, else the traces in the logs.
+
+Standard library only. Sites differ in what they let a job ask (sacct is often off or for
+administrators), so several sources are tried, and the one that answered is named.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from jobs.runtime import slurm
+from jobs.runtime.verdict import Cause
+from launcher.ledger import Attempt, Reason
+
+_MARKER = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON (\S+) CANCELLED AT (\S+) DUE TO ([A-Z ]+)")
+_MARKED: dict[str, Reason] = {
+    "PREEMPTION": "preempted",
+    "JOB REQUEUE": "preempted",
+    "NODE FAILURE": "node_failure",
+    "TIME LIMIT": "killed",
+}
+_SAID_BY_SRUN: tuple[tuple[str, Reason], ...] = (
+    (r"srun: error: Node failure on (\S+)", "node_failure"),
+    (r"(?:task \S+: Out Of Memory|[Dd]etected \d+ oom[-_]kill event)", "out_of_memory"),
+)
+_STATES: dict[str, Reason] = {
+    "PREEMPTED": "preempted",
+    "CANCELLED": "stopped",
+    "NODE_FAIL": "node_failure",
+    "BOOT_FAIL": "node_failure",
+    "OUT_OF_MEMORY": "out_of_memory",
+    "TIMEOUT": "killed",
+    "DEADLINE": "killed",
+}
+_DOWN = re.compile(r"^(DOWN|FAIL|ERROR|NOT_RESPONDING)|NOT_RESPONDING|\*")
+
+CLOCK_SECONDS = 2
+"""Slurm's times are whole seconds, and its clock is the controller's."""
+
+
+def cause_now(attempt: Attempt, job_id: str, logs: list[Path]) -> Cause | None:
+    """Ask why the tasks of the running attempt have just ended; None if Slurm knows of nothing special.
+
+    Args:
+        attempt: The attempt.
+        job_id: Slurm's own id of the job (SLURM_JOB_ID).
+        logs: What Slurm and srun wrote, oldest last.
+    """
+    return cause_in_job(slurm.show_job(job_id), attempt) or cause_in_logs(logs, attempt) or _down_node(attempt)
+
+
+def cause_before(attempt: Attempt, logs: list[Path]) -> Cause | None:
+    """Find out why an attempt ended whose batch process did not live to tell."""
+    return cause_in_logs(logs, attempt) or _cause_in_accounting(attempt) or _down_node(attempt)
+
+
+def cause_in_job(job: Mapping[str, str], attempt: Attempt) -> Cause | None:
+    """Read the answer of `scontrol show job`."""
+    preempted = unix_time(job.get("PreemptTime", ""))
+    if preempted is not None and preempted >= attempt.started - CLOCK_SECONDS:
+        return Cause("preempted", "scontrol", f"PreemptTime {job['PreemptTime']}")
+    state = job.get("JobState", "")
+    return Cause(_STATES[state], "scontrol", f"job state {state}") if state in _STATES else None
+
+
+def cause_in_logs(logs: list[Path], attempt: Attempt) -> Cause | None:
+    """Find what Slurm or srun wrote into the logs while the attempt ran."""
+    for path in logs:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        cause = _marked(text, attempt) or (_said_by_srun(text) if path.name == "batch.log" else None)
+        if cause is not None:
+            return cause
+    return None
+
+
+def _marked(text: str, attempt: Attempt) -> Cause | None:
+    for node, when, why in _MARKER.findall(text):
+        at = unix_time(when)
+        known = next((reason for words, reason in _MARKED.items() if why.startswith(words)), None)
+        if known and at is not None and attempt.started - CLOCK_SECONDS <= at <= (attempt.ended or at):
+            return Cause(known, "Slurm's log", f"{why.strip().lower()}, said on {node}")
+    return None
+
+
+def _said_by_srun(text: str) -> Cause | None:
+    for pattern, reason in _SAID_BY_SRUN:
+        match = re.search(pattern, text)
+        if match:
+            return Cause(reason, "srun", match[0].removeprefix("srun: error: "))
+    return None
+
+
+def _cause_in_accounting(attempt: Attempt) -> Cause | None:
+    """Ask sacct for the incarnation of a requeued job that was this attempt."""
+    columns = "--format=Start,State,End"
+    answer = slurm.ask("sacct", "--duplicates", "--parsable2", "--noheader", "-X", columns, f"--jobs={attempt.job_id}")
+    return parse_accounting(answer.text, attempt) if answer.ok else None
+
+
+def parse_accounting(text: str, attempt: Attempt) -> Cause | None:
+    """Read sacct's lines `Start|State|End`; the attempt began shortly after one of these starts."""
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 2]
+    starts = [(start, row[1].split()[0]) for row in rows if (start := unix_time(row[0])) is not None and row[1]]
+    before = [entry for entry in starts if entry[0] <= attempt.started + CLOCK_SECONDS]
+    if not before:
+        return None
+    state = max(before)[1]
+    return Cause(_STATES[state], "sacct", f"job state {state}") if state in _STATES else None
+
+
+def _down_node(attempt: Attempt) -> Cause | None:
+    for node in attempt.nodes:
+        state = slurm.show_node(node).get("State", "")
+        if _DOWN.search(state):
+            return Cause("node_failure", "scontrol show node", f"{node} is {state}")
+    return None
+
+
+def unix_time(text: str) -> float | None:
+    """Turn Slurm's local time into Unix time; None for `None`, `Unknown` and the like."""
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None
+
+
+def last_sign_of_life(logs: Path) -> float:
+    """Unix time at which an attempt last wrote into its logs."""
+    times = [path.stat().st_mtime for path in logs.glob("*.log")] if logs.is_dir() else []
+    return max(times, default=time.time())

@@ -1,0 +1,117 @@
+"""All ranks meet before the work, and leave together after it, over a small store beside torch.distributed's.
+
+The process group of the work cannot serve: it does not exist yet while nodes are being checked, and it
+is gone when rank 0 still uploads. A rank that left alone would make srun end the others
+(`--kill-on-bad-exit`), rank 0 in the middle of its last words among them.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import Any
+
+from jobs.runtime.context import Ranks
+
+COME_SECONDS = 300
+"""How long ranks wait for each other at the start: images and cold file systems differ by minutes."""
+
+_POLL_SECONDS = 0.1
+
+
+class AbsentError(Exception):
+    """Some ranks did not come."""
+
+
+class Meeting:
+    """Rank 0 keeps the store, on the port after MASTER_PORT; every rank puts its own report there.
+
+    Args:
+        ranks: This task's place.
+        where: Names the node of a rank, for messages.
+        seconds: How long to wait for the others.
+    """
+
+    def __init__(self, ranks: Ranks, where: Callable[[int], str], seconds: float = COME_SECONDS) -> None:
+        from torch.distributed import DistNetworkError, TCPStore  # type: ignore[attr-defined]
+
+        self._ranks = ranks
+        self._where = where
+        self._deadline = time.monotonic() + seconds
+        self._seconds = seconds
+        try:
+            self._store = TCPStore(
+                os.environ["MASTER_ADDR"],
+                int(os.environ["MASTER_PORT"]) + 1,
+                is_master=ranks.is_main,
+                timeout=timedelta(seconds=seconds),
+                wait_for_workers=False,
+            )
+        except DistNetworkError as error:
+            raise AbsentError(f"{self._name(0)} did not come within {seconds:g} s: {error}") from error
+
+    def ask_all(self, report: dict[str, Any], judge: Callable[[Sequence[dict[str, Any]]], str]) -> str:
+        """Bring all reports to rank 0 and its judgement to all ranks.
+
+        Args:
+            report: What this rank has to say.
+            judge: What rank 0 makes of all reports, in the order of ranks.
+
+        Returns:
+            The judgement.
+
+        Raises:
+            AbsentError: Names the ranks that did not come.
+        """
+        self._store.set(f"report/{self._ranks.rank}", json.dumps(report))
+        if self._ranks.is_main:
+            self._store.set("judgement", json.dumps(self._judge(judge)))
+        elif not self._wait(["judgement"], slack=self._seconds / 10):
+            raise AbsentError(f"{self._name(0)} did not answer within {self._seconds:g} s")
+        judged = json.loads(self._store.get("judgement"))
+        if judged["absent"]:
+            raise AbsentError(judged["absent"])
+        return str(judged["said"])
+
+    def leave(self) -> None:
+        """Wait until every rank has come to the end of its work.
+
+        There is no time limit of our own: a rank that fails makes srun end all others, and a rank that
+        hangs is ended by the job's.
+        """
+        self._store.set(f"done/{self._ranks.rank}", "")
+        keys = [f"done/{rank}" for rank in range(self._ranks.world_size)]
+        try:
+            while not self._store.check(keys):
+                time.sleep(_POLL_SECONDS)
+        except RuntimeError:
+            # Rank 0, which keeps the store, has seen everybody and left a moment earlier.
+            return
+
+    def _judge(self, judge: Callable[[Sequence[dict[str, Any]]], str]) -> dict[str, str]:
+        everybody = range(self._ranks.world_size)
+        if not self._wait([f"report/{rank}" for rank in everybody]):
+            missing = [rank for rank in everybody if not self._store.check([f"report/{rank}"])]
+            names = ", ".join(self._name(rank) for rank in missing)
+            return {"absent": f"{names} did not come within {self._seconds:g} s", "said": ""}
+        reports = [json.loads(self._store.get(f"report/{rank}")) for rank in everybody]
+        return {"absent": "", "said": judge(reports)}
+
+    def _wait(self, keys: list[str], slack: float = 0) -> bool:
+        while not self._store.check(keys):
+            if time.monotonic() > self._deadline + slack:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def _name(self, rank: int) -> str:
+        return f"rank {rank} on {self._where(rank)}"
+
+
+def open_meeting(ranks: Ranks, where: Callable[[int], str]) -> Meeting | None:
+    """Meet the other ranks; None for a rank that is alone, or where torch is not installed."""
+    if ranks.world_size == 1 or find_spec("torch") is None:
+        return None
+    return Meeting(ranks, where)

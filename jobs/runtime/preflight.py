@@ -1,0 +1,168 @@
+"""Before the work: is every node fit for it, and do all ranks mean the same recipe and the same code?
+
+A node that is not fit costs an attempt now instead of a hang later, and is named. What rank 0 found lies
+in the attempt's folder, where the batch process reads it.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jobs.runtime.context import Context
+from jobs.runtime.meeting import AbsentError, Meeting, open_meeting
+from launcher.errors import RunError
+from launcher.ledger import read_attempts
+from launcher.paths import COMPLETE, RunDir, published_steps
+from launcher.record import fingerprint
+
+MIN_FREE_BYTES = 2**30
+"""Space that a run directory must have at least: logs, metrics, W&B's files and a small checkpoint."""
+
+Report = dict[str, Any]
+
+
+class UnfitNodeError(Exception):
+    """A node cannot do its part; another attempt, on other nodes, may."""
+
+
+def preflight(context: Context) -> Meeting | None:
+    """Check all nodes, and that all ranks mean the same.
+
+    Returns:
+        Where the ranks meet again to leave together; None for a rank that is alone.
+
+    Raises:
+        UnfitNodeError: A node is not fit, or did not come; the message names it.
+        RunError: The ranks do not agree on what to do.
+    """
+    report = _report(context)
+    meeting = None
+    try:
+        meeting = open_meeting(context.ranks, lambda rank: _node_of(context, rank))
+        said = _judge([report]) if meeting is None else meeting.ask_all(report, _judge)
+    except AbsentError as error:
+        said = f"node {error}"
+    if said:
+        _raise(context, said)
+    return meeting
+
+
+def _raise(context: Context, said: str) -> NoReturn:
+    sort, _, message = said.partition(" ")
+    if sort == "recipe":
+        raise RunError(message)
+    with suppress(OSError), context.run.preflight(context.attempt).open("x", encoding="utf-8") as file:
+        file.write(json.dumps({"message": message}) + "\n")  # one rank's word is enough, and it may be any
+    raise UnfitNodeError(message)
+
+
+def _report(context: Context) -> Report:
+    """What this rank found; faults of the node are found by one rank of each."""
+    faults = _gpu_faults(context)
+    if context.ranks.local_rank == 0:
+        faults += _disk_faults(context.run)
+    return {
+        "rank": context.ranks.rank,
+        "node": _own_name(),
+        "fingerprint": fingerprint(json.loads(context.run.recipe.read_text(encoding="utf-8"))),
+        "code": code_hash(Path(__file__).parents[2]),
+        "queued": context.record.fingerprint,
+        "faults": faults,
+    }
+
+
+def _judge(reports: Sequence[Report]) -> str:
+    """Say what is wrong (`node ...` or `recipe ...`); nothing if nothing is."""
+    unfit = [f"{report['node']}: {fault}" for report in reports for fault in report["faults"]]
+    if unfit:
+        return f"node {'; '.join(dict.fromkeys(unfit))}"
+    for what in ("fingerprint", "code"):
+        usual, _ = Counter(report[what] for report in reports).most_common(1)[0]
+        odd = [f"rank {report['rank']} on {report['node']}" for report in reports if report[what] != usual]
+        if odd:
+            name = "recipe.json" if what == "fingerprint" else "code"
+            return f"recipe the ranks do not see the same {name}: {', '.join(odd)} differ from the others"
+    if reports[0]["fingerprint"] != reports[0]["queued"]:
+        return "recipe recipe.json is not the recipe that was queued; submit the changed recipe as a new run"
+    return ""
+
+
+def _gpu_faults(context: Context) -> list[str]:
+    expected = context.recipe.resources.gpus_per_node
+    if not expected or context.record.cluster["gpus"]["device"] != "cuda":
+        return []
+    import torch
+
+    found = torch.cuda.device_count()
+    if found < expected:
+        return [f"{found} of {expected} GPUs are visible"]
+    try:
+        torch.ones(1, device=f"cuda:{context.ranks.local_rank}").item()
+    except RuntimeError as error:
+        return [f"GPU {context.ranks.local_rank} does not work: {str(error).splitlines()[0]}"]
+    return []
+
+
+def _disk_faults(run: RunDir) -> list[str]:
+    """Check that this node can write into the run directory, and that a checkpoint will fit."""
+    probe = run.root / f".preflight-{uuid.uuid4().hex}"
+    try:
+        _write_and_read(probe)
+    except OSError as error:
+        return [f"cannot write and read `{run.root}`: {error.strerror or error}"]
+    finally:
+        probe.unlink(missing_ok=True)
+    free, needed = _free_bytes(run.root), needed_bytes(run)
+    if free < needed:
+        return [f"`{run.root}` has {free / 2**30:.1f} GiB left, but the run needs {needed / 2**30:.1f} GiB"]
+    return []
+
+
+def _write_and_read(probe: Path) -> None:
+    content = os.urandom(4096)
+    with probe.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    if probe.read_bytes() != content:
+        raise OSError("what was written is not what was read")
+
+
+def _free_bytes(folder: Path) -> int:
+    space = os.statvfs(folder)
+    return space.f_bavail * space.f_frsize
+
+
+def needed_bytes(run: RunDir) -> int:
+    """Free space that the run needs: for the next checkpoint, as large as the newest one, and for small files."""
+    steps = published_steps(run)
+    if not steps:
+        return MIN_FREE_BYTES
+    manifest = json.loads((run.checkpoint(steps[-1]) / COMPLETE).read_text(encoding="utf-8"))
+    return MIN_FREE_BYTES + sum(int(size) for size, _ in manifest["files"].values())
+
+
+def code_hash(root: Path) -> str:
+    """Hash all Python files of `jobs/` and `launcher/` below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(path for package in ("jobs", "launcher") for path in (root / package).rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _own_name() -> str:
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def _node_of(context: Context, rank: int) -> str:
+    """Name the node where a rank should be, from the ledger."""
+    nodes = next((entry.nodes for entry in read_attempts(context.run.ledger) if entry.number == context.attempt), [])
+    position = rank // context.ranks.local_world_size
+    return nodes[position] if position < len(nodes) else f"node {position}"

@@ -1,0 +1,128 @@
+"""The few questions the batch process asks Slurm. Standard library only; no answer is never an error.
+
+Sites differ in which commands work on a node, and each of them can hang when slurmctld is busy:
+so every call has a time limit, and every caller has something to do without the answer.
+"""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+TIMEOUT_SECONDS = 60
+"""Slurm's own MessageTimeout is 10 s by default and sites raise it (https://slurm.schedmd.com/slurm.conf.html)."""
+
+# Options in variables override argv for some of these commands, and a job must not inherit another job's.
+_OVERRIDES = ("SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a Slurm command said."""
+
+    ok: bool
+    text: str
+    """Its stdout if it went well, else why it did not."""
+
+
+def ask(*argv: str, environ: Mapping[str, str] | None = None) -> Answer:
+    """Run a Slurm command; a missing or hanging one is an answer that is not `ok`."""
+    environ = without_overrides(os.environ) if environ is None else environ
+    try:
+        done = subprocess.run(
+            argv,
+            env=dict(environ),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        return Answer(False, f"{argv[0]}: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return Answer(False, f"{argv[0]} did not answer within {TIMEOUT_SECONDS} s")
+    if done.returncode:
+        return Answer(False, done.stderr.strip() or done.stdout.strip() or f"{argv[0]}: exit code {done.returncode}")
+    return Answer(True, done.stdout.strip())
+
+
+def without_overrides(environ: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the variables that carry options for Slurm's commands; the job's own SLURM_* stay."""
+    return {name: value for name, value in environ.items() if not name.startswith(_OVERRIDES)}
+
+
+def outside_job(environ: Mapping[str, str]) -> dict[str, str]:
+    """Leave out everything of the running job, so that a new one does not inherit it."""
+    kept = {name: value for name, value in without_overrides(environ).items() if not name.startswith("SLURM_")}
+    return kept | {name: environ[name] for name in ("SLURM_CONF",) if name in environ}
+
+
+def parse_fields(text: str) -> dict[str, str]:
+    """Parse `Key=Value Key=Value` as scontrol prints it with `--oneliner`; values may hold spaces."""
+    pairs = re.split(r"(?:^|\s)([A-Za-z][A-Za-z0-9:/_]*)=", text)
+    return dict(zip(pairs[1::2], (value.strip() for value in pairs[2::2]), strict=True))
+
+
+def show_job(job_id: str) -> dict[str, str]:
+    """Fields of `scontrol show job`; empty when Slurm does not tell."""
+    answer = ask("scontrol", "show", "job", "--oneliner", job_id)
+    return parse_fields(answer.text.splitlines()[0]) if answer.ok and answer.text else {}
+
+
+def show_node(name: str) -> dict[str, str]:
+    """Fields of `scontrol show node`; empty when Slurm does not tell."""
+    answer = ask("scontrol", "show", "node", "--oneliner", name)
+    return parse_fields(answer.text) if answer.ok else {}
+
+
+def hostnames(nodelist: str) -> list[str]:
+    """Expand `gpu[01-04]`; the text itself when Slurm does not tell and there is nothing to expand."""
+    answer = ask("scontrol", "show", "hostnames", nodelist)
+    if answer.ok and answer.text:
+        return answer.text.split()
+    return [] if "[" in nodelist else [name for name in nodelist.split(",") if name]
+
+
+def is_running(job_id: str) -> bool | None:
+    """Tell whether squeue knows the job as started and not over; None when squeue does not tell."""
+    answer = ask("squeue", "--noheader", "--jobs", job_id, "--states=all", "--format=%T")
+    if not answer.ok:
+        return False if "Invalid job id" in answer.text else None
+    return any(state in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED") for state in answer.text.split())
+
+
+def signal_steps(job_id: str, name: str) -> Answer:
+    """Send a signal to all tasks of a job; the batch process itself gets nothing."""
+    return ask("scancel", f"--signal={name}", job_id)
+
+
+def requeue(job_id: str) -> Answer:
+    """Put the job back into the queue; one that Slurm has put back by itself is a success.
+
+    Slurm 22.05 leaves a job that ends within its grace time alone, newer versions requeue it
+    themselves (https://slurm.schedmd.com/preempt.html).
+    """
+    answer = ask("scontrol", "requeue", job_id)
+    if answer.ok:
+        return Answer(True, "requeued")
+    state = show_job(job_id).get("JobState", "")
+    if state in ("PENDING", "REQUEUED", "REQUEUE_HOLD"):
+        return Answer(True, f"Slurm had requeued it already ({state})")
+    return answer
+
+
+def resubmit(script: str, array_index: str | None) -> Answer:
+    """Queue the same script as a new job; the text of the answer is its id."""
+    only = [f"--array={array_index}"] if array_index is not None else []
+    # The batch process of the old job has not ended yet: the new one waits until it has.
+    after = [f"--dependency=afterany:{os.environ['SLURM_JOB_ID']}"] if "SLURM_JOB_ID" in os.environ else []
+    argv = ["sbatch", "--parsable", *only, *after, script]
+    answer = ask(*argv, environ=outside_job(os.environ))
+    if not answer.ok:
+        return answer
+    found = re.findall(r"^(\d+)(?:;\S+)?$", answer.text, re.MULTILINE)
+    if not found:
+        return Answer(False, f"sbatch printed no job id but `{answer.text}`")
+    return Answer(True, found[-1] if array_index is None else f"{found[-1]}_{array_index}")

@@ -1,0 +1,186 @@
+"""What follows from the end of an attempt: a pure function of what is known about it. Standard library only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from launcher.ledger import Action, Attempt, Reason, StopRequest
+from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
+
+RequeuePolicy: TypeAlias = Literal["requeue", "resubmit", "never"]
+
+FREE: frozenset[Reason] = frozenset({"preempted", "time_limit"})
+"""Ends that are nobody's fault: they never use up a budget."""
+FAILURES: frozenset[Reason] = frozenset({"node_failure", "killed", "out_of_memory", "error"})
+"""Ends that count against `limits.max_failures`."""
+
+MAX_FAILURES_WITHOUT_PROGRESS = 3
+"""Failed attempts in a row, none of which got further than the one before, that stop a run. A fault that
+strikes three times at the same place is not bad luck; NVIDIA's resiliency launcher gives up there, too."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """What somebody other than the tasks says about the end: Slurm, its logs, a node's state."""
+
+    reason: Reason
+    source: str
+    """Where that was read (`scontrol`, `sacct`, `Slurm's log`, ...)."""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended."""
+
+    exit_code: int | None
+    """What decides among the tasks' exit codes; None: the batch process did not live to see it."""
+    finished: bool = False
+    """Whether rank 0 wrote `finished` into the ledger."""
+    stop: StopRequest | None = None
+    """The STOP file."""
+    cause: Cause | None = None
+    detail: str = ""
+    """Which task on which node failed, if one did."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the recipe and the cluster profile say about coming back."""
+
+    requeue: RequeuePolicy = "requeue"
+    max_failures: int = 3
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why the attempt ended, and what happens to the run."""
+
+    reason: Reason
+    source: str
+    action: Action
+    message: str
+
+    @property
+    def may_fail(self) -> bool:
+        """Whether the attempt counts as a failure."""
+        return self.reason in FAILURES
+
+
+def judge(attempts: Sequence[Attempt], ending: Ending, policy: Policy) -> Verdict:
+    """Decide what happens to a run.
+
+    Args:
+        attempts: All attempts; the last one is the one that ended, its steps filled in.
+        ending: How it ended.
+        policy: What the recipe and the cluster profile say.
+    """
+    reason, source = _reason(ending)
+    ended = [*attempts[:-1], replace(attempts[-1], reason=reason)]
+    said = _describe(ended, ending, reason)
+    if reason == "finished":
+        return Verdict(reason, source, "done", said)
+    why_not = _why_stop(ended, ending, reason, policy)
+    if why_not:
+        return Verdict(reason, source, "stop", f"{said}; {why_not}")
+    return Verdict(reason, source, "resubmit" if policy.requeue == "resubmit" else "requeue", said)
+
+
+def batch_exit_code(verdict: Verdict, exit_code: int | None) -> int:
+    """Exit code of the batch process: 0 where nothing is wrong, else what the tasks said."""
+    if verdict.reason in ("finished", "stopped"):
+        return FINISHED
+    return exit_code or 1
+
+
+def _reason(ending: Ending) -> tuple[Reason, str]:
+    code = f"exit code {ending.exit_code}"
+    if ending.finished or ending.exit_code == FINISHED:
+        return "finished", "ledger" if ending.finished else code
+    if ending.exit_code == NEVER_RESTART:
+        return "bad_recipe", code
+    if ending.exit_code == CONTINUE:
+        return _reason_of_stop(ending)
+    if ending.cause is not None:
+        return ending.cause.reason, ending.cause.source
+    if ending.exit_code is None:
+        return "killed", "no word of its end"
+    by_signal = ending.exit_code > 128
+    return "killed" if by_signal else "error", code
+
+
+def _reason_of_stop(ending: Ending) -> tuple[Reason, str]:
+    """The tasks saved and left in good order: somebody asked them to."""
+    if ending.stop is not None and ending.stop.reason == "user":
+        return "stopped", "STOP"
+    if ending.cause is not None and ending.cause.reason in ("preempted", "stopped"):
+        return ending.cause.reason, ending.cause.source
+    if ending.stop is not None:
+        return "time_limit", "STOP"
+    return "preempted", f"exit code {CONTINUE}"
+
+
+def _why_stop(attempts: Sequence[Attempt], ending: Ending, reason: Reason, policy: Policy) -> str | None:
+    """Say why the run does not come back; None if it does."""
+    if reason == "stopped" or (ending.stop is not None and ending.stop.reason == "user"):
+        return "a person asked it to stop; `launcher resume` goes on"
+    if reason == "bad_recipe":
+        return "it would end the same way again: see the logs"
+    if policy.requeue == "never":
+        return "the cluster profile says `requeue: never`; `launcher resume` goes on"
+    return None if reason in FREE else _spent_budget(attempts, policy)
+
+
+def _spent_budget(attempts: Sequence[Attempt], policy: Policy) -> str | None:
+    current = since_last_stop(attempts)
+    failures = [attempt for attempt in current if attempt.reason in FAILURES]
+    if len(failures) > policy.max_failures:
+        return f"{len(failures)} failures are more than limits.max_failures ({policy.max_failures}) allows"
+    last = current[-MAX_FAILURES_WITHOUT_PROGRESS:]
+    stuck = len(last) == MAX_FAILURES_WITHOUT_PROGRESS and all(
+        attempt.reason in FAILURES and not made_progress(attempts, attempt) for attempt in last
+    )
+    return f"{len(last)} failed attempts in a row got no further than step {reached(attempts)}" if stuck else None
+
+
+def since_last_stop(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
+    """Leave out what came before a person resumed the run: that starts all budgets anew."""
+    for position in range(len(attempts) - 2, -1, -1):
+        if attempts[position].action == "stop":
+            return attempts[position + 1 :]
+    return attempts
+
+
+def reached(attempts: Sequence[Attempt]) -> int:
+    """Step that the run would resume from after these attempts."""
+    return max((attempt.last_step or 0 for attempt in attempts), default=0)
+
+
+def made_progress(attempts: Sequence[Attempt], attempt: Attempt) -> bool:
+    """Tell whether an attempt got further than all before it."""
+    earlier = [other for other in attempts if other.number < attempt.number]
+    return (attempt.last_step or 0) > reached(earlier)
+
+
+_WORDS: dict[Reason, str] = {
+    "finished": "finished",
+    "preempted": "preempted",
+    "time_limit": "reached the time limit",
+    "stopped": "stopped on request",
+    "node_failure": "lost a node",
+    "killed": "was killed",
+    "out_of_memory": "ran out of memory",
+    "bad_recipe": "cannot work as it is",
+    "error": "failed",
+}
+
+
+def _describe(attempts: Sequence[Attempt], ending: Ending, reason: Reason) -> str:
+    detail = ending.detail or (ending.cause.detail if ending.cause else "")
+    words = [_WORDS[reason] + (f" ({detail})" if detail and reason not in ("finished", "stopped") else "")]
+    words.append(f"step {reached(attempts)} is safe" if reached(attempts) else "no step is safe yet")
+    if reason in FREE and not made_progress(attempts, attempts[-1]):
+        words.append("this attempt made no progress")
+    if reason == "finished" and ending.exit_code:
+        words.append(f"exit code {ending.exit_code} came after the end of the work")
+    return ", ".join(words)

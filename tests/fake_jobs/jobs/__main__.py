@@ -1,0 +1,84 @@
+"""One task that trains nothing: it counts steps, checkpoints the counter, stops when asked, and ends as told.
+
+What it does in each attempt stands in recipe.json under `play`, by number of the attempt:
+`{"steps": 20, "seconds": 0.1, "acts": {"0": {"rank": 1, "at_step": 3, "exit_code": 1}}}`.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs.runtime.rendezvous import ranks_from
+from jobs.runtime.stop import StopFlag
+from launcher.ledger import append_event
+from launcher.paths import COMPLETE, CONTINUE, FINISHED, RunDir, published_steps
+
+STOP = StopFlag()
+STOP.install()
+RANKS = ranks_from(os.environ)
+
+
+def main() -> int:
+    run, attempt = RunDir(Path(sys.argv[1])), int(sys.argv[3])
+    play = json.loads(run.recipe.read_text())["play"]
+    act = play["acts"].get(str(attempt), {})
+    if act.get("deaf"):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+    (run.root / f"seen-{attempt}-{RANKS.rank}.json").write_text(json.dumps(what_is_seen()))
+    return count(run, attempt, play, act)
+
+
+def what_is_seen() -> dict[str, Any]:
+    return {"environ": dict(os.environ), "argv": sys.orig_argv, "ranks": list(RANKS), "cwd": os.getcwd()}
+
+
+def count(run: RunDir, attempt: int, play: dict[str, Any], act: dict[str, Any]) -> int:
+    step = max(published_steps(run), default=0)
+    tell(run, attempt, first_step=step)
+    while step < play["steps"]:
+        time.sleep(play["seconds"])
+        step += 1
+        print(f"step {step}", flush=True)  # noqa: T201 - its rank log
+        if step >= act.get("at_step", step + 1) and RANKS.rank == act.get("rank", 0):
+            end_as_told(act)
+        if STOP.wanted(run, is_main=not act.get("deaf")):
+            return leave(run, attempt, step, CONTINUE, "stopped")
+        if step % play.get("save_every", 1000) == 0 and RANKS.rank == 0:
+            save(run, step)
+    return leave(run, attempt, step, FINISHED, "finished")
+
+
+def end_as_told(act: dict[str, Any]) -> None:
+    if "signal" in act:
+        os.kill(os.getpid(), act["signal"])
+    sys.exit(act["exit_code"])
+
+
+def leave(run: RunDir, attempt: int, step: int, code: int, reason: str) -> int:
+    """Save on rank 0; the others wait for that, since srun ends all tasks when the first one leaves."""
+    left = run.root / f"left-{attempt}"
+    if RANKS.rank == 0:
+        save(run, step)
+        tell(run, attempt, last_step=step, reason=reason)
+        left.touch()
+    while not left.exists():
+        time.sleep(0.05)
+    return code
+
+
+def save(run: RunDir, step: int) -> None:
+    run.checkpoint(step).mkdir(parents=True, exist_ok=True)
+    (run.checkpoint(step) / COMPLETE).write_text(json.dumps({"step": step, "world_size": 1, "files": {}}))
+
+
+def tell(run: RunDir, attempt: int, **event: object) -> None:
+    if RANKS.rank == 0:
+        append_event(run.ledger, attempt, **event)
+
+
+sys.exit(main())
