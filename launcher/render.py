@@ -102,7 +102,7 @@ def render(request: Request, cluster: Cluster, submission: SubmissionDir, code: 
 
 
 def _slurm_log(submission: SubmissionDir, array: str | None) -> Path:
-    # Slurm replaces %A and the like in the whole path, so a `%` of the folder is doubled.
+    # Slurm replaces %j and the like in the whole path, so a `%` of the folder is doubled.
     folder = SubmissionDir(Path(str(submission.root).replace("%", "%%")))
     return folder.slurm_log("%A_%a" if array else "%j")
 

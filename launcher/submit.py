@@ -1,11 +1,6 @@
-"""The use case: check, plan, run directories, sbatch, job ids. A failure on the way leaves nothing behind."""
+"""The use case: check, preview, run directories, sbatch, job ids. A failure on the way leaves nothing behind."""
 
-import hashlib
-import itertools
-import os
-import re
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,82 +8,14 @@ from pathlib import Path
 from typing import Self
 
 from launcher.cluster import Cluster
-from launcher.errors import LauncherError, RecipeError, RunError, SlurmError
-from launcher.freeze import Freezer, FrozenRun, ResolvedRecipe, freeze_submission, resolve
-from launcher.ledger import read_attempts, read_json_lines
+from launcher.errors import RunError, SlurmError
+from launcher.freeze import Freezer, FrozenRun, ResolvedRecipe, freeze_submission
+from launcher.ledger import read_json_lines
 from launcher.load import LoadedRecipe
-from launcher.paths import RunDir, SubmissionDir, expand, submissions_root
-from launcher.plan import check_all
-from launcher.recipe import PrepareRecipe, recipe_adapter
+from launcher.paths import RunDir, SubmissionDir, submissions_root
+from launcher.preview import PlannedSubmission, SubmitOptions, preview, require_feasible
 from launcher.record import RunRecord
-from launcher.render import Request, group, render
-from launcher.runs import find_run
 from launcher.slurm.queue import Queue, queue_of
-from launcher.snapshot import Snapshot, read_code
-
-
-@dataclass(frozen=True)
-class SubmitOptions:
-    """What the user may say about a submission besides recipes and cluster."""
-
-    after: str | None = None
-    """Start only when this run has finished; as `launcher.runs.find_run` understands it."""
-    max_parallel: int | None = None
-    """How many runs of an array may run at once."""
-    rehearsal: bool = False
-    """The recipes were shrunk by their `rehearsal` section."""
-
-
-@dataclass(frozen=True)
-class PlannedSubmission:
-    """One sbatch call to come."""
-
-    positions: tuple[int, ...]
-    """Which of the recipes; their order is that of the array's elements."""
-    folder: SubmissionDir
-    script: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `submit` will do."""
-
-    recipes: tuple[ResolvedRecipe, ...]
-    submissions: tuple[PlannedSubmission, ...]
-    snapshot: Snapshot
-    dependency: tuple[str, ...]
-    """Options of sbatch that make it wait for another run."""
-
-
-def require_feasible(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> None:
-    """Refuse recipes that cannot work on this cluster.
-
-    Raises:
-        RecipeError: With all faults of all recipes.
-    """
-    pending = _corpus_made_by(find_run(cluster, options.after)) if options.after else []
-    if faults := check_all(loaded, cluster, pending):
-        raise RecipeError(faults)
-
-
-def plan_submissions(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> Plan:
-    """Say what `submit` will send, to the byte. Changes nothing.
-
-    Raises:
-        RunError: `options.after` names a run that failed, or none.
-    """
-    dependency = _dependency(options.after, cluster)
-    runs_root = _runs_root(cluster)
-    snapshot = read_code(runs_root)
-    recipes = tuple(resolve(item) for item in loaded)
-    planned, taken = [], set[Path]()
-    for positions in group([item.recipe for item in loaded], queue_of(cluster).max_elements(len(loaded))):
-        members = [recipes[position] for position in positions]
-        folder = _free_folder(submissions_root(runs_root), members, taken)
-        request = Request(tuple(item.loaded.recipe for item in members), options.max_parallel)
-        script = render(request, cluster, folder, snapshot.folder, cluster.python or sys.executable)
-        planned.append(PlannedSubmission(tuple(positions), folder, script))
-    return Plan(recipes, tuple(planned), snapshot, dependency)
 
 
 def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[RunDir]:
@@ -103,16 +30,16 @@ def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpti
         SlurmError: Slurm refused; what this call made and queued is gone again.
     """
     require_feasible(loaded, cluster, options)
-    todo, runs_root = plan_submissions(loaded, cluster, options), _runs_root(cluster)
-    submissions_root(runs_root).mkdir(parents=True, exist_ok=True)
-    todo.snapshot.publish()
-    freezer = Freezer(runs_root, cluster, todo.snapshot, options.rehearsal)
-    folders = freezer.name_runs(todo.recipes)
+    wanted = preview(loaded, cluster, options)
+    submissions_root(wanted.runs_root).mkdir(parents=True, exist_ok=True)
+    wanted.snapshot.publish()
+    freezer = Freezer(wanted.runs_root, cluster, wanted.snapshot, options.rehearsal)
+    folders = freezer.name_runs(wanted.recipes)
     with _AllOrNothing(queue_of(cluster)) as call:
-        for one in todo.submissions:
-            call.freeze(freezer, one, todo.recipes, folders)
-        for one in todo.submissions:
-            call.enqueue(one.folder, todo.dependency)
+        for one in wanted.submissions:
+            call.freeze(freezer, one, [(folders[place], wanted.recipes[place]) for place in one.positions])
+        for one in wanted.submissions:
+            call.enqueue(one.folder, wanted.dependency)
     return folders
 
 
@@ -138,46 +65,6 @@ def resubmit(run: RunDir, cluster: Cluster) -> str:
     return job_id
 
 
-def _dependency(after: str | None, cluster: Cluster) -> tuple[str, ...]:
-    """Options of sbatch that make it wait for a run; none if that run finished already."""
-    if after is None:
-        return ()
-    run = find_run(cluster, after)
-    record, attempts = RunRecord.read(run.record), read_attempts(run.ledger)
-    if any(attempt.reason == "finished" for attempt in attempts):
-        return ()
-    if attempts and attempts[-1].action == "stop":
-        raise RunError(f"--after: `{record.id}` ended: {attempts[-1].reason}; `launcher resume {record.id}` first")
-    if not record.submissions:
-        raise RunError(f"--after: `{record.id}` was never queued; `launcher resume {record.id}` first")
-    return (f"--dependency=afterok:{record.submissions[-1].job_id}", "--kill-on-invalid-dep=yes")
-
-
-def _corpus_made_by(run: RunDir) -> list[str]:
-    """The corpus that will be there once a run has finished."""
-    recipe = recipe_adapter.validate_json(run.recipe.read_text(encoding="utf-8"))
-    return [recipe.corpus] if isinstance(recipe, PrepareRecipe) else []
-
-
-def _runs_root(cluster: Cluster) -> Path:
-    unset = [name for name in re.findall(r"\$\{?(\w+)", cluster.roots.runs) if name not in os.environ]
-    if unset:
-        raise LauncherError(
-            f"cluster profile `{cluster.name}`: roots.runs: `{cluster.roots.runs}`: ${unset[0]} is not set in this "
-            "shell; set it, or write the folder itself"
-        )
-    return expand(cluster.roots.runs)
-
-
-def _free_folder(root: Path, members: Sequence[ResolvedRecipe], taken: set[Path]) -> SubmissionDir:
-    """Name a submission by a hash of its recipes and the first free number, so that a plan is repeatable."""
-    digest = hashlib.sha256("".join(item.fingerprint for item in members).encode()).hexdigest()[:8]
-    names = (root / f"{digest}-{number}" for number in itertools.count(1))
-    free = next(path for path in names if path not in taken and not path.exists())
-    taken.add(free)
-    return SubmissionDir(free)
-
-
 @dataclass
 class _AllOrNothing:
     """What one call of `submit` made and queued; all of it is taken back if anything fails, Ctrl-C included."""
@@ -188,12 +75,11 @@ class _AllOrNothing:
     folders: dict[SubmissionDir, list[Path]] = field(default_factory=dict)
 
     def freeze(
-        self, freezer: Freezer, planned: PlannedSubmission, recipes: Sequence[ResolvedRecipe], names: Sequence[RunDir]
+        self, freezer: Freezer, planned: PlannedSubmission, members: Sequence[tuple[RunDir, ResolvedRecipe]]
     ) -> None:
         submission, made = planned.folder, self.folders.setdefault(planned.folder, [])
-        submission.root.mkdir(recipes[planned.positions[0]].folder_mode)
+        submission.root.mkdir(members[0][1].folder_mode)
         made.append(submission.root)
-        members = [(names[place], recipes[place]) for place in planned.positions]
         freeze_submission(submission, planned.script, members)
         frozen = self.runs[submission] = []
         for folder, recipe in members:

@@ -16,9 +16,10 @@ from launcher.errors import LauncherError, RecipeError, RunError, SlurmError
 from launcher.ledger import append_event, read_json_lines
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, submissions_root
+from launcher.preview import SubmitOptions
 from launcher.recipe import Recipe, recipe_adapter
 from launcher.record import RunRecord, fingerprint
-from launcher.submit import SubmitOptions, resubmit, submit
+from launcher.submit import resubmit, submit
 from tests.fake_slurm import FakeSlurm
 from tests.waiting import wait_for
 
@@ -89,6 +90,16 @@ def test_a_root_with_an_unset_variable_is_refused(make_cluster: MakeCluster, mak
     cluster = Cluster(name="site", roots=Roots(**roots))
 
     with pytest.raises(LauncherError, match=r"`site`: roots\.runs: .* \$NO_SUCH_SCRATCH is not set"):
+        submit(loaded(make_recipe()), cluster, SubmitOptions())
+
+
+def test_a_runs_folder_that_slurm_cannot_write_logs_to_is_refused(
+    make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    roots = make_cluster().roots.model_dump() | {"runs": "/scratch\\new"}
+    cluster = Cluster(name="site", roots=Roots(**roots))
+
+    with pytest.raises(LauncherError, match="below a folder with a backslash; write another folder"):
         submit(loaded(make_recipe()), cluster, SubmitOptions())
 
 
@@ -290,7 +301,8 @@ from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
 from launcher.recipe import recipe_adapter
 from launcher.slurm.queue import SlurmQueue
-from launcher.submit import SubmitOptions, submit
+from launcher.preview import SubmitOptions
+from launcher.submit import submit
 add = SlurmQueue.add
 def die(*a, **k):
     {instead_of_sbatch}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from launcher.cluster import Cluster
     from launcher.load import LoadedRecipe
     from launcher.paths import RunDir
-    from launcher.submit import Plan, SubmitOptions
+    from launcher.preview import Preview, SubmitOptions
 
 Recipes = Annotated[list[Path], typer.Argument(help="Recipe files.", metavar="RECIPE", show_default=False)]
 Overrides = Annotated[
@@ -41,13 +41,11 @@ def render(
 ) -> None:
     """Print the batch scripts that `launcher submit` would send, byte for byte."""
     from launcher.load import load_cluster
-    from launcher.submit import SubmitOptions, plan_submissions
+    from launcher.preview import SubmitOptions, preview
 
     profile = load_cluster(cluster)
-    todo = plan_submissions(
-        _load(recipes, overrides or (), rehearse), profile, SubmitOptions(None, max_parallel, rehearse)
-    )
-    for one in todo.submissions:
+    wanted = preview(_load(recipes, overrides or (), rehearse), profile, SubmitOptions(None, max_parallel, rehearse))
+    for one in wanted.submissions:
         typer.echo(one.script, nl=False)
 
 
@@ -71,7 +69,7 @@ def submit(
 ) -> None:
     """Check recipes, freeze each into a run directory with its code, and queue them."""
     from launcher.load import load_cluster
-    from launcher.submit import SubmitOptions
+    from launcher.preview import SubmitOptions
     from launcher.submit import submit as queue
 
     profile = load_cluster(cluster)
@@ -116,12 +114,12 @@ def _warn_of_overrides() -> None:
 def _preview(
     loaded: "Sequence[LoadedRecipe]", cluster: "Cluster", options: "SubmitOptions", with_estimate: bool
 ) -> None:
+    from launcher.preview import preview, require_feasible
     from launcher.slurm.queue import queue_of
-    from launcher.submit import plan_submissions, require_feasible
 
     require_feasible(loaded, cluster, options)
-    todo = plan_submissions(loaded, cluster, options)
-    for one in todo.submissions:
+    wanted = preview(loaded, cluster, options)
+    for one in wanted.submissions:
         names = ", ".join(loaded[position].recipe.name for position in one.positions[:5])
         more = f" and {len(one.positions) - 5} more" if len(one.positions) > 5 else ""
         if with_estimate:
@@ -130,13 +128,13 @@ def _preview(
             typer.echo(one.script, nl=False)
             typer.echo(f"# ^ {one.folder.script}: {names}{more}\n")
     if not with_estimate:
-        typer.echo(_summary(loaded, todo), err=True)
+        typer.echo(_summary(loaded, wanted), err=True)
         typer.echo("nothing was written or queued", err=True)
 
 
-def _summary(loaded: "Sequence[LoadedRecipe]", todo: "Plan") -> str:
+def _summary(loaded: "Sequence[LoadedRecipe]", wanted: "Preview") -> str:
     """Say what a submission asks for: `3 runs in 1 job, at most 1152 GPU-hours an attempt`."""
-    runs, jobs = len(loaded), len(todo.submissions)
+    runs, jobs = len(loaded), len(wanted.submissions)
     sizes = {f"{r.nodes} x {r.gpus_per_node} GPUs, {r.time}" for r in (item.recipe.resources for item in loaded)}
     return (
         f"{runs} run{'s' * (runs > 1)} in {jobs} job{'s' * (jobs > 1)} ({'; '.join(sorted(sizes))}): "
@@ -154,13 +152,13 @@ def _ask_if_large(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster", options:
     is_large = len(loaded) > 1 or _gpu_hours(loaded) > ASK_ABOVE_GPU_HOURS
     if not (is_large and sys.stdin.isatty() and sys.stderr.isatty()):
         return
+    from launcher.preview import preview, require_feasible
     from launcher.slurm.queue import queue_of
-    from launcher.submit import plan_submissions, require_feasible
 
     require_feasible(loaded, cluster, options)
-    todo = plan_submissions(loaded, cluster, options)
-    typer.echo(_summary(loaded, todo), err=True)
-    typer.echo(queue_of(cluster).estimate_start(todo.submissions[0].script), err=True)
+    wanted = preview(loaded, cluster, options)
+    typer.echo(_summary(loaded, wanted), err=True)
+    typer.echo(queue_of(cluster).estimate_start(wanted.submissions[0].script), err=True)
     typer.confirm("submit?", abort=True, err=True)
 
 
