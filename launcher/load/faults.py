@@ -26,10 +26,10 @@ _EXPECTED = {
     "tuple_type": "a list",
     "dict_type": "a section (lines of `key: value`)",
     "model_type": "a section (lines of `key: value`)",
-    "greater_than": "a number greater than {gt:g}",
-    "greater_than_equal": "a number of at least {ge:g}",
-    "less_than": "a number less than {lt:g}",
-    "less_than_equal": "a number of at most {le:g}",
+    "greater_than": "a number greater than {gt:.12g}",
+    "greater_than_equal": "a number of at least {ge:.12g}",
+    "less_than": "a number less than {lt:.12g}",
+    "less_than_equal": "a number of at most {le:.12g}",
     "too_short": "at least {min_length} item",
     "too_long": "at most {max_length} items",
     "string_too_short": "at least {min_length} character",
@@ -167,13 +167,13 @@ def _missing(path: Path, model: type[BaseModel]) -> str:
 
 def _known_keys(path: Path, model: type[BaseModel]) -> str:
     section, name = section_at(model, path[:-1]), str(path[-1])
-    known = [] if section is None else list(section.model_fields)
-    if nearest := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean `{nearest[0]}`?"
     for outer, info in model.model_fields.items():
         inner = section_in(info.annotation)
         if inner is not None and name in inner.model_fields:
             return f"did you mean `{outer}.{name}`?"
+    known = list(section.model_fields) if section else []
+    if nearest := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean `{nearest[0]}`?"
     return f"known keys: {', '.join(f'`{key}`' for key in known)}"
 
 

@@ -18,7 +18,7 @@ from launcher.load.syntax import explain_syntax_error
 
 MAX_DEPTH = 64
 MAX_NODES = 100_000
-"""Nodes of one file after aliases are expanded: ten nested lists of ten aliases make 10^10 ("billion laughs")."""
+"""Nodes of one document after aliases are expanded: ten nested lists of ten aliases make 10^10 ("billion laughs")."""
 
 Path: TypeAlias = tuple[str | int, ...]
 
@@ -119,7 +119,7 @@ class _Builder:
         """Build the trees of all documents into `roots`."""
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
-                self._anchors, self._path = {}, []
+                self._anchors, self._path, self._count = {}, [], 0
                 assert event.start_mark is not None
                 self.starts.append(event.start_mark.index)
                 self.roots.append(self._node(next(self._events)))
@@ -174,7 +174,7 @@ class _Builder:
             key = self._key(key_event)
             self._path.append(key)
             node = self._node(next(self._events))
-            if key == "<<" and key_event.style is None:
+            if isinstance(key_event, yaml.ScalarEvent) and key == "<<" and key_event.implicit[0]:
                 merged += self._mergeable(node, key_event)
             elif key in entries:
                 first = entries[key].origin.line
@@ -214,5 +214,5 @@ class _Builder:
             limit = (
                 f"{MAX_DEPTH} levels deep" if len(self._path) > MAX_DEPTH else f"{MAX_NODES} values, aliases expanded"
             )
-            message = f"the file has more than {limit}; no recipe needs that"
+            message = f"more than {limit}; no recipe needs that"
             raise _TooLargeError(Fault(self._file, event.start_mark.line + 1, "", message))
