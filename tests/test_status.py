@@ -1,9 +1,6 @@
 """What people are told about a run, from its run directory and from Slurm."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +16,7 @@ from launcher.report import measure_goodput
 from launcher.slurm.parse import Job
 from launcher.slurm.query import Answer
 from launcher.status import RunStatus, compose, read_facts, read_statuses
+from tests.command_line import launcher
 from tests.histories import MIDNIGHT, History
 
 ASKED = frozenset({"squeue", "sacct"})
@@ -243,10 +241,8 @@ def test_the_newest_rows_are_read_without_reading_a_huge_file(running: History) 
     assert len(rows) < 1000
 
 
-def launcher(cluster_file: Path, *arguments: str, columns: int = 80) -> str:
-    environment = {**os.environ, "LAUNCHER_CLUSTER": str(cluster_file), "COLUMNS": str(columns)}
-    argv = [sys.executable, "-m", "launcher", *arguments]
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout
+def shown_by(cluster_file: Path, *arguments: str, columns: int = 80) -> str:
+    return launcher(*arguments, environ={"LAUNCHER_CLUSTER": str(cluster_file), "COLUMNS": str(columns)})[0]
 
 
 @pytest.fixture
@@ -259,7 +255,7 @@ def cluster_file(tmp_path: Path, preempted: History) -> Path:
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_table_fits_the_terminal(cluster_file: Path, columns: int) -> None:
-    lines = launcher(cluster_file, "status", columns=columns).splitlines()
+    lines = shown_by(cluster_file, "status", columns=columns).splitlines()
 
     assert lines[0].split()[:2] == ["id", "name"]
     assert lines[1].split()[:4] == ["abc123", "tiny", "cpt", "cpt" if columns == 120 else "finished"]
@@ -268,7 +264,7 @@ def test_the_table_fits_the_terminal(cluster_file: Path, columns: int) -> None:
 
 
 def test_one_run_is_shown_with_attempts_goodput_and_plot(cluster_file: Path) -> None:
-    shown = launcher(cluster_file, "status", "abc123", "--plot")
+    shown = shown_by(cluster_file, "status", "abc123", "--plot")
 
     assert "100 useful steps, 0 redone (goodput 100.0%)" in shown
     assert "preempted, step 30 is safe" in shown
@@ -276,8 +272,8 @@ def test_one_run_is_shown_with_attempts_goodput_and_plot(cluster_file: Path) -> 
 
 
 def test_json_has_everything(cluster_file: Path, preempted: History) -> None:
-    one = json.loads(launcher(cluster_file, "status", "abc123", "--json"))
-    several = json.loads(launcher(cluster_file, "status", "--json"))
+    one = json.loads(shown_by(cluster_file, "status", "abc123", "--json"))
+    several = json.loads(shown_by(cluster_file, "status", "--json"))
 
     expected = json.loads(json.dumps(asdict(told(preempted))))
     assert {key: value for key, value in one.items() if key not in ("goodput", "notes")} == expected
