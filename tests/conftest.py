@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def hostile_path(tmp_path: Path) -> Path:
     """A folder whose name holds what shells, Slurm and globs treat specially."""
-    folder = tmp_path / 'it\'s a "path" %j; $(touch pwned) \\n [x]'
+    folder = tmp_path / 'it\'s a "path" %j; $(touch pwned) [x]'
     folder.mkdir()
     return folder
 
