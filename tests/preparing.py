@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,12 +10,11 @@ import zstandard
 
 from jobs.data.corpus import Corpus
 from jobs.data.manifest import Split
-from jobs.prepare import main
-from jobs.runtime.context import Context, Ranks, load_context
-from jobs.runtime.stop import StopFlag
+from jobs.runtime.context import Context, Ranks
+from launcher.cluster import Cluster, Roots
 from launcher.paths import RunDir
 from launcher.recipe.prepare import PrepareRecipe
-from launcher.record import RunRecord
+from launcher.record import RunRecord, fingerprint
 
 ASSETS = Path(__file__).parent.parent / "recipes" / "assets"
 ABSTRACTS = ASSETS / "pubmed_abstracts.jsonl.zst"
@@ -34,18 +32,18 @@ def make_context(folder: Path, **changes: object) -> Context:
         "resources": {"cpus_per_task": 2, "time": "1h"},
     }
     recipe = PrepareRecipe.model_validate_json(json.dumps(fields | changes))
-    roots = {"data": str(folder), "corpora": str(folder / "corpora"), "models": str(ASSETS), "runs": str(folder)}
+    roots = Roots(data=str(folder), corpora=str(folder / "corpora"), models=str(ASSETS), runs=str(folder))
     record = RunRecord(
         id="abc123",
         name="prepare",
         kind="prepare",
-        fingerprint="",
+        fingerprint=fingerprint(recipe.model_dump(mode="json")),
         created=0.0,
         code_hash="hash",
         code_commit=None,
         recipe_folder=str(folder),
         wandb_id="",
-        cluster={"roots": roots},
+        cluster=Cluster(name="test", executor="local", roots=roots).model_dump(mode="json"),
     )
     run = RunDir(folder / "run")
     run.root.mkdir(exist_ok=True)
@@ -86,7 +84,3 @@ def documents_of(corpus: Corpus, split: Split) -> list[list[int]]:
         ends = np.fromfile(corpus.folder / f"{shard.name}.index", dtype="<u8")
         documents += [part.tolist() for part in np.split(ids, ends[:-1].astype(int))]
     return documents
-
-
-if __name__ == "__main__":
-    sys.exit(main(load_context(RunDir(Path(sys.argv[1])), 0, Ranks(0, 1, 0, 1, 0)), StopFlag()))

@@ -18,7 +18,7 @@ from jobs.runtime.context import Ranks
 from jobs.runtime.stop import StopFlag
 from launcher.errors import LauncherError
 from launcher.ledger import read_attempts
-from launcher.paths import CONTINUE, FINISHED
+from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
 from tests.preparing import ABSTRACTS, ASSETS, abstracts, documents_of, files_of, make_context, write_pile, write_source
 from tests.waiting import wait_for
 
@@ -280,6 +280,15 @@ def test_sources_that_match_no_file_are_named(tmp_path):
         prepare(tmp_path)
 
 
+def test_folders_named_like_patterns_are_found(tmp_path):
+    folder = tmp_path / "run [1] *"
+    folder.mkdir()
+    write_pile(folder / "a.jsonl", ["text"])
+
+    assert prepare(folder, validation=0).manifest.counts.lines == 1
+    assert prepare(folder, validation=0, sources=[{"files": "a.jsonl"}]).manifest.counts.lines == 1
+
+
 def test_several_tasks_are_refused(tmp_path):
     write_pile(tmp_path / "a.jsonl", ["text"])
     context = make_context(tmp_path)
@@ -394,8 +403,8 @@ def test_nothing_of_credentialed_text_is_told_and_nobody_else_may_look(tmp_path,
     assert corpus.manifest.data_use == "credentialed"
 
 
-def run_prepare(context):
-    return subprocess.Popen([sys.executable, "-m", "tests.preparing", context.run.root], stdout=subprocess.DEVNULL)
+def start_task(context):
+    return subprocess.Popen([sys.executable, "-m", "jobs", context.run.root], stdout=subprocess.DEVNULL)
 
 
 def children_of(pid):
@@ -412,6 +421,18 @@ def is_running(pid):
 
 
 @pytest.mark.slow
+def test_bad_data_ends_the_task_with_the_code_that_forbids_a_restart(tmp_path):
+    path = write_source(tmp_path / "a.jsonl", b'{"text": "fine"}\nnot fine\n')
+    context = make_context(tmp_path)
+
+    task = subprocess.run([sys.executable, "-m", "jobs", context.run.root], capture_output=True, text=True, check=False)
+
+    assert task.returncode == NEVER_RESTART
+    assert f"{path}:2: is not JSON" in task.stderr
+    assert "Traceback" not in task.stderr
+
+
+@pytest.mark.slow
 def test_a_killed_prepare_goes_on_and_makes_the_same_bytes(tmp_path):
     for number in range(12):
         texts = [f"{number} {copy} {text}" for copy in range(4) for text in abstracts()[number::4]]
@@ -421,7 +442,7 @@ def test_a_killed_prepare_goes_on_and_makes_the_same_bytes(tmp_path):
     context = make_context(tmp_path)
 
     for finished in (1, 5):
-        process = run_prepare(context)
+        process = start_task(context)
         wait_for(
             lambda wanted=finished: len(list(tmp_path.glob("corpora/*/*/parts/[0-9]*.json"))) >= wanted,
             60,
@@ -433,7 +454,7 @@ def test_a_killed_prepare_goes_on_and_makes_the_same_bytes(tmp_path):
         assert len(workers) == 2
         wait_for(lambda pids=workers: not any(map(is_running, pids)), 10, "the workers to end with their parent")
     assert not (tmp_path / "corpora" / "corpus").exists()
-    process = run_prepare(context)
+    process = start_task(context)
 
     assert process.wait() == FINISHED
     assert files_of(tmp_path / "corpora" / "corpus") == expected

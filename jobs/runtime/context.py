@@ -1,5 +1,7 @@
 """What a task knows about the run it belongs to."""
 
+import glob
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +47,9 @@ class Context:
 
     def data_glob(self, pattern: str) -> str:
         """The glob of a source's files, made absolute."""
-        root = self.record.cluster["roots"]["data"]
-        located = locate(pattern, root, self.record.recipe_folder)
-        return located if Path(located).is_absolute() else str(Path(locate(".", root, "")) / pattern)
+        is_local = pattern.startswith(("./", "../"))
+        folder = self.record.recipe_folder if is_local else str(expand(self.record.cluster["roots"]["data"]))
+        return os.path.normpath(Path(glob.escape(folder)) / pattern)
 
 
 def load_context(run: RunDir, attempt: int, ranks: Ranks) -> Context:
