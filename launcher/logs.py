@@ -10,6 +10,7 @@ from launcher.errors import RunError
 from launcher.ledger import read_attempts
 from launcher.paths import RunDir, SubmissionDir
 from launcher.record import RunRecord
+from launcher.tail import Tail
 
 POLL_SECONDS = 0.5
 IDLE_SECONDS = 15
@@ -123,7 +124,7 @@ class Follower:
     attempt: int
     across: bool
     is_over: Callable[[], bool]
-    _offsets: dict[Path, int] = field(default_factory=dict)
+    _tails: dict[Path, Tail] = field(default_factory=dict)
 
     def lines(self) -> Iterator[tuple[int, str, str]]:
         """Yield attempt, label and line."""
@@ -159,26 +160,15 @@ class Follower:
 
     def _new_lines(self) -> Iterator[tuple[str, str]]:
         for label, path in self.choose(self.attempt).items():
-            for line in self._read_on(path):
+            for line in self._tails.setdefault(path, Tail(path)).read():
                 yield label, line
-
-    def _read_on(self, path: Path) -> list[str]:
-        """Read whole new lines; the file is opened anew, which is what makes NFS look at the server."""
-        if not path.is_file():
-            return []
-        with path.open("rb") as file:
-            file.seek(self._offsets.get(path, 0))
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offsets[path] = self._offsets.get(path, 0) + len(whole)
-        return whole.decode("utf-8", errors="replace").splitlines()
 
     def skip_to_tail(self, count: int) -> None:
         """Start so that the last `count` lines of each log come first."""
         for path in self.choose(self.attempt).values():
-            tail = sum(len(line.encode()) + 1 for line in read_tail(path, count))
             size = path.stat().st_size if path.is_file() else 0
-            self._offsets[path] = max(0, size - tail)
+            length = sum(len(line.encode()) + 1 for line in read_tail(path, count))
+            self._tails[path] = Tail(path, max(0, size - length))
 
 
 def _list(numbers: list[int]) -> str:
