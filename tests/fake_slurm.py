@@ -42,8 +42,9 @@ if failure.exists():
         submit(Path(argv[-1]).read_text())
     sys.exit(text)
 if name == "sbatch" and "--test-only" in argv:
-    sys.exit("sbatch: Job 7 to start at 2026-01-02T03:04:05 using 32 processors on nodes n[1-2] in partition gpu")
-if name == "sbatch":
+    start = "2026-01-02T03:04:05 using 32 processors on nodes n[1-2] in partition gpu"
+    print("sbatch: Job 7 to start at", start, file=sys.stderr)
+elif name == "sbatch":
     print((state / "banner").read_text() + submit(Path(argv[-1]).read_text()))
 elif name == "squeue":
     print(queue.read_text(), end="")

@@ -1,0 +1,140 @@
+"""`launcher submit` and `launcher render` as typed: what they print, and what they leave alone."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pexpect
+import pytest
+import yaml
+
+from launcher.cluster import Cluster
+from launcher.paths import RunDir
+from launcher.record import RunRecord
+from tests.fake_slurm import FakeSlurm
+
+LAUNCHER = (sys.executable, "-m", "launcher")
+MakeCluster = Callable[..., Cluster]
+
+
+@pytest.fixture
+def profile(fake_slurm: FakeSlurm, make_cluster: MakeCluster, tmp_path: Path) -> Path:
+    """The file of a profile whose Slurm is the fake one."""
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(make_cluster().model_dump(mode="json", exclude_defaults=True)))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe file with two documents."""
+    path = tmp_path / "two recipes.yaml"
+    common = (
+        "kind: prepare\ncorpus: a\ntokenizer: tokenizer\nsources: [{files: abstracts.jsonl}]\nresources: {time: 1h}\n"
+    )
+    path.write_text(f"name: first\n{common}---\nname: second\n{common}")
+    return path
+
+
+def launcher(*arguments: str | Path, exit_code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*LAUNCHER, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == exit_code, done.stderr
+    return done
+
+
+def test_submit_prints_a_line_for_each_run_and_what_to_type_next(
+    profile: Path, recipe: Path, fake_slurm: FakeSlurm
+) -> None:
+    done = launcher("submit", recipe, "--cluster", profile)
+
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[1:3] for row in rows] == [["first", "1001_0"], ["second", "1001_1"]]
+    assert all(RunRecord.read(RunDir(Path(row[3])).record).id == row[0] for row in rows)
+    assert f"launcher logs -f {rows[0][0]}" in done.stderr
+
+
+def test_submit_as_json_names_the_folders(profile: Path, recipe: Path, fake_slurm: FakeSlurm) -> None:
+    done = launcher("submit", recipe, "--cluster", profile, "--json")
+
+    runs = json.loads(done.stdout)["runs"]
+    assert [(run["name"], run["job"]) for run in runs] == [("first", "1001_0"), ("second", "1001_1")]
+    assert all(Path(run["folder"]).is_dir() for run in runs)
+
+
+def test_render_prints_the_bytes_that_submit_sends(profile: Path, recipe: Path, fake_slurm: FakeSlurm) -> None:
+    rendered = launcher("render", recipe, "--cluster", profile, "--max-parallel", "1").stdout
+
+    launcher("submit", recipe, "--cluster", profile, "--max-parallel", "1")
+
+    assert rendered == fake_slurm.script("1001")
+    assert "#SBATCH --array=0-1%1\n" in rendered
+
+
+def test_a_dry_run_shows_the_script_and_touches_nothing(
+    profile: Path, recipe: Path, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    done = launcher("submit", recipe, "--cluster", profile, "--dry-run", "--set", "resources.time=2h")
+
+    assert "#SBATCH --time=0-02:00:00" in done.stdout
+    assert "2 runs in 1 job" in done.stderr
+    assert not (tmp_path / "runs").exists()
+    assert fake_slurm.calls("sbatch") == []
+
+
+def test_test_only_says_in_words_when_slurm_would_start(
+    profile: Path, recipe: Path, fake_slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    done = launcher("submit", recipe, "--cluster", profile, "--test-only")
+
+    assert done.stdout == "first, second: would start Fri 02 Jan 03:04 on n[1-2] (partition gpu)\n"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_faults_of_all_files_are_told_at_once(profile: Path, tmp_path: Path, fake_slurm: FakeSlurm) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("kind: prepare\nnmae: x\n")
+
+    done = launcher("submit", tmp_path / "a.yaml", tmp_path / "b.yaml", "--cluster", profile, exit_code=2)
+
+    assert "a.yaml:2: nmae: unknown key" in done.stderr
+    assert "b.yaml:2: nmae: unknown key" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_variables_that_would_override_the_script_are_named(
+    profile: Path, recipe: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "debug")
+
+    done = launcher("submit", recipe, "--cluster", profile)
+
+    assert "warning: SBATCH_PARTITION" in done.stderr
+
+
+def test_a_refusal_of_sbatch_is_one_message_and_exit_code_1(profile: Path, recipe: Path, fake_slurm: FakeSlurm) -> None:
+    fake_slurm.fail("sbatch", 1, "sbatch: error: Batch job submission failed: Invalid account")
+
+    done = launcher("submit", recipe, "--cluster", profile, exit_code=1)
+
+    assert "Invalid account" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("answer", "queued"), [("n", 0), ("y", 1)])
+def test_a_person_is_asked_before_several_runs(
+    answer: str, queued: int, profile: Path, recipe: Path, fake_slurm: FakeSlurm
+) -> None:
+    argv = [*LAUNCHER[1:], "submit", str(recipe), "--cluster", str(profile)]
+    terminal = pexpect.spawn(LAUNCHER[0], argv, encoding="utf-8", timeout=30, env=dict(os.environ))
+
+    terminal.expect("2 runs in 1 job")
+    terminal.expect("would start Fri 02 Jan")
+    terminal.expect("submit")
+    terminal.sendline(answer)
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+
+    assert len([call for call in fake_slurm.calls("sbatch") if "--test-only" not in call.argv]) == queued
