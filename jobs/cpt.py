@@ -51,7 +51,9 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
     required = required_files(layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16")
     store = CheckpointStore(context.run, group, recipe.checkpoint.keep, required)
     resumed = store.find_resume()
-    _announce(context, layout, resumed)
+    if group.is_main:
+        append_event(context.run.ledger, context.attempt, first_step=resumed or 0)
+        print(f"attempt {context.attempt}: {layout}, {store.describe(resumed)}", flush=True)
 
     control = StepControl(context, stop, group, recipe.checkpoint.interval)
     tracker = open_tracker(context)
@@ -96,14 +98,6 @@ def _trainer(
         data_collator=packed_collator,
         callbacks=callbacks,
     )
-
-
-def _announce(context: Context, layout: Layout, resumed: int | None) -> None:
-    if not context.ranks.is_main:
-        return
-    append_event(context.run.ledger, context.attempt, first_step=resumed or 0)
-    start = "from scratch" if resumed is None else f"resumes from step {resumed}"
-    print(f"attempt {context.attempt} {start}, {layout}", flush=True)
 
 
 def _export(context: Context, recipe: CptRecipe, trainer: GuardedTrainer, group: Group) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from launcher.ledger import read_json_lines
 from launcher.paths import RunDir
-from launcher.record import RunRecord
+from launcher.record import RunRecord, fingerprint
 from tests.corpora import make_corpus
 from tests.waiting import wait_for
 
@@ -57,7 +57,7 @@ def make_run(folder: Path, **changes: Any) -> RunDir:
         id="abc123",
         name=recipe["name"],
         kind="cpt",
-        fingerprint="f" * 64,
+        fingerprint=fingerprint(recipe),
         created=0.0,
         code_hash="0",
         code_commit=None,
@@ -92,6 +92,11 @@ class Attempt:
                 self.processes[-1].wait(0.05) if self.processes[-1].poll() is None else self.processes[0].wait(0.05)
             except subprocess.TimeoutExpired:
                 continue
+        return self.exit_codes
+
+    @property
+    def exit_codes(self) -> list[int]:
+        """How the ranks ended."""
         return [process.returncode for process in self.processes]
 
     def kill(self) -> None:
@@ -106,7 +111,9 @@ class Attempt:
 
     def wait_for_step(self, step: int) -> None:
         """Wait until a step of this attempt is in metrics.jsonl."""
-        wait_for(lambda: step in self.steps() or self.processes[0].poll() is not None, DEADLINE)
+        what = f"step {step} of attempt {self.number}"
+        wait_for(lambda: max(self.steps(), default=0) >= step or self.processes[0].poll() is not None, DEADLINE, what)
+        assert max(self.steps(), default=0) >= step, self.log()
 
     def steps(self) -> list[int]:
         """Steps that this attempt logged."""

@@ -1,5 +1,6 @@
 """Parallelism: from the recipe's intent to FSDP2 or DeepSpeed, and proof that it took effect."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ def accumulation_steps(batch: Batch, world_size: int) -> int:
 def strategy_arguments(layout: Layout, precision: Precision, checkpoint_activations: bool) -> dict[str, Any]:
     """Express a layout as arguments of transformers' TrainingArguments."""
     if layout.zero_stage is not None:
+        # DeepSpeed 0.19 calls torch's collectives by their old names, in every step and every layer.
+        warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
         return {"deepspeed": _deepspeed_config(layout.zero_stage, precision), **_checkpointing(checkpoint_activations)}
     if not layout.uses_fsdp:
         return {"ddp_find_unused_parameters": False, **_checkpointing(checkpoint_activations)}
@@ -198,6 +201,17 @@ def verify(model: nn.Module, layout: Layout) -> None:
         _verify_fsdp(model, layout)
     elif layout.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
         raise _not_in_effect(layout, f"the model is a {type(model).__name__}, not DistributedDataParallel")
+
+
+def describe(model: nn.Module) -> str:
+    """Say how a prepared model's parameters really lie; one phrase for each way that is found."""
+    ways = {
+        f"DTensor {parameter.placements} on mesh {tuple(parameter.device_mesh.shape)}"
+        if isinstance(parameter, DTensor)
+        else f"plain tensors in {type(model).__name__}"
+        for parameter in model.parameters()
+    }
+    return "parameters: " + "; ".join(sorted(ways))
 
 
 def _verify_fsdp(model: nn.Module, layout: Layout) -> None:

@@ -25,7 +25,7 @@ Files = dict[str, tuple[int, str]]
 
 
 class CheckpointStore:
-    """The checkpoints of one run. Every method but `discard_staging` is a collective."""
+    """The checkpoints of one run. Methods are collectives unless they say otherwise."""
 
     def __init__(self, run: RunDir, group: Group, keep: int, required: Sequence[str]) -> None:
         """Serve one attempt.
@@ -107,9 +107,18 @@ class CheckpointStore:
                 self._quarantine(self._run.checkpoint(step), faults[0])
             self._group.barrier()
 
-    def world_size(self, step: int) -> int:
-        """Return the number of ranks that saved a checkpoint."""
-        return int(_read_manifest(self._run.checkpoint(step))["world_size"])
+    def describe(self, step: int | None) -> str:
+        """Say for the log where training starts. Not a collective."""
+        if step is None:
+            return "from scratch"
+        saved = int(_read_manifest(self._run.checkpoint(step))["world_size"])
+        if saved == self._group.world_size:
+            return f"resumes from step {step}"
+        # Trainer says nothing of it: ranks take the random state of their number, new ones none.
+        return (
+            f"resumes from step {step}, which {saved} ranks saved, on {self._group.world_size}: the same data in the "
+            "same order, but random numbers (dropout) are not continued"
+        )
 
     def _share(self, sizes: dict[str, int]) -> list[str]:
         return deal(sizes, self._group.world_size)[self._group.rank]

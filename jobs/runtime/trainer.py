@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PrinterCallback, Trainer
 from typing_extensions import override
 
-from jobs.models.parallel import Layout, fsdp_on_cpu, verify
+from jobs.models.parallel import Layout, describe, fsdp_on_cpu, verify
 from jobs.runtime.checkpoint import CheckpointStore
 
 
@@ -56,9 +56,17 @@ class GuardedTrainer(Trainer):
         return 0
 
     @override
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Leave weights out of a checkpoint whose engine has them already: gathering ZeRO's takes minutes."""
+        if not (_internal_call and self._layout.zero_stage is not None):
+            super().save_model(output_dir, _internal_call)
+
+    @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         verify(self.model_wrapped, self._layout)
+        if self.is_world_process_zero():
+            print(describe(self.model_wrapped), flush=True)
         return prepared
 
     @override

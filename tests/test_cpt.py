@@ -1,0 +1,246 @@
+"""kind: cpt for real: processes, gloo, FSDP2 and DeepSpeed on CPUs, a real 260k-parameter Llama."""
+
+import json
+import os
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from jobs.data.packed import PackedSamples, open_corpus
+from jobs.models.schedule import lr_factor
+from launcher.ledger import read_attempts, read_json_lines
+from launcher.paths import CONTINUE, FINISHED, RunDir, published_steps
+from launcher.recipe import CptRecipe
+from tests.ranks import ASSETS, cpt_recipe, losses, make_run, start, train
+
+pytestmark = pytest.mark.slow
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cpt")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> RunDir:
+    """A finished run of one process."""
+    run = make_run(folder)
+    assert train(run).exit_codes == [FINISHED]
+    return run
+
+
+def exported(run: RunDir) -> dict[str, torch.Tensor]:
+    return load_file(run.outputs / "model" / "model.safetensors")
+
+
+def test_losses_are_those_of_a_bare_torch_loop(alone: RunDir) -> None:
+    recipe = CptRecipe.model_validate_json(json.dumps(cpt_recipe()))
+    corpus = open_corpus(alone.root.parent / "corpora" / "words")
+    samples = PackedSamples([corpus], [1.0], "train", 32, recipe.seed, STEPS * 8)
+    torch.manual_seed(recipe.seed)
+    model = AutoModelForCausalLM.from_pretrained(ASSETS / "stories260k", dtype=torch.float32, use_cache=False)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+
+    expected = []
+    for step in range(10):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * lr_factor(step, recipe.schedule, STEPS)
+        batch = [samples[index] for index in range(step * 8, step * 8 + 8)]
+        ids, labels, positions = (
+            torch.stack([s[key] for s in batch]) for key in ("input_ids", "labels", "position_ids")
+        )
+        logits = model(input_ids=ids, position_ids=positions).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+
+    assert [losses(alone)[step] for step in range(1, 11)] == pytest.approx(expected, abs=1e-6 * expected[1])
+
+
+def test_every_step_has_a_complete_row(alone: RunDir) -> None:
+    rows = read_json_lines(alone.metrics)
+
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    for row in rows:
+        assert row["attempt"] == 0
+        assert row["mfu"] is None
+        assert row["grad_norm"] > 0
+        assert row["tokens_per_second"] > 0
+        assert row["memory_gib"] > 0
+    assert rows[0]["lr"] == 0
+    assert rows[2]["lr"] == 1e-3
+    assert rows[-1]["lr"] == pytest.approx(1e-4, rel=0.1)
+    assert any(row["loss"] != round(row["loss"], 6) for row in rows), "losses are not rounded"
+
+
+def test_the_export_is_a_model_that_loads_and_is_the_trained_one(alone: RunDir) -> None:
+    export = alone.outputs / "model"
+    model = AutoModelForCausalLM.from_pretrained(export)
+    manifest = json.loads((export / "manifest.json").read_text())
+
+    assert model.config.use_cache is True
+    assert AutoTokenizer.from_pretrained(export).vocab_size == 512
+    assert (manifest["data_use"], manifest["steps"], manifest["base_model"]) == ("open", STEPS, "stories260k")
+    trained = load_file(alone.checkpoint(STEPS) / "model.safetensors")
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in exported(alone).items())
+    assert not list(export.glob("*.bin"))
+
+
+def test_a_finished_run_does_nothing(alone: RunDir) -> None:
+    before = (alone.metrics.read_text(), sorted(path for path in alone.checkpoints.rglob("*")))
+
+    assert train(alone, attempt=1).exit_codes == [FINISHED]
+
+    assert (alone.metrics.read_text(), sorted(path for path in alone.checkpoints.rglob("*"))) == before
+    assert [attempt.reason for attempt in read_attempts(alone.ledger)] == ["finished", "finished"]
+
+
+def test_a_finished_training_without_its_export_is_exported_and_not_trained_further(
+    folder: Path, alone: RunDir
+) -> None:
+    weights = exported(alone)
+    (alone.outputs / "model").rename(alone.outputs / "model-before")
+
+    assert train(alone, attempt=2).exit_codes == [FINISHED]
+
+    assert max(losses(alone)) == STEPS
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in exported(alone).items())
+
+
+def test_a_stop_that_comes_before_training_leaves_no_trace(folder: Path) -> None:
+    run = make_run(folder)
+    run.stop_request.touch()
+
+    assert train(run).exit_codes == [CONTINUE]
+
+    assert published_steps(run) == []
+    assert losses(run) == {}
+
+
+def test_data_parallel_ranks_with_accumulation_train_as_one_process(folder: Path, alone: RunDir) -> None:
+    run = make_run(folder, batch={"micro_batch": 1})
+
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+
+    assert losses(run) == pytest.approx(losses(alone), abs=2e-6)
+
+
+def test_hybrid_shard_on_two_nodes_goes_on_on_one(folder: Path, alone: RunDir) -> None:
+    run = make_run(folder, parallel={"strategy": "hybrid_shard"})
+    first = start(run, ranks=4, nodes=2)
+    first.wait_for_step(3)
+    run.stop_request.touch()
+    assert first.wait() == [CONTINUE] * 4
+    run.stop_request.unlink()
+
+    second = train(run, ranks=2, nodes=1, attempt=1)
+
+    assert second.exit_codes == [FINISHED] * 2
+    assert "hybrid_shard: 2 x 2 ranks" in first.log()
+    assert "which 4 ranks saved, on 2" in second.log()
+    assert second.steps()[0] == first.steps()[-1] + 1
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
+    assert exported(run).keys() == exported(alone).keys()
+    assert all(torch.allclose(t, exported(alone)[name], atol=1e-4) for name, t in exported(run).items())
+
+
+PROBE = """
+import json, sys
+from contextlib import nullcontext
+import jobs.__main__ as task
+from jobs.runtime import trainer
+from torch.distributed.tensor import DTensor
+
+if "--without-patch" in sys.argv:
+    sys.argv.remove("--without-patch")
+    trainer.fsdp_on_cpu = nullcontext
+prepare = trainer.GuardedTrainer._prepare_for_training
+def spy(self, *arguments):
+    prepared = prepare(self, *arguments)
+    found = {(type(p).__name__, str(p.placements), str(tuple(p.device_mesh.shape))) for p in self.model.parameters()}
+    print("FOUND", json.dumps(sorted(found)), flush=True)
+    sys.exit(0)
+trainer.GuardedTrainer._prepare_for_training = spy
+sys.exit(task.main())
+"""
+
+
+def test_hybrid_shard_parameters_are_replicated_and_sharded(folder: Path) -> None:
+    run = make_run(folder, parallel={"strategy": "hybrid_shard"})
+
+    attempt = start(run, ranks=4, nodes=2, program=("-c", PROBE))
+    attempt.wait()
+
+    for rank in range(4):
+        (found,) = [line for line in attempt.log(rank).splitlines() if line.startswith("FOUND")]
+        assert json.loads(found.removeprefix("FOUND")) == [["DTensor", "(Replicate(), Shard(dim=0))", "(2, 2)"]]
+
+
+def test_training_refuses_to_go_on_if_accelerate_falls_back_to_ddp(folder: Path) -> None:
+    run = make_run(folder, parallel={"strategy": "full_shard"})
+
+    attempt = start(run, ranks=2, program=("-c", PROBE, "--without-patch"))
+
+    assert 0 not in attempt.wait()
+    assert "full_shard: 1 x 2 ranks is not in effect" in attempt.log(0) + attempt.log(1)
+    assert "not a DTensor" in attempt.log(0) + attempt.log(1)
+    assert losses(run) == {}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path) -> RunDir:
+    """Two ranks, fully sharded."""
+    run = make_run(folder, parallel={"strategy": "full_shard"})
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+    return run
+
+
+def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one_to_the_last_bit(
+    folder: Path, uninterrupted: RunDir
+) -> None:
+    run = make_run(folder, parallel={"strategy": "full_shard"})
+    dice = random.Random(os.getpid())  # other moments in every test run
+
+    preempted = start(run, ranks=2)
+    preempted.wait_for_step(1 + dice.randrange(3))
+    preempted.processes[1].send_signal(signal.SIGUSR2)  # rank 1 alone hears of it
+    assert preempted.wait() == [CONTINUE] * 2
+    stopped_at = preempted.steps()[-1]
+
+    killed = start(run, ranks=2, attempt=1)
+    killed.wait_for_step(stopped_at + 2 + dice.randrange(4))
+    killed.kill()
+    assert killed.wait() == [-signal.SIGKILL] * 2
+    last = train(run, ranks=2, attempt=2)
+
+    assert last.exit_codes == [FINISHED] * 2
+    assert killed.steps()[0] == stopped_at + 1, "a graceful stop costs no step"
+    assert killed.steps()[-1] - (last.steps()[0] - 1) <= 5, "a kill costs no more than the checkpoint interval"
+    assert losses(run) == losses(uninterrupted)
+    assert all(again == before for again, before in rows_done_twice(run))
+    assert all(torch.equal(tensor, exported(uninterrupted)[name]) for name, tensor in exported(run).items())
+
+
+def rows_done_twice(run: RunDir) -> list[tuple[object, object]]:
+    """Losses and gradient norms of each step that was done twice."""
+    seen: dict[int, tuple[float, float]] = {}
+    pairs = []
+    for row in read_json_lines(run.metrics):
+        now = (row["loss"], row["grad_norm"])
+        if row["step"] in seen:
+            pairs.append((now, seen[row["step"]]))
+        seen[row["step"]] = now
+    return pairs
