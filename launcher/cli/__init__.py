@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from launcher.cli import control, devcluster, logs, status, submit
+from launcher.cli import control, debug, devcluster, logs, recipe, status, submit
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -16,12 +16,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command()(recipe.validate)
+app.command()(recipe.schema)
+app.command()(recipe.init)
 app.command()(submit.submit)
 app.command()(submit.render)
 app.command()(status.status)
 app.command()(logs.logs)
 for command in (control.stop, control.resume, control.cancel, control.save, control.sync):
     app.command()(command)
+app.command()(debug.debug)
 app.add_typer(devcluster.app, name="devcluster")
 
 

@@ -3,18 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import get_args
 
 from launcher.errors import Fault, RecipeError
 from launcher.load.compose import Composer, Override, lay_rehearsal
 from launcher.load.faults import fault_at, validate
 from launcher.load.leaks import mask
 from launcher.load.nodes import Document, Node
-from launcher.recipe import Recipe
-
-_MODELS: dict[str, type[Recipe]] = {
-    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(Recipe)
-}
+from launcher.recipe import KINDS, Recipe
 
 
 @dataclass(frozen=True)
@@ -55,6 +50,20 @@ def load_recipes(path: Path, overrides: Sequence[str] = (), rehearse: bool = Fal
         loaded.append(_load(composer, document, path, parsed, rehearse))
     raise_faults(composer, str(path))
     return [recipe for recipe in loaded if recipe is not None]
+
+
+def load_all(
+    paths: Sequence[Path], overrides: Sequence[str] = (), rehearse: bool = False
+) -> tuple[list[LoadedRecipe], list[Fault]]:
+    """Read several files as `load_recipes` does; the faults of all of them are returned, not raised."""
+    loaded: list[LoadedRecipe] = []
+    faults: list[Fault] = []
+    for path in paths:
+        try:
+            loaded += load_recipes(path, overrides, rehearse)
+        except RecipeError as error:
+            faults += error.faults
+    return loaded, list(dict.fromkeys(faults))
 
 
 def raise_faults(composer: Composer, first_file: str) -> None:
@@ -127,9 +136,9 @@ def _faults_of_rehearsal(rehearsed: Node, known: Sequence[Fault], is_changed: bo
 def _check(root: Node) -> Recipe | list[Fault]:
     assert isinstance(root.value, dict)
     node = root.value.get("kind")
-    kinds = " or ".join(f"`{kind}`" for kind in _MODELS)
+    kinds = " or ".join(f"`{kind}`" for kind in KINDS)
     if node is None or node.value is None:
         return [fault_at(root, ("kind",), f"required, but missing; write {kinds}")]
-    if node.text not in _MODELS:
+    if node.text not in KINDS:
         return [fault_at(root, ("kind",), f"`{node.text}` is not a kind of recipe; write {kinds}")]
-    return validate(_MODELS[node.text], root)
+    return validate(KINDS[node.text], root)

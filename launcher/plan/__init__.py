@@ -1,6 +1,7 @@
 """Will it fit, what does it cost, can it work: answers before a job waits in the queue."""
 
+from launcher.plan.cost import attempt_gpu_hours
 from launcher.plan.feasibility import check, check_all
 from launcher.plan.forecast import Forecast, forecast
 
-__all__ = ["Forecast", "check", "check_all", "forecast"]
+__all__ = ["Forecast", "attempt_gpu_hours", "check", "check_all", "forecast"]

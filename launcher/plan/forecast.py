@@ -21,7 +21,7 @@ class Forecast:
     world_size: int
     attempt_gpu_hours: float
     memory: MemoryEstimate | None = None
-    """None without config.json of a model of a known type."""
+    """None on CPUs, and without config.json of a model of a known type."""
     gpu_memory: int | None = None
     """Bytes that a GPU has, by the profile or the recipe."""
     run: RunCost | None = None
@@ -37,21 +37,21 @@ class Forecast:
 def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
     """Say what can be told of a recipe on a cluster."""
     recipe, folder = loaded.recipe, str(loaded.path.parent.absolute())
-    hours, world_size = attempt_gpu_hours(recipe), recipe.resources.world_size
+    hours = attempt_gpu_hours(recipe) if cluster.gpus.device == "cuda" else 0.0
+    world_size = recipe.resources.world_size
     missing = hub_ids(recipe, cluster, folder)
     if not isinstance(recipe, CptRecipe):
         return Forecast(world_size, hours, hub_ids=missing)
-    size = cluster.gpus.memory or recipe.resources.gpu_memory
     shape = read_shape(model_config(recipe, cluster, folder) or {})
-    on_gpus = cluster.gpus.device == "cuda" and recipe.resources.gpus_per_node > 0
+    if shape is None or cluster.gpus.device == "cpu" or not recipe.resources.gpus_per_node:
+        return Forecast(world_size, hours, hub_ids=missing)
+    size = cluster.gpus.memory or recipe.resources.gpu_memory
     return Forecast(
         world_size,
         hours,
-        memory=estimate_memory(recipe, shape) if shape else None,
-        gpu_memory=size.bytes if size and on_gpus else None,
-        run=estimate_run(recipe, shape, cluster.gpus.type, _corpus_tokens(recipe, cluster, folder))
-        if shape and on_gpus
-        else None,
+        memory=estimate_memory(recipe, shape),
+        gpu_memory=size.bytes if size else None,
+        run=estimate_run(recipe, shape, cluster.gpus.type, _corpus_tokens(recipe, cluster, folder)),
         hub_ids=missing,
     )
 

@@ -1,6 +1,6 @@
 """WHAT to run: frozen pydantic models, one file per kind, shared sections beside them. Pure data."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, get_args
 
 from pydantic import Field, TypeAdapter
 
@@ -12,4 +12,9 @@ Recipe: TypeAlias = CptRecipe | PrepareRecipe
 recipe_adapter: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 """Validates and dumps any recipe; `kind` chooses the model."""
 
-__all__ = ["CptRecipe", "PrepareRecipe", "Recipe", "recipe_adapter"]
+KINDS: dict[str, type[Recipe]] = {
+    get_args(model.model_fields["kind"].annotation)[0]: model for model in get_args(Recipe)
+}
+"""The model of every kind of recipe."""
+
+__all__ = ["KINDS", "CptRecipe", "PrepareRecipe", "Recipe", "recipe_adapter"]

@@ -1,0 +1,152 @@
+"""What a site's Slurm says of itself, as `launcher init` needs it. Parsing is pure; one function asks."""
+
+import getpass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launcher.cluster import Cluster, Roots
+from launcher.errors import SlurmError
+from launcher.slurm.command import run_slurm
+
+SINFO_FORMAT = "%R|%G|%D"
+
+
+@dataclass(frozen=True)
+class GpuNodes:
+    """Nodes of one partition that are alike in GPUs."""
+
+    partition: str
+    type: str | None
+    per_node: int
+    nodes: int
+
+    def __str__(self) -> str:
+        return f"{self.nodes} nodes of {self.per_node} {self.type or 'GPUs'}"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition, as far as a profile depends on it."""
+
+    name: str
+    is_default: bool
+    max_time: str
+    preempt_mode: str
+    grace_seconds: int
+
+
+@dataclass(frozen=True)
+class Site:
+    """One site's Slurm."""
+
+    name: str
+    version: str
+    max_array_size: int
+    job_requeue: bool
+    kill_wait_seconds: int
+    has_accounting: bool
+    partitions: tuple[Partition, ...]
+    gpu_nodes: tuple[GpuNodes, ...]
+    account: str | None = None
+    """The user's default account."""
+
+    def gpus_of(self, partition: str) -> list[GpuNodes]:
+        """The GPU nodes of a partition, the most numerous first."""
+        return sorted((gpus for gpus in self.gpu_nodes if gpus.partition == partition), key=lambda gpus: -gpus.nodes)
+
+    @property
+    def best_partition(self) -> Partition | None:
+        """The default partition if it has GPUs, else the one with most GPU nodes, else the default."""
+
+        def rank(partition: Partition) -> tuple[bool, bool, int]:
+            nodes = sum(gpus.nodes for gpus in self.gpus_of(partition.name))
+            return nodes > 0, partition.is_default, nodes
+
+        return max(self.partitions, key=rank, default=None)
+
+
+def ask_site() -> Site:
+    """Ask the Slurm that this shell's commands talk to.
+
+    Raises:
+        SlurmError: Its commands are not installed, or it does not answer.
+    """
+    nowhere = Cluster(name="unknown", roots=Roots(runs=".", corpora=".", models="."))
+    config = run_slurm(["scontrol", "show", "config"], nowhere)
+    partitions = run_slurm(["scontrol", "show", "partition", "--oneliner"], nowhere)
+    nodes = run_slurm(["sinfo", "--noheader", f"--format={SINFO_FORMAT}"], nowhere)
+    account = None
+    if parse_config(config).get("AccountingStorageType", "").endswith("slurmdbd"):
+        argv = ["sacctmgr", "--noheader", "--parsable2", "show", "user", getpass.getuser(), "format=defaultaccount"]
+        try:
+            account = run_slurm(argv, nowhere).strip() or None
+        except SlurmError:  # accounting that does not answer leaves one comment out
+            account = None
+    return parse_site(config, partitions, nodes, account)
+
+
+def parse_site(config: str, partitions: str, nodes: str, account: str | None = None) -> Site:
+    """Put together what Slurm's commands printed.
+
+    Args:
+        config: `scontrol show config`
+        partitions: `scontrol show partition --oneliner`
+        nodes: `sinfo --noheader --format=SINFO_FORMAT`
+        account: The user's default account.
+    """
+    settings = parse_config(config)
+    return Site(
+        name=settings.get("ClusterName", "cluster"),
+        version=settings.get("SLURM_VERSION", "unknown"),
+        max_array_size=_leading_number(settings.get("MaxArraySize", "1001")),
+        job_requeue=settings.get("JobRequeue", "1") == "1",
+        kill_wait_seconds=_leading_number(settings.get("KillWait", "30")),
+        has_accounting=settings.get("AccountingStorageType", "").endswith("slurmdbd"),
+        partitions=parse_partitions(partitions, settings.get("PreemptMode", "OFF")),
+        gpu_nodes=parse_gpu_nodes(nodes),
+        account=account,
+    )
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """Parse the `Key = value` lines of `scontrol show config`."""
+    return {key: value.strip() for key, value in re.findall(r"^(\w+)\s*=\s*(.*)$", text, re.MULTILINE)}
+
+
+def parse_partitions(text: str, site_preempt_mode: str = "OFF") -> tuple[Partition, ...]:
+    """Parse `scontrol show partition --oneliner`; partitions that are not up are left out."""
+    lines = (dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines() if "PartitionName=" in line)
+    return tuple(
+        Partition(
+            name=fields["PartitionName"],
+            is_default=fields.get("Default") == "YES",
+            max_time=fields.get("MaxTime", "UNLIMITED"),
+            preempt_mode=fields.get("PreemptMode", site_preempt_mode),
+            grace_seconds=_leading_number(fields.get("GraceTime", "0")),
+        )
+        for fields in lines
+        if fields.get("State", "UP") == "UP"
+    )
+
+
+def parse_gpu_nodes(text: str) -> tuple[GpuNodes, ...]:
+    """Parse sinfo's lines in SINFO_FORMAT; nodes without GPUs are left out."""
+    rows = (line.split("|") for line in text.splitlines() if line.count("|") == 2)
+    return tuple(
+        GpuNodes(partition.strip(), kind, count, int(nodes))
+        for partition, gres, nodes in rows
+        for kind, count in parse_gres(gres)
+    )
+
+
+def parse_gres(text: str) -> Sequence[tuple[str | None, int]]:
+    """Parse the GPUs of a node's gres: `gpu:a100:4(S:0-1),nvme:1` holds four of type `a100`."""
+    without_sockets = re.sub(r"\([^)]*\)", "", text)
+    found = [re.fullmatch(r"gpu(?::([^:]*[^:\d][^:]*))?(?::(\d+))?", part) for part in without_sockets.split(",")]
+    return [(match[1], int(match[2] or 1)) for match in found if match]
+
+
+def _leading_number(text: str) -> int:
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else 0
