@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from launcher.cli.plot import plot
 from launcher.cli.wording import clock, duration, node_list, quantity
@@ -26,6 +28,8 @@ _COLORS = {
 WIDE = 110
 """From so many columns on the table also tells kind, nodes and the reason."""
 
+_GAP = 2
+_LIMITS = {"name": 32, "nodes": 16}
 _PLOT_LINES = 14
 
 
@@ -35,23 +39,27 @@ def console() -> Console:
 
 
 def runs_table(statuses: Sequence[RunStatus], width: int) -> Table:
-    """Make the table of runs."""
+    """Make the table of runs; names, and in a wide one reasons, get what room the other columns leave."""
     wide = width >= WIDE
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=wide)
-    table.add_column("id", no_wrap=True)
-    table.add_column("name", no_wrap=True, overflow="ellipsis", min_width=8, max_width=24 if wide else 16)
-    if wide:
-        table.add_column("kind", no_wrap=True)
-    table.add_column("state", no_wrap=True, overflow="ellipsis", ratio=1 if wide else None)
-    for name in ("step", "loss", "attempts"):
-        table.add_column(name, no_wrap=True, justify="right")
-    table.add_column("job", no_wrap=True)
-    if wide:
-        table.add_column("nodes", no_wrap=True, overflow="ellipsis", max_width=16)
-    table.add_column("source", no_wrap=True)
-    for one in statuses:
-        table.add_row(*_cells(one, wide))
+    names = ["id", "name", *(["kind"] if wide else []), "state", "step", "loss", "attempts", "job"]
+    names += ["nodes", "source"] if wide else ["source"]
+    rows = [_cells(one, wide) for one in statuses]
+    elastic = "state" if wide else "name"
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for name in names:
+        others = sum(_width(rows, names, other) + _GAP for other in names if other != name)
+        limit = max(8, width - others) if name == elastic else _LIMITS.get(name)
+        justify: Literal["left", "right"] = "right" if name in ("step", "loss", "attempts") else "left"
+        table.add_column(name, no_wrap=True, overflow="ellipsis", justify=justify, max_width=limit)
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _width(rows: Sequence[Sequence[str]], names: Sequence[str], name: str) -> int:
+    place = names.index(name)
+    longest = max(len(name), *(Text.from_markup(row[place]).cell_len for row in rows))
+    return min(longest, _LIMITS.get(name, longest))
 
 
 def _cells(one: RunStatus, wide: bool) -> list[str]:

@@ -5,6 +5,7 @@ is asked, the failure is noted once, and each answer says where it comes from.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,4 +151,5 @@ def _number(job_id: str) -> tuple[int, str]:
 def _note(source: Source, message: str) -> str:
     if _NO_ACCOUNTING in message:
         return f"{source}: accounting is switched off at this site"
-    return f"{source}: {message.splitlines()[0]}"
+    said = re.sub(r"^`.*?` (failed \(\d+\): )?", "", message.splitlines()[0])
+    return f"{source}: {said}"

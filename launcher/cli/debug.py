@@ -1,0 +1,50 @@
+"""`launcher debug`: a run in the foreground, with breakpoints."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher.cli.arguments import ClusterOption
+
+if TYPE_CHECKING:
+    from launcher.slurm.parse import Job
+
+
+def debug(
+    target: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="Recipe file, or a run whose recipe to use.")],
+    *,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a key: `batch.micro_batch=1`.", metavar="KEY=VALUE")
+    ] = None,
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Lay the recipe's `rehearsal` over it.")] = False,
+    nodes: Annotated[int | None, typer.Option(help="Short for `--set resources.nodes=N`.", min=1)] = None,
+    shell: Annotated[bool, typer.Option("--shell", help="Open a shell on the first node instead.")] = False,
+    patience: Annotated[int, typer.Option(help="Minutes to wait for the nodes.", min=0)] = 10,
+    cluster: ClusterOption = None,
+) -> None:
+    """Run a recipe in the foreground, as a batch job would, with rank 0 on this terminal.
+
+    `breakpoint()` in the code opens pdb. Uses the allocation this shell is in, or gets one and releases it at the end.
+    """
+    from launcher.debug import DebugOptions, load_target, make_run
+    from launcher.debug import debug as carry_out
+    from launcher.load import load_cluster
+
+    profile = load_cluster(cluster)
+    changes = [*(overrides or ()), *([f"resources.nodes={nodes}"] if nodes else [])]
+    options = DebugOptions(changes, rehearse, shell, patience * 60)
+    made = make_run(load_target(target, profile, options), profile, rehearse)
+    typer.echo(f"run directory: {made.frozen.folder.root}", err=True)
+    code = carry_out(made, profile, options, _tell_allocation, _tell_waiting)
+    raise typer.Exit(code)
+
+
+def _tell_allocation(job_id: str) -> None:
+    typer.echo(f"allocation {job_id}", err=True)
+
+
+def _tell_waiting(job: "Job") -> None:
+    from launcher.cli.wording import clock
+
+    start = f", starts about {clock(job.start)}" if job.start else ""
+    typer.echo(f"job {job.id} {job.explanation}{start}", err=True)
