@@ -11,9 +11,11 @@ from pydantic_core import ErrorDetails
 
 from launcher.errors import Fault
 from launcher.load.nodes import Node, Path, join_path
+from launcher.recipe.sections import ConflictError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -66,7 +68,8 @@ def fault_at(root: Node, path: Path, message: str) -> Fault:
     origin, key = node.origin, join_path(path)
     if origin.line is None and origin.file == f"--set {key}":
         key = ""
-    return Fault(origin.file, origin.line, f"{origin.section}{key}" if key else "", message)
+    visible = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], message)
+    return Fault(origin.file, origin.line, f"{origin.section}{key}" if key else "", visible)
 
 
 def _translate(errors: Sequence[ErrorDetails], model: type[BaseModel], root: Node) -> list[Fault]:
@@ -88,16 +91,16 @@ def _explain(path: Path, errors: Sequence[ErrorDetails], model: type[BaseModel],
     if error["type"] == "missing":
         return [fault_at(root, path, _missing(path, model))]
     if error["type"] == "value_error":
-        return [_explain_ours(line, path, root) for line in str(error["ctx"]["error"]).split("\n")]
+        raised = error["ctx"]["error"]
+        if isinstance(raised, ConflictError):
+            return [_explain_conflict(message, path, root) for message in raised.messages]
+        return [fault_at(root, path, str(raised))]
     return [fault_at(root, path, _unexpected(node, errors))]
 
 
-def _explain_ours(message: str, path: Path, root: Node) -> Fault:
-    """Attach a message of our own validators, `KEY: ...` when it is about a key inside the section."""
-    key, colon, rest = message.partition(": ")
-    if colon and re.fullmatch(r"[a-z_0-9.]+", key):
-        return fault_at(root, (*path, *key.split(".")), rest)
-    return fault_at(root, path, message)
+def _explain_conflict(message: str, section: Path, root: Node) -> Fault:
+    key, _, rest = message.partition(": ")
+    return fault_at(root, (*section, *key.split(".")), rest)
 
 
 def _walk(root: Node, path: Iterable[str | int]) -> tuple[Path, Node]:

@@ -1,7 +1,4 @@
-"""kind: cpt - continued pretraining of a causal language model on prepared corpora.
-
-Messages about several keys are lines of `KEY: what is wrong; what to write`; `launcher.load` finds KEY's line.
-"""
+"""kind: cpt - continued pretraining of a causal language model on prepared corpora."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -11,6 +8,7 @@ from pydantic import model_validator
 from launcher.recipe.sections import (
     Batch,
     Checkpoint,
+    ConflictError,
     Data,
     Model,
     Optim,
@@ -74,7 +72,7 @@ class CptRecipe(RecipeBase):
             *self._schedule_conflicts(),
             *self._choice_conflicts(),
         ]:
-            raise ValueError("\n".join(conflicts))
+            raise ConflictError(conflicts)
         return self
 
     def _batch_conflicts(self) -> Iterator[str]:

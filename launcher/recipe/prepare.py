@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from launcher.recipe.sections import Fraction, RecipeBase, Section, refuse_site_path
+from launcher.recipe.sections import ConflictError, Fraction, RecipeBase, Section, refuse_site_path
 
 
 class Source(Section):
@@ -57,5 +57,5 @@ class PrepareRecipe(RecipeBase):
             f"resources.{key}: a corpus is prepared by one task; write {only}" for key, n, only in wanted if n > only
         ]
         if wrong:
-            raise ValueError("\n".join(wrong))
+            raise ConflictError(wrong)
         return self

@@ -1,6 +1,7 @@
 """Sections that recipes of several kinds share. Pure data: validators refuse, they never repair."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -17,6 +18,14 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+
+class ConflictError(ValueError):
+    """Several keys contradict each other; each message is `KEY: what is wrong; what to write`."""
+
+    def __init__(self, messages: Iterable[str]) -> None:
+        self.messages = tuple(messages)
+        super().__init__("; ".join(self.messages))
 
 
 def refuse_site_path(value: str) -> str:
@@ -82,7 +91,7 @@ class Data(Section):
             if name in names[:i]
         ]
         if twice:
-            raise ValueError("\n".join(twice))
+            raise ConflictError(twice)
         return self
 
 
@@ -107,10 +116,11 @@ class Batch(Section):
         tokens = self.global_batch.value
         if self.global_batch.unit == "token" and (tokens % self.sequence_length or not tokens):
             nearest = max(1, round(tokens / self.sequence_length))
-            raise ValueError(
+            message = (
                 f"global_batch: `{self.global_batch}` are not a whole number of sequences of "
                 f"{self.sequence_length} tokens; write `{nearest} sequences`"
             )
+            raise ConflictError([message])
         return self
 
 
@@ -210,7 +220,7 @@ class Resources(Section):
     @model_validator(mode="after")
     def _memory_of_gpus(self) -> "Resources":
         if self.gpu_memory and not self.gpus_per_node:
-            raise ValueError("gpu_memory: no GPUs are asked for; write `gpus_per_node`, or `null` here")
+            raise ConflictError(["gpu_memory: no GPUs are asked for; write `gpus_per_node`, or `null` here"])
         return self
 
     @property
