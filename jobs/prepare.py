@@ -73,12 +73,13 @@ def make_parts(plan: Plan, context: Context, stop: "StopFlag") -> list[Part]:
         The parts in the order of the files; fewer than files if a stop was asked for.
     """
     plan.work.mkdir(parents=True, exist_ok=True)
-    plan.work.chmod(0o700 if plan.recipe.data_use == "credentialed" else 0o755)
+    if plan.recipe.data_use == "credentialed":
+        plan.work.chmod(0o700)
     numbers = range(len(plan.files))
     done = {number: part for number in numbers if (part := finished_part(plan, number))}
     print(f"{len(numbers)} source files, {len(done)} of them done before", flush=True)
     append_event(context.run.ledger, context.attempt, first_step=len(done), last_step=len(done))
-    missing = [number for number in numbers if number not in done]
+    missing = sorted(set(numbers) - done.keys(), key=plan.size, reverse=True)  # the largest first: a shorter tail
     is_stop_wanted = partial(stop.wanted, context.run, context.ranks.is_main)
     cpus, started = plan.recipe.resources.cpus_per_task, time.monotonic()
     for number, part in run_tasks(partial(make_part, plan), missing, cpus, is_stop_wanted):
@@ -144,6 +145,6 @@ def code_version(context: Context) -> str:
 
 def summary(tally: Tally) -> str:
     """Say in a line what became of the source text."""
-    kept = ", ".join(f"{tally.documents[s]:,} documents {tally.tokens[s]:,} tokens {s}" for s in SPLITS)
-    dropped = "".join(f", {count:,} {reason}" for reason, count in tally.dropped.items())
-    return f"{kept}{dropped}, {tally.bad_lines:,} of {tally.lines:,} lines unreadable"
+    kept = [f"{split} {tally.documents[split]:,} documents, {tally.tokens[split]:,} tokens" for split in SPLITS]
+    dropped = [f"dropped {count:,} ({reason})" for reason, count in tally.dropped.items()]
+    return "; ".join([*kept, *dropped, f"{tally.bad_lines:,} of {tally.lines:,} lines unreadable"])

@@ -47,6 +47,16 @@ def test_an_empty_file_has_no_lines(tmp_path, suffix):
     assert (source.count, source.bad) == (0, 0)
 
 
+def test_damage_is_named_before_bad_lines(tmp_path):
+    path = write_source(tmp_path / "a.jsonl.gz", b"broken\n" * 20)
+    path.write_bytes(path.read_bytes()[:-1])
+
+    source, _ = read(path)
+
+    assert "a.jsonl.gz:21: the file is damaged" in source.first_bad[0]
+    assert "a.jsonl.gz:1: is not JSON" in source.first_bad[1]
+
+
 def test_a_line_that_is_too_long_is_skipped_without_being_held(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
     content = b"a" * 999 + b"\n" + b"b" * 1000 + b"\n" + b"c" * 5_000_000 + b"\nnext\n" + b"d" * 1000

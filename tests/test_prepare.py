@@ -240,6 +240,18 @@ def test_wide_vocabularies_get_wide_ids_and_no_bos_where_the_tokenizer_has_none(
     assert documents_of(corpus, "train") == [[1, 69_000, 69_999], [5, 69_999]]
 
 
+def test_ids_beyond_the_number_of_words_fit(tmp_path):
+    make_tokenizer(tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"w7": 7', '"w7": 70000').replace('"w7":7', '"w7":70000'))
+    write_pile(tmp_path / "a.jsonl", ["w7 w8"])
+
+    corpus = prepare(tmp_path, tokenizer="./tokenizer", validation=0)
+
+    assert corpus.manifest.tokenizer.vocab_size == 70_001
+    assert documents_of(corpus, "train")[0][:2] == [70_000, 8]
+
+
 def test_the_largest_vocabulary_of_narrow_ids(tmp_path):
     make_tokenizer(tmp_path / "tokenizer", size=65_536)
     write_pile(tmp_path / "a.jsonl", ["w1"])

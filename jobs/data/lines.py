@@ -39,7 +39,7 @@ class SourceLines:
         self.bad = 0
         """Lines so far that could not be read; all of them if the file is damaged."""
         self.first_bad: list[str] = []
-        """The first of them, as `file:line: what is wrong`. Quotes no text."""
+        """The first of them, as `file:line: what is wrong`; damage to the file before all. Quotes no text."""
         self.sha256 = ""
         """Checksum of the file as it lies on disk, once all lines have been read."""
         self._file: io.BufferedReader[Any] | None = None
@@ -74,7 +74,7 @@ class SourceLines:
                         self.count += 1
                         yield number, line
             except _DAMAGE as error:
-                self.spoil(number + 1, f"the file is damaged: {error}")
+                self.first_bad.insert(0, f"{self.path}:{number + 1}: the file is damaged: {error}")
                 self.bad = self.count = max(1, round(number / (self.share_read or 1)))
             while file.read(2**20):
                 pass

@@ -33,6 +33,10 @@ class Plan:
         """Where it is made; plans of other corpora under the same name work elsewhere."""
         return self.folder.with_name(f"{self.folder.name}.partial") / self.fingerprint[:16]
 
+    def size(self, number: int) -> int:
+        """Bytes of a source file."""
+        return self.files[number][0].stat().st_size
+
     def record(self, number: int) -> Path:
         """Where the record of a finished source file lies."""
         return self.work / "parts" / f"{number:05d}.json"

@@ -62,7 +62,8 @@ def load_encoder(path: str, name: str) -> TextEncoder:
     special = zip(frame.ids, frame.special_tokens_mask, strict=True)
     record = TokenizerRecord(
         path=name,
-        vocab_size=len(tokenizer),
+        # Not len(tokenizer): some vocabularies have holes.
+        vocab_size=max(backend.get_vocab().values()) + 1,
         fingerprint=hashlib.sha256(backend.to_str().encode()).hexdigest(),
         prefix=tuple(token for token, _ in takewhile(lambda pair: pair[1], special)),
         eos=tokenizer.eos_token_id,
