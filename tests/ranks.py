@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs.runtime.context import Context, Ranks, load_context
 from launcher.ledger import read_json_lines
 from launcher.paths import RunDir
 from launcher.record import RunRecord, fingerprint
@@ -66,6 +67,11 @@ def make_run(folder: Path, **changes: Any) -> RunDir:
         cluster=cluster,
     ).write(run.record)
     return run
+
+
+def context_of(run: RunDir) -> Context:
+    """What the only rank of the run's first attempt knows."""
+    return load_context(run, 0, Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1, node_rank=0))
 
 
 def words(documents: int) -> list[list[int]]:

@@ -3,7 +3,9 @@
 import json
 import os
 import random
+import shutil
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from jobs.models.schedule import lr_factor
 from launcher.ledger import read_attempts, read_json_lines
 from launcher.paths import CONTINUE, FINISHED, RunDir, published_steps
 from launcher.recipe import CptRecipe
-from tests.ranks import ASSETS, cpt_recipe, losses, make_run, start, train
+from tests.ranks import ASSETS, Attempt, cpt_recipe, losses, make_run, start, train
 
 pytestmark = pytest.mark.slow
 
@@ -120,6 +122,57 @@ def test_a_finished_training_without_its_export_is_exported_and_not_trained_furt
     assert all(torch.equal(tensor, weights[name]) for name, tensor in exported(alone).items())
 
 
+def continue_from(run: RunDir, folder: Path, step: int) -> RunDir:
+    """A copy of a finished run, as if its last attempt had been killed when it had saved `step`."""
+    copy = RunDir(folder / f"run-{len(list(folder.glob('run-*')))}")
+    shutil.copytree(run.root, copy.root)
+    shutil.rmtree(copy.outputs)
+    copy.ledger.unlink()
+    for later in published_steps(copy):
+        if later > step:
+            shutil.rmtree(copy.checkpoint(later))
+    return copy
+
+
+def test_damaged_checkpoints_are_named_and_passed_over(folder: Path, alone: RunDir) -> None:
+    run = continue_from(alone, folder, STEPS)
+    weights = run.checkpoint(20) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    (run.checkpoint(15) / "optimizer.pt").unlink()
+
+    attempt = train(run, attempt=1)
+
+    assert attempt.exit_codes == [FINISHED]
+    assert "step-00000020: model.safetensors has changed" in attempt.log()
+    assert "step-00000015: optimizer.pt cannot be read" in attempt.log()
+    assert "resumes from step 10" in attempt.log()
+    assert attempt.steps() == list(range(11, 21))
+    assert losses(run) == losses(alone)
+    quarantined = sorted(path.name for path in (run.checkpoints / "quarantine").iterdir())
+    assert quarantined == ["step-00000015", "step-00000020"]
+
+
+SHORT_OF_SPACE = """
+import resource, sys
+import jobs.__main__ as task
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+sys.exit(task.main())
+"""
+
+
+def test_a_save_that_fails_ends_the_attempt_and_harms_nothing(folder: Path, alone: RunDir) -> None:
+    run = continue_from(alone, folder, step=10)
+
+    attempt = start(run, attempt=1, program=("-c", SHORT_OF_SPACE))
+
+    assert attempt.wait() == [1]
+    assert "the checkpoint of step 15 was not saved; older checkpoints are as they were" in attempt.log()
+    assert published_steps(run) == [10]
+    assert not (run.checkpoints / ".staging").exists()
+
+
 def test_a_stop_that_comes_before_training_leaves_no_trace(folder: Path) -> None:
     run = make_run(folder)
     run.stop_request.touch()
@@ -138,25 +191,6 @@ def test_data_parallel_ranks_with_accumulation_train_as_one_process(folder: Path
     assert losses(run) == pytest.approx(losses(alone), abs=2e-6)
 
 
-def test_hybrid_shard_on_two_nodes_goes_on_on_one(folder: Path, alone: RunDir) -> None:
-    run = make_run(folder, parallel={"strategy": "hybrid_shard"})
-    first = start(run, ranks=4, nodes=2)
-    first.wait_for_step(3)
-    run.stop_request.touch()
-    assert first.wait() == [CONTINUE] * 4
-    run.stop_request.unlink()
-
-    second = train(run, ranks=2, nodes=1, attempt=1)
-
-    assert second.exit_codes == [FINISHED] * 2
-    assert "hybrid_shard: 2 x 2 ranks" in first.log()
-    assert "which 4 ranks saved, on 2" in second.log()
-    assert second.steps()[0] == first.steps()[-1] + 1
-    assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
-    assert exported(run).keys() == exported(alone).keys()
-    assert all(torch.allclose(t, exported(alone)[name], atol=1e-4) for name, t in exported(run).items())
-
-
 PROBE = """
 import json, sys
 from contextlib import nullcontext
@@ -172,21 +206,41 @@ def spy(self, *arguments):
     prepared = prepare(self, *arguments)
     found = {(type(p).__name__, str(p.placements), str(tuple(p.device_mesh.shape))) for p in self.model.parameters()}
     print("FOUND", json.dumps(sorted(found)), flush=True)
-    sys.exit(0)
+    return prepared
 trainer.GuardedTrainer._prepare_for_training = spy
 sys.exit(task.main())
 """
 
 
-def test_hybrid_shard_parameters_are_replicated_and_sharded(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def hybrid(folder: Path) -> Attempt:
+    """An attempt of 4 ranks, on 2 nodes as they believe, that was stopped by a STOP file."""
     run = make_run(folder, parallel={"strategy": "hybrid_shard"})
-
     attempt = start(run, ranks=4, nodes=2, program=("-c", PROBE))
-    attempt.wait()
+    attempt.wait_for_step(3)
+    run.stop_request.touch()
+    assert attempt.wait() == [CONTINUE] * 4
+    run.stop_request.unlink()
+    return attempt
 
+
+def test_hybrid_shard_parameters_are_replicated_and_sharded(hybrid: Attempt) -> None:
     for rank in range(4):
-        (found,) = [line for line in attempt.log(rank).splitlines() if line.startswith("FOUND")]
+        (found,) = [line for line in hybrid.log(rank).splitlines() if line.startswith("FOUND")]
         assert json.loads(found.removeprefix("FOUND")) == [["DTensor", "(Replicate(), Shard(dim=0))", "(2, 2)"]]
+
+
+def test_hybrid_shard_on_two_nodes_goes_on_on_one(hybrid: Attempt, alone: RunDir) -> None:
+    run = hybrid.run
+
+    attempt = train(run, ranks=2, nodes=1, attempt=1)
+
+    assert attempt.exit_codes == [FINISHED] * 2
+    assert "which 4 ranks saved, on 2" in attempt.log()
+    assert attempt.steps()[0] == hybrid.steps()[-1] + 1
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
+    assert exported(run).keys() == exported(alone).keys()
+    assert all(torch.allclose(tensor, exported(alone)[name], atol=1e-4) for name, tensor in exported(run).items())
 
 
 def test_training_refuses_to_go_on_if_accelerate_falls_back_to_ddp(folder: Path) -> None:
@@ -198,6 +252,24 @@ def test_training_refuses_to_go_on_if_accelerate_falls_back_to_ddp(folder: Path)
     assert "full_shard: 1 x 2 ranks is not in effect" in attempt.log(0) + attempt.log(1)
     assert "not a DTensor" in attempt.log(0) + attempt.log(1)
     assert losses(run) == {}
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_zero_trains_saves_on_request_and_resumes_to_the_last_bit(folder: Path, alone: RunDir, strategy: str) -> None:
+    run = make_run(folder, parallel={"strategy": strategy}, checkpoint={"interval": "30min"})
+    run.save_request.touch()
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+    assert published_steps(run) == [1, STEPS]
+
+    again = continue_from(run, folder, step=1)
+    attempt = train(again, ranks=2, attempt=1)
+
+    assert attempt.exit_codes == [FINISHED] * 2
+    assert attempt.steps()[0] == 2
+    assert losses(again) == losses(run)
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
+    assert exported(run).keys() == exported(alone).keys()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """When to save and when to stop: agreed by all ranks at every step boundary, in one message."""
 
-import time
+from time import monotonic
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -24,7 +24,7 @@ class StepControl(TrainerCallback):
         self._stop = stop
         self._group = group
         self._interval = interval
-        self._saved_at = time.monotonic()
+        self._saved_at = monotonic()
         self.stopped = False
         """Whether training ended because somebody wanted it to."""
 
@@ -57,7 +57,7 @@ class StepControl(TrainerCallback):
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         """Start the interval anew; a request by file is done."""
-        self._saved_at = time.monotonic()
+        self._saved_at = monotonic()
         if self._group.is_main:
             self._run.save_request.unlink(missing_ok=True)
 
@@ -69,7 +69,7 @@ class StepControl(TrainerCallback):
 
     def _is_due(self) -> bool:
         seconds = self._interval.seconds
-        return self._group.is_main and seconds is not None and time.monotonic() - self._saved_at >= seconds
+        return self._group.is_main and seconds is not None and monotonic() - self._saved_at >= seconds
 
     def _falls_on(self, step: int) -> bool:
         return self._interval.steps is not None and step % self._interval.steps == 0

@@ -76,7 +76,7 @@ class GuardedTrainer(Trainer):
             folder = self._store.open_staging(f"checkpoint-{step}")
             super()._save_checkpoint(model, trial)
             self._store.publish(folder, step)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # safetensors, torch and DeepSpeed each raise their own for a full disk
             # The end of this process ends the other ranks; none of them has published anything.
             self._store.discard_staging()
             error.add_note(f"the checkpoint of step {step} was not saved; older checkpoints are as they were")
