@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.runtime import slurm
-from jobs.runtime.attempt import Journal, Signals, close_attempt, run_attempt
+from jobs.runtime.attempt import Journal, close_attempt, open_attempt
 from jobs.runtime.cause import cause_before, last_sign_of_life
 from jobs.runtime.job import Job, StartRefusedError, find_job
+from jobs.runtime.supervise import Signals, supervise
 from jobs.runtime.verdict import Ending, Verdict, batch_exit_code
-from launcher.ledger import Action, Attempt, StopRequest, append_event, read_attempts
+from launcher.ledger import Attempt, StopRequest, append_event, read_attempts
 from launcher.paths import CONTINUE, FINISHED, SubmissionDir
 from launcher.record import RunRecord, Submitted
 
@@ -46,12 +47,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(job: Job, signals: Signals) -> int:
     while True:
-        verdict, attempt, exit_code, say = run_attempt(job, signals)
-        if verdict.action in ("done", "stop"):
-            return batch_exit_code(verdict, exit_code)
-        if not job.local:
+        attempt = open_attempt(job)
+        say = Journal(job.run.batch_log(attempt.number))
+        say(f"attempt {attempt.number} of {job.run.root.name}: job {job.id} on {', '.join(job.nodes)}")
+        ending = supervise(job, attempt, signals, say)
+        verdict = close_attempt(job, attempt.number, ending)
+        say(f"{verdict.reason} ({verdict.source}): {verdict.message} -> {verdict.action}")
+        if verdict.action in ("done", "stop") or not job.local:
             _come_back(job, attempt, verdict, say)
-            return batch_exit_code(verdict, exit_code)
+            return batch_exit_code(verdict, ending.exit_code)
         _remove_old_request(job)
 
 
@@ -137,19 +141,19 @@ def _is_batch_process(pid: str) -> bool:
 
 def _come_back(job: Job, attempt: Attempt, verdict: Verdict, say: Journal) -> None:
     """Put the job back into the queue, or a new one where the site does not allow that."""
-    action: Action = verdict.action
-    if action == "requeue":
+    if verdict.action in ("done", "stop"):
+        return
+    if verdict.action == "requeue":
         answer = slurm.requeue(job.environ["SLURM_JOB_ID"])
         say(f"scontrol requeue: {answer.text}")
         if answer.ok:
             return
-        action = "resubmit"
     answer = slurm.resubmit(str(job.submission.script), job.array_index)
     say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
     if answer.ok:
         _note_job(job, answer.text)
     message = verdict.message if answer.ok else f"{verdict.message}; it cannot be queued again: {answer.text}"
-    append_event(job.run.ledger, attempt.number, action=action if answer.ok else "stop", message=message)
+    append_event(job.run.ledger, attempt.number, action="resubmit" if answer.ok else "stop", message=message)
 
 
 def _note_job(job: Job, job_id: str) -> None:

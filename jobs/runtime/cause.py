@@ -15,7 +15,10 @@ from jobs.runtime.verdict import Cause
 from launcher.ledger import Attempt, Reason
 
 _MARKER = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON (\S+) CANCELLED AT (\S+) DUE TO ([A-Z ]+)")
+# Without a reason it is scancel's doing. A step cancelled like that is only `--kill-on-bad-exit` at work.
+_CANCELLED = re.compile(r"\*\*\* JOB \S+ ON (\S+) CANCELLED AT (\S+) (\*\*\*)")
 _MARKED: dict[str, Reason] = {
+    "***": "stopped",
     "PREEMPTION": "preempted",
     "JOB REQUEUE": "preempted",
     "NODE FAILURE": "node_failure",
@@ -34,7 +37,7 @@ _STATES: dict[str, Reason] = {
     "TIMEOUT": "killed",
     "DEADLINE": "killed",
 }
-_DOWN = re.compile(r"^(DOWN|FAIL|ERROR|NOT_RESPONDING)|NOT_RESPONDING|\*")
+_DOWN = re.compile(r"^(DOWN|FAIL|ERROR)|NOT_RESPONDING|\*")
 
 CLOCK_SECONDS = 2
 """Slurm's times are whole seconds, and its clock is the controller's."""
@@ -48,12 +51,13 @@ def cause_now(attempt: Attempt, job_id: str, logs: list[Path]) -> Cause | None:
         job_id: Slurm's own id of the job (SLURM_JOB_ID).
         logs: What Slurm and srun wrote, oldest last.
     """
-    return cause_in_job(slurm.show_job(job_id), attempt) or cause_in_logs(logs, attempt) or _down_node(attempt)
+    job = slurm.show_job(job_id)
+    return cause_in_job(job, attempt) or cause_in_logs(logs, attempt) or _lost_node(attempt) or _put_back(job, attempt)
 
 
 def cause_before(attempt: Attempt, logs: list[Path]) -> Cause | None:
     """Find out why an attempt ended whose batch process did not live to tell."""
-    return cause_in_logs(logs, attempt) or _cause_in_accounting(attempt) or _down_node(attempt)
+    return cause_in_logs(logs, attempt) or _cause_in_accounting(attempt) or _lost_node(attempt)
 
 
 def cause_in_job(job: Mapping[str, str], attempt: Attempt) -> Cause | None:
@@ -76,11 +80,12 @@ def cause_in_logs(logs: list[Path], attempt: Attempt) -> Cause | None:
 
 
 def _marked(text: str, attempt: Attempt) -> Cause | None:
-    for node, when, why in _MARKER.findall(text):
+    for node, when, why in (*_MARKER.findall(text), *_CANCELLED.findall(text)):
         at = unix_time(when)
         known = next((reason for words, reason in _MARKED.items() if why.startswith(words)), None)
         if known and at is not None and attempt.started - CLOCK_SECONDS <= at <= (attempt.ended or at):
-            return Cause(known, "Slurm's log", f"{why.strip().lower()}, said on {node}")
+            said = "scancel" if why == "***" else why.strip().lower()
+            return Cause(known, "Slurm's log", f"{said}, said on {node}")
     return None
 
 
@@ -110,11 +115,21 @@ def parse_accounting(text: str, attempt: Attempt) -> Cause | None:
     return Cause(_STATES[state], "sacct", f"job state {state}") if state in _STATES else None
 
 
-def _down_node(attempt: Attempt) -> Cause | None:
-    for node in attempt.nodes:
-        state = slurm.show_node(node).get("State", "")
+def _lost_node(attempt: Attempt) -> Cause | None:
+    """Look for a node of the attempt that is down, or was switched on again since."""
+    for node in slurm.show_nodes(attempt.nodes):
+        name, state = node.get("NodeName", ""), node.get("State", "")
         if _DOWN.search(state):
-            return Cause("node_failure", "scontrol show node", f"{node} is {state}")
+            return Cause("node_failure", "scontrol show node", f"{name} is {state}")
+        booted = unix_time(node.get("BootTime", ""))
+        if booted is not None and booted > attempt.started:
+            return Cause("node_failure", "scontrol show node", f"{name} was booted at {node['BootTime']}")
+    return None
+
+
+def _put_back(job: Mapping[str, str], attempt: Attempt) -> Cause | None:
+    if int(job.get("Restarts", 0)) > attempt.restart_count:
+        return Cause("preempted", "scontrol", "Slurm has put the job back into the queue by itself")
     return None
 
 

@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from jobs.runtime import slurm
-from jobs.runtime.attempt import Journal, open_attempt, prepare_launch
+from jobs.runtime.attempt import Journal, open_attempt
 from jobs.runtime.job import Job, StartRefusedError, find_job
 from jobs.runtime.local import LocalTasks, start_task, task_environment
 from jobs.runtime.rendezvous import UnresolvableError
 from jobs.runtime.srun import ContainerError, contained, srun_argv, srun_environment
+from jobs.runtime.supervise import prepare_launch
 from jobs.runtime.tasks import Launch
 from jobs.runtime.terminal import OtherRanks, run_on_terminal
 from launcher.ledger import append_event, read_attempts
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one attempt in the foreground, or open a shell in its environment; return the exit code."""
     options = _parse(argv)
     try:
-        environ = dict(os.environ) if options.local else _limited(os.environ, options.nodes)
+        environ = dict(os.environ) if options.local else _of_job(os.environ, options.nodes)
         job = find_job(SubmissionDir(options.submission.absolute()), environ, options.local)
         return _shell(job) if options.shell else _attempt(job)
     except (StartRefusedError, UnresolvableError, ContainerError) as error:
@@ -48,10 +49,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _limited(environ: Mapping[str, str], nodes: int | None) -> dict[str, str]:
-    """Hide the nodes of a larger allocation that the run does not want."""
-    names = slurm.hostnames(environ["SLURM_JOB_NODELIST"])[:nodes]
-    return {**environ, "SLURM_JOB_NODELIST": ",".join(names)}
+def _of_job(environ: Mapping[str, str], nodes: int | None) -> dict[str, str]:
+    """Make the environment of the whole allocation from that of a step, which tells srun of the step's nodes only.
+
+    Args:
+        environ: The environment of the step that this process is.
+        nodes: How many nodes the run wants; more of them stay unused.
+    """
+    job_id = environ["SLURM_JOB_ID"]
+    allocated = slurm.show_job(job_id).get("NodeList") or environ["SLURM_JOB_NODELIST"]
+    names = slurm.hostnames(allocated)[:nodes]
+    return slurm.outside_job(environ) | {"SLURM_JOB_ID": job_id, "SLURM_JOB_NODELIST": ",".join(names)}
 
 
 def _say(message: str) -> None:
@@ -164,7 +172,7 @@ def debug_srun_argv(launch: Launch, nodes: Sequence[str], has_terminal: bool) ->
 
 
 def _environment(launch: Launch, job: Job) -> dict[str, str]:
-    return {**os.environ, **launch.exports} if job.local else srun_environment(launch, os.environ)
+    return {**os.environ, **launch.exports} if job.local else srun_environment(launch, job.environ)
 
 
 def _others(launch: Launch, first: int = 1) -> OtherRanks:

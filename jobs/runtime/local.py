@@ -26,7 +26,7 @@ class LocalTasks:
         self._grace = grace_seconds
         self._kill_at: float | None = None
         self._ends: list[TaskEnd] = []
-        self._running = {rank: _start(launch, rank) for rank in range(launch.world_size)}
+        self._running = {rank: start_task(launch, rank) for rank in range(launch.world_size)}
 
     def poll(self) -> Outcome | None:
         """Tell how the tasks ended; None while any runs. One that fails takes the others with it."""
@@ -62,7 +62,8 @@ class LocalTasks:
             process.send_signal(number)
 
 
-def _start(launch: Launch, rank: int) -> "subprocess.Popen[bytes]":
+def task_environment(launch: Launch, rank: int) -> dict[str, str]:
+    """Make the environment of a task: this process's, and its place in torchrun's words."""
     place = {
         "RANK": rank,
         "WORLD_SIZE": launch.world_size,
@@ -70,11 +71,15 @@ def _start(launch: Launch, rank: int) -> "subprocess.Popen[bytes]":
         "LOCAL_WORLD_SIZE": launch.ranks_per_node,
         "NODE_RANK": rank // launch.ranks_per_node,
     }
-    environ = {**os.environ, **launch.exports, **{name: str(value) for name, value in place.items()}}
+    return {**os.environ, **launch.exports, **{name: str(value) for name, value in place.items()}}
+
+
+def start_task(launch: Launch, rank: int) -> "subprocess.Popen[bytes]":
+    """Start a task whose output goes to its rank's log."""
     with launch.run.rank_log(launch.attempt, rank).open("ab") as log:
         return subprocess.Popen(
             launch.command,
-            env=environ,
+            env=task_environment(launch, rank),
             cwd=launch.run.root,
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -7,7 +7,7 @@ so every call has a time limit, and every caller has something to do without the
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 TIMEOUT_SECONDS = 60
@@ -71,10 +71,15 @@ def show_job(job_id: str) -> dict[str, str]:
     return parse_fields(answer.text.splitlines()[0]) if answer.ok and answer.text else {}
 
 
-def show_node(name: str) -> dict[str, str]:
-    """Fields of `scontrol show node`; empty when Slurm does not tell."""
-    answer = ask("scontrol", "show", "node", "--oneliner", name)
-    return parse_fields(answer.text) if answer.ok else {}
+def show_nodes(names: Sequence[str]) -> list[dict[str, str]]:
+    """Fields of `scontrol show node` for each of the nodes; nothing when Slurm does not tell."""
+    answer = ask("scontrol", "show", "node", "--oneliner", ",".join(names))
+    return [parse_fields(line) for line in answer.text.splitlines()] if answer.ok and names else []
+
+
+def node_address(name: str) -> str | None:
+    """NodeAddr of a node; None when Slurm does not tell."""
+    return next((node.get("NodeAddr") for node in show_nodes([name])), None)
 
 
 def hostnames(nodelist: str) -> list[str]:

@@ -99,4 +99,4 @@ def decide(ends: list[TaskEnd], fallback: int) -> Outcome:
     if not ends:
         return Outcome(fallback)
     first = next((end for end in ends if end.exit_code == NEVER_RESTART), ends[0])
-    return Outcome(first.exit_code, f"task {first.tasks} on {first.node}: {first.said}")
+    return Outcome(first.exit_code, f"rank {first.tasks} on {first.node}: {first.said}")

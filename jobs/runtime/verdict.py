@@ -1,5 +1,6 @@
 """What follows from the end of an attempt: a pure function of what is known about it. Standard library only."""
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -67,6 +68,10 @@ class Verdict:
         return self.reason in FAILURES
 
 
+_ASKED_TOO_EARLY = frozenset(128 + number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2))
+"""Ends of a task that was asked to stop while its Python was starting: it had no handler yet, and nothing to lose."""
+
+
 def judge(attempts: Sequence[Attempt], ending: Ending, policy: Policy) -> Verdict:
     """Decide what happens to a run.
 
@@ -101,19 +106,24 @@ def _reason(ending: Ending) -> tuple[Reason, str]:
         return "bad_recipe", code
     if ending.exit_code == CONTINUE:
         return _reason_of_stop(ending)
+    return _reason_of_failure(ending)
+
+
+def _reason_of_failure(ending: Ending) -> tuple[Reason, str]:
     if ending.cause is not None:
         return ending.cause.reason, ending.cause.source
     if ending.exit_code is None:
         return "killed", "no word of its end"
-    by_signal = ending.exit_code > 128
-    return "killed" if by_signal else "error", code
+    if ending.exit_code in _ASKED_TOO_EARLY and ending.stop is not None:
+        return _reason_of_stop(ending)
+    return "killed" if ending.exit_code > 128 else "error", f"exit code {ending.exit_code}"
 
 
 def _reason_of_stop(ending: Ending) -> tuple[Reason, str]:
-    """The tasks saved and left in good order: somebody asked them to."""
+    """Who asked the tasks to leave."""
     if ending.stop is not None and ending.stop.reason == "user":
         return "stopped", "STOP"
-    if ending.cause is not None and ending.cause.reason in ("preempted", "stopped"):
+    if ending.cause is not None and ending.cause.reason in ("preempted", "stopped", "node_failure"):
         return ending.cause.reason, ending.cause.source
     if ending.stop is not None:
         return "time_limit", "STOP"
@@ -123,7 +133,7 @@ def _reason_of_stop(ending: Ending) -> tuple[Reason, str]:
 def _why_stop(attempts: Sequence[Attempt], ending: Ending, reason: Reason, policy: Policy) -> str | None:
     """Say why the run does not come back; None if it does."""
     if reason == "stopped" or (ending.stop is not None and ending.stop.reason == "user"):
-        return "a person asked it to stop; `launcher resume` goes on"
+        return "somebody wants it to stop: `launcher resume` goes on"
     if reason == "bad_recipe":
         return "it would end the same way again: see the logs"
     if policy.requeue == "never":
@@ -176,9 +186,13 @@ _WORDS: dict[Reason, str] = {
 
 
 def _describe(attempts: Sequence[Attempt], ending: Ending, reason: Reason) -> str:
-    detail = ending.detail or (ending.cause.detail if ending.cause else "")
-    words = [_WORDS[reason] + (f" ({detail})" if detail and reason not in ("finished", "stopped") else "")]
+    details = [ending.detail if reason in FAILURES or reason == "bad_recipe" else ""]
+    details.append(ending.cause.detail if ending.cause and ending.cause.reason == reason else "")
+    detail = "; ".join(part for part in details if part)
+    words = [_WORDS[reason] + (f" ({detail})" if detail else "")]
     words.append(f"step {reached(attempts)} is safe" if reached(attempts) else "no step is safe yet")
+    if reason in FREE and ending.exit_code != CONTINUE:
+        words.append("the tasks were ended before they had saved")
     if reason in FREE and not made_progress(attempts, attempts[-1]):
         words.append("this attempt made no progress")
     if reason == "finished" and ending.exit_code:

@@ -1,0 +1,207 @@
+"""Supervising the tasks of one attempt: start them, pass on who wants them to stop, say how they ended.
+
+Standard library only.
+"""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from jobs.runtime import rendezvous, slurm
+from jobs.runtime.cause import cause_in_logs, cause_now
+from jobs.runtime.job import Job, seconds_of
+from jobs.runtime.local import LocalTasks
+from jobs.runtime.srun import ContainerError, SrunTasks
+from jobs.runtime.tasks import Launch, Outcome, Tasks
+from jobs.runtime.verdict import Cause, Ending
+from launcher.ledger import Attempt, StopRequest, read_attempts
+from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
+
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Signals:
+    """Signals that ask the batch process for a stop. The handler only notes them."""
+
+    seen: list[str] = field(default_factory=list)
+    """All that came in this process's life."""
+    _arrived: threading.Event = field(default_factory=threading.Event)
+
+    def install(self) -> None:
+        """Listen for USR1 (the time limit comes), TERM (the job is being ended) and INT (Ctrl-C)."""
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a signal; tell whether one came."""
+        arrived = self._arrived.wait(seconds)
+        self._arrived.clear()
+        return arrived
+
+    @property
+    def wants_end(self) -> bool:
+        """Whether the process itself was told to go."""
+        return any(name in ("SIGTERM", "SIGINT") for name in self.seen)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.seen.append(signal.Signals(number).name)
+        self._arrived.set()
+
+
+def supervise(job: Job, attempt: Attempt, signals: Signals, say: Callable[[str], None]) -> Ending:
+    """Start the tasks of an attempt and wait until all have ended.
+
+    Args:
+        job: This start of the batch process.
+        attempt: The attempt, open in the ledger.
+        signals: What the batch process was told.
+        say: Called with one line about what happens.
+    """
+    try:
+        launch = prepare_launch(job, attempt.number, say)
+        tasks: Tasks = LocalTasks(launch, say) if job.local else SrunTasks(launch, say)
+    except rendezvous.UnresolvableError as error:
+        return Ending(1, cause=Cause("node_failure", "rendezvous", str(error)))
+    except ContainerError as error:
+        return Ending(NEVER_RESTART, detail=str(error))
+    except OSError as error:
+        return Ending(1, cause=Cause("node_failure", "batch process", f"the tasks cannot be started: {error}"))
+    return _Supervisor(job, attempt, tasks, signals, say).run()
+
+
+def prepare_launch(job: Job, number: int, say: Callable[[str], None]) -> Launch:
+    """Find where the tasks of attempt `number` meet, and put together what it takes to start them.
+
+    Raises:
+        UnresolvableError: No address or no port was found.
+    """
+    address, why = _address(job)
+    start = rendezvous.first_port(job.number, number if job.local else job.restart_count, job.port_range)
+    port = rendezvous.choose_port(start, job.port_range)
+    say(f"tasks meet at {address}:{port} ({why}{'' if port == start else f'; port {start} was taken'})")
+    return Launch(
+        run=job.run,
+        attempt=number,
+        nodes=job.node_count,
+        ranks_per_node=job.ranks_per_node,
+        cpus_per_task=int(job.recipe["resources"]["cpus_per_task"]),
+        master_addr=address,
+        master_port=port,
+        cluster=job.record.cluster,
+        recipe_folder=job.record.recipe_folder,
+    )
+
+
+def _address(job: Job) -> tuple[str, str]:
+    if job.local:
+        return "127.0.0.1", "all tasks are on this machine"
+    return rendezvous.master_address(job.nodes, slurm.node_address)
+
+
+class _Supervisor:
+    """Watches over running tasks."""
+
+    def __init__(self, job: Job, attempt: Attempt, tasks: Tasks, signals: Signals, say: Callable[[str], None]) -> None:
+        self._job = job
+        self._attempt = attempt
+        self._tasks = tasks
+        self._signals = signals
+        self._say = say
+        self._limit = LocalLimit(job) if job.local else None
+        self._logs = [job.submission.slurm_log(job.id), job.run.batch_log(attempt.number)]
+
+    def run(self) -> Ending:
+        """Wait until all tasks have ended, and pass on what asks them to."""
+        while (outcome := self._tasks.poll()) is None:
+            if self._signals.wait(POLL_SECONDS):
+                self._ask_to_stop(self._signals.seen[-1])
+                if self._is_out_of_time():
+                    return Ending(
+                        None, cause=Cause("killed", "Slurm's log", "the time limit came before they had saved")
+                    )
+            if self._limit is not None:
+                self._keep(self._limit)
+        return self._ending(outcome)
+
+    def _ask_to_stop(self, why: str) -> None:
+        """Ask in two ways at once: a file for rank 0, a signal for every task. A person's STOP stays theirs."""
+        stop_file = self._job.run.stop_request
+        if StopRequest.read(stop_file) is None:
+            StopRequest("time_limit", self._attempt.number).write(stop_file)
+        self._say(f"{why}: STOP asks the tasks to save and leave")
+        self._say(self._tasks.ask_to_stop())
+
+    def _is_out_of_time(self) -> bool:
+        """Tell whether Slurm is ending the tasks for good because of the time limit.
+
+        It ends this process with them, so there is no time to wait for their end: the run would be lost,
+        since Slurm itself brings no job back that was out of time.
+        """
+        if self._job.local or self._signals.seen[-1] != "SIGTERM":
+            return False
+        cause = cause_in_logs(self._logs, self._attempt)
+        return cause is not None and cause.reason == "killed"
+
+    def _keep(self, limit: "LocalLimit") -> None:
+        if limit.is_near():
+            self._ask_to_stop("the time limit is near")
+        if limit.is_over():
+            self._say("the time limit is over: ending the tasks")
+            self._tasks.kill()
+
+    def _ending(self, outcome: Outcome) -> Ending:
+        ledger = read_attempts(self._job.run.ledger)
+        return Ending(
+            exit_code=outcome.exit_code,
+            finished=any(entry.number == self._attempt.number and entry.reason == "finished" for entry in ledger),
+            stop=StopRequest.read(self._job.run.stop_request),
+            cause=self._cause(outcome.exit_code),
+            detail=outcome.detail,
+        )
+
+    def _cause(self, exit_code: int) -> Cause | None:
+        cause = preflight_failure(self._job.run.preflight(self._attempt.number))
+        if exit_code in (FINISHED, NEVER_RESTART) or cause is not None:
+            return cause
+        if not self._job.local:
+            cause = cause_now(self._attempt, self._job.environ["SLURM_JOB_ID"], self._logs)
+        if cause is None and exit_code == CONTINUE and self._signals.wants_end:
+            # No preemption, no lost node, and the job is not back in the queue: a person ended it.
+            cause = Cause("stopped", self._signals.seen[-1])
+        return cause
+
+
+class LocalLimit:
+    """The time limit of an attempt where no scheduler watches it. Each question is answered with yes once."""
+
+    def __init__(self, job: Job) -> None:
+        seconds = seconds_of(job.recipe["resources"]["time"])
+        lead = seconds_of(job.slurm_options["lead"])
+        self._over = time.monotonic() + seconds
+        self._near = self._over - min(lead, seconds / 2)
+
+    def is_near(self) -> bool:
+        """Tell that it is time to save and stop."""
+        due = time.monotonic() >= self._near
+        self._near = float("inf") if due else self._near
+        return due
+
+    def is_over(self) -> bool:
+        """Tell that the time is up."""
+        due = time.monotonic() >= self._over
+        self._over = float("inf") if due else self._over
+        return due
+
+
+def preflight_failure(found: Path) -> Cause | None:
+    """Read what the preflight of the tasks found wrong with a node."""
+    try:
+        return Cause("node_failure", "preflight", json.loads(found.read_text(encoding="utf-8"))["message"])
+    except FileNotFoundError:
+        return None
