@@ -1,0 +1,64 @@
+"""Every file under recipes/: it loads, rehearses, and its published values are there."""
+
+from pathlib import Path
+
+import pytest
+
+from launcher.load import load_cluster, load_recipes
+from launcher.plan import check
+from launcher.recipe import CptRecipe, PrepareRecipe
+from tests.loading import write
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+PROFILES = sorted((FOLDER / "clusters").rglob("*.yaml"))
+RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path not in PROFILES)
+
+
+def test_there_are_recipes_and_profiles() -> None:
+    assert len(RECIPES) >= 2
+    assert {path.stem for path in PROFILES} >= {"a100", "dev", "local"}
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_loads(path: Path, rehearse: bool) -> None:
+    assert load_recipes(path, rehearse=rehearse)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_says_what_it_needs_and_takes(path: Path) -> None:
+    header = path.read_text(encoding="utf-8").partition("kind:")[0]
+
+    assert "# Needs: " in header
+    assert "# Takes: " in header
+    assert f"launcher submit recipes/{path.relative_to(FOLDER)}" in header
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
+def test_a_shipped_profile_loads(path: Path) -> None:
+    assert load_cluster(str(path)).name == path.stem
+
+
+def test_biomed_llama_has_its_published_values() -> None:
+    (loaded,) = load_recipes(FOLDER / "biomed_llama_cpt.yaml")
+
+    recipe = loaded.recipe
+    assert isinstance(recipe, CptRecipe)
+    assert (recipe.resources.nodes, recipe.resources.gpus_per_node, recipe.resources.gpu_memory) == (8, 4, "80GB")
+    assert (recipe.batch.sequences, recipe.batch.sequence_length, recipe.accumulation_steps) == (2048, 2048, 64)
+    assert (recipe.shard_size, recipe.replicas, recipe.parallel.reshard_after_forward) == (4, 8, False)
+    optim, schedule = recipe.optim, recipe.schedule
+    assert (optim.lr, optim.betas, optim.weight_decay, optim.clip_norm) == (3e-5, (0.9, 0.95), 0.1, 1.0)
+    assert (schedule.shape, schedule.floor, schedule.warmup, schedule.length) == ("cosine", 0.1, "3%", "1 epoch")
+    assert (recipe.precision.dtype, recipe.precision.tf32) == ("bf16", True)
+
+
+def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path) -> None:
+    profile = "name: site\nroots: {runs: r, data: d, corpora: c, models: m}\ngpus: {device: cpu}\nslurm: {lead: 60s}\n"
+    cluster = load_cluster(str(write(tmp_path, profile, "profile.yaml")))
+    rehearsals = [load_recipes(path, rehearse=True)[0].recipe for path in RECIPES]
+
+    made = frozenset(recipe.corpus for recipe in rehearsals if isinstance(recipe, PrepareRecipe))
+    found = [fault for recipe in rehearsals for fault in check(recipe, cluster, str(FOLDER), made)]
+
+    assert not found
