@@ -2,7 +2,8 @@
 
 Sources: bytes of parameters, gradients and AdamW's moments under sharding from ZeRO (https://arxiv.org/abs/1910.02054,
 section 3 and figure 1); the way of counting activations from Korthikanti et al. (https://arxiv.org/abs/2205.05198,
-section 4.1), here for LLaMA's layer: no dropout, a gated MLP, norms computed in fp32, attention without its matrix.
+section 4.1), here for what transformers' LLaMA layer keeps: no dropout, a gated MLP, norms in fp32. A test compares
+that with what torch really keeps.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ class MemoryEstimate:
     """Bytes on one GPU at the fullest moment of a step."""
 
     parameters: int
-    """The fp32 parameters, or this rank's shard of them, and copies gathered for computing."""
+    """This rank's part: in fp32, but with DeepSpeed in the compute format."""
+    gathered: int
+    """Parameters of other ranks, in the compute format, while they are needed."""
     gradients: int
     optimizer: int
     """AdamW's two moments in fp32; with DeepSpeed also its fp32 copy of the parameters."""
@@ -31,31 +34,31 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """All of it."""
-        return self.parameters + self.gradients + self.optimizer + self.activations + self.logits + self.overhead
+        states = self.parameters + self.gathered + self.gradients + self.optimizer
+        return states + self.activations + self.logits + self.overhead
 
 
 def estimate_memory(recipe: CptRecipe, shape: ModelShape) -> MemoryEstimate:
     """Estimate the memory of one rank of a run."""
-    parameters, gradients, optimizer = _model_states(recipe, shape)
-    return MemoryEstimate(parameters, gradients, optimizer, _activations(recipe, shape), _logits(recipe, shape))
+    return MemoryEstimate(*_model_states(recipe, shape), _activations(recipe, shape), _logits(recipe, shape))
 
 
-def _model_states(recipe: CptRecipe, shape: ModelShape) -> tuple[int, int, int]:
-    number, shard, wide = shape.parameters, recipe.shard_size, _bytes(recipe)
-    sharded = number // shard
+def _model_states(recipe: CptRecipe, shape: ModelShape) -> tuple[int, int, int, int]:
+    """Bytes of parameters, gathered parameters, gradients and optimizer."""
+    number, wide = shape.parameters, _bytes(recipe)
+    part = number // recipe.shard_size
     match recipe.parallel.strategy:
         case "ddp":
             # Gradients twice: the buckets that are reduced are copies.
-            return 4 * number, 8 * number if recipe.resources.world_size > 1 else 4 * number, 8 * number
+            return 4 * number, 0, (8 if recipe.resources.world_size > 1 else 4) * number, 8 * number
         case "zero2":
-            return wide * number, wide * sharded, 12 * sharded
+            return wide * number, 0, wide * part, 12 * part
         case "zero3":
-            return wide * sharded + _gathered(shape, wide), wide * sharded, 12 * sharded
-    is_kept = not recipe.parallel.reshard_after_forward
-    gathered = wide * number if is_kept else _gathered(shape, wide)
-    # FSDP2 keeps the whole gradient in fp32 while micro batches accumulate: nothing is reduced before the last one.
+            return wide * part, _gathered(shape, wide), wide * part, 12 * part
+    gathered = _gathered(shape, wide) if recipe.parallel.reshard_after_forward else wide * number
+    # FSDP2 keeps the whole gradient in fp32 while micro batches accumulate: it reduces with the last one.
     accumulated = 4 * number if recipe.accumulation_steps > 1 else 0
-    return 4 * sharded + gathered, 4 * sharded + accumulated, 8 * sharded
+    return 4 * part, gathered, 4 * part + accumulated, 8 * part
 
 
 def _gathered(shape: ModelShape, wide: int) -> int:
@@ -66,23 +69,25 @@ def _gathered(shape: ModelShape, wide: int) -> int:
 
 def _activations(recipe: CptRecipe, shape: ModelShape) -> int:
     tokens = recipe.batch.micro_batch * recipe.batch.sequence_length
-    layer = _layer_activations(recipe, shape)
+    layer = layer_activations(recipe, shape)
     if recipe.model.activation_checkpointing:
         return tokens * (shape.layers * _bytes(recipe) * shape.hidden + layer)
     return tokens * shape.layers * layer
 
 
-def _layer_activations(recipe: CptRecipe, shape: ModelShape) -> int:
+def layer_activations(recipe: CptRecipe, shape: ModelShape) -> int:
     """Bytes that one layer keeps of one token for the backward pass."""
     wide, hidden = _bytes(recipe), shape.hidden
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    norms = 2 * (4 + wide) * hidden  # the input in fp32, the output
-    attention = wide * (2 * queries + 2 * keys)  # queries, keys, values, result
+    norms = 2 * ((4 + 2 * wide) * hidden + 4)  # the input and its scale in fp32, the normalised input, the output
     mlp = wide * 4 * shape.intermediate  # gate, its activation, up, their product
-    matrix = 0
+    matrix = 4 * shape.heads  # only the sums of its rows: FlashAttention, https://arxiv.org/abs/2205.14135
     if recipe.model.attention == "eager":
-        matrix = (4 + wide) * shape.heads * recipe.batch.sequence_length  # softmax in fp32, and in the compute format
-    return norms + attention + mlp + matrix
+        # The softmax is computed in fp32 and kept in the compute format besides; keys are repeated for every head.
+        matrix = (4 if wide == 4 else 4 + wide) * shape.heads * recipe.batch.sequence_length
+        keys = queries
+    attention = wide * (2 * queries + 2 * keys)  # queries, keys, values, result
+    return norms + attention + matrix + mlp
 
 
 def _logits(recipe: CptRecipe, shape: ModelShape) -> int:
