@@ -11,12 +11,14 @@ appended.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.runtime.context import Context
-from jobs.runtime.metrics import Row
 from launcher.paths import CONTINUE, FINISHED
 from launcher.recipe.sections import Tracking
+
+if TYPE_CHECKING:
+    from jobs.runtime.metrics import Row
 
 STEP_METRIC = "train/global_step"
 FINISH_TIMEOUT = 30
@@ -34,7 +36,7 @@ class Tracker:
         self._interval = log_interval
         self._unsent: Row | None = None
 
-    def log(self, row: Row) -> None:
+    def log(self, row: "Row") -> None:
         """Take a step's row; every `log_interval`-th is sent."""
         self._unsent = row
         if int(row["step"] or 0) % self._interval == 0:
@@ -90,15 +92,19 @@ def _open_wandb(context: Context, tracking: Tracking) -> Any:
             "attempt": context.attempt,
         },
         allow_val_change=True,
-        settings=_settings(),
+        settings=_settings(context.recipe.data_use == "credentialed"),
     )
     run.define_metric(STEP_METRIC)
     run.define_metric("*", step_metric=STEP_METRIC, step_sync=True)
     return run
 
 
-def _settings() -> Any:
-    """Send numbers and the recipe, never code, console output or the machine's git state."""
+def _settings(credentialed: bool) -> Any:
+    """Send numbers and the recipe, never code, console output or the state of a git checkout.
+
+    Args:
+        credentialed: Leave out the machine's name, folders and command line, too.
+    """
     import wandb
 
     return wandb.Settings(
@@ -108,6 +114,9 @@ def _settings() -> Any:
         disable_git=True,
         disable_job_creation=True,
         x_save_requirements=False,
+        host="" if credentialed else None,
+        x_disable_meta=credentialed,
+        x_disable_machine_info=credentialed,
         finish_timeout=FINISH_TIMEOUT,
         finish_timeout_raises=False,
         silent=True,
