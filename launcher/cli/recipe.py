@@ -160,7 +160,7 @@ def _memory(said: "Forecast") -> list[str]:
         return []
     size = f" of {said.gpu_memory / 1e9:.0f} GB" if said.gpu_memory else ""
     verdict = "; it may not fit" if said.is_too_large else ""
-    return [f"  memory of one rank: about {said.memory.total / 1e9:.1f} GB{size} (estimate){verdict}"]
+    return [f"  memory of one rank: about {said.memory.total / 1e9:.0f} GB{size} (estimate){verdict}"]
 
 
 def _report(item: "LoadedRecipe", cluster: "Cluster | None") -> dict[str, Any]:

@@ -89,16 +89,10 @@ def submit(
 
 def _load(paths: Sequence[Path], overrides: Sequence[str], rehearse: bool) -> "list[LoadedRecipe]":
     """Load all files; the faults of all of them are told at once."""
-    from launcher.errors import Fault, RecipeError
-    from launcher.load import load_recipes
+    from launcher.errors import RecipeError
+    from launcher.load import load_all
 
-    loaded: list[LoadedRecipe] = []
-    faults: list[Fault] = []
-    for path in paths:
-        try:
-            loaded += load_recipes(path, overrides, rehearse)
-        except RecipeError as error:
-            faults += error.faults
+    loaded, faults = load_all(paths, overrides, rehearse)
     if faults:
         raise RecipeError(faults)
     return loaded
