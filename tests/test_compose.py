@@ -94,6 +94,7 @@ def test_set_wins_over_the_rehearsal_and_reaches_into_it(tmp_path: Path) -> None
     ("override", "message"),
     [
         ("optim.lr", "--set optim.lr: is not an assignment; write `--set optim.lr=1e-5`"),
+        ("a." * 5000 + "a=3", "--set a.a."),
         ("=3", "--set : is not an assignment; write `--set optim.lr=1e-5`"),
         ("optim.lrr=3", "--set optim.lrr: unknown key; did you mean `lr`?"),
         ("optimm.lr=3", "--set optimm.lr: optimm: unknown key; did you mean `optim`?"),

@@ -62,6 +62,7 @@ def test_an_interval_is_in_steps_or_in_seconds() -> None:
         (Duration, "0h"),
         (Duration, "1h\n"),
         (Duration, "٣h"),
+        (Duration, "9" * 5000 + "h"),
         (Size, "80"),
         (Size, "80gb"),
         (Size, "0GB"),

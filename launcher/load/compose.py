@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launcher.errors import Fault
 from launcher.load.leaks import find_leaks
-from launcher.load.nodes import Document, Node, Origin, join_path, parse_yaml
+from launcher.load.nodes import MAX_DEPTH, Document, Node, Origin, join_path, parse_yaml
 from launcher.load.read import read_documents
 
 
@@ -75,7 +75,7 @@ class Composer:
     def _parse_override(self, text: str) -> "Override | None":
         name, equals, value = text.partition("=")
         keys = tuple(name.split("."))
-        if not equals or not all(keys):
+        if not equals or not all(keys) or len(keys) > MAX_DEPTH:
             self.faults.append(Fault(f"--set {name}", None, "", "is not an assignment; write `--set optim.lr=1e-5`"))
             return None
         origin = Origin(f"--set {name}", None)

@@ -1,4 +1,4 @@
-"""A YAML file from the disk: decoded, parsed, searched for secrets, and kept until it changes."""
+"""A YAML file from the disk: decoded, parsed and searched for secrets."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -10,20 +10,16 @@ from launcher.load.nodes import Parsed, parse_yaml
 
 
 def read_documents(path: Path) -> Parsed:
-    """Read a YAML file: its documents, and every fault of its text.
-
-    The last files are kept: a thousand recipes with one `base:` read it once.
-    """
+    """Read a YAML file: its documents, and every fault of its text."""
     try:
-        status = path.stat()
-        return _read_version(path, status.st_mtime_ns, status.st_size)
+        return _parse(str(path), path.read_bytes())
     except OSError as error:
         return Parsed(faults=[Fault(str(path), None, "", f"{error.strerror or error}; check the path")])
 
 
 @lru_cache(maxsize=64)
-def _read_version(path: Path, _mtime_ns: int, _size: int) -> Parsed:
-    file, content = str(path), path.read_bytes()
+def _parse(file: str, content: bytes) -> Parsed:
+    """Parse a file's content; the last ones are kept, since a thousand recipes may share their `base:`."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -11,6 +11,9 @@ _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _MULTIPLES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
+MAX_CHARACTERS = 40
+"""Of a quantity; the numbers in it are then ones that Python computes with."""
+
 
 class Quantity(str):
     """Text that holds a number and a unit; subclasses say which."""
@@ -20,8 +23,8 @@ class Quantity(str):
 
     def __new__(cls, text: str) -> Self:
         """Check the text against the unit's pattern."""
-        if not re.fullmatch(cls.pattern, text, re.ASCII):
-            raise ValueError(f"`{text}` cannot be read; write {cls.example}")
+        if len(text) > MAX_CHARACTERS or not re.fullmatch(cls.pattern, text, re.ASCII):
+            raise ValueError(f"`{text[:MAX_CHARACTERS]}` cannot be read; write {cls.example}")
         quantity = super().__new__(cls, text)
         if complaint := quantity._complaint():
             raise ValueError(f"`{text}` {complaint}; write {cls.example}")
