@@ -56,7 +56,7 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
         print(f"attempt {context.attempt}: {layout}, {store.describe(resumed)}", flush=True)
 
     control = StepControl(context, stop, group, recipe.checkpoint.interval)
-    tracker = open_tracker(context)
+    tracker = open_tracker(context, recipe.tracking)
     trainer = _trainer(context, recipe, layout, store, control, tracker)
     if control.wants_stop():
         return False

@@ -26,7 +26,8 @@ from launcher.paths import RunDir
 
 number, first, last, finished = json.loads(sys.argv[2])
 alone = Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1, node_rank=0)
-tracker = open_tracker(load_context(RunDir(Path(sys.argv[1])), number, alone))
+context = load_context(RunDir(Path(sys.argv[1])), number, alone)
+tracker = open_tracker(context, context.recipe.tracking)
 for step in range(first, last + 1):
     tracker.log({"time": 0.0, "step": step, "attempt": number, "loss": 10.0 - step, "mfu": None})
 tracker.close(finished)
@@ -147,7 +148,8 @@ def test_switched_off_it_leaves_nothing(tmp_path: Path) -> None:
     run = make_run(tmp_path, tracking={"mode": "disabled"})
     row: Row = {"step": 1, "loss": 1.0}
 
-    tracker = open_tracker(context_of(run))
+    context = context_of(run)
+    tracker = open_tracker(context, context.recipe.tracking)
     tracker.log(row)
     tracker.close(finished=True)
 

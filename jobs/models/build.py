@@ -24,6 +24,7 @@ def build_causal_lm(section: Model, path: str, seed: int) -> PreTrainedModel:
     """
     disable_progress_bar()  # a log file is no terminal
     options = {"trust_remote_code": section.trust_remote_code, "attn_implementation": _ATTENTION[section.attention]}
+    model: PreTrainedModel
     if section.init == "random":
         set_seed(seed)
         model = AutoModelForCausalLM.from_config(published_config(section, path), dtype=torch.float32, **options)

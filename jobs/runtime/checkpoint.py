@@ -124,7 +124,7 @@ class CheckpointStore:
         return deal(sizes, self._group.world_size)[self._group.rank]
 
     def _faults(self, folder: Path, step: int) -> list[str]:
-        manifest = self._group.from_main(_try_manifest(folder, step) if self._group.is_main else None)
+        manifest = self._group.from_main(_try_manifest(folder, step) if self._group.is_main else "")
         if isinstance(manifest, str):
             return [manifest]
         files: Files = manifest["files"]
@@ -209,8 +209,8 @@ def _newest(run: RunDir) -> int | None:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     manifest = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-    manifest["files"] = {name: (int(size), str(digest)) for name, (size, digest) in manifest["files"].items()}
-    return {"step": int(manifest["step"]), "world_size": int(manifest["world_size"]), "files": manifest["files"]}
+    files = {name: (int(size), str(digest)) for name, (size, digest) in manifest["files"].items()}
+    return {"step": int(manifest["step"]), "world_size": int(manifest["world_size"]), "files": files}
 
 
 def _try_manifest(folder: Path, step: int) -> dict[str, Any] | str:

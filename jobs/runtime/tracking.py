@@ -63,9 +63,8 @@ class Tracker:
             self._run.log({**point, STEP_METRIC: row["step"]})
 
 
-def open_tracker(context: Context) -> Tracker:
+def open_tracker(context: Context, tracking: Tracking) -> Tracker:
     """Start or continue the W&B run; on other ranks than 0, or if that fails, track nothing."""
-    tracking: Tracking = context.recipe.tracking
     if tracking.mode == "disabled" or not context.ranks.is_main:
         return Tracker(None, tracking.log_interval)
     run = None

@@ -1,0 +1,135 @@
+"""What our job costs beside a bare torch loop: tokens/s of `kind: cpt` and of forty lines of torch.
+
+Same model, same samples, same optimizer and schedule, one process and one thread each, alternating,
+each in a fresh process. What the job does besides (Trainer, agreement on stops, metrics.jsonl) must
+not cost more than 3 % at steps of 200 ms.
+
+    python bench/step_overhead.py [--rounds 5] [--steps 30] [--json]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from launcher.ledger import read_json_lines
+from launcher.paths import RunDir
+from tests.ranks import ASSETS, make_run, train
+
+SKIPPED_STEPS = 5
+BAR = 0.97
+BATCH = {"global_batch": "32 sequences", "micro_batch": 32, "sequence_length": 128}
+
+
+def main() -> int:
+    options = _parse()
+    if options.bare:
+        print(json.dumps(bare_loop(RunDir(options.bare))))
+        return 0
+    os.environ["OMP_NUM_THREADS"] = "1"
+    jobs, bare = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(options.rounds):
+            run = make_run(Path(folder), **_recipe(options.steps))
+            jobs.append(_seconds_per_step(job_times(run)))
+            bare.append(_seconds_per_step(bare_times(run)))
+    return _report(jobs, bare, options.json)
+
+
+def _recipe(steps: int) -> dict[str, object]:
+    return {
+        "batch": BATCH,
+        "schedule": {"length": f"{steps} steps", "warmup": "2 steps"},
+        "checkpoint": {"interval": f"{steps} steps"},
+    }
+
+
+def job_times(run: RunDir) -> list[float]:
+    """When each step of the job ended."""
+    attempt = train(run)
+    assert attempt.exit_codes == [0], attempt.log()
+    return [row["time"] for row in read_json_lines(run.metrics)]
+
+
+def bare_times(run: RunDir) -> list[float]:
+    """When each step of the bare loop ended."""
+    command = [sys.executable, __file__, "--bare", str(run.root)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return list(json.loads(output.splitlines()[-1]))
+
+
+def bare_loop(run: RunDir) -> list[float]:
+    """Train as the recipe says, with nothing around it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from jobs.data.packed import PackedSamples, open_corpus, packed_collator
+    from jobs.models.schedule import lr_factor
+    from launcher.recipe import CptRecipe
+
+    recipe = CptRecipe.model_validate_json(run.recipe.read_text())
+    steps, batch = recipe.schedule.length.value, recipe.batch
+    corpus = open_corpus(run.root.parent / "corpora" / "words")
+    data = PackedSamples([corpus], [1.0], "train", batch.sequence_length, recipe.seed, steps * batch.sequences)
+    loader = torch.utils.data.DataLoader(data, batch.micro_batch, collate_fn=packed_collator)
+    model = AutoModelForCausalLM.from_pretrained(ASSETS / "stories260k", dtype=torch.float32, use_cache=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.optim.lr, betas=recipe.optim.betas, fused=True)
+    factor = partial(lr_factor, schedule=recipe.schedule, total=steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    times = []
+    for inputs in loader:
+        loss = model(**inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optim.clip_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        times.append(time.time())
+    return times
+
+
+def _seconds_per_step(times: list[float]) -> float:
+    return statistics.median(after - before for before, after in pairwise(times[SKIPPED_STEPS:]))
+
+
+def _report(jobs: list[float], bare: list[float], as_json: bool) -> int:
+    tokens = int(str(BATCH["global_batch"]).split()[0]) * int(BATCH["sequence_length"])
+    job_rate, bare_rate = (tokens / statistics.median(seconds) for seconds in (jobs, bare))
+    ratio = job_rate / bare_rate
+    result = {
+        "job_tokens_per_second": job_rate,
+        "bare_tokens_per_second": bare_rate,
+        "job_ms_per_step": [1000 * seconds for seconds in jobs],
+        "bare_ms_per_step": [1000 * seconds for seconds in bare],
+        "ratio": ratio,
+        "bar": BAR,
+    }
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print(f"job   {job_rate:9,.0f} tokens/s  {1000 * statistics.median(jobs):6.1f} ms/step")
+        print(f"bare  {bare_rate:9,.0f} tokens/s  {1000 * statistics.median(bare):6.1f} ms/step")
+        print(f"ratio {ratio:9.3f}  ({'reached' if ratio >= BAR else 'MISSED'}: at least {BAR})")
+    return 0 if ratio >= BAR else 1
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each kind, alternating")
+    parser.add_argument("--steps", type=int, default=30, help="steps of each run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
