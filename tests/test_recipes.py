@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.devcluster.config import Layout, Settings, Shape, cluster_profile
 from launcher.load import load_cluster, load_recipes
 from launcher.plan import check
 from launcher.recipe import CptRecipe, PrepareRecipe
@@ -62,3 +63,15 @@ def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path)
     found = [fault for recipe in rehearsals for fault in check(recipe, cluster, str(FOLDER), made)]
 
     assert not found
+
+
+def test_the_dev_profile_is_what_the_dev_cluster_writes(tmp_path: Path) -> None:
+    layout = Layout(Path("~/.launcher/devcluster"))
+    settings = Settings(Shape(), (22, 5), "me", "here", "127.0.0.1", False, 20000, (20001,), 20002)
+    written = load_cluster(str(write(tmp_path, cluster_profile(settings, layout), "cluster.yaml")))
+
+    shipped = load_cluster(str(FOLDER / "clusters" / "dev.yaml"))
+
+    assert shipped.slurm.lead.seconds == written.slurm.lead.seconds
+    lead = {"slurm": shipped.slurm.model_copy(update={"lead": written.slurm.lead})}
+    assert shipped.model_copy(update=lead) == written

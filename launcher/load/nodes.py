@@ -106,9 +106,8 @@ class _Builder:
     def __init__(self, text: str, file: str, faults: list[Fault]) -> None:
         self.starts: list[int] = []
         self.roots: list[Node] = []
-        self._events: Iterator[Any] = iter(
-            yaml.parse(text, Loader=_Loader)
-        )  # types-PyYAML knows no attributes of events
+        # Any, because types-PyYAML knows no attributes of events.
+        self._events: Iterator[Any] = iter(yaml.parse(text, Loader=_Loader))
         self._file = file
         self._faults = faults
         self._path: list[str | int] = []
@@ -210,9 +209,8 @@ class _Builder:
 
     def _count_nodes(self, event: Any, number: int) -> None:
         self._count += number
-        if len(self._path) > MAX_DEPTH or self._count > MAX_NODES:
-            limit = (
-                f"{MAX_DEPTH} levels deep" if len(self._path) > MAX_DEPTH else f"{MAX_NODES} values, aliases expanded"
-            )
+        is_deep = len(self._path) > MAX_DEPTH
+        if is_deep or self._count > MAX_NODES:
+            limit = f"{MAX_DEPTH} levels deep" if is_deep else f"{MAX_NODES} values, aliases expanded"
             message = f"more than {limit}; no recipe needs that"
             raise _TooLargeError(Fault(self._file, event.start_mark.line + 1, "", message))
