@@ -35,8 +35,8 @@ class Site:
 
     def submit(self, *arguments: str | Path) -> list[RunDir]:
         """Submit and return the run directories, in the order of the recipes."""
-        answer = json.loads(self.launcher("submit", *arguments, "--yes", "--json"))
-        return [RunDir(Path(row["folder"])) for row in answer["runs"]]
+        rows = json.loads(self.launcher("submit", *arguments, "--yes", "--json"))
+        return [RunDir(Path(row["folder"])) for row in rows["runs"]]
 
     def prepare_corpus(self) -> None:
         """Make the rehearsal corpus, once per cluster."""
@@ -58,6 +58,15 @@ class Site:
         """Wait until the run has logged `step`."""
         wait_for(lambda: last_step(run) >= step or self._refuse_dead(run), timeout, f"step {step} of {run.root}")
 
+    def wait_for_attempt(self, run: RunDir, number: int, timeout: float = 240) -> None:
+        """Wait until the run has started for the `number`-th time, counted from 0."""
+
+        def started() -> bool:
+            attempts = read_attempts(run.ledger)
+            return (bool(attempts) and attempts[-1].number >= number) or self._refuse_dead(run)
+
+        wait_for(started, timeout, f"attempt {number} of {run.root}")
+
     def wait_until_ended(self, run: RunDir, timeout: float = 300) -> Attempt:
         """Wait until the run is over for good; return its last attempt."""
         return wait_for(lambda: ended(run), timeout, f"the end of {run.root}, whose ledger is {ledger_text(run)}")
@@ -70,7 +79,7 @@ class Site:
 
     def _refuse_dead(self, run: RunDir) -> bool:
         last = ended(run)
-        assert last is None, f"{run.root} ended: {last}\n{logs_text(run)}"
+        assert last is None, f"{run.root} ended too early:\n{ledger_text(run)}\n{logs_text(run)}"
         return False
 
 
