@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from jobs.data.packed import PackedSamples, open_corpus
 from jobs.models.schedule import lr_factor
 from launcher.ledger import read_attempts, read_json_lines
-from launcher.paths import CONTINUE, FINISHED, RunDir, published_steps
+from launcher.paths import COMPLETE, CONTINUE, FINISHED, RunDir, published_steps
 from launcher.recipe import CptRecipe
 from tests.ranks import ASSETS, Attempt, cpt_recipe, losses, make_run, start, train
 
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> RunDir:
     """A finished run of one process."""
-    run = make_run(folder)
+    run = make_run(folder, checkpoint={"keep": 4})
     assert train(run).exit_codes == [FINISHED]
     return run
 
@@ -136,22 +136,24 @@ def continue_from(run: RunDir, folder: Path, step: int) -> RunDir:
 
 def test_damaged_checkpoints_are_named_and_passed_over(folder: Path, alone: RunDir) -> None:
     run = continue_from(alone, folder, STEPS)
-    weights = run.checkpoint(20) / "model.safetensors"
+    os.truncate(run.checkpoint(20) / COMPLETE, 100)
+    weights = run.checkpoint(15) / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    (run.checkpoint(15) / "optimizer.pt").unlink()
+    (run.checkpoint(10) / "optimizer.pt").unlink()
 
     attempt = train(run, attempt=1)
 
     assert attempt.exit_codes == [FINISHED]
-    assert "step-00000020: model.safetensors has changed" in attempt.log()
-    assert "step-00000015: optimizer.pt cannot be read" in attempt.log()
-    assert "resumes from step 10" in attempt.log()
-    assert attempt.steps() == list(range(11, 21))
+    assert "step-00000020: COMPLETE is unreadable" in attempt.log()
+    assert "step-00000015: model.safetensors has changed" in attempt.log()
+    assert "step-00000010: optimizer.pt cannot be read" in attempt.log()
+    assert "resumes from step 5" in attempt.log()
+    assert attempt.steps() == list(range(6, 21))
     assert losses(run) == losses(alone)
     quarantined = sorted(path.name for path in (run.checkpoints / "quarantine").iterdir())
-    assert quarantined == ["step-00000015", "step-00000020"]
+    assert quarantined == ["step-00000010", "step-00000015", "step-00000020"]
 
 
 SHORT_OF_SPACE = """
@@ -169,7 +171,7 @@ def test_a_save_that_fails_ends_the_attempt_and_harms_nothing(folder: Path, alon
 
     assert attempt.wait() == [1]
     assert "the checkpoint of step 15 was not saved; older checkpoints are as they were" in attempt.log()
-    assert published_steps(run) == [10]
+    assert published_steps(run) == [5, 10]
     assert not (run.checkpoints / ".staging").exists()
 
 
