@@ -118,6 +118,7 @@ def _profile(name: str | None) -> "Cluster | None":
 
 def _describe(item: "LoadedRecipe", cluster: "Cluster | None") -> list[str]:
     """Say in a few lines what a sound recipe asks for."""
+    from launcher.cli.wording import quantity
     from launcher.plan import attempt_gpu_hours, forecast
 
     recipe, wanted = item.recipe, item.recipe.resources
@@ -130,11 +131,11 @@ def _describe(item: "LoadedRecipe", cluster: "Cluster | None") -> list[str]:
         lines += [f"  note: `{name}` is not on this site: the nodes ask the Hugging Face Hub" for name in said.hub_ids]
     if said and said.run:
         lines.append(
-            f"  whole run: {said.run.steps:,} steps, {said.run.tokens / 1e9:,.1f}B tokens, "
-            f"about {said.run.gpu_hours:,.0f} GPU-hours if {said.run.mfu:.0%} of the peak is reached"
+            f"  whole run: {said.run.steps:,} steps, {quantity(said.run.tokens)} tokens, "
+            f"about {quantity(said.run.gpu_hours)} GPU-hours if {said.run.mfu:.0%} of the peak is reached"
         )
     hours = said.attempt_gpu_hours if said else attempt_gpu_hours(recipe)
-    lines.append(f"  one attempt: at most {wanted.time}" + (f", {hours:,.0f} GPU-hours" if hours else ""))
+    lines.append(f"  one attempt: at most {wanted.time}" + (f", {quantity(hours)} GPU-hours" if hours else ""))
     return lines
 
 

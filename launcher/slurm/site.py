@@ -22,7 +22,7 @@ class GpuNodes:
     nodes: int
 
     def __str__(self) -> str:
-        return f"{self.nodes} nodes of {self.per_node} {self.type or 'GPUs'}"
+        return f"{self.nodes} node{'s' * (self.nodes != 1)} of {self.per_node} {self.type or 'GPUs'}"
 
 
 @dataclass(frozen=True)
