@@ -22,6 +22,7 @@ from launcher.slurm.interactive import hold_allocation, inside_argv
 from launcher.slurm.parse import Job
 
 _BATCH, _INTERACTIVE = "-m jobs.runtime.batch ", "-m jobs.runtime.interactive "
+_PREFIX = "debug "
 _NAME_LENGTH = 100
 """Longest name of a recipe."""
 
@@ -63,7 +64,8 @@ def load_target(target: str, cluster: Cluster, options: DebugOptions) -> LoadedR
         raise RunError(f"{target}: holds {len(loaded)} recipes; debug a file with one")
     [one] = loaded
     # A name of its own: who asks for the newest run of the recipe does not mean this one.
-    recipe = one.recipe.model_copy(update={"name": f"debug {one.recipe.name}"[:_NAME_LENGTH]})
+    name = one.recipe.name if one.recipe.name.startswith(_PREFIX) else f"{_PREFIX}{one.recipe.name}"[:_NAME_LENGTH]
+    recipe = one.recipe.model_copy(update={"name": name})
     return replace(one, recipe=recipe, path=folder / path.name)
 
 

@@ -104,6 +104,7 @@ def run_on_terminal(
 
 def _become(argv: Sequence[str], environ: Mapping[str, str], folder: Path) -> None:
     try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it may be ignored here, and that would be inherited
         os.chdir(folder)
         os.execvpe(argv[0], list(argv), dict(environ))  # noqa: S606
     except OSError as error:
@@ -150,7 +151,7 @@ def _raw_terminal() -> Iterator[None]:
     """Leave all keys and all drawing to the inner terminal."""
     keyboard = sys.stdin.fileno()
     before = termios.tcgetattr(keyboard)
-    tty.setraw(keyboard)
+    tty.setraw(keyboard, termios.TCSADRAIN)  # keeps what was typed ahead
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """`launcher debug`: a run in the foreground, with breakpoints."""
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,7 @@ def debug(
     rehearse: Annotated[bool, typer.Option("--rehearse", help="Lay the recipe's `rehearsal` over it.")] = False,
     nodes: Annotated[int | None, typer.Option(help="Short for `--set resources.nodes=N`.", min=1)] = None,
     shell: Annotated[bool, typer.Option("--shell", help="Open a shell on the first node instead.")] = False,
-    patience: Annotated[int, typer.Option(help="Minutes to wait for the nodes.", min=0)] = 10,
+    patience: Annotated[float, typer.Option(help="Minutes to wait for the nodes.", min=0)] = 10,
     cluster: ClusterOption = None,
 ) -> None:
     """Run a recipe in the foreground, as a batch job would, with rank 0 on this terminal.
@@ -36,6 +37,8 @@ def debug(
     made = make_run(load_target(target, profile, options), profile, rehearse)
     typer.echo(f"run directory: {made.frozen.folder.root}", err=True)
     code = carry_out(made, profile, options, _tell_allocation, _tell_waiting)
+    if profile.executor == "slurm" and "SLURM_JOB_ID" not in os.environ:
+        typer.echo("allocation released", err=True)
     raise typer.Exit(code)
 
 

@@ -101,7 +101,7 @@ def _wait_for_start(
         _check_alive(salloc, said)
         if time.monotonic() > next_question:
             job = find_jobs(cluster, [job_id]).jobs.get(job_id)
-            if job and job.phase == "queued" and (job.reason, job.start) != told:
+            if job and job.phase == "queued" and job.reason and (job.reason, job.start) != told:
                 told = job.reason, job.start
                 tell(job)
             next_question = time.monotonic() + _ASK_SECONDS
