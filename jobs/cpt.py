@@ -58,6 +58,8 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
     control = StepControl(context, stop, group, recipe.checkpoint.interval)
     tracker = open_tracker(context, recipe.tracking)
     trainer = _trainer(context, recipe, layout, store, control, tracker)
+    if group.is_main:
+        append_event(context.run.ledger, context.attempt, total_steps=trainer.args.max_steps)
     if control.wants_stop():
         return False
     trainer.train(resume_from_checkpoint=None if resumed is None else str(context.run.checkpoint(resumed)))
