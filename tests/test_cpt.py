@@ -217,7 +217,7 @@ sys.exit(task.main())
 @pytest.fixture(scope="module")
 def hybrid(folder: Path) -> Attempt:
     """An attempt of 4 ranks, on 2 nodes as they believe, that was stopped by a STOP file."""
-    run = make_run(folder, parallel={"strategy": "hybrid_shard"})
+    run = make_run(folder, parallel={"strategy": "hybrid_shard"}, batch={"micro_batch": 1})
     attempt = start(run, ranks=4, nodes=2, program=("-c", PROBE))
     attempt.wait_for_step(3)
     run.stop_request.touch()

@@ -105,6 +105,8 @@ def strategy_arguments(layout: Layout, precision: Precision, checkpoint_activati
             "reshard_after_forward": layout.parallel.reshard_after_forward,
             "activation_checkpointing": checkpoint_activations,
         },
+        # Without this accelerate keeps unsharded gradients between micro batches: a whole model of them on each GPU.
+        "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
     }
     if layout.replicas > 1:
         from accelerate.parallelism_config import ParallelismConfig

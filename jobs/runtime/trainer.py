@@ -7,7 +7,8 @@ one minor version, and tests/test_cpt.py drives each of them.
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PrinterCallback, Trainer
@@ -54,6 +55,13 @@ class GuardedTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Count nothing: Trainer walks all modules for this in every micro batch, and we count by formula."""
         return 0
+
+    @override
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Sum sharded gradients over the ranks of a group in each micro batch, over the groups only in the last."""
+        if isinstance(model, FSDPModule) and self._layout.replicas > 1:
+            model.set_requires_all_reduce(self.accelerator.sync_gradients)
+        return super().training_step(model, inputs, num_items_in_batch)
 
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
