@@ -69,7 +69,7 @@ def submit(*arguments: str) -> Path:
         check=True,
     )
     [run] = json.loads(done.stdout)["runs"]
-    print(f"run {run['id']}, job {run["job"]}, {run['folder']}")
+    print(f"run {run['id']}, job {run['job']}, {run['folder']}")
     return Path(run["folder"])
 
 

@@ -1,11 +1,14 @@
 """The use case: check, preview, run directories, sbatch, job ids. A failure on the way leaves nothing behind."""
 
+import json
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+
+from pydantic import ValidationError
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
@@ -14,6 +17,7 @@ from launcher.ledger import read_json_lines
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir, submissions_root
 from launcher.preview import PlannedSubmission, SubmitOptions, preview, require_feasible
+from launcher.recipe import recipe_adapter
 from launcher.record import RunRecord
 from launcher.slurm.queue import Queue, queue_of
 
@@ -43,14 +47,19 @@ def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpti
     return folders
 
 
-def resubmit(run: RunDir, cluster: Cluster) -> str:
+def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None) -> str:
     """Queue an existing run again, with the script and the code it had.
+
+    Args:
+        run: The run.
+        cluster: Where it goes.
+        nodes: Number of nodes from now on, if not the recipe's; the global batch stays what it is.
 
     Returns:
         The new job id.
 
     Raises:
-        RunError: The run is queued or running, or its submission is gone.
+        RunError: The run is queued or running, its submission is gone, or it cannot run on so many nodes.
     """
     record = RunRecord.read(run.record)
     submission, index, size = _submission_of(run, record)
@@ -58,11 +67,27 @@ def resubmit(run: RunDir, cluster: Cluster) -> str:
     mine = [job for job in queue.jobs_of(submission) if size == 1 or job.endswith(f"_{index}")]
     if mine:
         raise RunError(f"`{run.root.name}`: is queued or running as job {mine[0]}; `launcher cancel {record.id}` first")
+    options = [f"--array={index}"] if size > 1 else []
+    if nodes is not None:
+        _check_nodes(run, cluster, nodes)
+        options.append(f"--nodes={nodes}")
     run.stop_request.unlink(missing_ok=True)
-    job = queue.add(submission, [f"--array={index}"] if size > 1 else [])
+    job = queue.add(submission, options)
     job_id = f"{job}_{index}" if size > 1 else job
     FrozenRun(run, record).add_job(job_id, submission, time.time())
     return job_id
+
+
+def _check_nodes(run: RunDir, cluster: Cluster, nodes: int) -> None:
+    if cluster.executor == "local":
+        raise RunError("--nodes: this machine is the only node of a `local` profile; leave it out")
+    recipe = json.loads(run.recipe.read_text(encoding="utf-8"))
+    recipe["resources"]["nodes"] = nodes
+    try:
+        recipe_adapter.validate_json(json.dumps(recipe))
+    except ValidationError as error:
+        reasons = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+        raise RunError(f"--nodes {nodes}: {reasons}") from None
 
 
 @dataclass

@@ -31,14 +31,20 @@ def stop(runs: RunsArgument, cluster: ClusterOption = None) -> None:
         typer.echo(f"{run.root.name}: {said}; `launcher resume` goes on")
 
 
-def resume(runs: RunsArgument, cluster: ClusterOption = None) -> None:
+def resume(
+    runs: RunsArgument,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Go on with this many nodes; the global batch and the data order stay.")
+    ] = None,
+    cluster: ClusterOption = None,
+) -> None:
     """Queue stopped, failed or lost runs again; each goes on from its newest checkpoint."""
     from launcher import control
     from launcher.submit import resubmit
 
     for run, profile in _each(runs, cluster):
         control.check_resumable(run, profile)
-        typer.echo(f"{run.root.name}: queued as job {resubmit(run, profile)}")
+        typer.echo(f"{run.root.name}: queued as job {resubmit(run, profile, nodes)}")
 
 
 def save(runs: RunsArgument, cluster: ClusterOption = None) -> None:

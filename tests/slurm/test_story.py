@@ -127,7 +127,7 @@ def test_on_one_node_instead_of_two_the_data_and_the_losses_go_on(site: Site, un
     site.launcher("stop", run.root)
     assert site.wait_until_ended(run).reason == "stopped"
 
-    site.launcher("resume", run.root, "--set", "resources.nodes=1")
+    site.launcher("resume", run.root, "--nodes", "1")
     wait_for(lambda: ended(run) and read_attempts(run.ledger)[-1].reason == "finished", 240, "the end on one node")
 
     attempts, losses = read_attempts(run.ledger), joined_losses(run)

@@ -1,0 +1,71 @@
+"""One W&B run over all attempts: the real client on the nodes against a server of this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.devcluster import DevCluster
+from launcher.paths import RunDir
+from tests.slurm.site import Site, record
+from tests.wandb_server import WandbServer, wandb_server
+
+pytestmark = pytest.mark.slurm
+
+SHORT = ("schedule.length=12 steps", "checkpoint.interval=4 steps")
+KEY = "local-" + "k" * 40
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with wandb_server() as server:
+        yield server
+
+
+@pytest.fixture
+def site(devcluster: DevCluster, server: WandbServer) -> Site:
+    site = Site(devcluster, secrets={"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY})
+    site.prepare_corpus()
+    return site
+
+
+def test_two_attempts_online_are_one_run_with_every_step(site: Site, server: WandbServer) -> None:
+    run = _run_in_two_attempts(site, "tracking.mode=online")
+
+    assert list(server.runs) == [record(run).wandb_id]
+    assert _steps(server, run) == list(range(1, 13))
+    _assert_key_is_nowhere(run.root)
+
+
+def test_two_attempts_offline_are_one_run_once_they_are_synced(site: Site, server: WandbServer) -> None:
+    run = _run_in_two_attempts(site, "tracking.mode=offline")
+    assert not server.runs
+
+    site.launcher("sync", run.root)
+    site.launcher("sync", run.root)
+
+    assert list(server.runs) == [record(run).wandb_id]
+    assert _steps(server, run) == list(range(1, 13))
+    _assert_key_is_nowhere(run.root)
+
+
+def _run_in_two_attempts(site: Site, tracking: str) -> RunDir:
+    run = site.submit_rehearsal(*SHORT, tracking)
+    site.wait_for_step(run, 5)
+    site.launcher("stop", run.root)
+    assert site.wait_until_ended(run).reason == "stopped"
+    site.launcher("resume", run.root)
+    site.wait_for_attempt(run, 1)
+    site.wait_until_finished(run)
+    return run
+
+
+def _steps(server: WandbServer, run: RunDir) -> list[int]:
+    history = server.runs[record(run).wandb_id].history
+    return [row["train/global_step"] for row in history if "train/loss" in row]
+
+
+def _assert_key_is_nowhere(folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
