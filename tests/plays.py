@@ -41,7 +41,7 @@ class Play:
             "name": "play",
             "model": {"path": "stories260k"},
             "data": {"corpora": [{"name": "play"}]},
-            "batch": {"global_batch": f"{self.nodes * self.gpus_per_node} sequences"},
+            "batch": {"global_batch": f"{self.nodes * max(1, self.gpus_per_node)} sequences"},
             "optim": {"lr": 1e-4},
             "schedule": {"length": "1 epoch"},
             "resources": {
@@ -69,15 +69,20 @@ def stage(folder: Path, cluster: Cluster, plays: Sequence[Play]) -> tuple[Submis
 
 
 def _stage_run(run: RunDir, play: Play, cluster: Cluster) -> RunDir:
-    run.root.mkdir()
-    run.code.symlink_to(PROJECT / "tests" / "fake_jobs")
     acting = {"steps": play.steps, "seconds": play.seconds, "save_every": play.save_every, "acts": play.acts}
-    recipe = {**play.recipe.model_dump(mode="json"), "play": acting}
+    write_run(run, {**play.recipe.model_dump(mode="json"), "play": acting}, cluster)
+    run.code.symlink_to(PROJECT / "tests" / "fake_jobs")
+    return run
+
+
+def write_run(run: RunDir, recipe: dict[str, Any], cluster: Cluster) -> None:
+    """Write a run directory."""
+    run.root.mkdir()
     run.recipe.write_text(json.dumps(recipe))
     RunRecord(
         id=run.root.name,
         name=run.root.name,
-        kind="cpt",
+        kind=recipe["kind"],
         fingerprint=fingerprint(recipe),
         created=0.0,
         code_hash="",
@@ -86,7 +91,6 @@ def _stage_run(run: RunDir, play: Play, cluster: Cluster) -> RunDir:
         wandb_id="",
         cluster=cluster.model_dump(mode="json"),
     ).write(run.record)
-    return run
 
 
 def start_batch(submission: SubmissionDir, **environ: str) -> "subprocess.Popen[str]":

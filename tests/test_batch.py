@@ -3,16 +3,21 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from launcher.cluster import Cluster
 from launcher.ledger import StopRequest, append_event, read_attempts
-from launcher.paths import RunDir, published_steps
+from launcher.paths import RunDir, SubmissionDir, published_steps
 from tests.plays import Play, last_attempt, run_batch, seen, stage, start_batch, summary
 from tests.waiting import wait_for
+
+LONG = 10_000
+"""Steps that no test waits for."""
 
 
 @pytest.fixture
@@ -20,8 +25,43 @@ def local_cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
     return make_cluster(executor="local", gpus={"device": "cpu"})
 
 
-def test_a_run_that_works_finishes_in_one_attempt(tmp_path: Path, local_cluster: Cluster) -> None:
-    submission, [run] = stage(tmp_path, local_cluster, [Play(nodes=2)])
+@pytest.fixture
+def staged(tmp_path: Path, local_cluster: Cluster) -> Callable[..., tuple[SubmissionDir, RunDir]]:
+    def make(**play: object) -> tuple[SubmissionDir, RunDir]:
+        submission, [run] = stage(tmp_path / "staged", local_cluster, [Play(**play)])  # type: ignore[arg-type]
+        return submission, run
+
+    return make
+
+
+Staged = Callable[..., tuple[SubmissionDir, RunDir]]
+
+
+@contextmanager
+def running(submission: SubmissionDir, run: RunDir) -> Iterator["subprocess.Popen[str]"]:
+    """A batch process whose tasks count."""
+    batch = start_batch(submission)
+    try:
+        wait_for(lambda: counts(run), 30, "counting tasks")
+        yield batch
+    finally:
+        batch.kill()
+        batch.communicate()
+
+
+def counts(run: RunDir) -> bool:
+    """Tell whether both tasks of the newest attempt have counted."""
+    attempts = read_attempts(run.ledger)
+    logs = [run.rank_log(attempts[-1].number, rank) for rank in range(2)] if attempts else []
+    return bool(logs) and all(log.exists() and "step" in log.read_text() for log in logs)
+
+
+def task_pids(run: RunDir, attempt: int) -> list[int]:
+    return [seen(run, attempt, rank)["pid"] for rank in range(2)]
+
+
+def test_a_run_that_works_finishes_in_one_attempt(staged: Staged) -> None:
+    submission, run = staged(nodes=2)
 
     code, said = run_batch(submission)
 
@@ -30,3 +70,228 @@ def test_a_run_that_works_finishes_in_one_attempt(tmp_path: Path, local_cluster:
     assert (attempt.first_step, attempt.last_step, attempt.world_size, attempt.exit_code) == (0, 4, 4, 0)
     assert [seen(run, 0, rank)["ranks"] for rank in range(4)] == [[r, 4, r % 2, 2, r // 2] for r in range(4)]
     assert run.rank_log(0, 3).read_text().splitlines() == [f"step {n}" for n in range(1, 5)]
+    assert run.batch_log(0).read_text() == said
+
+
+def test_a_finished_run_is_left_alone(staged: Staged) -> None:
+    submission, run = staged()
+    run_batch(submission)
+    before = run.ledger.read_bytes()
+
+    code, said = run_batch(submission)
+
+    assert code == 0
+    assert "finished in attempt 0; nothing to do" in said
+    assert run.ledger.read_bytes() == before
+
+
+def test_a_run_that_a_person_stopped_stays_stopped(staged: Staged) -> None:
+    submission, run = staged()
+    run.stop_request.touch()
+
+    code, said = run_batch(submission)
+
+    assert code == 0
+    assert "STOP is there" in said
+    assert not run.ledger.exists()
+
+
+def test_a_time_limit_that_an_earlier_attempt_met_does_not_stop_the_next_one(staged: Staged) -> None:
+    submission, run = staged()
+    StopRequest("time_limit", 0).write(run.stop_request)
+
+    run_batch(submission)
+
+    assert summary(run) == [("finished", "done")]
+
+
+def test_a_recipe_that_was_changed_after_it_was_queued_is_never_started(staged: Staged) -> None:
+    submission, run = staged()
+    recipe = json.loads(run.recipe.read_text())
+    run.recipe.write_text(json.dumps({**recipe, "seed": 1}))
+
+    code, said = run_batch(submission)
+
+    assert code == 78
+    assert "was changed after it was queued" in said
+    assert not run.ledger.exists()
+
+
+def test_an_index_without_a_run_is_never_started(staged: Staged) -> None:
+    submission, _ = staged()
+
+    code, said = run_batch(submission, SLURM_ARRAY_TASK_ID="7")
+
+    assert (code, "no line for array index 7" in said) == (78, True)
+
+
+def test_the_index_chooses_the_run(tmp_path: Path, local_cluster: Cluster) -> None:
+    submission, [first, second] = stage(tmp_path / "staged", local_cluster, [Play(), Play(steps=2)])
+
+    run_batch(submission, SLURM_ARRAY_TASK_ID="1")
+
+    assert not first.ledger.exists()
+    assert last_attempt(second).last_step == 2
+
+
+def test_a_crash_ends_the_other_tasks_and_the_run_goes_on_from_its_checkpoint(staged: Staged) -> None:
+    submission, run = staged(steps=40, acts={"0": {"rank": 1, "at_step": 5, "exit_code": 3}})
+
+    code, said = run_batch(submission)
+
+    assert (code, summary(run)) == (0, [("error", "requeue"), ("finished", "done")]), said
+    crashed, resumed = read_attempts(run.ledger)
+    assert crashed.exit_code == 3
+    assert f"rank 1 on {os.uname().nodename}: Exited with exit code 3" in crashed.message
+    assert resumed.first_step == crashed.last_step
+
+
+def test_a_task_that_is_killed_is_told_from_one_that_failed(staged: Staged) -> None:
+    submission, run = staged(acts={"0": {"at_step": 2, "signal": 9}})
+
+    run_batch(submission)
+
+    assert summary(run) == [("killed", "requeue"), ("finished", "done")]
+
+
+def test_a_recipe_that_cannot_work_is_tried_once(staged: Staged) -> None:
+    submission, run = staged(steps=40, acts={"0": {"rank": 1, "at_step": 2, "exit_code": 78}})
+
+    code, _ = run_batch(submission)
+
+    assert (code, summary(run)) == (78, [("bad_recipe", "stop")])
+
+
+def test_three_failures_at_the_same_step_stop_the_run(staged: Staged) -> None:
+    crash = {"at_step": 1, "exit_code": 1}
+    submission, run = staged(acts={str(n): crash for n in range(9)}, max_failures=9)
+
+    code, _ = run_batch(submission)
+
+    assert (code, summary(run)) == (1, [("error", "requeue")] * 2 + [("error", "stop")])
+
+
+def test_failures_beyond_the_recipes_limit_stop_the_run(staged: Staged) -> None:
+    submission, run = staged(acts={"0": {"at_step": 1, "exit_code": 1}}, max_failures=0)
+
+    assert run_batch(submission)[0] == 1
+    assert summary(run) == [("error", "stop")]
+
+
+def test_signalled_tasks_save_and_the_run_goes_on_by_itself(staged: Staged) -> None:
+    submission, run = staged(steps=LONG)
+
+    with running(submission, run) as batch:
+        for pid in task_pids(run, 0):
+            os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: len(summary(run)) == 2 and counts(run), 30, "the second attempt")
+        run.stop_request.touch()
+        batch.wait(30)
+
+    preempted, stopped = read_attempts(run.ledger)
+    assert (preempted.reason, preempted.action, preempted.exit_code) == ("preempted", "requeue", 75)
+    assert stopped.first_step == preempted.last_step
+    assert stopped.first_step in published_steps(run)
+    assert (stopped.reason, stopped.action, batch.returncode) == ("stopped", "stop", 0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ending_the_batch_process_stops_the_run_gracefully(staged: Staged, number: signal.Signals) -> None:
+    submission, run = staged(steps=LONG)
+
+    with running(submission, run) as batch:
+        batch.send_signal(number)
+        batch.send_signal(number)
+        code = batch.wait(30)
+
+    assert (code, summary(run)) == (0, [("stopped", "stop")])
+    assert last_attempt(run).last_step == published_steps(run)[-1]
+
+
+def test_the_time_limit_of_an_attempt_makes_room_for_the_next(
+    tmp_path: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    cluster = make_cluster(executor="local", gpus={"device": "cpu"}, slurm={"lead": "2s"})
+    submission, [run] = stage(tmp_path / "staged", cluster, [Play(steps=LONG, time="4s")])
+
+    with running(submission, run):
+        wait_for(lambda: len(summary(run)) == 2, 45, "the second attempt")
+
+    assert summary(run)[0] == ("time_limit", "requeue")
+    assert last_attempt(run).number == 1
+
+
+def test_a_profile_without_requeue_leaves_the_run_to_people(
+    tmp_path: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    cluster = make_cluster(executor="local", gpus={"device": "cpu"}, slurm={"requeue": "never"})
+    submission, [run] = stage(tmp_path / "staged", cluster, [Play(acts={"0": {"at_step": 1, "exit_code": 1}})])
+
+    code, _ = run_batch(submission)
+
+    assert (code, summary(run)) == (1, [("error", "stop")])
+
+
+def test_an_attempt_that_did_not_tell_its_end_is_closed_by_the_next_start(staged: Staged) -> None:
+    submission, run = staged()
+    append_event(run.ledger, 0, job_id="local-999999999", nodes=[os.uname().nodename], started=1.0, world_size=2)
+
+    code, said = run_batch(submission)
+
+    assert code == 0
+    assert "attempt 0 did not tell how it ended: killed" in said
+    first, second = read_attempts(run.ledger)
+    assert (first.reason, first.source, first.action) == ("killed", "no word of its end", "stop")
+    assert first.ended is not None
+    assert (second.number, second.reason) == (1, "finished")
+
+
+def test_a_run_is_never_started_twice_at_once(staged: Staged) -> None:
+    submission, run = staged(steps=LONG)
+
+    with running(submission, run) as batch:
+        code, said = run_batch(submission)
+
+        assert code == 1
+        assert f"attempt 0 is running as job local-{batch.pid}" in said
+        assert batch.poll() is None
+    assert len(read_attempts(run.ledger)) == 1
+
+
+def test_an_attempts_number_is_never_used_again(staged: Staged) -> None:
+    submission, run = staged()
+    run.attempt_logs(0).mkdir(parents=True)  # of a batch process that died before its first line in the ledger
+
+    run_batch(submission)
+
+    assert [attempt.number for attempt in read_attempts(run.ledger)] == [1]
+
+
+def test_tasks_get_their_meeting_point_and_their_share_of_the_machine(staged: Staged) -> None:
+    submission, run = staged()
+
+    run_batch(submission, OMP_NUM_THREADS="7")
+
+    environ = seen(run, 0, 1)["environ"]
+    assert (environ["MASTER_ADDR"], environ["LAUNCHER_ATTEMPT"], environ["OMP_NUM_THREADS"]) == ("127.0.0.1", "0", "1")
+    assert 10000 <= int(environ["MASTER_PORT"]) < 32000
+    assert environ["PYTHONPATH"].split(":")[0] == str(run.code)
+    assert seen(run, 0, 1)["cwd"] == str(run.root)
+
+
+def test_the_unfit_node_that_a_preflight_found_is_in_the_ledger(staged: Staged) -> None:
+    submission, run = staged(acts={"0": {"at_step": 1, "exit_code": 1, "unfit": "gpu07: 3 of 4 GPUs are visible"}})
+
+    run_batch(submission)
+
+    failed = read_attempts(run.ledger)[0]
+    assert (failed.reason, failed.source) == ("node_failure", "preflight")
+    assert "gpu07: 3 of 4 GPUs are visible" in failed.message
+
+
+def test_a_hostile_folder_name_does_no_harm(hostile_path: Path, local_cluster: Cluster) -> None:
+    submission, [run] = stage(hostile_path / "staged", local_cluster, [Play()])
+
+    code, said = run_batch(submission)
+
+    assert (code, summary(run)) == (0, [("finished", "done")]), said

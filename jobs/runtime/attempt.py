@@ -1,5 +1,6 @@
 """One attempt from its first line in the ledger to its last. Standard library only."""
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ class Journal:
         """Say something."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}"
         print(line, flush=True)
-        with self.path.open("a", encoding="utf-8") as log:
+        # A full disk must not end the process that is to bring the run back.
+        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as log:
             log.write(line + "\n")
 
 

@@ -105,10 +105,12 @@ def _close_earlier(job: Job, attempt: Attempt) -> None:
             1,
         )
     logs = [job.submission.slurm_log(attempt.job_id), job.run.batch_log(attempt.number)]
+    stop = StopRequest.read(job.run.stop_request)
+    # Rank 0 writes `stopped` or its last step when all tasks have saved: they left with the code that says so.
+    saved = attempt.reason == "stopped" or (stop is not None and attempt.last_step is not None)
     ending = Ending(
-        # Rank 0 writes `stopped` when all tasks have saved: they left with the code that says so.
-        exit_code=CONTINUE if attempt.reason == "stopped" else None,
-        stop=StopRequest.read(job.run.stop_request),
+        exit_code=CONTINUE if saved else None,
+        stop=stop,
         cause=None if attempt.job_id.startswith("local-") else cause_before(attempt, logs),
     )
     verdict = close_attempt(job, attempt.number, ending, last_sign_of_life(job.run.attempt_logs(attempt.number)))

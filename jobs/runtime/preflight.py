@@ -45,7 +45,7 @@ def preflight(context: Context) -> Meeting | None:
     meeting = None
     try:
         meeting = open_meeting(context.ranks, lambda rank: _node_of(context, rank))
-        said = _judge([report]) if meeting is None else meeting.ask_all(report, _judge)
+        said = judge([report]) if meeting is None else meeting.ask_all(report, judge)
     except AbsentError as error:
         said = f"node {error}"
     if said:
@@ -64,9 +64,9 @@ def _raise(context: Context, said: str) -> NoReturn:
 
 def _report(context: Context) -> Report:
     """What this rank found; faults of the node are found by one rank of each."""
-    faults = _gpu_faults(context)
+    faults = gpu_faults(context)
     if context.ranks.local_rank == 0:
-        faults += _disk_faults(context.run)
+        faults += disk_faults(context.run)
     return {
         "rank": context.ranks.rank,
         "node": _own_name(),
@@ -77,8 +77,8 @@ def _report(context: Context) -> Report:
     }
 
 
-def _judge(reports: Sequence[Report]) -> str:
-    """Say what is wrong (`node ...` or `recipe ...`); nothing if nothing is."""
+def judge(reports: Sequence[Report]) -> str:
+    """Say what is wrong with the reports of all ranks: `node ...` or `recipe ...`, or nothing if nothing is."""
     unfit = [f"{report['node']}: {fault}" for report in reports for fault in report["faults"]]
     if unfit:
         return f"node {'; '.join(dict.fromkeys(unfit))}"
@@ -93,7 +93,8 @@ def _judge(reports: Sequence[Report]) -> str:
     return ""
 
 
-def _gpu_faults(context: Context) -> list[str]:
+def gpu_faults(context: Context) -> list[str]:
+    """Check that this task sees all GPUs it was promised, and that its own one works."""
     expected = context.recipe.resources.gpus_per_node
     if not expected or context.record.cluster["gpus"]["device"] != "cuda":
         return []
@@ -109,7 +110,7 @@ def _gpu_faults(context: Context) -> list[str]:
     return []
 
 
-def _disk_faults(run: RunDir) -> list[str]:
+def disk_faults(run: RunDir) -> list[str]:
     """Check that this node can write into the run directory, and that a checkpoint will fit."""
     probe = run.root / f".preflight-{uuid.uuid4().hex}"
     try:
@@ -144,8 +145,11 @@ def needed_bytes(run: RunDir) -> int:
     steps = published_steps(run)
     if not steps:
         return MIN_FREE_BYTES
-    manifest = json.loads((run.checkpoint(steps[-1]) / COMPLETE).read_text(encoding="utf-8"))
-    return MIN_FREE_BYTES + sum(int(size) for size, _ in manifest["files"].values())
+    try:
+        manifest = json.loads((run.checkpoint(steps[-1]) / COMPLETE).read_text(encoding="utf-8"))
+        return MIN_FREE_BYTES + sum(int(size) for size, _ in manifest["files"].values())
+    except (ValueError, KeyError):  # a torn manifest is the checkpoint guard's to find and to name
+        return MIN_FREE_BYTES
 
 
 def code_hash(root: Path) -> str:

@@ -5,10 +5,8 @@ Standard library only.
 
 import json
 import signal
-import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -20,29 +18,33 @@ from jobs.runtime.srun import ContainerError, SrunTasks
 from jobs.runtime.tasks import Launch, Outcome, Tasks
 from jobs.runtime.verdict import Cause, Ending
 from launcher.ledger import Attempt, StopRequest, read_attempts
-from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
+from launcher.paths import FINISHED, NEVER_RESTART
 
 POLL_SECONDS = 0.2
 
 
-@dataclass
 class Signals:
-    """Signals that ask the batch process for a stop. The handler only notes them."""
+    """Signals that ask the batch process for a stop.
 
-    seen: list[str] = field(default_factory=list)
-    """All that came in this process's life."""
-    _arrived: threading.Event = field(default_factory=threading.Event)
+    The handler appends to a list and does nothing else: it may interrupt any line of this process, one
+    that holds a lock included, and a second signal may interrupt the handler.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self._told = 0
 
     def install(self) -> None:
         """Listen for USR1 (the time limit comes), TERM (the job is being ended) and INT (Ctrl-C)."""
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._note)
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for a signal; tell whether one came."""
-        arrived = self._arrived.wait(seconds)
-        self._arrived.clear()
-        return arrived
+    def next(self) -> str | None:
+        """Name of the oldest signal that was not told yet; None if there is none."""
+        if self._told == len(self.seen):
+            return None
+        self._told += 1
+        return self.seen[self._told - 1]
 
     @property
     def wants_end(self) -> bool:
@@ -51,7 +53,6 @@ class Signals:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.seen.append(signal.Signals(number).name)
-        self._arrived.set()
 
 
 def supervise(job: Job, attempt: Attempt, signals: Signals, say: Callable[[str], None]) -> Ending:
@@ -101,6 +102,9 @@ def prepare_launch(job: Job, number: int, say: Callable[[str], None]) -> Launch:
 def _address(job: Job) -> tuple[str, str]:
     if job.local:
         return "127.0.0.1", "all tasks are on this machine"
+    if not job.nodes:
+        nodelist = job.environ["SLURM_JOB_NODELIST"]
+        raise rendezvous.UnresolvableError(f"`scontrol show hostnames {nodelist}` did not tell the job's nodes")
     return rendezvous.master_address(job.nodes, slurm.node_address)
 
 
@@ -119,14 +123,16 @@ class _Supervisor:
     def run(self) -> Ending:
         """Wait until all tasks have ended, and pass on what asks them to."""
         while (outcome := self._tasks.poll()) is None:
-            if self._signals.wait(POLL_SECONDS):
-                self._ask_to_stop(self._signals.seen[-1])
-                if self._is_out_of_time():
+            name = self._signals.next()
+            if name is not None:
+                self._ask_to_stop(name)
+                if self._is_out_of_time(name):
                     return Ending(
-                        None, cause=Cause("killed", "Slurm's log", "the time limit came before they had saved")
+                        None, cause=Cause("killed", "Slurm's log", "the time limit came before the tasks had saved")
                     )
             if self._limit is not None:
                 self._keep(self._limit)
+            time.sleep(POLL_SECONDS)
         return self._ending(outcome)
 
     def _ask_to_stop(self, why: str) -> None:
@@ -137,13 +143,13 @@ class _Supervisor:
         self._say(f"{why}: STOP asks the tasks to save and leave")
         self._say(self._tasks.ask_to_stop())
 
-    def _is_out_of_time(self) -> bool:
+    def _is_out_of_time(self, name: str) -> bool:
         """Tell whether Slurm is ending the tasks for good because of the time limit.
 
         It ends this process with them, so there is no time to wait for their end: the run would be lost,
         since Slurm itself brings no job back that was out of time.
         """
-        if self._job.local or self._signals.seen[-1] != "SIGTERM":
+        if self._job.local or name != "SIGTERM":
             return False
         cause = cause_in_logs(self._logs, self._attempt)
         return cause is not None and cause.reason == "killed"
@@ -171,7 +177,7 @@ class _Supervisor:
             return cause
         if not self._job.local:
             cause = cause_now(self._attempt, self._job.environ["SLURM_JOB_ID"], self._logs)
-        if cause is None and exit_code == CONTINUE and self._signals.wants_end:
+        if cause is None and self._signals.wants_end:
             # No preemption, no lost node, and the job is not back in the queue: a person ended it.
             cause = Cause("stopped", self._signals.seen[-1])
         return cause

@@ -34,7 +34,13 @@ def main() -> int:
 
 
 def what_is_seen() -> dict[str, Any]:
-    return {"environ": dict(os.environ), "argv": sys.orig_argv, "ranks": list(RANKS), "cwd": os.getcwd()}
+    return {
+        "environ": dict(os.environ),
+        "argv": sys.orig_argv,
+        "ranks": list(RANKS),
+        "cwd": os.getcwd(),
+        "pid": os.getpid(),
+    }
 
 
 def count(run: RunDir, attempt: int, play: dict[str, Any], act: dict[str, Any]) -> int:
@@ -45,7 +51,7 @@ def count(run: RunDir, attempt: int, play: dict[str, Any], act: dict[str, Any]) 
         step += 1
         print(f"step {step}", flush=True)  # noqa: T201 - its rank log
         if step >= act.get("at_step", step + 1) and RANKS.rank == act.get("rank", 0):
-            end_as_told(act)
+            end_as_told(run, attempt, act)
         if STOP.wanted(run, is_main=not act.get("deaf")):
             return leave(run, attempt, step, CONTINUE, "stopped")
         if step % play.get("save_every", 1000) == 0 and RANKS.rank == 0:
@@ -53,20 +59,26 @@ def count(run: RunDir, attempt: int, play: dict[str, Any], act: dict[str, Any]) 
     return leave(run, attempt, step, FINISHED, "finished")
 
 
-def end_as_told(act: dict[str, Any]) -> None:
+def end_as_told(run: RunDir, attempt: int, act: dict[str, Any]) -> None:
+    if "unfit" in act:
+        run.preflight(attempt).write_text(json.dumps({"message": act["unfit"]}))
     if "signal" in act:
         os.kill(os.getpid(), act["signal"])
     sys.exit(act["exit_code"])
 
 
 def leave(run: RunDir, attempt: int, step: int, code: int, reason: str) -> int:
-    """Save on rank 0; the others wait for that, since srun ends all tasks when the first one leaves."""
+    """Save on rank 0; the others wait for that, since srun ends all tasks when the first one leaves.
+
+    They do not wait long, though: rank 0 may be dead.
+    """
     left = run.root / f"left-{attempt}"
     if RANKS.rank == 0:
         save(run, step)
         tell(run, attempt, last_step=step, reason=reason)
         left.touch()
-    while not left.exists():
+    deadline = time.monotonic() + 1
+    while not left.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     return code
 
