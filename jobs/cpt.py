@@ -38,7 +38,8 @@ def main(context: Context, stop: StopFlag) -> int:
     recipe = context.recipe
     assert isinstance(recipe, CptRecipe)
     with process_group(context) as group:
-        finished = is_exported(_export_folder(context)) or _attempt(context, recipe, group, stop)
+        # Rank 0 looks, for all: file systems show a new folder to different nodes at different moments.
+        finished = group.from_main(is_exported(_export_folder(context))) or _attempt(context, recipe, group, stop)
         if finished and group.is_main:
             append_event(context.run.ledger, context.attempt, reason="finished")
         return FINISHED if finished else CONTINUE
@@ -51,6 +52,8 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
     required = required_files(layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16")
     store = CheckpointStore(context.run, group, recipe.checkpoint.keep, required)
     resumed = store.find_resume()
+    if resumed is not None:
+        layout.check_resumable(store.saved_by(resumed))
     if group.is_main:
         append_event(context.run.ledger, context.attempt, first_step=resumed or 0)
         print(f"attempt {context.attempt}: {layout}, {store.describe(resumed)}", flush=True)
@@ -61,6 +64,7 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
     if group.is_main:
         append_event(context.run.ledger, context.attempt, total_steps=trainer.args.max_steps)
     if control.wants_stop():
+        tracker.close(finished=False)
         return False
     trainer.train(resume_from_checkpoint=None if resumed is None else str(context.run.checkpoint(resumed)))
     if group.is_main:

@@ -56,6 +56,14 @@ def test_groups_that_do_not_come_out_even_are_refused(
         layout_of(world_size, per_node, strategy="hybrid_shard", **fields)
 
 
+def test_zero_says_on_how_many_ranks_it_can_be_resumed() -> None:
+    layout_of(2, 2, strategy="zero3").check_resumable(saved_by=2)
+    layout_of(2, 2, strategy="full_shard").check_resumable(saved_by=4)
+
+    with pytest.raises(LauncherError, match="4 ranks saved this `zero3` checkpoint, and 2 cannot resume it"):
+        layout_of(2, 2, strategy="zero3").check_resumable(saved_by=4)
+
+
 def batch(sequences: int, micro_batch: int) -> Batch:
     return Batch.model_validate({"global_batch": f"{sequences} sequences", "micro_batch": micro_batch})
 

@@ -44,6 +44,18 @@ class Layout:
         """DeepSpeed's stage, or None where DeepSpeed has no part in it."""
         return {"zero2": 2, "zero3": 3}.get(self.parallel.strategy)
 
+    def check_resumable(self, saved_by: int) -> None:
+        """Refuse what DeepSpeed refuses, with a way out: FSDP2 and DDP resume at any world size.
+
+        Raises:
+            LauncherError: ZeRO's checkpoint was saved by another number of ranks.
+        """
+        if self.zero_stage is not None and saved_by != self.world_size:
+            raise LauncherError(
+                f"parallel.strategy: {saved_by} ranks saved this `{self.parallel.strategy}` checkpoint, and "
+                f"{self.world_size} cannot resume it; run on {saved_by} ranks (`full_shard` resumes on any number)"
+            )
+
     def __str__(self) -> str:
         return f"{self.parallel.strategy}: {self.replicas} x {self.shard_size} ranks"
 

@@ -107,11 +107,15 @@ class CheckpointStore:
                 self._quarantine(self._run.checkpoint(step), faults[0])
             self._group.barrier()
 
+    def saved_by(self, step: int) -> int:
+        """Return the number of ranks that saved a checkpoint. Not a collective."""
+        return int(_read_manifest(self._run.checkpoint(step))["world_size"])
+
     def describe(self, step: int | None) -> str:
         """Say for the log where training starts. Not a collective."""
         if step is None:
             return "from scratch"
-        saved = int(_read_manifest(self._run.checkpoint(step))["world_size"])
+        saved = self.saved_by(step)
         if saved == self._group.world_size:
             return f"resumes from step {step}"
         # Trainer says nothing of it: ranks take the random state of their number, new ones none.

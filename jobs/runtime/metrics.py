@@ -29,6 +29,7 @@ class StepMetrics(TrainerCallback):
         self._speed = speed
         self._others = others
         self._mark = time.perf_counter()
+        _end_torn_line(path)
 
     @override
     def on_train_begin(
@@ -84,6 +85,14 @@ def print_row(row: Row) -> None:
         f"{mfu}  {row['memory_gib']:.2f} GiB",
         flush=True,
     )
+
+
+def _end_torn_line(path: Path) -> None:
+    """Keep the first row of this attempt off a line that a power cut left unfinished."""
+    content = path.read_bytes() if path.exists() else b""
+    if content and not content.endswith(b"\n"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n")
 
 
 def _append(path: Path, row: Row) -> None:
