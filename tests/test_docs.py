@@ -1,0 +1,58 @@
+"""What the documents say exists: commands, options, links, modules."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from launcher.cli import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "recipes").rglob("*.md"), *(ROOT / "docs").rglob("*.md")])
+COMMAND = typer.main.get_command(app)
+
+
+def typed_commands(document: Path) -> list[str]:
+    """Return the `launcher ...` lines of a document's console blocks."""
+    blocks = re.findall(r"```console\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    parts = [part.strip() for line in lines for part in line.split("#")[0].split(";")]
+    return [part for part in parts if part.startswith("launcher ")]
+
+
+def test_there_are_documents_with_commands() -> None:
+    assert sum(len(typed_commands(document)) for document in DOCUMENTS) > 10
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_options_exist(document: Path) -> None:
+    for typed in typed_commands(document):
+        words = [word for word in typed.split()[1:] if not word.startswith("...")]
+        command = COMMAND
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        assert not hasattr(command, "commands"), f"`{typed}`: no such command"
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word for word in words if word.startswith("-")} <= known | {"--help"}, typed
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (document.parent / target).exists(), target
+
+
+def test_recipes_named_in_commands_exist() -> None:
+    named = {
+        word for document in DOCUMENTS for typed in typed_commands(document) for word in typed.split() if "/" in word
+    }
+
+    assert {name for name in named if name.endswith(".yaml") and not (ROOT / name).exists()} == set()
+
+
+def test_the_readme_names_every_module_of_the_launcher() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = [path for path in (ROOT / "launcher").iterdir() if not path.name.startswith("__")]
+
+    assert [path.name for path in modules if path.name not in readme] == []
