@@ -5,9 +5,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, TrainerCallback
 
-from jobs.data.packed import PackedSamples, open_corpus, packed_collator, steps_in
+from jobs.data.packed import PackedSamples, flattening_collator, open_corpus, packed_collator, steps_in
 from jobs.models.arguments import refuse_impossible, training_arguments
-from jobs.models.build import build_causal_lm, check_vocabulary, published_config
+from jobs.models.build import build_causal_lm, check_fits, published_config
 from jobs.models.parallel import Layout, lay_out
 from jobs.models.schedule import lr_factor
 from jobs.runtime.checkpoint import CheckpointStore, required_files
@@ -84,8 +84,7 @@ def _trainer(
     # Before the model: ZeRO-3 shards weights while they are loaded, and learns from the arguments that it should.
     arguments = training_arguments(recipe, layout, steps, store.staging)
     model = build_causal_lm(recipe.model, context.model_path(recipe.model.path), recipe.seed)
-    for corpus in corpora:
-        check_vocabulary(model, corpus.manifest.corpus, corpus.manifest.tokenizer.vocab_size)
+    check_fits(model, recipe.batch, (corpus.manifest for corpus in corpora))
     weights = [corpus.weight for corpus in recipe.data.corpora]
     batch = recipe.batch
     callbacks: list[TrainerCallback] = [control]
@@ -101,7 +100,7 @@ def _trainer(
         train_dataset=PackedSamples(
             corpora, weights, "train", batch.sequence_length, recipe.seed, steps * batch.sequences
         ),
-        data_collator=packed_collator,
+        data_collator=flattening_collator if recipe.model.attention == "flash" else packed_collator,
         callbacks=callbacks,
     )
 

@@ -22,7 +22,7 @@ from launcher.errors import LauncherError
 from launcher.recipe.sections import Batch
 from launcher.recipe.units import Length
 
-__all__ = ["Corpus", "Mixture", "PackedSamples", "open_corpus", "packed_collator", "steps_in"]
+__all__ = ["Corpus", "Mixture", "PackedSamples", "flattening_collator", "open_corpus", "packed_collator", "steps_in"]
 
 IGNORED = -100
 """Label that torch's cross entropy leaves out."""
@@ -104,6 +104,16 @@ def packed_collator(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Stack samples into a batch; they are of one length, so nothing is padded or masked."""
     batch: dict[str, Tensor] = default_collate(list(samples))
     return batch
+
+
+def flattening_collator(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Lay a batch's samples end to end in one row, for flash attention.
+
+    transformers' flash attention (5.23, `_is_packed_sequence`) looks for documents in `position_ids` only
+    where a batch has one row; in more rows documents would see each other, without a word. The row means
+    the same: each sample starts at position 0, so it is a document of its own, and its first label is -100.
+    """
+    return {name: torch.cat([sample[name] for sample in samples]).unsqueeze(0) for name in samples[0]}
 
 
 def steps_in(length: Length, batch: Batch, corpora: Sequence[Corpus], split: Split = "train") -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import is_torch_tf32_available
 
 from jobs.models.parallel import Layout, accumulation_steps, fsdp_mixed_precision, strategy_arguments
 from launcher.errors import LauncherError
@@ -38,7 +39,7 @@ def training_arguments(recipe: CptRecipe, layout: Layout, steps: int, output: Pa
         max_grad_norm=optim.clip_norm or 0.0,
         bf16=recipe.precision.dtype == "bf16",
         fp16=recipe.precision.dtype == "fp16",
-        tf32=None if on_cpu else recipe.precision.tf32,
+        tf32=recipe.precision.tf32 and is_torch_tf32_available(),
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu else "nccl",
         seed=recipe.seed,

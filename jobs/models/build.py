@@ -1,11 +1,14 @@
 """From the recipe's `model` section to a model in memory."""
 
+from collections.abc import Iterable
+
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from jobs.data.manifest import Manifest
 from launcher.errors import LauncherError
-from launcher.recipe.sections import Model
+from launcher.recipe.sections import Batch, Model
 
 _ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 """The recipe's words in transformers' own."""
@@ -40,15 +43,22 @@ def published_config(section: Model, path: str) -> PreTrainedConfig:
     return config
 
 
-def check_vocabulary(model: PreTrainedModel, corpus: str, vocab_size: int) -> None:
-    """Refuse a corpus whose token ids the model has no embeddings for.
+def check_fits(model: PreTrainedModel, batch: Batch, corpora: Iterable[Manifest]) -> None:
+    """Refuse data that the model has no embeddings or positions for.
 
     Raises:
-        LauncherError: the corpus was made with another, larger vocabulary.
+        LauncherError: a corpus was made with another, larger vocabulary, or sequences are too long.
     """
-    rows = model.config.get_text_config().vocab_size
-    if vocab_size > rows:
+    config = model.config.get_text_config()
+    for corpus in corpora:
+        if corpus.tokenizer.vocab_size > config.vocab_size:
+            raise LauncherError(
+                f"data.corpora: `{corpus.corpus}` was made with a tokenizer of {corpus.tokenizer.vocab_size} tokens, "
+                f"but the model has {config.vocab_size}; prepare the corpus with this model's tokenizer"
+            )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and batch.sequence_length > positions:
         raise LauncherError(
-            f"data.corpora: `{corpus}` was made with a tokenizer of {vocab_size} tokens, but the model has {rows}; "
-            "prepare the corpus with this model's tokenizer"
+            f"batch.sequence_length: {batch.sequence_length} tokens are more than the model's {positions} positions; "
+            f"write `{positions}` or less"
         )

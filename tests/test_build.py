@@ -1,0 +1,103 @@
+"""From the recipe's `model` section to a model, and from samples to what it reads."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from jobs.data.corpus import Corpus
+from jobs.data.packed import PackedSamples, flattening_collator, packed_collator
+from jobs.models.build import build_causal_lm, check_fits
+from launcher.errors import LauncherError
+from launcher.recipe.sections import Batch, Model
+from tests.corpora import make_corpus
+from tests.ranks import ASSETS, words
+
+STORIES = str(ASSETS / "stories260k")
+
+
+def model_of(**fields: object) -> LlamaForCausalLM:
+    return build_causal_lm(Model.model_validate({"path": "stories260k"} | fields), STORIES, seed=1)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return make_corpus(tmp_path / "words", [words(50)])
+
+
+def batch_of(**fields: object) -> Batch:
+    return Batch.model_validate({"global_batch": "8 sequences"} | fields)
+
+
+def test_parameters_are_fp32_and_nothing_is_cached() -> None:
+    model = model_of()
+
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.use_cache is False
+    assert model.config.pad_token_id is None
+
+
+def test_random_weights_are_the_same_on_every_rank_and_not_the_published_ones() -> None:
+    first, second = model_of(init="random"), model_of(init="random")
+
+    weights = [model.model.layers[0].mlp.up_proj.weight for model in (first, second, model_of())]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_attention_of_the_recipe_is_used() -> None:
+    assert model_of(attention="eager").config._attn_implementation == "eager"
+
+
+def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
+    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    config.save_pretrained(tmp_path)
+    torch.save(LlamaForCausalLM(config).state_dict(), tmp_path / "pytorch_model.bin")
+
+    with pytest.raises(OSError, match="safetensors"):
+        build_causal_lm(Model(path="pickled"), str(tmp_path), seed=1)
+
+
+def test_a_corpus_of_a_larger_vocabulary_is_refused(corpus: Corpus) -> None:
+    manifest = corpus.manifest.model_copy(
+        update={"tokenizer": corpus.manifest.tokenizer.model_copy(update={"vocab_size": 513})}
+    )
+    check_fits(model_of(), batch_of(sequence_length=512), [corpus.manifest])
+
+    with pytest.raises(LauncherError, match="tokenizer of 513 tokens, but the model has 512"):
+        check_fits(model_of(), batch_of(sequence_length=512), [manifest])
+
+
+def test_sequences_longer_than_the_models_positions_are_refused(corpus: Corpus) -> None:
+    with pytest.raises(LauncherError, match="1024 tokens are more than the model's 512 positions; write `512` or less"):
+        check_fits(model_of(), batch_of(sequence_length=1024), [corpus.manifest])
+
+
+def test_samples_in_one_row_mean_the_same_as_in_rows_of_their_own(corpus: Corpus) -> None:
+    samples = PackedSamples([corpus], [1.0], "train", sequence_length=32, seed=1, num_samples=4)
+    items = [samples[index] for index in range(4)]
+    model = model_of()
+
+    stacked, flattened = packed_collator(items), flattening_collator(items)
+
+    assert flattened["input_ids"].shape == (1, 128)
+    with torch.no_grad():
+        rows, row = model(**stacked), model(**flattened)
+    torch.testing.assert_close(row.logits.view_as(rows.logits), rows.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(row.loss, rows.loss)
+
+
+def test_documents_of_one_row_do_not_see_each_other(corpus: Corpus) -> None:
+    samples = PackedSamples([corpus], [1.0], "train", sequence_length=64, seed=1, num_samples=8)
+    item = next(item for item in (samples[index] for index in range(8)) if (item["position_ids"][1:] == 0).any())
+    start = int((item["position_ids"][1:] == 0).nonzero()[0]) + 1
+    model = model_of()
+
+    with torch.no_grad():
+        packed = model(**packed_collator([item])).logits[0, start:]
+        apart = model(
+            input_ids=item["input_ids"][start:][None], position_ids=item["position_ids"][start:][None]
+        ).logits[0]
+
+    torch.testing.assert_close(packed, apart, atol=1e-4, rtol=1e-4)
