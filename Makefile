@@ -1,6 +1,6 @@
 # Two commands for a fresh machine: `make demo` shows it, `make test` checks it. Both may be repeated.
 PYTHON_BIN := .venv/bin
-PYTEST := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(PYTHON_BIN)/python -m pytest -q
+PYTEST := $(PYTHON_BIN)/python -m pytest -q
 
 .PHONY: demo test install lint bench
 .DELETE_ON_ERROR:

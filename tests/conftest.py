@@ -12,6 +12,11 @@ from launcher.cluster import Cluster
 from launcher.recipe import Recipe, recipe_adapter
 from tests.fake_slurm import FakeSlurm
 
+# No test may reach for a model hub; several processes share few cores. Both reach the processes that tests start.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("LAUNCHER_CLUSTER", None)
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

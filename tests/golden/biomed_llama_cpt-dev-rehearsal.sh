@@ -16,10 +16,7 @@
 # Values of the profile are meant literally:
 # shellcheck disable=SC2016
 set -e
-export HF_HUB_OFFLINE=1
 export SLURM_CONF=/home/someone/.launcher/devcluster/slurm.conf
-export NCCL_SOCKET_IFNAME=lo
-export GLOO_SOCKET_IFNAME=lo
 export PYTHONPATH=/runs/.code/0123456789abcdef"${PYTHONPATH:+:$PYTHONPATH}"
 # The batch process asks the run to stop when USR1 comes; until it listens, USR1 must not end the job.
 trap '' USR1
