@@ -16,7 +16,7 @@ from launcher.errors import RunError
 from launcher.ledger import read_attempts
 from launcher.paths import RunDir
 from launcher.slurm.interactive import allocation_options
-from tests.debugging import ROOT, copy_checkout, typing
+from tests.checkouts import LISTENING, ROOT, copy_checkout, typing
 
 SCRIPT = """\
 #!/bin/bash
@@ -173,7 +173,7 @@ resources: {cpus_per_task: 1, time: 10min}
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    checkout = copy_checkout(tmp_path / "checkout", stand_in=True)
+    checkout = copy_checkout(tmp_path / "checkout", LISTENING)
     (checkout / "recipes" / "tiny.yaml").write_text(PREPARE)
     (checkout / "recipes" / "abstracts.jsonl").write_text('{"text": "one"}\n')
     profile = (

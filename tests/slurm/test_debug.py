@@ -12,7 +12,7 @@ import pytest
 from launcher.devcluster import DevCluster
 from launcher.ledger import read_attempts
 from launcher.paths import RunDir
-from tests.debugging import copy_checkout, typing
+from tests.checkouts import LISTENING, copy_checkout, typing
 from tests.slurm.site import LAUNCHER, RECIPES, Site
 from tests.waiting import wait_for
 
@@ -47,7 +47,7 @@ def clean(site: Site) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_checkout(tmp_path_factory.mktemp("checkout"), stand_in=True)
+    return copy_checkout(tmp_path_factory.mktemp("checkout"), LISTENING)
 
 
 def queue(site: Site) -> list[str]:
@@ -61,7 +61,7 @@ def debug_run(terminal: "pexpect.spawn[str]") -> RunDir:
 
 
 def test_two_ranks_on_two_nodes_reach_a_breakpoint_on_rank_0(clean: Site, tmp_path: Path) -> None:
-    checkout = copy_checkout(tmp_path, stand_in=False)
+    checkout = copy_checkout(tmp_path)
     entry = checkout / "jobs" / "cpt.py"
     lines = ("everybody = group.collect(group.rank)", "group.is_main and breakpoint()", "here = everybody")
     marked = entry.read_text().replace("as group:\n", "\n        ".join(["as group:", *lines]) + "\n")
@@ -170,7 +170,7 @@ def test_without_free_nodes_the_reason_is_told_and_nothing_stays_queued(site: Si
 
 
 def test_without_a_terminal_all_ranks_are_printed_with_labels(clean: Site, tmp_path: Path) -> None:
-    checkout = copy_checkout(tmp_path, stand_in=True)
+    checkout = copy_checkout(tmp_path, LISTENING)
     entry = checkout / "jobs" / "__main__.py"
     entry.write_text(entry.read_text().partition("if place.rank == 0:")[0])
     argv = [*LAUNCHER, *TWO_NODES]

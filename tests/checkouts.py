@@ -1,4 +1,4 @@
-"""A person at a terminal who debugs: a checkout of their own, keys, and what the screen shows."""
+"""A checkout of one's own, with stand-ins for the training, and typing `launcher ...` there on a terminal."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pexpect
 
 ROOT = Path(__file__).parents[1]
 
-STAND_IN = '''
+LISTENING = '''
 """Ranks that do what rank 0 is told, so that a test need not wait for torch."""
 
 import os
@@ -38,12 +38,44 @@ while not done.exists():
 '''
 
 
-def copy_checkout(folder: Path, stand_in: bool) -> Path:
-    """Copy what `launcher` runs from; with a stand-in for the training if wanted."""
+COUNTING = '''
+"""A single rank that counts and logs up to the recipe's seed; it saves at the end and when it is asked to stop."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from jobs.runtime.stop import StopFlag
+from launcher.ledger import append_event
+from launcher.paths import COMPLETE, CONTINUE, FINISHED, RunDir, published_steps
+
+stop = StopFlag()
+stop.install()
+run, attempt = RunDir(Path(sys.argv[1])), int(sys.argv[3])
+total = json.loads(run.recipe.read_text())["seed"]
+step = max(published_steps(run), default=0)
+append_event(run.ledger, attempt, first_step=step, total_steps=total)
+while step < total and not stop.wanted(run, True):
+    time.sleep(0.1)
+    step += 1
+    print(f"step {step}", flush=True)
+    row = {"time": time.time(), "step": step, "attempt": attempt, "loss": 10 / step, "tokens_per_second": 1280.0}
+    with run.metrics.open("a") as metrics:
+        metrics.write(json.dumps(row) + "\\n")
+run.checkpoint(step).mkdir(parents=True, exist_ok=True)
+(run.checkpoint(step) / COMPLETE).write_text(json.dumps({"step": step, "world_size": 1, "files": {}}))
+append_event(run.ledger, attempt, last_step=step, reason="finished" if step == total else "stopped")
+sys.exit(FINISHED if step == total else CONTINUE)
+'''
+
+
+def copy_checkout(folder: Path, stand_in: str | None = None) -> Path:
+    """Copy what `launcher` runs from; a stand-in replaces the training."""
     for name in ("launcher", "jobs", "recipes", "slurm_templates"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     if stand_in:
-        (folder / "jobs" / "__main__.py").write_text(STAND_IN)
+        (folder / "jobs" / "__main__.py").write_text(stand_in)
     return folder
 
 
