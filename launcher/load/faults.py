@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from launcher.errors import Fault
 from launcher.load.nodes import Node, Path, join_path
 from launcher.recipe.sections import ConflictError
+from launcher.recipe.words import field_words
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -164,7 +165,7 @@ def _missing(path: Path, model: type[BaseModel]) -> str:
     section, name = section_at(model, path[:-1]), path[-1]
     if isinstance(name, int) or section is None:
         return "an item is missing; write one more"
-    description = (section.model_fields[name].description or "").split("\n")[0].rstrip(".")
+    description = field_words(section).get(name, "").split("\n")[0].rstrip(".")
     return f"required, but missing ({description[:1].lower()}{description[1:]}); write `{name}: ...`"
 
 

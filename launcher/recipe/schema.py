@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from launcher.recipe import KINDS
+from launcher.recipe.sections import Section
+from launcher.recipe.words import describe_fields
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BASE = {"type": "string", "description": "File that this one is laid over; relative to this file."}
@@ -40,6 +42,7 @@ def recipe_schema(kind: str | None = None) -> dict[str, Any]:
 
 def document_schema(model: type[BaseModel]) -> dict[str, Any]:
     """Make the JSON schema of a file that holds a recipe or a cluster profile: whole, or laid over a `base:`."""
+    describe_fields(Section)
     whole = model.model_json_schema()
     definitions = whole.pop("$defs")
     partial_definitions = {f"Partial{name}": _partial(schema) for name, schema in definitions.items()}

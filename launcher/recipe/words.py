@@ -1,0 +1,46 @@
+"""The text under each field of a model, read from the source when somebody asks for it.
+
+pydantic can read it while a class is made (`use_attribute_docstrings`), but then each start of the launcher and of each
+rank pays 20 ms for words that only `launcher schema` and the message about a missing key need.
+"""
+
+import ast
+import inspect
+import itertools
+import textwrap
+
+from pydantic import BaseModel
+
+
+def field_words(model: type[BaseModel]) -> dict[str, str]:
+    """Read what is written under the fields of a model, inherited ones included."""
+    words: dict[str, str] = {}
+    for owner in reversed(model.__mro__):
+        if issubclass(owner, BaseModel) and owner is not BaseModel:
+            words |= _own_words(owner)
+    return words
+
+
+def describe_fields(base: type[BaseModel]) -> None:
+    """Make JSON schemas of all models below `base` carry the words of their fields."""
+    for model in _below(base):
+        for name, text in field_words(model).items():
+            model.model_fields[name].description = text
+        model.model_rebuild(force=True)
+
+
+def _own_words(owner: type[BaseModel]) -> dict[str, str]:
+    definition = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    words = {}
+    for field, text in itertools.pairwise(definition.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words_below))):
+                words[name] = inspect.cleandoc(words_below)
+    return words
+
+
+def _below(base: type[BaseModel]) -> list[type[BaseModel]]:
+    """All subclasses; one that holds another comes after it, as in the source."""
+    direct = base.__subclasses__()
+    return [*direct, *(model for subclass in direct for model in _below(subclass))]
