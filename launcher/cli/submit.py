@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption
+from launcher.cli.logs import follow_run
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -65,6 +66,7 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until all runs are over; fail unless all finished.")
     ] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Print the first run's log until it is over.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the runs as JSON.")] = False,
 ) -> None:
     """Check recipes, freeze each into a run directory with its code, and queue them."""
@@ -83,6 +85,8 @@ def submit(
         _ask_if_large(loaded, profile, options)
     runs = queue(loaded, profile, options)
     _report(runs, as_json)
+    if follow:
+        follow_run(profile, runs[0])
     if wait and not _all_finish(profile, runs):
         raise typer.Exit(1)
 
