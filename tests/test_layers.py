@@ -24,9 +24,8 @@ def test_the_layers_hold() -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['launcher', '--help']\n"
-        "from launcher.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
+        "from launcher.cli import run\n"
+        "run()\n"
         f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
     )
 
