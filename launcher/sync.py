@@ -40,7 +40,8 @@ def send(run: RunDir, cluster: Cluster, segments: list[Path]) -> None:
     if not program.exists():
         raise LauncherError(f"`{program}` is missing; install the extra: `pip install 'launcher[train]'`")
     argv = [str(program), "sync", "--yes", *map(str, segments)]
-    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+    # W&B leaves logs of its own in `./wandb`.
+    done = subprocess.run(argv, env=environ, cwd=run.root, capture_output=True, text=True, check=False)
     unsent = [folder.name for folder in segments if not any(folder.glob("*.synced"))]
     if done.returncode or unsent:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-5:]

@@ -31,6 +31,8 @@ _GRACE_SECONDS = 5
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one attempt in the foreground, or open a shell in its environment; return the exit code."""
     options = _parse(argv)
+    # Tells the tasks that rank 0 may sit at a breakpoint for hours (`jobs.runtime.process_group`).
+    os.environ["LAUNCHER_INTERACTIVE"] = "1"
     try:
         environ = dict(os.environ) if options.local else _of_job(os.environ, options.nodes)
         job = find_job(SubmissionDir(options.submission.absolute()), environ, options.local)

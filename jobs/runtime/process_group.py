@@ -20,8 +20,9 @@ from jobs.runtime.context import Context, Ranks
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=30)
-"""A collective that waits longer has lost a rank; a large checkpoint on a slow disk takes minutes."""
+TIMEOUT = timedelta(hours=24) if "LAUNCHER_INTERACTIVE" in os.environ else timedelta(minutes=30)
+"""A collective that waits longer has lost a rank; a large checkpoint on a slow disk takes minutes. A person who
+sits at a breakpoint takes longer."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def debug(
 ) -> None:
     """Run a recipe in the foreground, as a batch job would, with rank 0 on this terminal.
 
-    `breakpoint()` in the code opens pdb. Uses the allocation this shell is in, or gets one and releases it at the end.
+    `breakpoint()` in code that rank 0 runs opens pdb. Uses the allocation this shell is in, or gets one and releases it at the end.
     """
     from launcher.debug import DebugOptions, load_target, make_run
     from launcher.debug import debug as carry_out
