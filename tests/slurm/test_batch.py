@@ -195,7 +195,7 @@ def test_a_preempted_run_goes_on_where_it_was(on_stage: Stage, mode: str, grace:
 
 def test_tasks_that_do_not_listen_are_preempted_all_the_same_and_it_is_said_afterwards(on_stage: Stage) -> None:
     with preempt_mode(on_stage.devcluster, "REQUEUE", 1):
-        job, [run] = on_stage.play(Play(steps=300, acts={"0": {"deaf": True}, "1": {"at_step": 1, "exit_code": 78}}))
+        job, [run] = on_stage.play(Play(steps=LONG, acts={"0": {"deaf": True}, "1": {"at_step": 1, "exit_code": 78}}))
         on_stage.wait_until_counting(run, ranks=2)
         on_stage.devcluster.preempt(job)
 
@@ -216,7 +216,9 @@ def test_a_cancelled_run_stays_cancelled_and_keeps_what_it_has(on_stage: Stage) 
 
 
 def test_a_time_limit_is_met_with_a_save_and_another_attempt(on_stage: Stage) -> None:
-    _, [run] = on_stage.play(Play(nodes=2, steps=LONG, time="1min", acts={"1": {"at_step": 1, "exit_code": 78}}))
+    # Slurm looks every 30 s and may be as much early: a longer lead would fall into the start of the tasks.
+    play = Play(nodes=2, steps=LONG, time="1min", acts={"1": {"at_step": 1, "exit_code": 78}})
+    _, [run] = on_stage.play(play, options=("--signal=B:USR1@5",))
 
     assert on_stage.wait_for_end(run, 180) == [("time_limit", "requeue"), ("bad_recipe", "stop")]
     first, second = read_attempts(run.ledger)
@@ -227,7 +229,7 @@ def test_a_time_limit_is_met_with_a_save_and_another_attempt(on_stage: Stage) ->
 
 def test_a_run_that_saves_longer_than_its_lead_is_not_lost(on_stage: Stage) -> None:
     acts = {"0": {"deaf": True}, "1": {"at_step": 1, "exit_code": 78}}
-    job, [run] = on_stage.play(Play(steps=LONG, time="1min", acts=acts), options=("--signal=B:USR1@1",))
+    _, [run] = on_stage.play(Play(steps=LONG, time="1min", acts=acts), options=("--signal=B:USR1@1",))
 
     assert on_stage.wait_for_end(run, 180) == [("killed", "requeue"), ("bad_recipe", "stop")]
     assert "the time limit came before the tasks had saved" in read_attempts(run.ledger)[0].message
