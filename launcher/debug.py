@@ -1,6 +1,7 @@
 """Interactive debugging: the run that `launcher submit` would make, in the foreground and with a terminal."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.freeze import Freezer, FrozenRun, freeze_submission
 from launcher.load import LoadedRecipe, load_recipes
-from launcher.paths import SubmissionDir, submissions_root
+from launcher.paths import RunDir, SubmissionDir, published_steps, submissions_root
 from launcher.preview import SubmitOptions, preview, require_feasible
 from launcher.record import RunRecord
 from launcher.runs import find_run
@@ -39,6 +40,15 @@ class DebugOptions:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What is to be debugged."""
+
+    loaded: LoadedRecipe
+    run: RunDir | None
+    """The existing run that it comes from."""
+
+
+@dataclass(frozen=True)
 class DebugRun:
     """A run made to be debugged."""
 
@@ -46,16 +56,18 @@ class DebugRun:
     submission: SubmissionDir
     script: str
     nodes: int
+    starts_at: int
+    """Step of the checkpoint that another run lent; 0 without one."""
 
 
-def load_target(target: str, cluster: Cluster, options: DebugOptions) -> LoadedRecipe:
+def load_target(target: str, cluster: Cluster, options: DebugOptions) -> Target:
     """Load the recipe of a file, or of an existing run with all that was changed for it.
 
     Raises:
         RunError: The file holds several recipes, or there is no such run.
     """
     if target.endswith((".yaml", ".yml")):
-        path, folder = Path(target), Path(target).absolute().parent
+        run, path, folder = None, Path(target), Path(target).absolute().parent
     else:
         run = find_run(cluster, target)
         path, folder = run.recipe, Path(RunRecord.read(run.record).recipe_folder)
@@ -66,16 +78,16 @@ def load_target(target: str, cluster: Cluster, options: DebugOptions) -> LoadedR
     # A name of its own: who asks for the newest run of the recipe does not mean this one.
     name = one.recipe.name if one.recipe.name.startswith(_PREFIX) else f"{_PREFIX}{one.recipe.name}"[:_NAME_LENGTH]
     recipe = one.recipe.model_copy(update={"name": name})
-    return replace(one, recipe=recipe, path=folder / path.name)
+    return Target(replace(one, recipe=recipe, path=folder / path.name), run)
 
 
-def make_run(loaded: LoadedRecipe, cluster: Cluster, rehearsal: bool) -> DebugRun:
+def make_run(target: Target, cluster: Cluster, rehearsal: bool) -> DebugRun:
     """Make the run directory and the script as `launcher submit` does; the script starts the interactive process.
 
     Raises:
         RecipeError: The recipe cannot work on this cluster.
     """
-    options = SubmitOptions(rehearsal=rehearsal)
+    loaded, options = target.loaded, SubmitOptions(rehearsal=rehearsal)
     require_feasible([loaded], cluster, options)
     wanted = preview([loaded], cluster, options)
     [planned], [recipe] = wanted.submissions, wanted.recipes
@@ -87,7 +99,25 @@ def make_run(loaded: LoadedRecipe, cluster: Cluster, rehearsal: bool) -> DebugRu
     for root in (planned.folder.root, folder.root):
         root.mkdir(recipe.folder_mode)
     freeze_submission(planned.folder, script, [(folder, recipe)])
-    return DebugRun(freezer.freeze_run(folder, recipe, script), planned.folder, script, loaded.recipe.resources.nodes)
+    lent = _lend_checkpoint(target.run, folder) if target.run and not rehearsal else 0
+    frozen = freezer.freeze_run(folder, recipe, script)
+    return DebugRun(frozen, planned.folder, script, loaded.recipe.resources.nodes, lent)
+
+
+def _lend_checkpoint(lender: RunDir, run: RunDir) -> int:
+    """Give a run the newest checkpoint of another one, which keeps it; return its step."""
+    step = max(published_steps(lender), default=0)
+    if step:
+        shutil.copytree(lender.checkpoint(step), run.checkpoint(step), copy_function=_link_or_copy)
+    return step
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    """Share the bytes of a checkpoint, which nobody ever changes in place."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copy2(source, target)
 
 
 def interactive_script(script: str) -> str:
@@ -118,11 +148,16 @@ def debug(
     if cluster.executor == "local":
         return subprocess.run(command, check=False).returncode
     has_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    with _allocation(made, cluster, options.patience, tell_waiting) as job_id:
-        made.frozen.add_job(job_id, made.submission, time.time())
-        tell_allocation(job_id)
-        argv = inside_argv(job_id, [*command, f"--nodes={made.nodes}"], has_terminal)
-        return subprocess.run(argv, env=slurm_environment(cluster), check=False).returncode
+    try:
+        with _allocation(made, cluster, options.patience, tell_waiting) as job_id:
+            made.frozen.add_job(job_id, made.submission, time.time())
+            tell_allocation(job_id)
+            argv = inside_argv(job_id, [*command, f"--nodes={made.nodes}"], has_terminal)
+            return subprocess.run(argv, env=slurm_environment(cluster), check=False).returncode
+    finally:
+        if not made.frozen.record.submissions:  # there never was an allocation
+            for root in (made.frozen.folder.root, made.submission.root):
+                shutil.rmtree(root)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from launcher.cluster import Cluster
 from launcher.debug import DebugOptions, interactive_script, load_target
 from launcher.errors import RunError
 from launcher.ledger import read_attempts
-from launcher.paths import RunDir
+from launcher.paths import RunDir, published_steps
 from launcher.slurm.interactive import allocation_options
 from tests.checkouts import LISTENING, ROOT, copy_checkout, typing
 
@@ -193,11 +193,17 @@ def test_a_recipe_is_debugged_on_this_machine_and_a_run_again(checkout: Path) ->
         terminal.expect("INTERRUPTED")
         terminal.sendline("leave")
         terminal.expect(pexpect.EOF)
+    run.checkpoint(7).mkdir(parents=True)
+    (run.checkpoint(7) / "COMPLETE").write_text("{}")
     with typing(checkout, {}, "debug", run.root.name) as terminal:
-        terminal.expect(r"/debug-tiny-")
+        terminal.expect("starts from a copy of step 7")
+        terminal.expect(r"run directory: (\S+/debug-tiny-\S+)")
+        assert terminal.match is not None and not isinstance(terminal.match, type)
+        again = RunDir(Path(terminal.match.group(1)))
         terminal.sendline("leave")
         terminal.expect(pexpect.EOF)
 
     [attempt] = read_attempts(run.ledger)
     assert (attempt.exit_code, attempt.action) == (0, "stop")
     assert "INTERRUPTED" in run.rank_log(0, 0).read_text()
+    assert published_steps(again) == published_steps(run) == [7]

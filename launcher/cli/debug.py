@@ -25,7 +25,8 @@ def debug(
 ) -> None:
     """Run a recipe in the foreground, as a batch job would, with rank 0 on this terminal.
 
-    `breakpoint()` in code that rank 0 runs opens pdb. Uses the allocation this shell is in, or gets one and releases it at the end.
+    `breakpoint()` in code that rank 0 runs opens pdb. A run lends its recipe and its newest checkpoint, and stays as
+    it is. Uses the allocation this shell is in, or gets one and releases it at the end.
     """
     from launcher.debug import DebugOptions, load_target, make_run
     from launcher.debug import debug as carry_out
@@ -35,6 +36,8 @@ def debug(
     changes = [*(overrides or ()), *([f"resources.nodes={nodes}"] if nodes else [])]
     options = DebugOptions(changes, rehearse, shell, patience * 60)
     made = make_run(load_target(target, profile, options), profile, rehearse)
+    if made.starts_at:
+        typer.echo(f"starts from a copy of step {made.starts_at}", err=True)
     typer.echo(f"run directory: {made.frozen.folder.root}", err=True)
     code = carry_out(made, profile, options, _tell_allocation, _tell_waiting)
     if profile.executor == "slurm" and "SLURM_JOB_ID" not in os.environ:

@@ -158,6 +158,7 @@ def test_without_free_nodes_the_reason_is_told_and_nothing_stays_queued(site: Si
     wait_for(lambda: "RUNNING" in site.slurm("squeue", "--noheader", "--format=%T"), 30, "the blocker")
 
     with typing(checkout, site.environment, *TWO_NODES, "--patience", "0.2") as terminal:
+        run = debug_run(terminal)
         terminal.expect(r"waits for free nodes \(Resources\)")
         terminal.expect(r"no allocation within 12 s; .* taken out of the queue")
         terminal.expect(pexpect.EOF)
@@ -165,6 +166,7 @@ def test_without_free_nodes_the_reason_is_told_and_nothing_stays_queued(site: Si
 
         assert terminal.exitstatus == 1
     wait_for(lambda: queue(site) == [blocker], 30, "the end of the request")
+    assert not run.root.exists()
     site.slurm("scancel", blocker)
     wait_for(lambda: queue(site) == [], 30, "the end of the blocker")
 
