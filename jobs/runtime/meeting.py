@@ -82,13 +82,16 @@ class Meeting:
         hangs is ended by the job's.
         """
         self._store.set(f"done/{self._ranks.rank}", "")
-        keys = [f"done/{rank}" for rank in range(self._ranks.world_size)]
-        try:
-            while not self._store.check(keys):
-                time.sleep(_POLL_SECONDS)
-        except RuntimeError:
-            # Rank 0, which keeps the store, has seen everybody and left a moment earlier.
-            return
+        self._wait_for_all("done")
+        # Rank 0 keeps the store, so it goes last: who asks a store that is gone prints a page of C++ frames.
+        self._store.set(f"left/{self._ranks.rank}", "")
+        if self._ranks.is_main:
+            self._wait_for_all("left")
+
+    def _wait_for_all(self, what: str) -> None:
+        keys = [f"{what}/{rank}" for rank in range(self._ranks.world_size)]
+        while not self._store.check(keys):
+            time.sleep(_POLL_SECONDS)
 
     def _judge(self, judge: Callable[[Sequence[dict[str, Any]]], str]) -> dict[str, str]:
         everybody = range(self._ranks.world_size)

@@ -63,9 +63,9 @@ class Site:
 
         def started() -> bool:
             attempts = read_attempts(run.ledger)
-            return (bool(attempts) and attempts[-1].number >= number) or self._refuse_dead(run)
+            return bool(attempts) and attempts[-1].number >= number
 
-        wait_for(started, timeout, f"attempt {number} of {run.root}")
+        wait_for(started, timeout, f"attempt {number} of {run.root}, whose ledger is {ledger_text(run)}")
 
     def wait_until_ended(self, run: RunDir, timeout: float = 300) -> Attempt:
         """Wait until the run is over for good; return its last attempt."""
