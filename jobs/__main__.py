@@ -4,6 +4,7 @@ Exit codes: 0 finished, 75 saved and to be continued, 78 never to be restarted, 
 """
 
 import argparse
+import atexit
 import importlib
 import os
 import sys
@@ -12,8 +13,24 @@ from pathlib import Path
 from jobs.runtime.stop import StopFlag
 
 STOP = StopFlag()
+exit_codes = [1]
+"""The last one counts; a task that ends by an exception leaves it at 1."""
+
+
+def end_at_once() -> None:
+    """End the process when everything else that wanted to happen at its end has happened.
+
+    Taking the interpreter with torch and NCCL apart takes seconds, in which the first rank that is
+    through makes srun end the others, and it can hang for ever.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_codes[-1])
+
+
 if __name__ == "__main__":
     STOP.install()  # before the imports below, which take seconds that a preemption does not wait for
+    atexit.register(end_at_once)  # the first one registered is the last one called
 
 from pydantic import ValidationError  # noqa: E402
 
@@ -60,4 +77,4 @@ def _parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_codes.append(main())

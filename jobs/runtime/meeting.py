@@ -18,7 +18,7 @@ from jobs.runtime.context import Ranks
 COME_SECONDS = 300
 """How long ranks wait for each other at the start: images and cold file systems differ by minutes."""
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.05
 
 
 class AbsentError(Exception):

@@ -190,7 +190,8 @@ def _describe(attempts: Sequence[Attempt], ending: Ending, reason: Reason) -> st
     details.append(ending.cause.detail if ending.cause and ending.cause.reason == reason else "")
     detail = "; ".join(part for part in details if part)
     words = [_WORDS[reason] + (f" ({detail})" if detail else "")]
-    words.append(f"step {reached(attempts)} is safe" if reached(attempts) else "no step is safe yet")
+    if reason != "finished":
+        words.append(f"step {reached(attempts)} is safe" if reached(attempts) else "no step is safe yet")
     if reason in FREE and ending.exit_code != CONTINUE:
         words.append("the tasks were ended before they had saved")
     if reason in FREE and not made_progress(attempts, attempts[-1]):
