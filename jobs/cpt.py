@@ -1,11 +1,13 @@
 """kind: cpt - continued pretraining of a causal language model on prepared corpora."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 
-from jobs.data.packed import PackedSamples, flattening_collator, open_corpus, packed_collator, steps_in
+from jobs.data.corpus import Corpus, open_corpora
+from jobs.data.packed import PackedSamples, flattening_collator, packed_collator, steps_in
 from jobs.models.arguments import refuse_impossible, training_arguments
 from jobs.models.build import build_causal_lm, check_fits, published_config
 from jobs.models.parallel import Layout, lay_out
@@ -48,6 +50,9 @@ def main(context: Context, stop: StopFlag) -> int:
 def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) -> bool:
     """Resume, train, and export if training came to its end; tell whether it did."""
     refuse_impossible(recipe, group.device)
+    corpora = open_corpora([context.corpus_path(corpus.name) for corpus in recipe.data.corpora], recipe.data_use)
+    steps = steps_in(recipe.schedule.length, recipe.batch, corpora)
+
     layout = lay_out(recipe.parallel, context.ranks, group.device)
     required = required_files(layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16")
     store = CheckpointStore(context.run, group, recipe.checkpoint.keep, required)
@@ -55,54 +60,48 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
     if resumed is not None:
         layout.check_resumable(store.saved_by(resumed))
     if group.is_main:
-        append_event(context.run.ledger, context.attempt, first_step=resumed or 0)
+        append_event(context.run.ledger, context.attempt, first_step=resumed or 0, total_steps=steps)
         print(f"attempt {context.attempt}: {layout}, {store.describe(resumed)}", flush=True)
 
+    # Before the model: ZeRO-3 shards weights while they are loaded, and learns from the arguments that it should.
+    arguments = training_arguments(recipe, layout, steps, store.staging)
+    model = build_causal_lm(recipe.model, context.model_path(recipe.model.path), recipe.seed)
+    check_fits(model, recipe.batch, (corpus.manifest for corpus in corpora))
     control = StepControl(context, stop, group, recipe.checkpoint.interval)
     tracker = open_tracker(context, recipe.tracking)
-    trainer = _trainer(context, recipe, layout, store, control, tracker)
-    if group.is_main:
-        append_event(context.run.ledger, context.attempt, total_steps=trainer.args.max_steps)
-    if control.wants_stop():
-        tracker.close(finished=False)
-        return False
-    trainer.train(resume_from_checkpoint=None if resumed is None else str(context.run.checkpoint(resumed)))
-    if group.is_main:
-        append_event(context.run.ledger, context.attempt, last_step=trainer.state.global_step)
-
+    trainer = GuardedTrainer(
+        store,
+        layout,
+        partial(lr_factor, schedule=recipe.schedule, total=steps),
+        model=model,
+        args=arguments,
+        train_dataset=_samples(recipe, corpora, steps),
+        data_collator=flattening_collator if recipe.model.attention == "flash" else packed_collator,
+        callbacks=[control, *_metrics(context, recipe, layout, model, tracker)],
+    )
+    if not control.wants_stop():
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(context.run.checkpoint(resumed)))
+        if group.is_main:
+            append_event(context.run.ledger, context.attempt, last_step=trainer.state.global_step)
     if not control.stopped:
         _export(context, recipe, trainer, group)
     tracker.close(finished=not control.stopped)
     return not control.stopped
 
 
-def _trainer(
-    context: Context, recipe: CptRecipe, layout: Layout, store: CheckpointStore, control: StepControl, tracker: Tracker
-) -> GuardedTrainer:
-    corpora = [open_corpus(context.corpus_path(corpus.name)) for corpus in recipe.data.corpora]
-    steps = steps_in(recipe.schedule.length, recipe.batch, corpora)
-    # Before the model: ZeRO-3 shards weights while they are loaded, and learns from the arguments that it should.
-    arguments = training_arguments(recipe, layout, steps, store.staging)
-    model = build_causal_lm(recipe.model, context.model_path(recipe.model.path), recipe.seed)
-    check_fits(model, recipe.batch, (corpus.manifest for corpus in corpora))
+def _samples(recipe: CptRecipe, corpora: Sequence[Corpus], steps: int) -> PackedSamples:
     weights = [corpus.weight for corpus in recipe.data.corpora]
-    batch = recipe.batch
-    callbacks: list[TrainerCallback] = [control]
-    if context.ranks.is_main:
-        speed = speed_of(model, batch, recipe.precision, layout)
-        callbacks.append(StepMetrics(context.run.metrics, context.attempt, speed, (print_row, tracker.log)))
-    return GuardedTrainer(
-        store,
-        layout,
-        partial(lr_factor, schedule=recipe.schedule, total=steps),
-        model=model,
-        args=arguments,
-        train_dataset=PackedSamples(
-            corpora, weights, "train", batch.sequence_length, recipe.seed, steps * batch.sequences
-        ),
-        data_collator=flattening_collator if recipe.model.attention == "flash" else packed_collator,
-        callbacks=callbacks,
-    )
+    count = steps * recipe.batch.sequences
+    return PackedSamples(corpora, weights, "train", recipe.batch.sequence_length, recipe.seed, count)
+
+
+def _metrics(
+    context: Context, recipe: CptRecipe, layout: Layout, model: PreTrainedModel, tracker: Tracker
+) -> list[TrainerCallback]:
+    if not context.ranks.is_main:
+        return []
+    speed = speed_of(model, recipe.batch, recipe.precision, layout)
+    return [StepMetrics(context.run.metrics, context.attempt, speed, (print_row, tracker.log))]
 
 
 def _export(context: Context, recipe: CptRecipe, trainer: GuardedTrainer, group: Group) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from jobs.data.packed import PackedSamples, open_corpus
 from jobs.models.schedule import lr_factor
 from launcher.ledger import read_attempts, read_json_lines
-from launcher.paths import COMPLETE, CONTINUE, FINISHED, RunDir, published_steps
+from launcher.paths import COMPLETE, CONTINUE, FINISHED, NEVER_RESTART, RunDir, published_steps
 from launcher.recipe import CptRecipe
 from tests.ranks import ASSETS, Attempt, cpt_recipe, losses, make_run, start, train
 
@@ -183,6 +183,19 @@ def test_a_stop_that_comes_before_training_leaves_no_trace(folder: Path) -> None
 
     assert published_steps(run) == []
     assert losses(run) == {}
+
+
+def test_credentialed_data_is_not_trained_on_as_open(folder: Path, alone: RunDir) -> None:
+    run = make_run(folder, data={"corpora": [{"name": "notes"}]})
+    corpora = folder / "corpora"
+    shutil.copytree(corpora / "words", corpora / "notes")
+    manifest = json.loads((corpora / "notes" / "manifest.json").read_text())
+    (corpora / "notes" / "manifest.json").write_text(json.dumps(manifest | {"data_use": "credentialed"}))
+
+    attempt = train(run)
+
+    assert attempt.exit_codes == [NEVER_RESTART]
+    assert "holds credentialed data, but the recipe says `data_use: open`" in attempt.log()
 
 
 def test_data_parallel_ranks_with_accumulation_train_as_one_process(folder: Path, alone: RunDir) -> None:

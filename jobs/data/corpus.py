@@ -1,6 +1,8 @@
 """Reading a prepared corpus: token ids and positions of any range, by memory map."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -105,6 +107,26 @@ def open_corpus(folder: Path) -> Corpus:
     corpus = Corpus(folder, read_manifest(folder))
     corpus.check_sizes()
     return corpus
+
+
+def open_corpora(folders: Iterable[Path], data_use: str) -> list[Corpus]:
+    """Open what a recipe reads, if the recipe says what it is.
+
+    Args:
+        folders: Of the corpora.
+        data_use: The recipe's.
+
+    Raises:
+        LauncherError: a corpus cannot be opened, or is credentialed and the recipe is not.
+    """
+    corpora = [open_corpus(folder) for folder in folders]
+    for corpus in corpora:
+        if corpus.manifest.data_use == "credentialed" and data_use != "credentialed":
+            raise LauncherError(
+                f"data.corpora: `{corpus.manifest.corpus}` holds credentialed data, but the recipe says "
+                f"`data_use: {data_use}`; write `data_use: credentialed`"
+            )
+    return corpora
 
 
 def _restarting_positions(starts: Ids, length: int) -> Ids:

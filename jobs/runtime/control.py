@@ -29,9 +29,9 @@ class StepControl(TrainerCallback):
         """Whether training ended because somebody wanted it to."""
 
     def wants_stop(self) -> bool:
-        """Tell whether some rank was asked to stop before training began."""
-        stop, _ = self._agree()
-        return stop
+        """Tell whether some rank was asked to stop before training began; then nothing needs saving."""
+        self.stopped, _ = self._agree()
+        return self.stopped
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
