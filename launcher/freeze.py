@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,11 +82,11 @@ class Freezer:
             folders.append(RunDir(self.runs_root / f"{slug(recipe.name) or recipe.kind}-{stamp}-{run_id}"))
         return folders
 
-    def freeze_run(self, folder: RunDir, item: ResolvedRecipe, script: str) -> FrozenRun:
+    def freeze_run(self, folder: RunDir, item: ResolvedRecipe, submission: SubmissionDir) -> FrozenRun:
         """Fill a run's empty folder; run.json comes last, since a folder without it is no run."""
         folder.recipe_as_written.write_text(item.loaded.text, encoding="utf-8")
         folder.recipe.write_text(item.text, encoding="utf-8")
-        folder.submission.write_text(script, encoding="utf-8")
+        _link_or_copy(submission.script, folder.submission)
         folder.code.symlink_to(os.path.relpath(self.snapshot.folder, folder.root))
         record = self._record(folder, item)
         record.write(folder.record)
@@ -117,3 +118,11 @@ def freeze_submission(folder: SubmissionDir, script: str, runs: Sequence[tuple[R
     rows = ({"run": str(run.root), "fingerprint": item.fingerprint} for run, item in runs)
     folder.manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     folder.script.write_text(script, encoding="utf-8")
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name; making an inode is the slow part of a run directory, and arrays have a thousand."""
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links between folders
+        shutil.copyfile(source, target)

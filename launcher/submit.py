@@ -110,7 +110,7 @@ class _AllOrNothing:
         for folder, recipe in members:
             folder.root.mkdir(recipe.folder_mode)
             made.append(folder.root)
-            frozen.append(freezer.freeze_run(folder, recipe, planned.script))
+            frozen.append(freezer.freeze_run(folder, recipe, submission))
 
     def enqueue(self, submission: SubmissionDir, options: Sequence[str]) -> None:
         job, now = self.queue.add(submission, options), time.time()
