@@ -93,9 +93,9 @@ def write_run(run: RunDir, recipe: dict[str, Any], cluster: Cluster) -> None:
     ).write(run.record)
 
 
-def start_batch(submission: SubmissionDir, **environ: str) -> "subprocess.Popen[str]":
-    """Start the batch process in local mode."""
-    command = [sys.executable, "-m", "jobs.runtime.batch", str(submission.root), "--local"]
+def start_batch(submission: SubmissionDir, option: str = "--local", **environ: str) -> "subprocess.Popen[str]":
+    """Start the batch process."""
+    command = [sys.executable, "-m", "jobs.runtime.batch", str(submission.root), *option.split()]
     return subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": str(PROJECT), **environ},
@@ -106,9 +106,9 @@ def start_batch(submission: SubmissionDir, **environ: str) -> "subprocess.Popen[
     )
 
 
-def run_batch(submission: SubmissionDir, **environ: str) -> tuple[int, str]:
-    """Run the batch process in local mode to its end; return its exit code and what it said."""
-    process = start_batch(submission, **environ)
+def run_batch(submission: SubmissionDir, option: str = "--local", **environ: str) -> tuple[int, str]:
+    """Run the batch process to its end; return its exit code and what it said."""
+    process = start_batch(submission, option, **environ)
     said, _ = process.communicate(timeout=60)
     return process.returncode, said
 

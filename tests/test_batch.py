@@ -16,6 +16,8 @@ from launcher.paths import RunDir, SubmissionDir, published_steps
 from tests.plays import Play, last_attempt, run_batch, seen, stage, start_batch, summary
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 LONG = 10_000
 """Steps that no test waits for."""
 
@@ -123,6 +125,25 @@ def test_an_index_without_a_run_is_never_started(staged: Staged) -> None:
     code, said = run_batch(submission, SLURM_ARRAY_TASK_ID="7")
 
     assert (code, "no line for array index 7" in said) == (78, True)
+
+
+def test_outside_slurm_the_batch_process_says_what_is_missing(staged: Staged) -> None:
+    submission, run = staged()
+
+    code, said = run_batch(submission, "")
+
+    assert (code, "not inside a Slurm job; submit the run, or add `--local`" in said) == (78, True)
+    assert not run.ledger.exists()
+
+
+def test_tasks_do_not_outlive_their_batch_process(staged: Staged) -> None:
+    submission, run = staged(steps=LONG)
+
+    with running(submission, run) as batch:
+        batch.kill()
+        wait_for(lambda: run.root.joinpath("left-0").exists(), 30, "the tasks' last save")
+
+    assert last_attempt(run).last_step == published_steps(run)[-1]
 
 
 def test_the_index_chooses_the_run(tmp_path: Path, local_cluster: Cluster) -> None:

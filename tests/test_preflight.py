@@ -69,10 +69,10 @@ def test_all_ranks_hear_one_judgement_of_all_reports_and_leave_together() -> Non
 @pytest.mark.usefixtures("meeting_place")
 def test_ranks_that_do_not_come_are_named_with_their_nodes() -> None:
     def meet(rank: int) -> str:
-        return Meeting(place(rank), where, seconds=2).ask_all({}, lambda _: "")
+        return Meeting(place(rank), where, seconds=1).ask_all({}, lambda _: "")
 
     for error in in_all_ranks(meet, range(2)):
-        assert str(error) == "rank 2 on gpu02, rank 3 on gpu02 did not come within 2 s"
+        assert str(error) == "rank 2 on gpu02, rank 3 on gpu02 did not come within 1 s"
 
 
 @pytest.mark.usefixtures("meeting_place")

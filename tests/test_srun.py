@@ -134,14 +134,14 @@ def test_what_srun_says_of_failed_tasks_is_understood(line: str, end: TaskEnd | 
 def test_the_first_failure_decides_since_the_others_were_ended_because_of_it() -> None:
     ends = [TaskEnd("2", "gpu02", 1, "Exited with exit code 1"), TaskEnd("0-1", "gpu01", 137, "Killed")]
 
-    assert decide(ends, 137) == Outcome(1, "rank 2 on gpu02: Exited with exit code 1")
+    assert decide(ends, Outcome(137)) == Outcome(1, "rank 2 on gpu02: Exited with exit code 1")
 
 
 def test_a_task_that_says_never_restart_is_believed_whenever_it_speaks() -> None:
     ends = [TaskEnd("2", "gpu02", 1, "Exited with exit code 1"), TaskEnd("0", "gpu01", 78, "Exited with exit code 78")]
 
-    assert decide(ends, 137).exit_code == 78
+    assert decide(ends, Outcome(137)).exit_code == 78
 
 
 def test_without_a_word_about_tasks_the_code_of_srun_counts() -> None:
-    assert decide([], 143) == Outcome(143)
+    assert decide([], Outcome(143, "srun: said")) == Outcome(143, "srun: said")

@@ -73,10 +73,19 @@ def _check_start(job: Job) -> None:
     if finished is not None:
         _note_finished(job, finished)
         raise StartRefusedError(f"{job.run.root.name}: finished in attempt {finished.number}; nothing to do", FINISHED)
+    _refuse_stopped(job)
     _remove_old_request(job)
     if StopRequest.read(job.run.stop_request) is not None:
         message = f"{job.run.root.name}: STOP is there; `launcher resume` removes it and goes on"
         raise StartRefusedError(message, FINISHED)
+
+
+def _refuse_stopped(job: Job) -> None:
+    """Refuse a run that was given up and whose job came back all the same: sites requeue by exit code, too."""
+    last = next(reversed(read_attempts(job.run.ledger)), None)
+    if last is not None and last.action == "stop" and last.job_id == job.id:
+        message = f"{job.run.root.name}: not started again: {last.message}; `launcher resume` starts it anew"
+        raise StartRefusedError(message, FINISHED if last.reason == "stopped" else 1)
 
 
 def _note_finished(job: Job, attempt: Attempt) -> None:
@@ -104,7 +113,7 @@ def _close_earlier(job: Job, attempt: Attempt) -> None:
             "a run is never started twice at once",
             1,
         )
-    logs = [job.submission.slurm_log(attempt.job_id), job.run.batch_log(attempt.number)]
+    logs = [job.slurm_log(attempt.job_id), job.run.batch_log(attempt.number)]
     stop = StopRequest.read(job.run.stop_request)
     # Rank 0 writes `stopped` or its last step when all tasks have saved: they left with the code that says so.
     saved = attempt.reason == "stopped" or (stop is not None and attempt.last_step is not None)
@@ -146,7 +155,7 @@ def _come_back(job: Job, attempt: Attempt, verdict: Verdict, say: Journal) -> No
     if verdict.action in ("done", "stop"):
         return
     if verdict.action == "requeue":
-        answer = slurm.requeue(job.environ["SLURM_JOB_ID"])
+        answer = slurm.requeue(job.environ["SLURM_JOB_ID"], job.restart_count)
         say(f"scontrol requeue: {answer.text}")
         if answer.ok:
             return

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from jobs.runtime import slurm
@@ -80,6 +81,11 @@ class Job:
         """Tasks of an attempt."""
         return self.node_count * self.ranks_per_node
 
+    def slurm_log(self, job_id: str) -> Path:
+        """Where Slurm wrote for this job, or for one that carried the run out before it."""
+        folders = [entry.folder for entry in self.record.submissions if entry.job_id == job_id]
+        return (SubmissionDir(Path(folders[-1])) if folders else self.submission).slurm_log(job_id)
+
     @property
     def policy(self) -> Policy:
         """When to come back."""
@@ -104,11 +110,13 @@ def find_job(submission: SubmissionDir, environ: Mapping[str, str], local: bool)
     Raises:
         StartRefusedError: There is no such run, or its recipe.json was changed since; exit code 78.
     """
+    if not local and "SLURM_JOB_ID" not in environ:
+        raise StartRefusedError("not inside a Slurm job; submit the run, or add `--local`", NEVER_RESTART)
     index = int(environ.get("SLURM_ARRAY_TASK_ID", 0))
     entries = read_json_lines(submission.manifest)
     if index >= len(entries):
         raise StartRefusedError(f"{submission.manifest}: no line for array index {index}", NEVER_RESTART)
-    run = RunDir(submission.root.__class__(entries[index]["run"]))
+    run = RunDir(Path(entries[index]["run"]))
     try:
         recipe = json.loads(run.recipe.read_text(encoding="utf-8"))
         record = RunRecord.read(run.record)

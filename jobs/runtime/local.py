@@ -1,6 +1,7 @@
 """Starting the tasks as processes of this machine, for a machine without Slurm. Standard library only."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -36,7 +37,7 @@ class LocalTasks:
                 self._note_end(rank, process.returncode)
         if self._running and self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._signal(signal.SIGKILL)
-        return None if self._running else decide(self._ends, 0)
+        return None if self._running else decide(self._ends, Outcome(0))
 
     def ask_to_stop(self) -> str:
         """Send USR2 to every task."""
@@ -78,10 +79,16 @@ def start_task(launch: Launch, rank: int) -> "subprocess.Popen[bytes]":
     """Start a task whose output goes to its rank's log."""
     with launch.run.rank_log(launch.attempt, rank).open("ab") as log:
         return subprocess.Popen(
-            launch.command,
+            [*_bound_to_parent(), *launch.command],
             env=task_environment(launch, rank),
             cwd=launch.run.root,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
+
+
+def _bound_to_parent() -> list[str]:
+    """Have the kernel send SIGTERM to a task whose parent is gone: no scheduler would ever end it."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig=TERM", "--"] if setpriv else []

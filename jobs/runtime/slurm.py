@@ -103,18 +103,22 @@ def signal_steps(job_id: str, name: str) -> Answer:
     return ask("scancel", f"--signal={name}", job_id)
 
 
-def requeue(job_id: str) -> Answer:
+def requeue(job_id: str, restart_count: int) -> Answer:
     """Put the job back into the queue; one that Slurm has put back by itself is a success.
 
     Slurm 22.05 leaves a job that ends within its grace time alone, newer versions requeue it
     themselves (https://slurm.schedmd.com/preempt.html).
+
+    Args:
+        job_id: Slurm's own id of the job.
+        restart_count: How many times it was requeued when this process started.
     """
     answer = ask("scontrol", "requeue", job_id)
     if answer.ok:
         return Answer(True, "requeued")
-    state = show_job(job_id).get("JobState", "")
-    if state in ("PENDING", "REQUEUED", "REQUEUE_HOLD"):
-        return Answer(True, f"Slurm had requeued it already ({state})")
+    job = show_job(job_id)
+    if job.get("JobState") == "PENDING" or int(job.get("Restarts", 0)) > restart_count:
+        return Answer(True, f"Slurm had put the job back into the queue already ({job.get('JobState')})")
     return answer
 
 

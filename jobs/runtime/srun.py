@@ -103,6 +103,7 @@ class SrunTasks:
         self._job_id = os.environ["SLURM_JOB_ID"]
         self._say = say
         self._ends: list[TaskEnd] = []
+        self._last_line = ""
         self._srun = subprocess.Popen(
             srun_argv(launch),
             env=srun_environment(launch, os.environ),
@@ -121,7 +122,7 @@ class SrunTasks:
         if code is None:
             return None
         self._reader.join(timeout=10)
-        return decide(self._ends, 128 - code if code < 0 else code)
+        return decide(self._ends, Outcome(128 - code if code < 0 else code, self._last_line))
 
     def ask_to_stop(self) -> str:
         """Send USR2 to every task of the job."""
@@ -135,7 +136,8 @@ class SrunTasks:
     def _read(self) -> None:
         assert self._srun.stderr is not None
         for line in self._srun.stderr:
-            self._say(line.rstrip())
+            self._last_line = line.rstrip()
+            self._say(self._last_line)
             end = parse_task_end(line)
             if end is not None:
                 self._ends.append(end)

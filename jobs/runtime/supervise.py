@@ -118,7 +118,7 @@ class _Supervisor:
         self._signals = signals
         self._say = say
         self._limit = LocalLimit(job) if job.local else None
-        self._logs = [job.submission.slurm_log(job.id), job.run.batch_log(attempt.number)]
+        self._logs = [job.slurm_log(job.id), job.run.batch_log(attempt.number)]
 
     def run(self) -> Ending:
         """Wait until all tasks have ended, and pass on what asks them to."""

@@ -86,7 +86,7 @@ class TaskEnd:
     """In srun's words: `Exited with exit code 1`, `Killed`."""
 
 
-def decide(ends: list[TaskEnd], fallback: int) -> Outcome:
+def decide(ends: list[TaskEnd], otherwise: Outcome) -> Outcome:
     """Find the exit code that tells what happened, among those of tasks that were killed because of it.
 
     The first failure counts, since the end of one task ends the others; but a task that says "never
@@ -94,9 +94,9 @@ def decide(ends: list[TaskEnd], fallback: int) -> Outcome:
 
     Args:
         ends: Failed tasks, in the order they failed.
-        fallback: Exit code when no task was reported.
+        otherwise: The outcome if no task was reported.
     """
     if not ends:
-        return Outcome(fallback)
+        return otherwise
     first = next((end for end in ends if end.exit_code == NEVER_RESTART), ends[0])
     return Outcome(first.exit_code, f"rank {first.tasks} on {first.node}: {first.said}")

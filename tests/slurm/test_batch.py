@@ -132,6 +132,17 @@ def test_a_recipe_that_cannot_work_is_not_requeued(on_stage: Stage) -> None:
     assert (on_stage.job(job)["ExitCode"], on_stage.job(job)["Restarts"]) == ("78:0", "0")
 
 
+def test_a_run_that_was_given_up_is_not_started_by_a_site_that_requeues_its_job(on_stage: Stage) -> None:
+    job, [run] = on_stage.play(Play(acts={"0": {"at_step": 1, "exit_code": 78}}))
+    on_stage.wait_for_end(run)
+    wait_for(lambda: on_stage.job(job)["JobState"] == "FAILED", 30, "the end of the job")
+
+    on_stage.devcluster.slurm("scontrol", "requeue", job)
+
+    wait_for(lambda: on_stage.job(job)["Restarts"] == "1" and on_stage.job(job)["JobState"] == "FAILED", 30, "its end")
+    assert len(read_attempts(run.ledger)) == 1
+
+
 def test_three_failures_without_progress_stop_the_run(on_stage: Stage) -> None:
     crash = {"at_step": 1, "exit_code": 3}
     job, [run] = on_stage.play(Play(acts={str(n): crash for n in range(9)}, max_failures=9))

@@ -1,0 +1,95 @@
+"""How the batch process understands Slurm's commands where they fail, hang or are missing."""
+
+from pathlib import Path
+
+import pytest
+
+from jobs.runtime import slurm
+
+
+class Commands:
+    """Shell scripts with the names of Slurm's commands, alone on PATH."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def say(self, name: str, script: str) -> None:
+        """Make a command; its own PATH is the machine's."""
+        path = self.folder / name
+        path.write_text(f"#!/bin/bash\nPATH=/usr/bin:/bin\n{script}\n")
+        path.chmod(0o755)
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return Commands(tmp_path)
+
+
+def scontrol(commands: Commands, refusal: str, job: str) -> None:
+    commands.say("scontrol", f'if [ "$1" = requeue ]; then echo "{refusal}" >&2; exit 1; fi; echo "{job}"')
+
+
+def test_a_missing_command_is_an_answer(commands: Commands) -> None:
+    answer = slurm.ask("squeue")
+
+    assert (answer.ok, answer.text) == (False, "squeue: No such file or directory")
+    assert slurm.show_job("5") == {}
+    assert slurm.show_nodes(["a"]) == []
+    assert slurm.is_running("5") is None
+
+
+def test_a_hanging_command_is_an_answer(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "TIMEOUT_SECONDS", 0.2)
+    commands.say("scontrol", "exec sleep 60")
+
+    answer = slurm.requeue("5", 0)
+
+    assert (answer.ok, answer.text) == (False, "scontrol did not answer within 0.2 s")
+
+
+@pytest.mark.parametrize(
+    ("job", "ok"),
+    [
+        ("JobId=5 JobState=PENDING Restarts=1", True),
+        ("JobId=5 JobState=COMPLETING Restarts=1", True),
+        ("JobId=5 JobState=RUNNING Restarts=0", False),
+        ("JobId=5 JobState=CANCELLED Restarts=0", False),
+    ],
+)
+def test_a_job_that_slurm_has_requeued_by_itself_counts_as_requeued(commands: Commands, job: str, ok: bool) -> None:
+    scontrol(commands, "Requested operation is presently disabled for job 5", job)
+
+    assert slurm.requeue("5", restart_count=0).ok == ok
+
+
+def test_the_id_of_a_new_job_is_found_among_a_sites_banners(commands: Commands) -> None:
+    commands.say("sbatch", 'echo "project has 17 hours left"; echo "4711;cluster"')
+
+    assert slurm.resubmit("submission.sh", None) == slurm.Answer(True, "4711")
+    assert slurm.resubmit("submission.sh", "3") == slurm.Answer(True, "4711_3")
+
+
+def test_a_new_job_is_for_this_element_alone_waits_for_the_old_one_and_inherits_nothing(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "5")
+    monkeypatch.setenv("SBATCH_QOS", "urgent")
+    commands.say("sbatch", f'echo "$@" > {tmp_path}/argv; env > {tmp_path}/env; echo 6')
+
+    slurm.resubmit("submission.sh", "3")
+
+    assert (tmp_path / "argv").read_text() == "--parsable --array=3 --dependency=afterany:5 submission.sh\n"
+    assert not [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith(("SLURM_", "SBATCH_"))]
+
+
+@pytest.mark.parametrize(
+    ("script", "running"),
+    [("echo RUNNING", True), ("echo COMPLETING", True), ("echo PENDING", False), ("true", False),
+     ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", False),
+     ("echo 'Unable to contact slurm controller' >&2; exit 1", None)],
+)  # fmt: skip
+def test_squeue_tells_whether_a_job_is_alive(commands: Commands, script: str, running: bool | None) -> None:
+    commands.say("squeue", script)
+
+    assert slurm.is_running("5") is running
