@@ -1,7 +1,6 @@
 """Reading a prepared corpus: token ids and positions of any range, by memory map."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
