@@ -100,7 +100,7 @@ def make_run(target: Target, cluster: Cluster, rehearsal: bool) -> DebugRun:
         root.mkdir(recipe.folder_mode)
     freeze_submission(planned.folder, script, [(folder, recipe)])
     lent = _lend_checkpoint(target.run, folder) if target.run and not rehearsal else 0
-    frozen = freezer.freeze_run(folder, recipe, script)
+    frozen = freezer.freeze_run(folder, recipe, planned.folder)
     return DebugRun(frozen, planned.folder, script, loaded.recipe.resources.nodes, lent)
 
 
