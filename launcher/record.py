@@ -46,11 +46,14 @@ class RunRecord:
 
     def write(self, path: Path) -> None:
         """Write run.json atomically, one line a field: an array of 1,000 runs writes 2,000 of them."""
-        submissions = [vars(entry) for entry in self.submissions]
-        fields = vars(self) | {"submissions": submissions}
+        fields = vars(self) | {"submissions": [vars(entry) for entry in self.submissions]}
         lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
         staging = path.with_name(f".{path.name}.{os.getpid()}")
-        staging.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            os.write(descriptor, f"{{\n{lines}\n}}\n".encode())
+        finally:
+            os.close(descriptor)
         os.replace(staging, path)
 
     @classmethod

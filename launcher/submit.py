@@ -22,11 +22,11 @@ from launcher.record import RunRecord
 from launcher.slurm.queue import Queue, queue_of
 
 
-def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[RunDir]:
+def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[FrozenRun]:
     """Queue recipes: one run directory each, one sbatch call for all that want equal resources.
 
     Returns:
-        The run directories, in the order of the recipes.
+        The runs, in the order of the recipes.
 
     Raises:
         RecipeError: A recipe cannot work on this cluster.
@@ -44,7 +44,8 @@ def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpti
             call.freeze(freezer, one, [(folders[place], wanted.recipes[place]) for place in one.positions])
         for one in wanted.submissions:
             call.enqueue(one.folder, wanted.dependency)
-    return folders
+    by_folder = {frozen.folder: frozen for runs in call.runs.values() for frozen in runs}
+    return [by_folder[folder] for folder in folders]
 
 
 def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None) -> str:

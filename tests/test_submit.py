@@ -19,12 +19,17 @@ from launcher.paths import RunDir, submissions_root
 from launcher.preview import SubmitOptions
 from launcher.recipe import Recipe, recipe_adapter
 from launcher.record import RunRecord, fingerprint
-from launcher.submit import resubmit, submit
+from launcher.submit import resubmit
+from launcher.submit import submit as submit_recipes
 from tests.fake_slurm import FakeSlurm
 from tests.waiting import wait_for
 
 MakeCluster = Callable[..., Cluster]
 MakeRecipe = Callable[..., Recipe]
+
+
+def submit(recipes: list[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[RunDir]:
+    return [frozen.folder for frozen in submit_recipes(recipes, cluster, options)]
 
 
 def loaded(*recipes: Recipe, folder: Path = Path("/somewhere")) -> list[LoadedRecipe]:
@@ -57,7 +62,7 @@ def test_a_run_directory_holds_all_that_a_node_reads(
     assert Cluster.model_validate_json(json.dumps(record.cluster)) == cluster
     assert (record.recipe_folder, [entry.job_id for entry in record.submissions]) == ("/somewhere", ["1001"])
     assert not run.code.readlink().is_absolute()
-    assert (run.code / "launcher" / "submit.py").read_bytes() == Path(submit.__code__.co_filename).read_bytes()
+    assert (run.code / "launcher" / "submit.py").read_bytes() == Path(submit_recipes.__code__.co_filename).read_bytes()
     assert {path.name for path in run.root.iterdir()} == {
         "recipe.yaml", "recipe.json", "run.json", "submission.sh", "code",
     }  # fmt: skip

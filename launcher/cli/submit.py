@@ -15,11 +15,12 @@ from launcher.cli.logs import follow_run
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
+    from launcher.freeze import FrozenRun
     from launcher.load import LoadedRecipe
     from launcher.paths import RunDir
     from launcher.preview import Preview, SubmitOptions
 
-Recipes = Annotated[list[Path], typer.Argument(help="Recipe files.", metavar="RECIPE", show_default=False)]
+Recipes = Annotated[list[str], typer.Argument(help="Recipe files.", metavar="RECIPE", show_default=False)]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Change a key of every recipe: `optim.lr=1e-5`.", metavar="KEY=VALUE")
 ]
@@ -83,20 +84,21 @@ def submit(
         return
     if not yes:
         _ask_if_large(loaded, profile, options)
-    runs = queue(loaded, profile, options)
-    _report(runs, as_json)
+    frozen = queue(loaded, profile, options)
+    _report(frozen, as_json)
+    runs = [run.folder for run in frozen]
     if follow:
         follow_run(profile, runs[0])
     if wait and not _all_finish(profile, runs):
         raise typer.Exit(1)
 
 
-def _load(paths: Sequence[Path], overrides: Sequence[str], rehearse: bool) -> "list[LoadedRecipe]":
+def _load(files: Sequence[str], overrides: Sequence[str], rehearse: bool) -> "list[LoadedRecipe]":
     """Load all files; the faults of all of them are told at once."""
     from launcher.errors import RecipeError
     from launcher.load import load_all
 
-    loaded, faults = load_all(paths, overrides, rehearse)
+    loaded, faults = load_all([Path(file) for file in files], overrides, rehearse)
     if faults:
         raise RecipeError(faults)
     return loaded
@@ -160,13 +162,15 @@ def _ask_if_large(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster", options:
     typer.confirm("submit?", abort=True, err=True)
 
 
-def _report(runs: "Sequence[RunDir]", as_json: bool) -> None:
-    from launcher.record import RunRecord
-
-    records = [RunRecord.read(run.record) for run in runs]
+def _report(runs: "Sequence[FrozenRun]", as_json: bool) -> None:
     rows = [
-        {"id": record.id, "name": record.name, "job": record.submissions[-1].job_id, "folder": str(run.root)}
-        for run, record in zip(runs, records, strict=True)
+        {
+            "id": run.record.id,
+            "name": run.record.name,
+            "job": run.record.submissions[-1].job_id,
+            "folder": str(run.folder.root),
+        }
+        for run in runs
     ]
     if as_json:
         typer.echo(json.dumps({"runs": rows}, indent=1))

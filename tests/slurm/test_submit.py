@@ -15,7 +15,8 @@ from launcher.preview import SubmitOptions, preview
 from launcher.recipe import Recipe
 from launcher.record import RunRecord
 from launcher.slurm.queue import SlurmQueue
-from launcher.submit import resubmit, submit
+from launcher.submit import resubmit
+from launcher.submit import submit as submit_recipes
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
@@ -38,6 +39,10 @@ def make_site(devcluster: DevCluster, make_cluster: MakeCluster) -> Iterator[Mak
     for cluster in made:
         for folder in submissions_root(Path(cluster.roots.runs)).glob("*-*"):
             SlurmQueue(cluster).cancel(SubmissionDir(folder))
+
+
+def submit(recipes: list[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[RunDir]:
+    return [frozen.folder for frozen in submit_recipes(recipes, cluster, options)]
 
 
 def loaded(*recipes: Recipe) -> list[LoadedRecipe]:
