@@ -55,7 +55,7 @@ def _run(job: Job, signals: Signals) -> int:
         say(f"{verdict.reason} ({verdict.source}): {verdict.message} -> {verdict.action}")
         if verdict.action in ("done", "stop") or not job.local:
             _come_back(job, attempt, verdict, say)
-            return batch_exit_code(verdict, ending.exit_code)
+            return batch_exit_code(verdict, ending)
         _remove_old_request(job)
 
 
@@ -131,7 +131,7 @@ def _close_earlier(job: Job, attempt: Attempt) -> None:
         )
     elif verdict.action == "stop":
         message = f"{job.run.root.name}: not started again: {verdict.message}"
-        raise StartRefusedError(message, batch_exit_code(verdict, None))
+        raise StartRefusedError(message, batch_exit_code(verdict, ending))
 
 
 def _is_alive(job: Job, attempt: Attempt) -> bool:
@@ -147,7 +147,7 @@ def _is_batch_process(pid: str) -> bool:
         words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return b"jobs.runtime.batch" in words
+    return b"jobs.runtime.batch" in words or b"jobs.runtime.interactive" in words
 
 
 def _come_back(job: Job, attempt: Attempt, verdict: Verdict, say: Journal) -> None:

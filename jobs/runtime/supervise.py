@@ -138,9 +138,12 @@ class _Supervisor:
     def _ask_to_stop(self, why: str) -> None:
         """Ask in two ways at once: a file for rank 0, a signal for every task. A person's STOP stays theirs."""
         stop_file = self._job.run.stop_request
-        if StopRequest.read(stop_file) is None:
-            StopRequest("time_limit", self._attempt.number).write(stop_file)
-        self._say(f"{why}: STOP asks the tasks to save and leave")
+        try:
+            if StopRequest.read(stop_file) is None:
+                StopRequest("time_limit", self._attempt.number).write(stop_file)
+            self._say(f"{why}: STOP asks the tasks to save and leave")
+        except OSError as error:
+            self._say(f"{why}: STOP cannot be written ({error.strerror}); the signal alone must do")
         self._say(self._tasks.ask_to_stop())
 
     def _is_out_of_time(self, name: str) -> bool:

@@ -62,11 +62,6 @@ class Verdict:
     action: Action
     message: str
 
-    @property
-    def may_fail(self) -> bool:
-        """Whether the attempt counts as a failure."""
-        return self.reason in FAILURES
-
 
 _ASKED_TOO_EARLY = frozenset(128 + number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2))
 """Ends of a task that was asked to stop while its Python was starting: it had no handler yet, and nothing to lose."""
@@ -91,11 +86,15 @@ def judge(attempts: Sequence[Attempt], ending: Ending, policy: Policy) -> Verdic
     return Verdict(reason, source, "resubmit" if policy.requeue == "resubmit" else "requeue", said)
 
 
-def batch_exit_code(verdict: Verdict, exit_code: int | None) -> int:
-    """Exit code of the batch process: 0 where nothing is wrong, else what the tasks said."""
-    if verdict.reason in ("finished", "stopped"):
+def batch_exit_code(verdict: Verdict, ending: Ending) -> int:
+    """Exit code of the batch process: 0 where everything is as somebody wanted it, else what the tasks said."""
+    if verdict.reason in ("finished", "stopped") or (verdict.reason in FREE and _is_wanted_to_stop(ending)):
         return FINISHED
-    return exit_code or 1
+    return ending.exit_code or 1
+
+
+def _is_wanted_to_stop(ending: Ending) -> bool:
+    return ending.stop is not None and ending.stop.reason == "user"
 
 
 def _reason(ending: Ending) -> tuple[Reason, str]:
@@ -121,7 +120,7 @@ def _reason_of_failure(ending: Ending) -> tuple[Reason, str]:
 
 def _reason_of_stop(ending: Ending) -> tuple[Reason, str]:
     """Who asked the tasks to leave."""
-    if ending.stop is not None and ending.stop.reason == "user":
+    if _is_wanted_to_stop(ending):
         return "stopped", "STOP"
     if ending.cause is not None and ending.cause.reason in ("preempted", "stopped", "node_failure"):
         return ending.cause.reason, ending.cause.source
@@ -132,7 +131,7 @@ def _reason_of_stop(ending: Ending) -> tuple[Reason, str]:
 
 def _why_stop(attempts: Sequence[Attempt], ending: Ending, reason: Reason, policy: Policy) -> str | None:
     """Say why the run does not come back; None if it does."""
-    if reason == "stopped" or (ending.stop is not None and ending.stop.reason == "user"):
+    if reason == "stopped" or _is_wanted_to_stop(ending):
         return "somebody wants it to stop: `launcher resume` goes on"
     if reason == "bad_recipe":
         return "it would end the same way again: see the logs"

@@ -263,6 +263,23 @@ def test_a_run_whose_node_is_lost_goes_on_on_others(on_stage: Stage, lost: int) 
     assert node not in resumed.nodes
 
 
+def test_accounting_tells_what_a_batch_process_that_died_with_its_node_could_not(
+    accounting_cluster: DevCluster, tmp_path: Path
+) -> None:
+    stage = Stage(accounting_cluster, tmp_path)
+    _, [run] = stage.play(Play(steps=LONG, acts={"1": {"at_step": 1, "exit_code": 78}}))
+    stage.wait_until_counting(run, ranks=2)
+    [node] = last_attempt(run).nodes
+
+    accounting_cluster.kill_node(node)
+    try:
+        assert stage.wait_for_end(run, 120) == [("node_failure", "requeue"), ("bad_recipe", "stop")]
+    finally:
+        accounting_cluster.revive_node(node)
+
+    assert read_attempts(run.ledger)[0].source == "sacct"
+
+
 def test_a_killed_rank_costs_one_attempt(on_stage: Stage) -> None:
     _, [run] = on_stage.play(Play(nodes=2, steps=40))
     on_stage.wait_until_counting(run)
