@@ -138,3 +138,43 @@ def test_a_person_is_asked_before_several_runs(
     terminal.close()
 
     assert len([call for call in fake_slurm.calls("sbatch") if "--test-only" not in call.argv]) == queued
+
+
+def test_a_model_that_may_not_fit_is_a_warning(profile: Path, tmp_path: Path, fake_slurm: FakeSlurm) -> None:
+    config = {"model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80}
+    config |= {"num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 32000}
+    model, corpus = tmp_path / "models" / "large", tmp_path / "corpora" / "words"
+    for folder, name, content in ((model, "config.json", config), (corpus, "manifest.json", {})):
+        folder.mkdir(parents=True)
+        (folder / name).write_text(json.dumps(content))
+    recipe = tmp_path / "large.yaml"
+    recipe.write_text(
+        "kind: cpt\nname: large\nmodel: {path: large}\ndata: {corpora: [{name: words}]}\n"
+        "batch: {global_batch: 8 sequences, sequence_length: 128}\noptim: {lr: 1e-5}\nschedule: {length: 10 steps}\n"
+        "resources: {gpus_per_node: 8, gpu_memory: 80GB, time: 10h}\ntracking: {mode: offline}\n"
+    )
+
+    done = launcher("submit", recipe, "--cluster", profile)
+
+    assert "warning: large may not fit: about" in done.stderr
+    assert "on 80 GB GPUs" in done.stderr
+    assert "large  1001" in done.stdout
+
+
+@pytest.mark.parametrize(("reason", "exit_code"), [("finished", 0), ("error", 1)])
+def test_waiting_ends_with_the_runs_and_succeeds_if_all_finished(
+    reason: str, exit_code: int, recipe: Path, make_cluster: MakeCluster, tmp_path: Path
+) -> None:
+    event = {"attempt": 0, "started": 9e9, "reason": reason, "action": "done" if reason == "finished" else "stop"}
+    python = tmp_path / "python"
+    find_run = """sed -n 's/.*"run": "\\([^"]*\\)".*/\\1/p' "$4/manifest.jsonl\""""
+    python.write_text(f"#!/bin/sh\necho '{json.dumps(event)}' > \"$({find_run})/attempts.jsonl\"\n")
+    python.chmod(0o755)
+    local = make_cluster(executor="local", python=str(python))
+    profile = tmp_path / "local.yaml"
+    profile.write_text(yaml.safe_dump(local.model_dump(mode="json", exclude_defaults=True)))
+
+    done = launcher("submit", recipe, "--cluster", profile, "--wait", exit_code=exit_code)
+
+    ends = "finished" if reason == "finished" else "failed:"
+    assert [words[1] for line in done.stderr.splitlines() if ends in (words := line.split())] == ["first", "second"]

@@ -30,7 +30,8 @@ MaxParallel = Annotated[
 ]
 
 ASK_ABOVE_GPU_HOURS = 64
-POLL_SECONDS = 5
+POLL_SECONDS = (0.5, 15)
+"""Pause between two looks: short at first, then long, since each asks Slurm."""
 
 
 def render(
@@ -78,7 +79,7 @@ def submit(
     profile = load_cluster(cluster)
     loaded = _load(recipes, overrides or (), rehearse)
     options = SubmitOptions(after, max_parallel, rehearse)
-    _warn_of_overrides()
+    _warn(loaded, profile)
     if dry_run or test_only:
         _preview(loaded, profile, options, with_estimate=test_only)
         return
@@ -104,11 +105,18 @@ def _load(files: Sequence[str], overrides: Sequence[str], rehearse: bool) -> "li
     return loaded
 
 
-def _warn_of_overrides() -> None:
+def _warn(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster") -> None:
+    """Tell what is no fault and yet surprising."""
+    from launcher.plan import forecast
     from launcher.slurm.command import find_overrides
 
     if names := [name for name in find_overrides(os.environ) if name.startswith("SBATCH_")]:
         typer.echo(f"warning: {', '.join(names)} of this shell would override the script; left out", err=True)
+    for item in loaded:
+        said = forecast(item, cluster)
+        if said.memory and said.gpu_memory and said.is_too_large:
+            needs, has = said.memory.total / 1e9, said.gpu_memory / 1e9
+            typer.echo(f"warning: {item.recipe.name} may not fit: about {needs:.0f} GB on {has:.0f} GB GPUs", err=True)
 
 
 def _preview(
@@ -133,18 +141,20 @@ def _preview(
 
 
 def _summary(loaded: "Sequence[LoadedRecipe]", wanted: "Preview") -> str:
-    """Say what a submission asks for: `3 runs in 1 job, at most 1152 GPU-hours an attempt`."""
-    runs, jobs = len(loaded), len(wanted.submissions)
-    sizes = {f"{r.nodes} x {r.gpus_per_node} GPUs, {r.time}" for r in (item.recipe.resources for item in loaded)}
-    return (
-        f"{runs} run{'s' * (runs > 1)} in {jobs} job{'s' * (jobs > 1)} ({'; '.join(sorted(sizes))}): "
-        f"at most {_gpu_hours(loaded):.0f} GPU-hours an attempt"
-    )
+    """Say what a submission asks for: `2 runs in 1 job (8 nodes x 4 GPUs, 24h): at most 1536 GPU-hours an attempt`."""
+    runs, jobs, hours = len(loaded), len(wanted.submissions), _gpu_hours(loaded)
+    sizes = {
+        f"{wants.nodes} node{'s' * (wants.nodes > 1)} x {wants.gpus_per_node or 'no'} GPUs, {wants.time}"
+        for wants in (item.recipe.resources for item in loaded)
+    }
+    counts = f"{runs} run{'s' * (runs > 1)} in {jobs} job{'s' * (jobs > 1)}"
+    return f"{counts} ({'; '.join(sorted(sizes))})" + (f": at most {hours:.0f} GPU-hours an attempt" if hours else "")
 
 
 def _gpu_hours(loaded: "Sequence[LoadedRecipe]") -> float:
-    wants = [item.recipe.resources for item in loaded]
-    return sum(want.nodes * want.gpus_per_node * want.time.seconds for want in wants) / 3600
+    from launcher.plan import attempt_gpu_hours
+
+    return sum(attempt_gpu_hours(item.recipe) for item in loaded)
 
 
 def _ask_if_large(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster", options: "SubmitOptions") -> None:
@@ -188,6 +198,7 @@ def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:
     from launcher.status import read_statuses
 
     told: dict[str, str] = {}
+    pause, longest = POLL_SECONDS
     while True:
         statuses, _ = read_statuses(cluster, runs)
         for status in statuses:
@@ -197,4 +208,5 @@ def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:
             told[status.id] = words
         if all(status.is_over for status in statuses):
             return all(status.state == "finished" for status in statuses)
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+        pause = min(1.5 * pause, longest)
