@@ -67,6 +67,8 @@ def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None) -> str:
     queue = queue_of(cluster)
     mine = [job for job in queue.jobs_of(submission) if size == 1 or job.endswith(f"_{index}")]
     if mine:
+        if mine[0] not in [entry.job_id for entry in record.submissions]:  # its `launcher submit` was killed halfway
+            FrozenRun(run, record).add_job(mine[0], submission, time.time())
         raise RunError(f"`{run.root.name}`: is queued or running as job {mine[0]}; `launcher cancel {record.id}` first")
     options = [f"--array={index}"] if size > 1 else []
     if nodes is not None:

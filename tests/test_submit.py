@@ -295,6 +295,7 @@ def test_after_a_kill_between_sbatch_and_its_record_the_run_is_not_queued_twice(
         resubmit(run, cluster)
 
     assert fake_slurm.queue() == ["1001"]
+    assert [entry.job_id for entry in RunRecord.read(run.record).submissions] == ["1001"]
 
 
 def kill_submit(cluster: Cluster, recipe: Recipe, instead_of_sbatch: str) -> None:
