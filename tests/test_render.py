@@ -1,6 +1,7 @@
 """Batch scripts: what Slurm and the shell understand, whatever the names."""
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def script_of(cluster: Cluster, *recipes: Recipe, folder: SubmissionDir = SUBMIS
 
 
 def check_shell(script: str) -> None:
-    argv = ["shellcheck", "--shell=bash", "-"]
+    argv = [Path(sys.executable).with_name("shellcheck"), "--shell=bash", "-"]
     done = subprocess.run(argv, input=script, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
