@@ -24,7 +24,7 @@ test: install
 	bash .ci/slurm-packages
 	$(PYTEST) -n 2
 	$(PYTEST) -m slow
-	$(PYTEST) -m slurm
+	$(PYTEST) -m slurm -n 3 --dist loadfile
 
 bench: install
 	bash .ci/slurm-packages
