@@ -59,12 +59,18 @@ def append_event(ledger: Path, attempt: int, **event: object) -> None:
         **event: Fields of `Attempt` that the event sets.
     """
     line = json.dumps({"attempt": attempt, "time": time.time(), **event}) + "\n"
-    descriptor = os.open(ledger, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, line.encode())
+        os.write(descriptor, _missing_line_end(descriptor) + line.encode())
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _missing_line_end(descriptor: int) -> bytes:
+    """Keep an event apart from a line that a power cut tore."""
+    size = os.fstat(descriptor).st_size
+    return b"\n" if size and os.pread(descriptor, 1, size - 1) != b"\n" else b""
 
 
 def read_attempts(ledger: Path) -> list[Attempt]:

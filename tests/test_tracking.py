@@ -88,6 +88,18 @@ def test_attempts_become_one_run_and_redone_steps_are_added_again(tmp_path: Path
     assert stored.project == "tests"
 
 
+def test_the_last_points_of_an_attempt_are_sent_again_by_the_next(tmp_path: Path, server: WandbServer) -> None:
+    run = make_run(tmp_path, tracking={"mode": "online"})
+    server.runs.clear()
+    attempt(run, server, 0, first=1, last=2, finished=False)
+    lost = [{"time": 0.0, "step": step, "attempt": 0, "loss": 10.0 - step} for step in range(1, 4)]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in lost), encoding="utf-8")
+
+    attempt(run, server, 1, first=4, last=5, finished=True)
+
+    assert set(points(server.runs["abc123"])) == {(s, 0 if s < 4 else 1, 10.0 - s) for s in range(1, 6)}
+
+
 def test_only_every_nth_step_is_sent_and_the_last(tmp_path: Path, server: WandbServer) -> None:
     run = make_run(tmp_path, tracking={"mode": "online", "log_interval": 5})
     server.runs.clear()

@@ -2,18 +2,20 @@
 
 Every attempt opens the same W&B run id (`resume="allow"`), so that curves go on where they stopped.
 Points are logged against `train/global_step`: steps that an attempt does again are added again. W&B's
-own step counter would drop them.
+own step counter would drop them. Each attempt also sends the last points of the one before again: where Slurm
+signals whole process trees (proctrack/linuxproc), a preemption ends W&B's own process before they are sent.
 
 Offline, each attempt leaves one segment `RUN_DIR/wandb/offline-run-<time>-<id>/`. Sent in the order
 of their names (`wandb sync SEGMENT...`) they become that one run: the second and later ones are
 appended.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jobs.runtime.context import Context
+from launcher.ledger import read_json_lines
 from launcher.paths import CONTINUE, FINISHED
 from launcher.recipe.sections import Tracking
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 STEP_METRIC = "train/global_step"
 FINISH_TIMEOUT = 30
 """Seconds to wait for the upload of the last points; a preempted task has little time."""
+SENT_AGAIN = 10
+"""Points of earlier attempts that a new one sends again; a stop loses one or two."""
 
 
 class Tracker:
@@ -41,6 +45,12 @@ class Tracker:
         self._unsent = row
         if int(row["step"] or 0) % self._interval == 0:
             self._send()
+
+    def log_again(self, rows: "Sequence[Row]") -> None:
+        """Take rows of earlier attempts, whose points may have been lost."""
+        for row in rows:
+            self.log(row)
+        self._send()
 
     def close(self, finished: bool) -> None:
         """Send the last step, and end this attempt's part: the run is done, or goes on in another attempt."""
@@ -70,7 +80,10 @@ def open_tracker(context: Context, tracking: Tracking) -> Tracker:
     run = None
     with _only_warn():
         run = _open_wandb(context, tracking)
-    return Tracker(run, tracking.log_interval)
+    tracker = Tracker(run, tracking.log_interval)
+    if context.attempt:
+        tracker.log_again(read_json_lines(context.run.metrics)[-SENT_AGAIN:])
+    return tracker
 
 
 def _open_wandb(context: Context, tracking: Tracking) -> Any:

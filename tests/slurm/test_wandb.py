@@ -7,7 +7,7 @@ import pytest
 
 from launcher.devcluster import DevCluster
 from launcher.paths import RunDir
-from tests.slurm.site import Site, record
+from tests.slurm.site import Site, joined_losses, record
 from tests.wandb_server import WandbServer, wandb_server
 
 pytestmark = pytest.mark.slurm
@@ -29,11 +29,15 @@ def site(devcluster: DevCluster, server: WandbServer) -> Site:
     return site
 
 
-def test_two_attempts_online_are_one_run_with_every_step(site: Site, server: WandbServer) -> None:
-    run = _run_in_two_attempts(site, "tracking.mode=online")
+def test_a_preempted_run_online_is_one_run_with_every_step(site: Site, server: WandbServer) -> None:
+    run = site.submit_rehearsal(*SHORT, "tracking.mode=online")
+    site.wait_for_step(run, 3)
+    site.cluster.preempt(record(run).submissions[-1].job_id)
+    attempts = site.wait_until_finished(run)
 
+    assert [attempt.reason for attempt in attempts] == ["preempted", "finished"]
     assert list(server.runs) == [record(run).wandb_id]
-    assert _steps(server, run) == list(range(1, 13))
+    _assert_curve(server, run)
     _assert_key_is_nowhere(run.root)
 
 
@@ -45,7 +49,7 @@ def test_two_attempts_offline_are_one_run_once_they_are_synced(site: Site, serve
     site.launcher("sync", run.root)
 
     assert list(server.runs) == [record(run).wandb_id]
-    assert _steps(server, run) == list(range(1, 13))
+    _assert_curve(server, run)
     _assert_key_is_nowhere(run.root)
 
 
@@ -60,9 +64,13 @@ def _run_in_two_attempts(site: Site, tracking: str) -> RunDir:
     return run
 
 
-def _steps(server: WandbServer, run: RunDir) -> list[int]:
+def _assert_curve(server: WandbServer, run: RunDir) -> None:
+    """W&B has every point of metrics.jsonl; those it got twice are the same twice."""
     history = server.runs[record(run).wandb_id].history
-    return [row["train/global_step"] for row in history if "train/loss" in row]
+    points = {(row["train/global_step"], row["train/loss"]) for row in history if "train/loss" in row}
+    losses = joined_losses(run)
+    assert sorted(losses) == list(range(1, 13))
+    assert points == set(losses.items())
 
 
 def _assert_key_is_nowhere(folder: Path) -> None:
