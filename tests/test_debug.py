@@ -189,6 +189,7 @@ def test_a_recipe_is_debugged_on_this_machine_and_a_run_again(checkout: Path) ->
         assert terminal.match is not None and not isinstance(terminal.match, type)
         run = RunDir(Path(terminal.match.group(1)))
         terminal.expect(r"\[rank 0\] rank 0 of 1")
+        terminal.expect(r"what\? ")  # an interrupt that comes before Python waits for a line is seen with the next line
         terminal.sendintr()
         terminal.expect("INTERRUPTED")
         terminal.sendline("leave")

@@ -1,6 +1,7 @@
 """Worker processes that do numbered tasks, and can be asked to stop between two of them."""
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -57,6 +58,9 @@ def run_tasks(
 def _start_worker(task: Callable[[int], object], parent: int, threads: int) -> None:
     global _task  # noqa: PLW0603 - the one thing a worker process is for
     _task = task
+    # What the parent had left for the garbage collector may belong to libraries that do not outlive a fork: finalising
+    # it here has crashed (https://docs.python.org/3/library/gc.html#gc.freeze).
+    gc.freeze()
     # The kernel ends this process with its parent: workers of a killed run must not write on.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
