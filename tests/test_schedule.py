@@ -67,7 +67,7 @@ def test_warmup_stable_decay_is_transformers_own() -> None:
     assert ours[:20] == [step / 20 for step in range(20)]
 
 
-@pytest.mark.parametrize("shape", ["cosine", "linear", "wsd"])
+@pytest.mark.parametrize("shape", ["cosine", "truncated_cosine", "linear", "wsd"])
 def test_the_floor_is_reached_at_the_last_step_and_kept(shape: str) -> None:
     section = schedule(shape=shape, floor=0.1)
 
@@ -76,16 +76,29 @@ def test_the_floor_is_reached_at_the_last_step_and_kept(shape: str) -> None:
     assert lr_factor(STEPS // 2, section, STEPS) > 0.1
 
 
-def test_biomed_llamas_cut_cosine_ends_at_the_same_tenth() -> None:
-    # The authors cut a cosine to zero short instead: num_cycles = arccos(-0.8) / 2 pi, printed as 0.39758361765.
-    cut = reference(get_cosine_schedule_with_warmup, num_training_steps=STEPS, num_cycles=0.39758361765)
-    ours = factors_of(schedule(shape="cosine", floor=0.1))
+def test_biomed_llamas_schedule_is_the_authors_at_every_step() -> None:
+    # What their scripts pass as num_cycles, to the digits they print.
+    expected = reference(get_cosine_schedule_with_warmup, num_training_steps=STEPS, num_cycles=0.39758361765)
 
-    assert math.acos(-0.8) / (2 * math.pi) == pytest.approx(0.39758361765, abs=1e-10)
-    assert ours[-1] == pytest.approx(cut[-1], abs=1e-9)
-    assert ours[:21] == pytest.approx(cut[:21])
-    # Between the ends theirs is higher, by at most 0.13 of the peak.
-    assert max(theirs - mine for theirs, mine in zip(cut, ours, strict=True)) == pytest.approx(0.128, abs=0.001)
+    ours = factors_of(schedule(shape="truncated_cosine", floor=0.1))
+
+    assert ours == pytest.approx(expected, abs=1e-10)
+    assert ours[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.01, 0.5, 1.0])
+def test_a_truncated_cosine_is_transformers_own_for_every_floor(floor: float) -> None:
+    cycles = math.acos(2 * floor - 1) / (2 * math.pi)
+    expected = reference(get_cosine_schedule_with_warmup, num_training_steps=STEPS, num_cycles=cycles)
+
+    assert factors_of(schedule(shape="truncated_cosine", floor=floor)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_truncated_cosine_lies_above_the_squeezed_one_with_the_same_ends() -> None:
+    truncated, squeezed = (factors_of(schedule(shape=shape, floor=0.1)) for shape in ("truncated_cosine", "cosine"))
+
+    assert (truncated[:21], truncated[-1]) == (squeezed[:21], pytest.approx(squeezed[-1]))
+    assert max(high - low for high, low in zip(truncated, squeezed, strict=True)) == pytest.approx(0.128, abs=0.001)
 
 
 def test_without_warmup_the_first_step_has_the_full_rate() -> None:

@@ -142,9 +142,9 @@ class Schedule(Section):
 
     length: Length
     """`1 epoch`, `3000 steps` or `63B tokens`."""
-    shape: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
-    """After warmup: half a cosine to the floor, a line to the floor, constant, or constant and then a
-    line to the floor over `decay` (warmup-stable-decay)."""
+    shape: Literal["cosine", "truncated_cosine", "linear", "constant", "wsd"] = "cosine"
+    """After warmup: half a cosine to the floor, a cosine to 0 that is cut off where it meets the floor, a
+    line to the floor, constant, or constant and then a line to the floor over `decay` (warmup-stable-decay)."""
     warmup: Share = Share("3%")
     """Linear warmup from 0: a share of the length (`3%`) or `100 steps`."""
     floor: Fraction = 0.1
