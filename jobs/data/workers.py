@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
 
+from jobs.runtime.watchdog import WATCHDOG
+
 Result = TypeVar("Result")
 _PR_SET_PDEATHSIG = 1
 _LOOK_SECONDS = 1.0
@@ -43,12 +45,14 @@ def run_tasks(
     # fork: the task need not be pickled, and the stop handlers of this process come along, so that a
     # signal sent to all of a job's processes kills no worker.
     context = multiprocessing.get_context("fork")
+    WATCHDOG.rest()  # a file takes hours; each worker watches itself
     with ProcessPoolExecutor(workers, context, _start_worker, (task, os.getpid(), cpus // workers)) as pool:
         while True:
             while waiting and len(running) < workers and not is_stop_wanted():
                 number = waiting.popleft()
                 running[pool.submit(_do, number)] = number
             if not running:
+                WATCHDOG.beat()
                 return
             done, _ = wait(running, _LOOK_SECONDS, FIRST_COMPLETED)
             for future in done:
@@ -72,4 +76,8 @@ def _start_worker(task: Callable[[int], object], parent: int, threads: int) -> N
 
 def _do(number: int) -> object:
     assert _task is not None, "not in a worker process"
-    return _task(number)
+    WATCHDOG.beat()
+    try:
+        return _task(number)
+    finally:
+        WATCHDOG.rest()  # with nothing to do there is nothing to watch
