@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from jobs.runtime.stop import StopFlag
+from jobs.runtime.watchdog import WATCHDOG
 
 STOP = StopFlag()
 exit_codes = [1]
@@ -30,6 +31,7 @@ def end_at_once() -> None:
 
 if __name__ == "__main__":
     STOP.install()  # before the imports below, which take seconds that a preemption does not wait for
+    WATCHDOG.start(os.environ)
     atexit.register(end_at_once)  # the first one registered is the last one called
 
 from pydantic import ValidationError  # noqa: E402
@@ -46,6 +48,8 @@ def main() -> int:
     """Carry out this task's part of the run; return the exit code."""
     options = _parse()
     ranks = Ranks(*ranks_from(os.environ))
+    if ranks.is_main:
+        WATCHDOG.keep(RunDir(options.run.absolute()).heartbeat(options.attempt))
     try:
         context = load_context(RunDir(options.run.absolute()), options.attempt, ranks)
         load_secrets(context.record.cluster.get("secrets_file"), context.recipe.secrets)

@@ -15,9 +15,10 @@ from typing import Any, Literal, TypeAlias
 
 Reason: TypeAlias = Literal[
     "finished", "preempted", "time_limit", "stopped", "node_failure", "killed", "out_of_memory",
-    "bad_recipe", "error",
+    "hang", "bad_recipe", "error",
 ]  # fmt: skip
-"""Why an attempt ended. `stopped` = a person asked; `killed` = ended without a word (SIGKILL, power)."""
+"""Why an attempt ended. `stopped` = a person asked; `killed` = ended without a word (SIGKILL, power); `hang` = made
+no progress for `limits.hang`."""
 
 Action: TypeAlias = Literal["done", "requeue", "resubmit", "stop"]
 """What was decided about the run when an attempt ended."""

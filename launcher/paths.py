@@ -70,6 +70,10 @@ class RunDir:
         """What rank 0 found wrong with a node before the work: JSON `{"message"}`."""
         return self.attempt_logs(attempt) / "preflight.json"
 
+    def heartbeat(self, attempt: int) -> Path:
+        """Touched while one attempt makes progress (`jobs.runtime.watchdog`)."""
+        return self.attempt_logs(attempt) / "heartbeat"
+
     @property
     def checkpoints(self) -> Path:
         """Training states to resume from."""

@@ -26,6 +26,7 @@ REASONS: dict[str | None, str] = {
     "node_failure": "node failure",
     "killed": "killed without a word",
     "out_of_memory": "out of memory",
+    "hang": "hung",
     "bad_recipe": "bad recipe or data",
     "error": "error",
     "finished": "",

@@ -27,11 +27,12 @@ class Play:
     seconds: float = 0.05
     save_every: int = 1000
     acts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By attempt: `{"rank": 1, "at_step": 3, "exit_code": 1}`, `{"signal": 9}`, `{"deaf": true}`."""
+    """By attempt: `{"rank": 1, "at_step": 3, "exit_code": 1}`, `{"signal": 9}`, `{"block": true}`, `{"deaf": true}`."""
     nodes: int = 1
     gpus_per_node: int = 2
     time: str = "10min"
     max_failures: int = 3
+    hang: str | None = "30min"
 
     @property
     def recipe(self) -> Recipe:
@@ -51,7 +52,7 @@ class Play:
                 "memory": "200MB",
                 "time": self.time,
             },
-            "limits": {"max_failures": self.max_failures},
+            "limits": {"max_failures": self.max_failures, "hang": self.hang},
         }
         return recipe_adapter.validate_json(json.dumps(fields))
 

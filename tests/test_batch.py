@@ -175,6 +175,58 @@ def test_a_task_that_is_killed_is_told_from_one_that_failed(staged: Staged) -> N
     assert summary(run) == [("killed", "requeue"), ("finished", "done")]
 
 
+def test_a_run_that_hangs_leaves_its_stacks_and_goes_on_from_its_checkpoint(staged: Staged) -> None:
+    act = {"rank": 0, "at_step": 3, "block": True}
+    submission, run = staged(steps=4, save_every=2, hang="4s", acts={"0": act})
+
+    code, said = run_batch(submission)
+
+    assert (code, summary(run)) == (0, [("hang", "requeue"), ("finished", "done")]), said
+    hung, resumed = read_attempts(run.ledger)
+    assert "hung (no sign of life for 4s since the start; stacks in logs/attempt-000/rank-*.log" in hung.message
+    assert "Timeout" in run.rank_log(0, 0).read_text()
+    assert " in stuck\n" in run.rank_log(0, 0).read_text()
+    assert (hung.source, resumed.first_step) == ("watchdog", 2)
+
+
+def test_a_rank_that_is_stopped_is_named_as_the_one_without_stacks(staged: Staged) -> None:
+    submission, run = staged(gpus_per_node=1, hang="4s", acts={"0": {"at_step": 2, "signal": signal.SIGSTOP}})
+
+    run_batch(submission)
+
+    assert summary(run) == [("hang", "requeue"), ("finished", "done")]
+    assert f"but none of rank 0 on {os.uname().nodename}" in read_attempts(run.ledger)[0].message
+
+
+def test_three_hangs_at_the_same_step_stop_the_run(staged: Staged) -> None:
+    act = {"at_step": 1, "block": True}
+    submission, run = staged(gpus_per_node=1, hang="1s", acts={str(n): act for n in range(9)}, max_failures=9)
+
+    run_batch(submission)
+
+    assert summary(run) == [("hang", "requeue")] * 2 + [("hang", "stop")]
+
+
+def test_a_run_that_is_slow_but_alive_is_left_alone(staged: Staged) -> None:
+    submission, run = staged(steps=5, seconds=2, hang="5s")
+
+    run_batch(submission)
+
+    assert summary(run) == [("finished", "done")]
+    assert "Timeout" not in run.rank_log(0, 0).read_text()
+
+
+def test_without_a_limit_nobody_watches(staged: Staged) -> None:
+    submission, run = staged(steps=LONG, hang=None)
+
+    with running(submission, run) as batch:
+        batch.send_signal(signal.SIGTERM)
+        batch.wait(30)
+
+    assert not run.heartbeat(0).exists()
+    assert seen(run, 0, 0)["environ"]["LAUNCHER_HANG_SECONDS"] == "0"
+
+
 def test_a_recipe_that_cannot_work_is_tried_once(staged: Staged) -> None:
     submission, run = staged(steps=40, acts={"0": {"rank": 1, "at_step": 2, "exit_code": 78}})
 

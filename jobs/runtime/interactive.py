@@ -1,7 +1,8 @@
 """`python -m jobs.runtime.interactive SUBMISSION_DIR [--local] [--shell]`: one attempt with a person watching.
 
 The counterpart of `jobs.runtime.batch` for `launcher debug`: same rendezvous, environment, srun and entry point, but
-rank 0 has the terminal and nothing comes back by itself. Standard library only.
+rank 0 has the terminal, nothing comes back by itself, and nobody calls it a hang when a person sits at a
+breakpoint. Standard library only.
 """
 
 import argparse
@@ -31,8 +32,6 @@ _GRACE_SECONDS = 5
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out one attempt in the foreground, or open a shell in its environment; return the exit code."""
     options = _parse(argv)
-    # Tells the tasks that rank 0 may sit at a breakpoint for hours (`jobs.runtime.process_group`).
-    os.environ["LAUNCHER_INTERACTIVE"] = "1"
     try:
         environ = dict(os.environ) if options.local else _of_job(os.environ, options.nodes)
         job = find_job(SubmissionDir(options.submission.absolute()), environ, options.local)

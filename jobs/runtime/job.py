@@ -92,6 +92,12 @@ class Job:
         return Policy(self.slurm_options["requeue"], int(self.recipe["limits"]["max_failures"]))
 
     @property
+    def hang_limit(self) -> str | None:
+        """How long the tasks may go without a sign of life, as the recipe says it."""
+        limit: str | None = self.recipe["limits"]["hang"]
+        return limit
+
+    @property
     def slurm_options(self) -> Mapping[str, Any]:
         """The `slurm` section of the cluster profile."""
         options: Mapping[str, Any] = self.record.cluster["slurm"]

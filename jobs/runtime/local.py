@@ -44,9 +44,11 @@ class LocalTasks:
         self._signal(signal.SIGUSR2)
         return "USR2 sent to all tasks"
 
-    def kill(self) -> None:
-        """Send SIGTERM; SIGKILL follows when the grace time is over."""
-        if self._kill_at is None:
+    def kill(self, at_once: bool = False) -> None:
+        """Send SIGTERM; SIGKILL follows when the grace time is over, or instead."""
+        if at_once:
+            self._kill_at = time.monotonic()
+        elif self._kill_at is None:
             self._kill_at = time.monotonic() + self._grace
             self._signal(signal.SIGTERM)
 

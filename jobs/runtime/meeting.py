@@ -78,8 +78,8 @@ class Meeting:
     def leave(self) -> None:
         """Wait until every rank has come to the end of its work.
 
-        There is no time limit of our own: a rank that fails makes srun end all others, and a rank that
-        hangs is ended by the job's.
+        There is no time limit of our own: a rank that fails makes srun end all others, and of one that
+        hangs the batch process hears nothing more.
         """
         self._store.set(f"done/{self._ranks.rank}", "")
         self._wait_for_all("done")

@@ -17,17 +17,20 @@ import torch
 import torch.distributed as dist
 
 from jobs.runtime.context import Context, Ranks
+from jobs.runtime.watchdog import WATCHDOG
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(hours=24) if "LAUNCHER_INTERACTIVE" in os.environ else timedelta(minutes=30)
-"""A collective that waits longer has lost a rank; a large checkpoint on a slow disk takes minutes. A person who
-sits at a breakpoint takes longer."""
+UNLIMITED = timedelta(days=7)
+"""How long collectives wait where nobody watches for hangs: a person may sit at a breakpoint."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """All ranks of the attempt. Every method is a collective: all ranks call it, in the same order."""
+    """All ranks of the attempt. Every method is a collective: all ranks call it, in the same order.
+
+    Each is a sign of life as well, since all ranks have got there.
+    """
 
     rank: int
     world_size: int
@@ -44,31 +47,34 @@ class Group:
 
     def any(self, *claims: bool) -> tuple[bool, ...]:
         """Tell for each claim whether some rank makes it; one message for all of them."""
-        if self.world_size == 1:
-            return claims
-        flags = torch.tensor(claims, dtype=torch.uint8)
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
-        return tuple(bool(flag) for flag in flags.tolist())
+        if self.world_size > 1:
+            flags = torch.tensor(claims, dtype=torch.uint8)
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
+            claims = tuple(bool(flag) for flag in flags.tolist())
+        WATCHDOG.beat()
+        return claims
 
     def from_main(self, value: T) -> T:
         """Return rank 0's value on every rank."""
         box: list[T] = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(box, src=0, group=self.control)
+        WATCHDOG.beat()
         return box[0]
 
     def collect(self, value: T) -> list[T]:
         """Return the values of all ranks, in the order of ranks, on every rank."""
-        if self.world_size == 1:
-            return [value]
-        boxes: list[Any] = [None] * self.world_size
-        dist.all_gather_object(boxes, value, group=self.control)
+        boxes: list[Any] = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(boxes, value, group=self.control)
+        WATCHDOG.beat()
         return boxes
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:
             dist.barrier(group=self.control)
+        WATCHDOG.beat()
 
 
 @contextmanager
@@ -83,7 +89,8 @@ def process_group(context: Context) -> Iterator[Group]:
     device = _device(context)
     _choose_gloo_interface()
     _init(ranks, device)
-    control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    control = dist.new_group(backend="gloo", timeout=_timeout())
+    WATCHDOG.beat()
     yield Group(ranks.rank, ranks.world_size, ranks.local_rank == 0, device, control)
     dist.destroy_process_group()
 
@@ -115,10 +122,15 @@ def _init(ranks: Ranks, device: torch.device) -> None:
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         rank=ranks.rank,
         world_size=ranks.world_size,
-        timeout=TIMEOUT,
+        timeout=_timeout(),
         device_id=device if on_gpu else None,
         **rendezvous,
     )
+
+
+def _timeout() -> timedelta:
+    """How long a collective waits: what began after the last sign of life has waited in vain for a hang's length."""
+    return min(timedelta(seconds=WATCHDOG.limit), UNLIMITED) if WATCHDOG.limit else UNLIMITED
 
 
 def _choose_gloo_interface() -> None:

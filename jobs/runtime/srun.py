@@ -129,8 +129,8 @@ class SrunTasks:
         answer = slurm.signal_steps(self._job_id, "USR2")
         return "USR2 sent to all tasks" if answer.ok else f"USR2 was not sent: {answer.text}"
 
-    def kill(self) -> None:
-        """End srun, which ends its tasks; Slurm ends what remains with the job."""
+    def kill(self, at_once: bool = False) -> None:  # noqa: ARG002
+        """End srun, which kills its tasks; Slurm ends what remains with the job."""
         self._srun.send_signal(signal.SIGTERM)
 
     def _read(self) -> None:

@@ -7,11 +7,13 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from jobs.runtime import rendezvous, slurm
 from jobs.runtime.cause import cause_in_logs, cause_now
+from jobs.runtime.hang import HangWatch
 from jobs.runtime.job import Job, seconds_of
 from jobs.runtime.local import LocalTasks
 from jobs.runtime.srun import ContainerError, SrunTasks
@@ -65,7 +67,8 @@ def supervise(job: Job, attempt: Attempt, signals: Signals, say: Callable[[str],
         say: Called with one line about what happens.
     """
     try:
-        launch = prepare_launch(job, attempt.number, say)
+        limit = seconds_of(job.hang_limit) if job.hang_limit else 0
+        launch = replace(prepare_launch(job, attempt.number, say), hang_seconds=limit)
         tasks: Tasks = LocalTasks(launch, say) if job.local else SrunTasks(launch, say)
     except rendezvous.UnresolvableError as error:
         return Ending(1, cause=Cause("node_failure", "rendezvous", str(error)))
@@ -118,6 +121,7 @@ class _Supervisor:
         self._signals = signals
         self._say = say
         self._limit = LocalLimit(job) if job.local else None
+        self._hang = HangWatch(job, attempt, job.hang_limit) if job.hang_limit else None
         self._logs = [job.slurm_log(job.id), job.run.batch_log(attempt.number)]
 
     def run(self) -> Ending:
@@ -132,6 +136,9 @@ class _Supervisor:
                     )
             if self._limit is not None:
                 self._keep(self._limit)
+            if self._hang is not None and self._is_given_up(self._hang):
+                outcome = Outcome(128 + signal.SIGKILL)
+                break
             time.sleep(POLL_SECONDS)
         return self._ending(outcome)
 
@@ -164,6 +171,15 @@ class _Supervisor:
             self._say("the time limit is over: ending the tasks")
             self._tasks.kill()
 
+    def _is_given_up(self, hang: HangWatch) -> bool:
+        """End tasks that hang; tell whether not even that helps. Slurm takes care of their node then."""
+        if hang.notices():
+            self._say(f"{hang.evidence}: ending the tasks")
+            self._tasks.kill(at_once=True)
+        if hang.is_undying:
+            self._say("the tasks do not end; left to Slurm")
+        return hang.is_undying
+
     def _ending(self, outcome: Outcome) -> Ending:
         ledger = read_attempts(self._job.run.ledger)
         return Ending(
@@ -171,7 +187,7 @@ class _Supervisor:
             finished=any(entry.number == self._attempt.number and entry.reason == "finished" for entry in ledger),
             stop=StopRequest.read(self._job.run.stop_request),
             cause=self._cause(outcome.exit_code),
-            detail=outcome.detail,
+            detail="" if self._hang is not None and self._hang.has_noticed else outcome.detail,
         )
 
     def _cause(self, exit_code: int) -> Cause | None:
@@ -183,6 +199,8 @@ class _Supervisor:
         if cause is None and self._signals.wants_end:
             # No preemption, no lost node, and the job is not back in the queue: a person ended it.
             cause = Cause("stopped", self._signals.seen[-1])
+        if cause is None and self._hang is not None:
+            cause = self._hang.cause()
         return cause
 
 

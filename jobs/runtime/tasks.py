@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from jobs.runtime import watchdog
 from launcher.paths import NEVER_RESTART, RunDir
 
 
@@ -23,6 +24,8 @@ class Launch:
     cluster: Mapping[str, Any]
     """The resolved cluster profile."""
     recipe_folder: str = ""
+    hang_seconds: int = 0
+    """How long the tasks may go without a sign of life; 0 = for ever."""
 
     @property
     def world_size(self) -> int:
@@ -45,6 +48,9 @@ class Launch:
             "MASTER_PORT": str(self.master_port),
             "LAUNCHER_ATTEMPT": str(self.attempt),
             "OMP_NUM_THREADS": str(self.cpus_per_task),
+            watchdog.VARIABLE: str(self.hang_seconds),
+            # What NCCL's flight recorder saw when a collective gives up; else it goes to a file that all runs share.
+            "TORCH_FR_DUMP_TEMP_FILE": str(self.run.attempt_logs(self.attempt) / "nccl-rank-"),
             "PYTHONPATH": os.pathsep.join([str(self.run.code), *inherited]),
             # A folder `jobs` or `wandb` in the working directory must not be taken for ours.
             "PYTHONSAFEPATH": "1",
@@ -71,8 +77,12 @@ class Tasks(Protocol):
     def ask_to_stop(self) -> str:
         """Deliver USR2 to every task; return what to say about it."""
 
-    def kill(self) -> None:
-        """End the tasks, the hard way if need be."""
+    def kill(self, at_once: bool = False) -> None:
+        """End the tasks, the hard way if need be.
+
+        Args:
+            at_once: Whether they get no time to end by themselves.
+        """
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ RequeuePolicy: TypeAlias = Literal["requeue", "resubmit", "never"]
 
 FREE: frozenset[Reason] = frozenset({"preempted", "time_limit"})
 """Ends that are nobody's fault: they never use up a budget."""
-FAILURES: frozenset[Reason] = frozenset({"node_failure", "killed", "out_of_memory", "error"})
+FAILURES: frozenset[Reason] = frozenset({"node_failure", "killed", "out_of_memory", "hang", "error"})
 """Ends that count against `limits.max_failures`."""
 
 MAX_FAILURES_WITHOUT_PROGRESS = 3
@@ -179,6 +179,7 @@ _WORDS: dict[Reason, str] = {
     "node_failure": "lost a node",
     "killed": "was killed",
     "out_of_memory": "ran out of memory",
+    "hang": "hung",
     "bad_recipe": "cannot work as it is",
     "error": "failed",
 }

@@ -236,7 +236,11 @@ class Limits(Section):
     """When to give up. Preemptions and time limits are free."""
 
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Crashes and node failures after which the run stops."""
+    """Crashes, hangs and node failures after which the run stops."""
+    hang: Duration | None = Duration("30min")
+    """How long an attempt may go without a sign of life before it is ended as hung. A sign of life is a
+    step, a batch of an evaluation, a stage of a checkpoint, the export; for `prepare`, source text that was
+    read. The start counts, too: loading the model and the first step together. `null` = for ever."""
 
 
 class RecipeBase(Section):

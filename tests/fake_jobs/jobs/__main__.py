@@ -4,6 +4,7 @@ What it does in each attempt stands in recipe.json under `play`, by number of th
 `{"steps": 20, "seconds": 0.1, "acts": {"0": {"rank": 1, "at_step": 3, "exit_code": 1}}}`.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -14,11 +15,13 @@ from typing import Any
 
 from jobs.runtime.rendezvous import ranks_from
 from jobs.runtime.stop import StopFlag
+from jobs.runtime.watchdog import WATCHDOG
 from launcher.ledger import append_event
 from launcher.paths import COMPLETE, CONTINUE, FINISHED, RunDir, published_steps
 
 STOP = StopFlag()
 STOP.install()
+WATCHDOG.start(os.environ)
 RANKS = ranks_from(os.environ)
 
 
@@ -26,6 +29,8 @@ def main() -> int:
     run, attempt = RunDir(Path(sys.argv[1])), int(sys.argv[3])
     play = json.loads(run.recipe.read_text())["play"]
     act = play["acts"].get(str(attempt), {})
+    if RANKS.rank == 0:
+        WATCHDOG.keep(run.heartbeat(attempt))
     if act.get("deaf"):
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
@@ -49,6 +54,7 @@ def count(run: RunDir, attempt: int, play: dict[str, Any], act: dict[str, Any]) 
     while step < play["steps"]:
         time.sleep(play["seconds"])
         step += 1
+        WATCHDOG.beat()
         print(f"step {step}", flush=True)  # noqa: T201 - its rank log
         if step >= act.get("at_step", step + 1) and RANKS.rank == act.get("rank", 0):
             end_as_told(run, attempt, act)
@@ -62,9 +68,16 @@ def count(run: RunDir, attempt: int, play: dict[str, Any], act: dict[str, Any]) 
 def end_as_told(run: RunDir, attempt: int, act: dict[str, Any]) -> None:
     if "unfit" in act:
         run.preflight(attempt).write_text(json.dumps({"message": act["unfit"]}))
+    if "block" in act:
+        stuck()
     if "signal" in act:
         os.kill(os.getpid(), act["signal"])
     sys.exit(act["exit_code"])
+
+
+def stuck() -> None:
+    """Wait inside C code, for ever, and let no other thread of this process run."""
+    ctypes.PyDLL(None).sleep(10**6)
 
 
 def leave(run: RunDir, attempt: int, step: int, code: int, reason: str) -> int:

@@ -1,0 +1,139 @@
+"""How the batch process notices that an attempt hangs, and what it can say about it. Standard library only.
+
+The other end of `jobs.runtime.watchdog`.
+"""
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from jobs.runtime.job import Job, seconds_of
+from jobs.runtime.verdict import Cause
+from jobs.runtime.watchdog import pulse_seconds
+from launcher.ledger import Attempt, read_json_lines
+
+END_SECONDS = 120
+"""How long killed tasks may take to end. Who waits for a dead file system cannot even be killed."""
+
+_GRACE = 0.1
+"""Share of the limit for all ranks to leave their stacks, and for collectives to give up by themselves."""
+_TAIL_BYTES = 2**18
+_NAMED = 4
+
+
+class Silence:
+    """How long a heartbeat has not been renewed.
+
+    Only whether the file has changed is looked at, never when: clocks differ between nodes and file servers.
+    Time in which this process did not run either (Slurm suspends whole jobs) does not count.
+
+    Args:
+        heartbeat: The file; until it is there, the silence counts from now on.
+        limit: Seconds of silence that mean a hang.
+        clock: Tells seconds.
+    """
+
+    def __init__(self, heartbeat: Path, limit: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._heartbeat = heartbeat
+        self._limit = limit
+        self._pulse = pulse_seconds(limit)
+        self._clock = clock
+        self._looked = clock()
+        self._renewed = self._last_renewal()
+        self._seconds = 0.0
+
+    def look(self) -> None:
+        """Look at the heartbeat, if it is time to."""
+        passed = self._clock() - self._looked
+        if passed < self._pulse:
+            return
+        self._looked += passed
+        renewed = self._last_renewal()
+        self._seconds = self._seconds + min(passed, 2 * self._pulse) if renewed == self._renewed else 0.0
+        self._renewed = renewed
+
+    @property
+    def is_hang(self) -> bool:
+        """Whether it lasts so long that the attempt is to be ended."""
+        return self._seconds >= self._limit * (1 + _GRACE)
+
+    @property
+    def explains_failure(self) -> bool:
+        """Whether tasks that fail now have waited in vain: collectives wait as long as the limit, and no longer."""
+        return self._seconds >= self._limit - 2 * self._pulse
+
+    def _last_renewal(self) -> int | None:
+        try:
+            return self._heartbeat.stat().st_mtime_ns
+        except OSError:
+            return None
+
+
+class HangWatch:
+    """Watches over one attempt.
+
+    Args:
+        job: This start of the batch process.
+        attempt: The attempt, whose tasks were just started.
+        limit: `limits.hang`.
+    """
+
+    def __init__(self, job: Job, attempt: Attempt, limit: str) -> None:
+        self._job = job
+        self._attempt = attempt
+        self._limit = limit
+        self._silence = Silence(job.run.heartbeat(attempt.number), seconds_of(limit))
+        self._noticed_at: float | None = None
+
+    def notices(self) -> bool:
+        """Tell that the attempt hangs; once."""
+        self._silence.look()
+        if self.has_noticed or not self._silence.is_hang:
+            return False
+        self._noticed_at = time.monotonic()
+        return True
+
+    @property
+    def has_noticed(self) -> bool:
+        """Whether a hang was noticed."""
+        return self._noticed_at is not None
+
+    @property
+    def is_undying(self) -> bool:
+        """Whether the tasks should have ended long since."""
+        return self._noticed_at is not None and time.monotonic() - self._noticed_at >= END_SECONDS
+
+    def cause(self) -> Cause | None:
+        """Explain the end of the tasks, if a hang does."""
+        is_hang = self.has_noticed or self._silence.explains_failure
+        return Cause("hang", "watchdog", self.evidence) if is_hang else None
+
+    @cached_property
+    def evidence(self) -> str:
+        """How far the attempt got, where the stacks are, and which ranks left none: stopped, dead or out of reach."""
+        run, number = self._job.run, self._attempt.number
+        steps = [row["step"] for row in read_json_lines(run.metrics) if row.get("attempt") == number]
+        where = f"after step {max(steps)}" if steps else "since the start"
+        logs = [run.rank_log(number, rank) for rank in range(self._attempt.world_size)]
+        silent = [rank for rank, log in enumerate(logs) if not has_stacks(log)]
+        stacks = f"stacks in {run.attempt_logs(number).relative_to(run.root)}/rank-*.log"
+        return f"no sign of life for {self._limit} {where}; {stacks}{self._name(silent)}"
+
+    def _name(self, silent: list[int]) -> str:
+        if not silent:
+            return ""
+        nodes, per_node = self._attempt.nodes, self._job.ranks_per_node
+        named = [f"rank {rank} on {nodes[min(rank // per_node, len(nodes) - 1)]}" for rank in silent[:_NAMED]]
+        more = f" and {len(silent) - _NAMED} more" if len(silent) > _NAMED else ""
+        return f", but none of {', '.join(named)}{more}"
+
+
+def has_stacks(log: Path) -> bool:
+    """Tell whether faulthandler has written into a rank's log that the time was over."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            return b"\nTimeout (" in b"\n" + file.read()
+    except OSError:
+        return False
