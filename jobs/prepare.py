@@ -113,13 +113,14 @@ def write_manifest(plan: Plan, parts: list[Part], code: str) -> None:
 
 
 def check_quality(plan: Plan, parts: list[Part], counts: Tally) -> None:
-    """Refuse a corpus with too many unreadable lines, or without a document."""
+    """Refuse a corpus with too many unreadable records, or without a document."""
     allowed = plan.recipe.max_bad_fraction
-    if counts.bad_lines > allowed * counts.lines:
+    if counts.bad_records > allowed * counts.records:
         first = [bad for part in parts for bad in part.first_bad][:_SHOWN]
         raise LauncherError(
-            f"{counts.bad_lines:,} of {counts.lines:,} lines cannot be read, more than `max_bad_fraction: {allowed:g}` "
-            "forgives; mend the files, or raise it (finished files are kept). The first ones:\n  " + "\n  ".join(first)
+            f"{counts.bad_records:,} of {counts.records:,} records cannot be read, more than `max_bad_fraction: "
+            f"{allowed:g}` forgives; mend the files, or raise it (finished files are kept). The first ones:\n  "
+            + "\n  ".join(first)
         )
     if not counts.documents["train"]:
         raise LauncherError(f"sources: no document is left for training ({summary(counts)}); check files and filters")
@@ -147,4 +148,4 @@ def summary(tally: Tally) -> str:
     """Say in a line what became of the source text."""
     kept = [f"{split} {tally.documents[split]:,} documents, {tally.tokens[split]:,} tokens" for split in SPLITS]
     dropped = [f"dropped {count:,} ({reason})" for reason, count in tally.dropped.items()]
-    return "; ".join([*kept, *dropped, f"{tally.bad_lines:,} of {tally.lines:,} lines unreadable"])
+    return "; ".join([*kept, *dropped, f"{tally.bad_records:,} of {tally.records:,} records unreadable"])

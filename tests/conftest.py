@@ -55,7 +55,7 @@ def make_recipe() -> Callable[..., Recipe]:
             "kind": "prepare",
             "name": "abstracts",
             "corpus": "abstracts",
-            "sources": [{"files": "abstracts.jsonl"}],
+            "sources": [{"format": "pile", "files": "abstracts.jsonl"}],
             "tokenizer": "tokenizer",
             "resources": {"cpus_per_task": 2, "time": "10min"},
         }

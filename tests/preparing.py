@@ -26,7 +26,7 @@ def make_context(folder: Path, **changes: object) -> Context:
         "kind": "prepare",
         "name": "prepare",
         "corpus": "corpus",
-        "sources": [{"files": "./*.jsonl*", "license": "MIT"}],
+        "sources": [{"format": "pile", "files": "./*.jsonl*", "license": "MIT"}],
         "tokenizer": "stories260k",
         "validation": 0.1,
         "resources": {"cpus_per_task": 2, "time": "1h"},

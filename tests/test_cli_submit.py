@@ -33,7 +33,8 @@ def recipe(tmp_path: Path) -> Path:
     """A recipe file with two documents."""
     path = tmp_path / "two recipes.yaml"
     common = (
-        "kind: prepare\ncorpus: a\ntokenizer: tokenizer\nsources: [{files: abstracts.jsonl}]\nresources: {time: 1h}\n"
+        "kind: prepare\ncorpus: a\ntokenizer: tokenizer\nsources: [{format: pile, files: abstracts.jsonl}]\n"
+        "resources: {time: 1h}\n"
     )
     path.write_text(f"name: first\n{common}---\nname: second\n{common}")
     return path

@@ -165,7 +165,7 @@ PREPARE = """\
 kind: prepare
 name: tiny
 corpus: tiny
-sources: [{files: ./abstracts.jsonl}]
+sources: [{format: pile, files: ./abstracts.jsonl}]
 tokenizer: ./assets/stories260k
 resources: {cpus_per_task: 1, time: 10min}
 """

@@ -8,9 +8,10 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jobs.data import lines
-from jobs.data.lines import SourceLines
-from jobs.data.pile import PileReader, parse_document
+from jobs.data.readers import intake
+from jobs.data.readers.intake import Intake
+from jobs.data.readers.pile import parse_document, read_pile
+from launcher.recipe.sources import PileSource
 from tests.preparing import write_source
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -18,15 +19,15 @@ suffixes = st.sampled_from(["jsonl", "jsonl.gz", "jsonl.zst"])
 
 
 def read(path):
-    source = SourceLines(path)
-    return source, list(PileReader(source).run())
+    source = Intake(path)
+    return source, list(read_pile(source, PileSource(format="pile", files=path.name)))
 
 
 def test_lines_are_numbered_as_in_the_file_and_blank_ones_left_out(tmp_path):
     path = write_source(tmp_path / "a.jsonl.gz", b"one\n\n  \r\ntwo\r\nthree")
-    source = SourceLines(path)
+    source = Intake(path)
 
-    assert list(source) == [(1, b"one\n"), (4, b"two\r\n"), (5, b"three")]
+    assert list(source.lines()) == [(1, b"one\n"), (4, b"two\r\n"), (5, b"three")]
     assert (source.count, source.bad, source.share_read) == (3, 0, 1.0)
 
 
@@ -35,15 +36,15 @@ def test_files_of_several_streams_are_read_to_the_end(tmp_path, compress):
     path = tmp_path / {gzip.compress: "a.gz", zstandard.compress: "a.zst"}[compress]
     path.write_bytes(compress(b"one\n") + compress(b"") + compress(b"two\n"))
 
-    assert [line for _, line in SourceLines(path)] == [b"one\n", b"two\n"]
+    assert [line for _, line in Intake(path).lines()] == [b"one\n", b"two\n"]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
 def test_an_empty_file_has_no_lines(tmp_path, suffix):
     path = write_source(tmp_path / f"a.{suffix}", b"")
-    source = SourceLines(path)
+    source = Intake(path)
 
-    assert list(source) == []
+    assert list(source.lines()) == []
     assert (source.count, source.bad) == (0, 0)
 
 
@@ -58,11 +59,11 @@ def test_damage_is_named_before_bad_lines(tmp_path):
 
 
 def test_a_line_that_is_too_long_is_skipped_without_being_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(intake, "MAX_RECORD_BYTES", 1000)
     content = b"a" * 999 + b"\n" + b"b" * 1000 + b"\n" + b"c" * 5_000_000 + b"\nnext\n" + b"d" * 1000
-    source = SourceLines(write_source(tmp_path / "a.jsonl.zst", content))
+    source = Intake(write_source(tmp_path / "a.jsonl.zst", content))
 
-    assert [(number, len(line)) for number, line in source] == [(1, 1000), (4, 5)]
+    assert [(number, len(line)) for number, line in source.lines()] == [(1, 1000), (4, 5)]
     assert (source.count, source.bad) == (5, 3)
     assert [bad.rsplit(":", 2)[1] for bad in source.first_bad] == ["2", "3", "5"]
 
@@ -73,12 +74,12 @@ def test_a_small_file_that_expands_enormously_is_read_in_bounded_memory(tmp_path
     path = write_source(tmp_path / "a.jsonl.zst", b"x" * 2**28)
     assert path.stat().st_size < 50_000
     tracemalloc.start()
-    source = SourceLines(path)
+    source = Intake(path)
 
-    assert list(source) == []
+    assert list(source.lines()) == []
 
     assert (source.count, source.bad) == (1, 1)
-    assert tracemalloc.get_traced_memory()[1] < 4 * lines.MAX_LINE_BYTES
+    assert tracemalloc.get_traced_memory()[1] < 4 * intake.MAX_RECORD_BYTES
     tracemalloc.stop()
 
 

@@ -25,7 +25,7 @@ kind: prepare
 name: p
 corpus: abstracts
 tokenizer: org/model
-sources: [{files: pile/*.zst}]
+sources: [{format: pile, files: pile/*.zst}]
 resources: {time: 1h}
 """
 

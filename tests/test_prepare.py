@@ -60,7 +60,9 @@ def make_tokenizer(folder, size=300, template=None):
 
 
 def test_shards_equal_those_of_a_plain_program(tmp_path):
-    corpus = prepare(tmp_path, sources=[{"files": f"../{os.path.relpath(ABSTRACTS, tmp_path.parent)}"}])
+    corpus = prepare(
+        tmp_path, sources=[{"format": "pile", "files": f"../{os.path.relpath(ABSTRACTS, tmp_path.parent)}"}]
+    )
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "stories260k")
     expected = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in abstracts()]
 
@@ -72,7 +74,7 @@ def test_shards_equal_those_of_a_plain_program(tmp_path):
     assert all(ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id for ids in train)
     assert tokenizer.decode(train[0], skip_special_tokens=True) in abstracts()
     counts = corpus.manifest.counts
-    assert counts.lines == 500
+    assert counts.records == 500
     assert counts.documents == {"train": len(train), "validation": len(validation)}
     assert counts.tokens == {"train": sum(map(len, train)), "validation": sum(map(len, validation))}
     corpus.verify()
@@ -113,9 +115,9 @@ def test_short_documents_and_other_subsets_are_dropped_and_counted(tmp_path):
         {"text": "strange", "meta": ["PubMed Abstracts"]},
     ]
     write_pile(tmp_path / "a.jsonl", records)
-    source = {"files": "./a.jsonl", "subset": "PubMed Abstracts"}
+    source = {"format": "pile", "files": "./a.jsonl", "subsets": ["PubMed Abstracts"]}
 
-    counts = prepare(tmp_path, sources=[source], min_characters=3, validation=0).manifest.counts
+    counts = prepare(tmp_path, sources=[source], clean={"min_characters": 3}, validation=0).manifest.counts
 
     assert counts.documents == {"train": 1, "validation": 0}
     assert counts.dropped == {"other_subset": 3, "too_short": 1}
@@ -170,7 +172,7 @@ def test_a_bad_line_is_counted_and_named(tmp_path, capsys, line, complaint):
 
     counts = prepare(tmp_path, max_bad_fraction=0.1).manifest.counts
 
-    assert (counts.lines, counts.bad_lines, sum(counts.documents.values())) == (41, 1, 40)
+    assert (counts.records, counts.bad_records, sum(counts.documents.values())) == (41, 1, 40)
     assert f"{path}:22: {complaint}" in capsys.readouterr().out
 
 
@@ -182,7 +184,7 @@ def test_too_many_bad_lines_fail_the_run_and_forgiving_them_costs_no_second_read
     with pytest.raises(LauncherError) as caught:
         prepare(tmp_path)
     message = str(caught.value)
-    assert "2 of 32 lines cannot be read, more than `max_bad_fraction: 0.001` forgives" in message
+    assert "2 of 32 records cannot be read, more than `max_bad_fraction: 0.001` forgives" in message
     assert f"{path}:21: is not JSON" in message
     assert f"{path}:22: has no `text`" in message
     assert str(other) not in message
@@ -204,7 +206,7 @@ def test_a_truncated_file_is_not_trusted_but_gives_what_is_there_if_forgiven(tmp
 
     kept = sum(counts.documents.values())
     assert 300 < kept < 500
-    assert counts.bad_lines == counts.lines == kept
+    assert counts.bad_records == counts.records == kept
 
 
 def test_lines_behind_damage_count_by_the_rate_so_far(tmp_path):
@@ -214,8 +216,8 @@ def test_lines_behind_damage_count_by_the_rate_so_far(tmp_path):
     counts = prepare(tmp_path, max_bad_fraction=1).manifest.counts
 
     assert sum(counts.documents.values()) == 500
-    assert 800 < counts.lines < 1_050
-    assert counts.bad_lines == counts.lines
+    assert 800 < counts.records < 1_050
+    assert counts.bad_records == counts.records
 
 
 def test_a_wrong_checksum_spoils_the_file(tmp_path):
@@ -225,7 +227,7 @@ def test_a_wrong_checksum_spoils_the_file(tmp_path):
     path.write_bytes(content)
 
     with pytest.raises(
-        LauncherError, match=r"20 of 20 lines cannot be read.*\n  .*a\.jsonl\.gz:21: .* CRC check failed"
+        LauncherError, match=r"20 of 20 records cannot be read.*\n  .*a\.jsonl\.gz:21: .* CRC check failed"
     ):
         prepare(tmp_path)
 
@@ -266,7 +268,7 @@ def test_eos_is_not_doubled_and_its_name_in_the_text_is_text(tmp_path):
     make_tokenizer(tmp_path / "tokenizer", template="$A <|end|>")
     write_pile(tmp_path / "a.jsonl", ["w1 <|end|> w2", ""])
 
-    corpus = prepare(tmp_path, tokenizer="./tokenizer", validation=0, min_characters=0)
+    corpus = prepare(tmp_path, tokenizer="./tokenizer", validation=0, clean={"min_characters": 0})
 
     assert documents_of(corpus, "train") == [[1, 0, 2, 299], [299]]
 
@@ -297,8 +299,8 @@ def test_folders_named_like_patterns_are_found(tmp_path):
     folder.mkdir()
     write_pile(folder / "a.jsonl", ["text"])
 
-    assert prepare(folder, validation=0).manifest.counts.lines == 1
-    assert prepare(folder, validation=0, sources=[{"files": "a.jsonl"}]).manifest.counts.lines == 1
+    assert prepare(folder, validation=0).manifest.counts.records == 1
+    assert prepare(folder, validation=0, sources=[{"format": "pile", "files": "a.jsonl"}]).manifest.counts.records == 1
 
 
 def test_several_tasks_are_refused(tmp_path):
@@ -383,7 +385,7 @@ def test_another_corpus_of_the_same_name_is_not_touched(tmp_path):
     before = files_of(folder)
 
     with pytest.raises(LauncherError, match=r"made from other files or settings .* write another name as `corpus`"):
-        prepare(tmp_path, min_characters=7)
+        prepare(tmp_path, clean={"min_characters": 7})
 
     assert files_of(folder) == before
 

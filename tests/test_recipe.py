@@ -163,13 +163,53 @@ def test_ranks_form_shard_groups_and_replicas(tmp_path: Path, strategy: str, sha
     assert (recipe.shard_size, recipe.replicas, recipe.accumulation_steps) == (shard_size, replicas, 1)
 
 
-def test_a_corpus_is_prepared_by_one_task(tmp_path: Path) -> None:
+def test_a_task_of_prepare_has_one_node(tmp_path: Path) -> None:
     text = (
-        "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nsources: [{files: x}]\nresources: {time: 1h, nodes: 2}\n"
+        "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nsources: [{format: pile, files: x}]\n"
+        "resources: {time: 1h, nodes: 2}\n"
     )
 
     assert faults(tmp_path, text) == [
-        "recipe.yaml:6: resources.nodes: a corpus is prepared by one task; write 1",
+        "recipe.yaml:6: resources.nodes: a task of `prepare` uses the CPUs of one node; write 1, and raise `tasks`",
+    ]
+
+
+def test_faults_of_a_source_are_those_of_its_format(tmp_path: Path) -> None:
+    text = """kind: prepare
+name: p
+corpus: c
+tokenizer: org/t
+resources: {time: 1h}
+sources:
+- {files: a}
+- {format: medlin, files: a}
+- {format: text, files: a, subset: b}
+- {format: medline, files: /a, label: true, languages: eng}
+- {format: mimic_iv}
+"""
+
+    assert faults(tmp_path, text) == [
+        "recipe.yaml:7: sources.0.format: required, but missing; write `pile`, `text`, `parquet`, `dataset`, "
+        "`medline`, `pmc`, `mimic_iv` or `mimic_iii`",
+        "recipe.yaml:8: sources.1.format: `medlin` is not known; did you mean `medline`?",
+        "recipe.yaml:9: sources.2.subset: unknown key; known keys: `files`, `license`, `format`, `document`",
+        "recipe.yaml:10: sources.3.files: `/a` is a path of one site; write a name below the cluster profile's roots, "
+        "or a path that starts with `./` (relative to this file)",
+        "recipe.yaml:10: sources.3.languages: `eng` does not fit here; write a list: `[eng]`",
+        "recipe.yaml:10: sources.3.label: unknown key; did you mean `labels`?",
+        "recipe.yaml:11: sources.4.files: required, but missing (glob below the profile's `roots.data`, or `./...` "
+        "relative to the recipe); write `files: ...`",
+    ]
+
+
+def test_notes_of_patients_are_credentialed(tmp_path: Path) -> None:
+    text = (
+        "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nresources: {time: 1h}\n"
+        "sources:\n- {format: mimic_iii, files: a}\n"
+    )
+
+    assert faults(tmp_path, text) == [
+        "recipe.yaml:7: sources.0.format: MIMIC is under a data use agreement; write `data_use: credentialed`"
     ]
 
 

@@ -160,7 +160,7 @@ def test_a_recipe_that_cannot_work_is_refused_before_anything_is_written(
     fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
 ) -> None:
     cluster = make_cluster()
-    recipes = [make_recipe(tokenizer="nowhere"), make_recipe(sources=[{"files": "none.jsonl"}])]
+    recipes = [make_recipe(tokenizer="nowhere"), make_recipe(sources=[{"format": "pile", "files": "none.jsonl"}])]
 
     with pytest.raises(RecipeError, match=r"(?s)tokenizer: `nowhere` is not below.*no file matches"):
         submit(loaded(*recipes), cluster, SubmitOptions())

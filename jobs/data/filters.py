@@ -3,19 +3,23 @@
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
+from launcher.recipe.prepare import Clean
 
-class PileSubset(BaseFilter):
-    """Keeps the documents of one component of the Pile."""
 
-    name = "subset"
+def filters_of(clean: Clean) -> list[BaseFilter]:
+    """The filters that a recipe asks for, in the order they are applied."""
+    return [MarkedByReader(), MinimumLength(clean.min_characters)]
 
-    def __init__(self, subset: str) -> None:
-        super().__init__()
-        self._subset = subset
 
-    def filter(self, doc: Document) -> tuple[bool, str]:
-        """Tell whether the document's `meta.pile_set_name` is the wanted one."""
-        return doc.metadata.get("pile_set_name") == self._subset, "other_subset"
+class MarkedByReader(BaseFilter):
+    """Drops what the reader says is to be left out; see `jobs.data.readers`."""
+
+    name = "marked by reader"
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        """Tell whether the reader gave no reason to drop the document."""
+        reason = doc.metadata.get("drop")
+        return True if reason is None else (False, str(reason))
 
 
 class MinimumLength(BaseFilter):

@@ -1,16 +1,18 @@
 """manifest.json: what a corpus is made of, and how to tell that it is whole."""
 
+import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launcher.errors import LauncherError
 
 MANIFEST = "manifest.json"
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 """Version of the corpus format; also part of every fingerprint."""
 
 Split: TypeAlias = Literal["train", "validation"]
@@ -42,19 +44,20 @@ class SourceFile(_Record):
 
     path: str
     format: str
-    subset: str | None
+    options: dict[str, Any]
+    """How it was read."""
     license: str
     size: int
     sha256: str
 
 
 class Tally(_Record):
-    """What became of the lines of one source file, or of all."""
+    """What became of the records of one source file, or of all."""
 
-    lines: int = 0
-    """Lines that are not blank."""
-    bad_lines: int = 0
-    """Lines that could not be read, and all lines of damaged files (an estimate)."""
+    records: int = 0
+    """Lines that are not blank, citations, articles or rows."""
+    bad_records: int = 0
+    """Records that could not be read, and all records of damaged files (an estimate)."""
     dropped: dict[str, int] = {}
     """Readable documents left out, by reason."""
     documents: dict[Split, int] = dict.fromkeys(SPLITS, 0)
@@ -62,8 +65,8 @@ class Tally(_Record):
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
-            lines=self.lines + other.lines,
-            bad_lines=self.bad_lines + other.bad_lines,
+            records=self.records + other.records,
+            bad_records=self.bad_records + other.bad_records,
             dropped=_sum(self.dropped, other.dropped),
             documents=_sum(self.documents, other.documents),
             tokens=_sum(self.tokens, other.tokens),
@@ -92,7 +95,7 @@ class TokenizerRecord(_Record):
 class Manifest(_Record):
     """Everything there is to say about a prepared corpus."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     corpus: str
     data_use: Literal["open", "credentialed"]
     fingerprint: str
@@ -133,10 +136,17 @@ def file_sha256(path: Path) -> str:
 
 def write_durably(path: Path, text: str) -> None:
     """Write a small file so that it is there whole, even after a power cut, or not at all."""
+    with replace_durably(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def replace_durably(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the name `path` once it is whole and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     staging = path.with_name(f".{path.name}.{os.getpid()}")
-    with staging.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with staging.open("wb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(staging, path)

@@ -4,19 +4,21 @@ A part is a pure function of its file and the plan, and appears whole or not at 
 was killed goes on with the files that have no record, in any number of processes, to the same bytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jobs.data.filters import MinimumLength, PileSubset
-from jobs.data.lines import SourceLines
+from jobs.data.filters import filters_of
+from jobs.data.keys import KeyRecorder
 from jobs.data.manifest import SPLITS, Shard, SourceFile, Split, Tally, write_durably
-from jobs.data.pile import PileReader
-from jobs.data.plan import Plan
+from jobs.data.plan import Plan, options_of
+from jobs.data.readers import read
+from jobs.data.readers.intake import Intake
 from jobs.data.shards import TokenizedShards
-from launcher.recipe.prepare import PrepareRecipe, Source
+from jobs.runtime.watchdog import WATCHDOG
+from launcher.recipe.sources import Source
 
 
 class Part(BaseModel):
@@ -47,44 +49,46 @@ def make_part(plan: Plan, number: int) -> Part:
     """Read, filter, split, tokenise and write one source file."""
     path, source = plan.files[number]
     modified_ns = path.stat().st_mtime_ns
-    lines = SourceLines(path)
-    filters = _filters(plan.recipe, source)
-    shards = TokenizedShards(plan.encoder, plan.recipe.validation, plan.work, f"{number:05d}.ds", lines)
-    documents: Iterable[Document] | None = None
-    for step in (PileReader(lines), *filters, shards):
+    intake, keys = Intake(path), KeyRecorder()
+    filters = filters_of(plan.recipe.clean)
+    shards = TokenizedShards(plan.encoder, plan.recipe.validation, plan.work, f"{number:05d}.ds", intake, keys)
+    documents: Iterable[Document] | None = _watched(keys.number(read(intake, source)))
+    for step in (*filters, shards):
         documents = step(documents)
+    keys.save(plan.keys(number), intake.deleted)
     part = Part(
-        source=_source_file(lines, source),
+        source=_source_file(intake, source),
         modified_ns=modified_ns,
-        tally=_tally(lines, filters, shards.written),
-        first_bad=tuple(lines.first_bad),
+        tally=_tally(intake, filters, shards.written),
+        first_bad=tuple(intake.first_bad),
         shards=shards.written,
     )
     write_durably(plan.record(number), part.model_dump_json(indent=1))
     return part
 
 
-def _filters(recipe: PrepareRecipe, source: Source) -> list[BaseFilter]:
-    subset = [PileSubset(source.subset)] if source.subset else []
-    return [*subset, MinimumLength(recipe.min_characters)]
+def _watched(documents: Iterable[Document]) -> Iterator[Document]:
+    for document in documents:
+        WATCHDOG.beat()
+        yield document
 
 
-def _source_file(lines: SourceLines, source: Source) -> SourceFile:
+def _source_file(intake: Intake, source: Source) -> SourceFile:
     return SourceFile(
-        path=str(lines.path),
+        path=str(intake.path),
         format=source.format,
-        subset=source.subset,
+        options=options_of(source),
         license=source.license,
-        size=lines.size,
-        sha256=lines.sha256,
+        size=intake.size,
+        sha256=intake.sha256,
     )
 
 
-def _tally(lines: SourceLines, filters: list[BaseFilter], shards: dict[Split, Shard]) -> Tally:
+def _tally(intake: Intake, filters: list[BaseFilter], shards: dict[Split, Shard]) -> Tally:
     labels = [(label, stat.total) for step in filters for label, stat in step.stats.stats.items()]
     return Tally(
-        lines=lines.count,
-        bad_lines=lines.bad,
+        records=intake.count,
+        bad_records=intake.bad,
         dropped={label.removeprefix("dropped_"): int(n) for label, n in labels if label.startswith("dropped_")},
         documents=dict.fromkeys(SPLITS, 0) | {split: shard.documents for split, shard in shards.items()},
         tokens=dict.fromkeys(SPLITS, 0) | {split: shard.tokens for split, shard in shards.items()},

@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jobs.data.manifest import FORMAT
 from jobs.data.tokenize import TextEncoder, load_encoder
 from jobs.runtime.context import Context
 from launcher.errors import LauncherError
-from launcher.recipe.prepare import PrepareRecipe, Source
+from launcher.recipe.prepare import PrepareRecipe
+from launcher.recipe.sources import Source
 
 SourcePath = tuple[Path, Source]
 
@@ -40,6 +42,10 @@ class Plan:
     def record(self, number: int) -> Path:
         """Where the record of a finished source file lies."""
         return self.work / "parts" / f"{number:05d}.json"
+
+    def keys(self, number: int) -> Path:
+        """Where the keys of its documents lie."""
+        return self.work / "parts" / f"{number:05d}.npz"
 
 
 def make_plan(context: Context) -> Plan:
@@ -82,9 +88,14 @@ def fingerprint_of(recipe: PrepareRecipe, files: Sequence[SourcePath], encoder: 
     facts = {
         "format": FORMAT,
         "data_use": recipe.data_use,
-        "files": [(path.name, path.stat().st_size, source.format, source.subset) for path, source in files],
+        "files": [(path.name, path.stat().st_size, options_of(source)) for path, source in files],
         "tokenizer": encoder.record.model_dump(exclude={"path"}),
         "validation": recipe.validation,
-        "min_characters": recipe.min_characters,
+        "clean": recipe.clean.model_dump(mode="json"),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def options_of(source: Source) -> dict[str, Any]:
+    """Say how a source is read."""
+    return source.model_dump(mode="json", exclude={"files", "license"})

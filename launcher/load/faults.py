@@ -77,10 +77,12 @@ def _translate(errors: Sequence[ErrorDetails], model: type[BaseModel], root: Nod
     by_path: dict[Path, list[ErrorDetails]] = {}
     for error in errors:
         path, node = _walk(root, error["loc"])
-        if node.is_refused:
-            continue
+        if node.is_refused or (error["type"] == "too_short" and len(node.value) >= error["ctx"]["min_length"]):
+            continue  # pydantic does not count items that have faults of their own
         if error["type"] == "missing":
             path = (*path, error["loc"][-1])
+        if error["type"].startswith("union_tag"):
+            path = (*path, error["ctx"]["discriminator"].strip("'"))
         by_path.setdefault(path, []).append(error)
     return [fault for path, found in by_path.items() for fault in _explain(path, found, model, root)]
 
@@ -88,9 +90,11 @@ def _translate(errors: Sequence[ErrorDetails], model: type[BaseModel], root: Nod
 def _explain(path: Path, errors: Sequence[ErrorDetails], model: type[BaseModel], root: Node) -> list[Fault]:
     error, node = errors[0], _walk(root, path)[1]
     if error["type"] == "extra_forbidden":
-        return [fault_at(root, path, f"unknown key; {_known_keys(path, model)}")]
+        return [fault_at(root, path, f"unknown key; {_known_keys(path, model, root)}")]
     if error["type"] == "missing":
-        return [fault_at(root, path, _missing(path, model))]
+        return [fault_at(root, path, _missing(path, model, root))]
+    if error["type"].startswith("union_tag"):
+        return [fault_at(root, path, _unknown_format(error, node, _formats(path, model, root)))]
     if error["type"] == "value_error":
         raised = error["ctx"]["error"]
         if isinstance(raised, ConflictError):
@@ -113,7 +117,7 @@ def _walk(root: Node, path: Iterable[str | int]) -> tuple[Path, Node]:
         elif isinstance(node.value, list) and str(key).isdecimal() and int(key) < len(node.value):
             node = node.value[int(key)]
         else:
-            break
+            continue
         done.append(key)
     return tuple(done), node
 
@@ -126,14 +130,29 @@ def _unexpected(node: Node, errors: Sequence[ErrorDetails]) -> str:
     if kind == "bool_type" and node.text in _SPELLED_BOOLEANS:
         return f"`{node.text}` is text in YAML 1.2; write `{_SPELLED_BOOLEANS[node.text]}`"
     if kind == "literal_error" and isinstance(node.value, str):
-        choices = [choice for error in errors for choice in _choices(error)]
-        nearest = difflib.get_close_matches(node.value, choices, n=1)
-        return f"`{node.text}` is not known; " + (f"did you mean `{nearest[0]}`?" if nearest else f"write {expected}")
+        return _unknown_choice(node, [choice for error in errors for choice in _choices(error)])
     if kind.startswith("int") and (digits := re.sub(r"(?<=\d)[_,](?=\d{3})", "", node.text)).isdecimal():
         expected = f"`{digits}`"
     if kind == "tuple_type" and node.text:
         expected = f"a list: `[{node.text}]`"
     return f"{shown} does not fit here; write {expected}"
+
+
+def _unknown_format(error: ErrorDetails, node: Node, formats: Sequence[str]) -> str:
+    if error["type"] == "union_tag_not_found":
+        return f"required, but missing; write {_either(formats)}"
+    return _unknown_choice(node, formats)
+
+
+def _unknown_choice(node: Node, choices: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(node.text, choices, n=1)
+    fix = f"did you mean `{nearest[0]}`?" if nearest else f"write {_either(choices)}"
+    return f"`{node.text}` is not known; {fix}"
+
+
+def _either(choices: Iterable[str]) -> str:
+    *most, last = (f"`{choice}`" for choice in choices)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def _shown(node: Node) -> str:
@@ -151,8 +170,7 @@ def _shown(node: Node) -> str:
 
 def _expectation(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
-        *most, last = (f"`{choice}`" for choice in _choices(error))
-        return f"{', '.join(most)} or {last}" if most else last
+        return _either(_choices(error))
     template = _EXPECTED.get(error["type"])
     return template.format(**error.get("ctx", {})) if template else error["msg"].lower()
 
@@ -161,19 +179,18 @@ def _choices(error: ErrorDetails) -> list[str]:
     return re.findall(r"'([^']*)'", error["ctx"]["expected"]) if "expected" in error.get("ctx", {}) else []
 
 
-def _missing(path: Path, model: type[BaseModel]) -> str:
-    section, name = section_at(model, path[:-1]), path[-1]
+def _missing(path: Path, model: type[BaseModel], root: Node) -> str:
+    section, name = section_at(model, path[:-1], root), path[-1]
     if isinstance(name, int) or section is None:
         return "an item is missing; write one more"
     description = field_words(section).get(name, "").split("\n")[0].rstrip(".")
     return f"required, but missing ({description[:1].lower()}{description[1:]}); write `{name}: ...`"
 
 
-def _known_keys(path: Path, model: type[BaseModel]) -> str:
-    section, name = section_at(model, path[:-1]), str(path[-1])
+def _known_keys(path: Path, model: type[BaseModel], root: Node) -> str:
+    section, name = section_at(model, path[:-1], root), str(path[-1])
     for outer, info in model.model_fields.items():
-        inner = section_in(info.annotation)
-        if inner is not None and name in inner.model_fields:
+        if len(path) == 1 and any(name in inner.model_fields for inner in sections_in(info.annotation)):
             return f"did you mean `{outer}.{name}`?"
     known = list(section.model_fields) if section else []
     if nearest := difflib.get_close_matches(name, known, n=1):
@@ -181,19 +198,38 @@ def _known_keys(path: Path, model: type[BaseModel]) -> str:
     return f"known keys: {', '.join(f'`{key}`' for key in known)}"
 
 
-def section_at(model: type[BaseModel], path: Path) -> type[BaseModel] | None:
-    """Find the model of a section by its path."""
-    section: type[BaseModel] | None = model
-    for key in path:
-        if section is None:
-            return None
+def section_at(model: type[BaseModel], path: Path, root: Node) -> type[BaseModel] | None:
+    """Find the model of a section by its path; of a section in several formats, the one that the tree names."""
+    choices = [model]
+    for place, key in enumerate(path):
         if isinstance(key, str):
-            section = section_in(section.model_fields[key].annotation) if key in section.model_fields else None
-    return section
+            section = _chosen(choices, _walk(root, path[:place])[1])
+            known = section.model_fields if section else {}
+            choices = sections_in(known[key].annotation) if key in known else []
+    return _chosen(choices, _walk(root, path)[1])
 
 
-def section_in(annotation: Any) -> type[BaseModel] | None:
-    """Find the model inside an annotation such as `tuple[Corpus, ...]` or `Mail | None`."""
+def _formats(path: Path, model: type[BaseModel], root: Node) -> list[str]:
+    """The choices of a `format` key."""
+    *section, key = (key for key in path if isinstance(key, str))
+    within = section_at(model, tuple(section[:-1]), root)
+    assert within is not None, path
+    return [_format_of(choice, key) for choice in sections_in(within.model_fields[section[-1]].annotation)]
+
+
+def _chosen(choices: Sequence[type[BaseModel]], node: Node) -> type[BaseModel] | None:
+    if len(choices) > 1 and "format" in choices[0].model_fields:
+        named = node.value.get("format") if isinstance(node.value, dict) else None
+        return next((choice for choice in choices if named and _format_of(choice, "format") == named.value), None)
+    return next(iter(choices), None)
+
+
+def _format_of(section: type[BaseModel], key: str) -> str:
+    return str(get_args(section.model_fields[key].annotation)[0])
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """Find the models inside an annotation such as `tuple[Corpus, ...]` or `Mail | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := section_in(part))), None)
+        return [annotation]
+    return [found for part in get_args(annotation) for found in sections_in(part)]

@@ -1,26 +1,59 @@
 """kind: prepare - from source text to a tokenised, split, checksummed corpus."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from launcher.recipe.sections import ConflictError, Fraction, RecipeBase, Section, refuse_site_path
+from launcher.recipe.sources import Source
 
 
-class Source(Section):
-    """Files of one format."""
+class Minhash(Section):
+    """Removal of near duplicates by MinHash (Broder 1997; datatrove's implementation)."""
 
-    format: Literal["pile"] = "pile"
-    """`pile`: JSON lines with a `text` field (.jsonl, .jsonl.gz, .jsonl.zst)."""
-    files: str
-    """Glob below the profile's `roots.data`, or `./...` relative to the recipe."""
-    license: str = "unknown"
-    """Licence of the text, kept in the corpus's manifest."""
-    subset: str | None = None
-    """Keep only documents with this `meta.pile_set_name`."""
+    ngrams: Annotated[int, Field(ge=1)] = 5
+    """Words in a shingle."""
+    buckets: Annotated[int, Field(ge=1)] = 14
+    """Bands; with `hashes` 8 and 14 bands, documents of Jaccard similarity 0.75 meet with 77 % probability."""
+    hashes: Annotated[int, Field(ge=1)] = 8
+    """Hashes in a band."""
 
-    _files = field_validator("files")(refuse_site_path)
+
+class Decontamination(Section):
+    """Removal of documents that contain text of evaluation sets."""
+
+    files: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Evaluation sets (JSON, JSON lines or CSV): globs below `roots.data`, or `./...` relative to the recipe."""
+    ngram: Annotated[int, Field(ge=1)] = 13
+    """A document goes if it shares this many consecutive words with one of them (Brown et al. 2020,
+    https://arxiv.org/abs/2005.14165, appendix C)."""
+
+    @field_validator("files")
+    @classmethod
+    def _no_site_path(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(refuse_site_path, files))
+
+
+class Clean(Section):
+    """What happens to documents between reading and tokenising, in this order."""
+
+    normalise: Literal["none", "nfc", "nfkc"] = "none"
+    """Unicode normalisation."""
+    min_characters: Annotated[int, Field(ge=0)] = 1
+    """Shorter documents are dropped and counted."""
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes of the languages to keep, found by the text itself; all if empty."""
+    decontaminate: Decontamination | None = None
+    """Drop documents that overlap with evaluation sets."""
+    phi_check: bool = False
+    """Count patterns that look like patients' data (telephone and record numbers, e-mail addresses, names after
+    titles); counts go into the manifest, text never."""
+    exact_duplicates: Literal["keep", "drop"] = "keep"
+    """Documents with the same text as an earlier one."""
+    near_duplicates: Minhash | None = None
+    """Drop near duplicates of earlier documents."""
 
 
 class PrepareRecipe(RecipeBase):
@@ -36,10 +69,13 @@ class PrepareRecipe(RecipeBase):
     """Name below the profile's `roots.models`, a Hugging Face id, or `./...` relative to the recipe."""
     validation: Fraction = 0.005
     """Share of the documents held out, chosen by a hash of the text."""
-    min_characters: Annotated[int, Field(ge=0)] = 1
-    """Shorter documents are dropped and counted."""
+    clean: Clean = Clean()
+    """What happens to documents on the way."""
     max_bad_fraction: Fraction = 0.001
-    """Unreadable lines are counted and skipped up to this share; beyond it the run fails."""
+    """Unreadable records are counted and skipped up to this share; beyond it the run fails."""
+    tasks: Annotated[int, Field(ge=1)] = 1
+    """Tasks of the array that the files are spread over, each with these `resources`; the last step is a job of its
+    own."""
 
     _tokenizer = field_validator("tokenizer")(refuse_site_path)
 
@@ -51,11 +87,17 @@ class PrepareRecipe(RecipeBase):
         return name
 
     @model_validator(mode="after")
-    def _is_one_task(self) -> "PrepareRecipe":
-        wanted = (("nodes", self.resources.nodes, 1), ("gpus_per_node", self.resources.gpus_per_node, 0))
-        wrong = [
-            f"resources.{key}: a corpus is prepared by one task; write {only}" for key, n, only in wanted if n > only
-        ]
-        if wrong:
-            raise ConflictError(wrong)
+    def _refuse_conflicts(self) -> "PrepareRecipe":
+        if messages := [*self._resource_conflicts(), *self._data_use_conflicts()]:
+            raise ConflictError(messages)
         return self
+
+    def _resource_conflicts(self) -> Iterator[str]:
+        for key, n, only in (("nodes", self.resources.nodes, 1), ("gpus_per_node", self.resources.gpus_per_node, 0)):
+            if n > only:
+                yield f"resources.{key}: a task of `prepare` uses the CPUs of one node; write {only}, and raise `tasks`"
+
+    def _data_use_conflicts(self) -> Iterator[str]:
+        for index, source in enumerate(self.sources):
+            if self.data_use == "open" and source.format.startswith("mimic"):
+                yield f"sources.{index}.format: MIMIC is under a data use agreement; write `data_use: credentialed`"

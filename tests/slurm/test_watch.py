@@ -23,7 +23,7 @@ RECIPE = """\
 kind: prepare
 name: counting{number}
 corpus: counting
-sources: [{{files: ./abstracts.jsonl}}]
+sources: [{{format: pile, files: ./abstracts.jsonl}}]
 tokenizer: ./assets/stories260k
 resources: {{cpus_per_task: 1, time: 10min}}
 seed: {steps}

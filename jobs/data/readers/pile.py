@@ -4,34 +4,26 @@ from collections.abc import Iterator
 
 import orjson
 from datatrove.data import Document
-from datatrove.pipeline.base import PipelineStep
 
-from jobs.data.lines import SourceLines
+from jobs.data.readers.intake import Intake
+from launcher.recipe.sources import PileSource
 
 
-class PileReader(PipelineStep):
-    """A datatrove reader of one file that counts each line it cannot read, with its number.
+def read_pile(intake: Intake, source: PileSource) -> Iterator[Document]:
+    """Give the file's documents in order; each line that is not one is counted, with its number.
 
     datatrove's own JsonlReader gives up a file at the first byte that is not UTF-8, dies of a line
     that is no object, and does not say which line it skipped.
     """
-
-    type = "reader"
-    name = "pile"
-
-    def __init__(self, lines: SourceLines) -> None:
-        super().__init__()
-        self._lines = lines
-
-    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
-        """Give the file's documents in order."""
-        for number, line in self._lines:
-            try:
-                document = parse_document(line, f"{self._lines.path.name}:{number}")
-            except ValueError as error:
-                self._lines.spoil(number, str(error))
-            else:
-                yield document
+    for number, line in intake.lines():
+        try:
+            document = parse_document(line, f"{intake.path.name}:{number}")
+        except ValueError as error:
+            intake.spoil(number, str(error))
+        else:
+            if source.subsets and document.metadata.get("pile_set_name") not in source.subsets:
+                document.metadata = {"drop": "other_subset"}
+            yield document
 
 
 def parse_document(line: bytes, name: str) -> Document:

@@ -1,0 +1,85 @@
+"""Keys of a part's documents: what decides, once all parts are there, which documents stay in the corpus.
+
+Duplicates and older versions can only be told when everything has been read. So each part keeps, beside
+its shards, a few bytes for every document, and `finalise` drops documents by their keys, without
+reading the text again.
+"""
+
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from datatrove.data import Document
+from numpy.typing import NDArray
+
+from jobs.data.manifest import SPLITS, Split, replace_durably
+
+
+@dataclass
+class KeyRecorder:
+    """Collects the keys of one part while its documents run through."""
+
+    ordinals: "array[int]" = field(default_factory=lambda: array("L"))
+    splits: "array[int]" = field(default_factory=lambda: array("B"))
+    texts: "array[int]" = field(default_factory=lambda: array("Q"))
+    identified: "array[int]" = field(default_factory=lambda: array("L"))
+    identities: "array[int]" = field(default_factory=lambda: array("Q"))
+    versions: "array[int]" = field(default_factory=lambda: array("L"))
+
+    def number(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Number documents as they come from the reader, and keep the identities of those that have one."""
+        for ordinal, document in enumerate(documents):
+            document.metadata["ordinal"] = ordinal
+            if "identity" in document.metadata:
+                self.identified.append(ordinal)
+                self.identities.append(document.metadata["identity"])
+                self.versions.append(document.metadata.get("version", 0))
+            yield document
+
+    def keep(self, document: Document, split: Split, text_hash: int) -> None:
+        """Record a document that was written to a shard; those of a split are recorded in the shard's order."""
+        self.ordinals.append(document.metadata["ordinal"])
+        self.splits.append(SPLITS.index(split))
+        self.texts.append(text_hash)
+
+    def save(self, path: Path, deleted: "array[int]") -> None:
+        """Write the keys of the part, durably."""
+        arrays = {
+            "ordinals": np.array(self.ordinals, "<u4"),
+            "splits": np.array(self.splits, "u1"),
+            "texts": np.array(self.texts, "<u8"),
+            "identified": np.array(self.identified, "<u4"),
+            "identities": np.array(self.identities, "<u8"),
+            "versions": np.array(self.versions, "<u4"),
+            "deleted": np.array(deleted, "<u8"),
+        }
+        with replace_durably(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of a finished part."""
+
+    ordinals: NDArray[np.uint32]
+    """Of the documents in the shards, in the order they were written: their number among all the reader gave."""
+    splits: NDArray[np.uint8]
+    """Of the same documents: index into SPLITS."""
+    texts: NDArray[np.uint64]
+    """Of the same documents: a hash of the text."""
+    identified: NDArray[np.uint32]
+    """Numbers of the documents that have an identity, written or dropped."""
+    identities: NDArray[np.uint64]
+    """Their identities."""
+    versions: NDArray[np.uint32]
+    """Their versions."""
+    deleted: NDArray[np.uint64]
+    """Identities withdrawn by this part from itself and all parts before it."""
+
+
+def load_keys(path: Path) -> Keys:
+    """Read the keys of a finished part."""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Keys(**arrays)

@@ -1,0 +1,30 @@
+"""Readers: one function a format, from a source file to its documents.
+
+A reader takes an `Intake` and the recipe's source, and yields datatrove documents in the file's order.
+It holds no more than one record at a time, counts records in `Intake.count` and those it cannot read
+with `Intake.spoil`, and quotes nothing of the text anywhere but in the document.
+
+What it may say about a document, in its `metadata`:
+    drop: reason to leave the document out (`other_language`); such a document is yielded all the same.
+    identity, version: numbers; of the documents with one identity only the newest stays in a corpus.
+    split_key: documents with the same key (a patient) are in the same split.
+    license: the document's own licence.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+from datatrove.data import Document
+
+from jobs.data.readers.intake import Intake
+from jobs.data.readers.pile import read_pile
+from launcher.recipe.sources import Source
+
+Reader: TypeAlias = Callable[[Intake, Any], Iterator[Document]]
+
+_READERS: dict[str, Reader] = {"pile": read_pile}
+
+
+def read(intake: Intake, source: Source) -> Iterator[Document]:
+    """Read one file of a source."""
+    return _READERS[source.format](intake, source)

@@ -1,0 +1,139 @@
+"""One source file on its way in: its bytes, decompressed; its checksum; and the account of what could not be read."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import sys
+import zlib
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs.runtime.watchdog import WATCHDOG
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAX_RECORD_BYTES = 64 * 2**20
+"""Longer lines, rows and XML records are bad: they bound the memory that one document can take."""
+
+# Not OSError: a file system that does not answer is no fault of the data, and worth another attempt.
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
+"""What decompression raises when a file is truncated or corrupt."""
+
+_NAMED = 5
+
+
+class Intake:
+    """One source file, what came out of it, and what was wrong with it. Memory is bounded whatever the file holds.
+
+    A truncated or corrupt file gives what comes before the damage shows, but all its records count as
+    bad, those behind the damage by the rate so far: nothing vouches for them. gzip notices damage at the
+    end of the file, after it gave any amount of garbage.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = path.stat().st_size
+        """Bytes on disk."""
+        self.count = 0
+        """Records (lines that are not blank, citations, rows) so far, those behind damage among them."""
+        self.bad = 0
+        """Records so far that could not be read; all of them if the file is damaged."""
+        self.first_bad: list[str] = []
+        """The first of them, as `file:line: what is wrong`; damage to the file before all. Quotes no text."""
+        self.sha256 = ""
+        """Checksum of the file as it lies on disk, once all of it has been read."""
+        self.deleted = array("Q")
+        """Identities that this file withdraws: documents of it and of files before it (MEDLINE's DeleteCitation)."""
+        self._file: io.BufferedReader[Any] | None = None
+
+    @property
+    def share_read(self) -> float:
+        """How much of the file has been read, from 0 to 1."""
+        return self._file.tell() / max(1, self.size) if self._file else float(bool(self.sha256))
+
+    def spoil(self, line: int, what: str) -> None:
+        """Count a bad record.
+
+        Args:
+            line: 1-based number of its (first) line, or of the record where a file has no lines.
+            what: What is wrong with it, in words that quote nothing of it.
+        """
+        self.bad += 1
+        if len(self.first_bad) < _NAMED:
+            self.first_bad.append(f"{self.path}:{line}: {what}")
+
+    def damage(self, line: int, what: str) -> None:
+        """Call the whole file bad: it ends early, or is not what its name says.
+
+        Args:
+            line: Where it shows.
+            what: What is wrong, in words that quote nothing of it.
+        """
+        self.first_bad.insert(0, f"{self.path}:{line}: the file is damaged: {what}")
+        self.bad = self.count = max(1, round(self.count / (self.share_read or 1)))
+
+    @contextlib.contextmanager
+    def stream(self) -> Iterator[io.BufferedIOBase]:
+        """Open the file, decompressed as its name says; afterwards its checksum is known.
+
+        Damage (see `DAMAGE`) is raised where it shows; the reader catches it and calls `damage`.
+        """
+        with _HashedFile(self.path) as raw, io.BufferedReader(raw, 2**17) as file:
+            self._file = file
+            yield _decompressed(file, self.path.suffix)
+            while file.read(2**20):
+                pass
+        self._file, self.sha256 = None, raw.checksum.hexdigest()
+
+    def lines(self) -> Iterator[tuple[int, bytes]]:
+        """Give each line that is not blank, with its 1-based number; each is a record."""
+        number = 0
+        with self.stream() as stream:
+            try:
+                for number, line in enumerate(_bounded_lines(stream), 1):
+                    if line is None:
+                        self.count += 1
+                        self.spoil(number, f"is longer than {MAX_RECORD_BYTES // 2**20} MiB")
+                    elif not line.isspace():
+                        self.count += 1
+                        yield number, line
+            except DAMAGE as error:
+                self.damage(number + 1, str(error))
+
+
+class _HashedFile(io.FileIO):
+    """A file that sums up what is read from it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.checksum = hashlib.sha256()
+
+    def readinto(self, buffer: Any) -> int:
+        WATCHDOG.beat()
+        count = super().readinto(buffer)
+        self.checksum.update(memoryview(buffer)[:count])
+        return count
+
+
+def _decompressed(file: "io.BufferedReader[Any]", suffix: str) -> io.BufferedIOBase:
+    if suffix in (".gz", ".tgz"):
+        return gzip.GzipFile(fileobj=file)
+    if suffix == ".zst":
+        return zstd.ZstdFile(file)
+    return file
+
+
+def _bounded_lines(stream: io.BufferedIOBase) -> Iterator[bytes | None]:
+    """Give each line, None in place of one that is too long."""
+    while line := stream.readline(MAX_RECORD_BYTES):
+        is_whole = line.endswith(b"\n") or len(line) < MAX_RECORD_BYTES
+        yield line if is_whole else None
+        while not is_whole:
+            rest = stream.readline(2**20)
+            is_whole = not rest or rest.endswith(b"\n")

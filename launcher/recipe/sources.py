@@ -1,0 +1,115 @@
+"""Sources of a corpus: one model a format. Pure data."""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, field_validator
+
+from launcher.recipe.sections import Section, refuse_site_path
+
+Cleaning = Literal["published", "keep_structure"]
+
+
+class SourceBase(Section):
+    """What all sources have."""
+
+    files: str
+    """Glob below the profile's `roots.data`, or `./...` relative to the recipe."""
+    license: str = "unknown"
+    """Licence of the text, kept in the corpus's manifest."""
+
+    _files = field_validator("files")(refuse_site_path)
+
+
+class PileSource(SourceBase):
+    """JSON lines with a `text` field (.jsonl, .jsonl.gz, .jsonl.zst), as in the Pile."""
+
+    format: Literal["pile"]
+    """JSON lines with a `text` field."""
+    subsets: tuple[str, ...] = ()
+    """Keep only documents with one of these as `meta.pile_set_name`; all if empty."""
+
+
+class TextSource(SourceBase):
+    """Plain text (.txt, .txt.gz, .txt.zst)."""
+
+    format: Literal["text"]
+    """Plain text."""
+    document: Literal["line", "file"] = "line"
+    """What one document is."""
+
+
+class ParquetSource(SourceBase):
+    """Parquet files."""
+
+    format: Literal["parquet"]
+    """Parquet files."""
+    column: str = "text"
+    """Column that holds the text."""
+
+
+class DatasetSource(SourceBase):
+    """Hugging Face datasets on disk: the `.arrow` files that `save_to_disk` writes."""
+
+    format: Literal["dataset"]
+    """A Hugging Face dataset on disk."""
+    column: str = "text"
+    """Column that holds the text."""
+
+
+class MedlineSource(SourceBase):
+    """MEDLINE/PubMed citations (.xml, .xml.gz): baseline and update files, in the order of their names.
+
+    Of several versions of a citation the newest stays; deleted citations go.
+    """
+
+    format: Literal["medline"]
+    """MEDLINE/PubMed XML, baseline and updates."""
+    languages: tuple[str, ...] = ("eng",)
+    """MEDLINE's codes of the languages to keep; all if empty."""
+    require_abstract: bool = True
+    """Drop citations that are a title only."""
+    labels: bool = True
+    """Keep the labels of structured abstracts (`BACKGROUND: ...`)."""
+
+
+class PmcSource(SourceBase):
+    """PubMed Central articles in JATS XML (.nxml, .xml, .gz), or archives of them (.tar.gz) as PMC distributes them."""
+
+    format: Literal["pmc"]
+    """PubMed Central articles in JATS XML."""
+    headings: bool = True
+    """Keep the titles of sections."""
+
+
+class MimicIVSource(SourceBase):
+    """MIMIC-IV-Note (discharge.csv.gz, radiology.csv.gz)."""
+
+    format: Literal["mimic_iv"]
+    """MIMIC-IV-Note tables."""
+    clean: Cleaning = "published"
+    """`published`: as Clinical LLaMA-LoRA, one line a note; `keep_structure`: lines and sections stay."""
+
+
+class MimicIIISource(SourceBase):
+    """MIMIC-III NOTEEVENTS.csv(.gz)."""
+
+    format: Literal["mimic_iii"]
+    """MIMIC-III NOTEEVENTS table."""
+    categories: tuple[str, ...] = ()
+    """Keep only these values of CATEGORY; all if empty."""
+    clean: Cleaning = "published"
+    """`published`: as Clinical LLaMA-LoRA, one line a note; `keep_structure`: lines and sections stay."""
+
+
+Source: TypeAlias = Annotated[
+    PileSource
+    | TextSource
+    | ParquetSource
+    | DatasetSource
+    | MedlineSource
+    | PmcSource
+    | MimicIVSource
+    | MimicIIISource,
+    Field(discriminator="format"),
+]
+"""Files of one format."""
