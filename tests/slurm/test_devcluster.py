@@ -187,6 +187,7 @@ def test_up_after_a_crash_starts_again_and_keeps_the_queue(second_cluster: DevCl
     for daemon in second_cluster.status().daemons:
         assert daemon.pid is not None
         os.kill(daemon.pid, signal.SIGKILL)
+    wait_for(lambda: pids_of_cluster(second_cluster.layout.folder) == [], 30, "the daemons to be gone")
 
     second_cluster.up(Shape(nodes=1, gpus=1))
 

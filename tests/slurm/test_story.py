@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def interrupted(site: Site) -> RunDir:
     site.wait_for_attempt(run, 1)
 
     site.wait_for_step(run, last_step(run) + 2)
-    site.slurm("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    site.slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_to_come(run)}")
     site.wait_for_attempt(run, 2)
     site.slurm("scontrol", "update", f"JobId={job}", "TimeLimit=10")
 
@@ -62,6 +63,12 @@ def interrupted(site: Site) -> RunDir:
     os.kill(rank_processes(run)[3], signal.SIGKILL)
     site.wait_until_finished(run)
     return run
+
+
+def minutes_to_come(run: RunDir) -> int:
+    """The shortest time limit of the present attempt that leaves it the time to save."""
+    elapsed = time.time() - read_attempts(run.ledger)[-1].started
+    return 1 + int((elapsed + 30) // 60)
 
 
 def test_every_parameter_is_sharded_in_the_node_and_replicated_between_nodes(uninterrupted: RunDir) -> None:
