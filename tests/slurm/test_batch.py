@@ -292,6 +292,18 @@ def test_a_killed_rank_costs_one_attempt(on_stage: Stage) -> None:
     assert f"rank 3 on {failed.nodes[1]}: Killed" in failed.message
 
 
+def test_tasks_that_hang_are_killed_and_leave_their_stacks(on_stage: Stage) -> None:
+    """Nothing but the batch process ends them: they wait for no collective, and listen to no signal."""
+    act = {"rank": 0, "at_step": 3, "block": True}
+    job, [run] = on_stage.play(Play(nodes=2, steps=4, save_every=2, hang="6s", acts={"0": act}))
+
+    assert on_stage.wait_for_end(run) == [("hang", "requeue"), ("finished", "done")]
+    hung, resumed = read_attempts(run.ledger)
+    assert (hung.source, hung.job_id, resumed.job_id, resumed.first_step) == ("watchdog", job, job, 2)
+    assert " in stuck\n" in run.rank_log(0, 0).read_text()
+    assert "rank-*.log, but none of rank 1 on" in run.batch_log(0).read_text()
+
+
 def test_two_runs_on_one_node_at_once_have_gpus_and_ports_of_their_own(on_stage: Stage) -> None:
     options = ("--nodelist=a100-01",)
     plays = [on_stage.play(Play(steps=LONG), options=options)[1][0] for _ in range(2)]
