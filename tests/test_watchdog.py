@@ -132,6 +132,33 @@ def test_a_heartbeat_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_text_that_is_read_is_a_sign_of_life(tmp_path: Path) -> None:
+    heartbeat, source = tmp_path / "heartbeat", tmp_path / "text.jsonl"
+    source.write_text("{}\n")
+
+    done = run(f"""
+from jobs.data.readers.intake import Intake
+heartbeat = Path({str(heartbeat)!r})
+WATCHDOG.keep(heartbeat)
+os.utime(heartbeat, (1, 1))
+WATCHDOG.rest()
+print(len(list(Intake(Path({str(source)!r})).lines())))
+""")
+
+    assert done.stdout == "1\n"
+    assert heartbeat.stat().st_mtime > 1
+
+
+def test_of_workers_the_one_that_is_stuck_leaves_its_stacks(tmp_path: Path) -> None:
+    done = run("""
+from jobs.data.workers import run_tasks
+print(sorted(run_tasks(lambda number: stuck(number), [0, 0.6], 2, lambda: False)))
+""")
+
+    assert done.stdout == "[(0, None), (0.6, None)]\n"
+    assert done.stderr.count("Timeout") == done.stderr.count("in stuck\n") == 1
+
+
 @pytest.mark.parametrize(("limit", "pulse"), [(1800, 5), (40, 2), (1, 0.05)])
 def test_signs_of_life_are_passed_on_several_times_within_the_limit(limit: float, pulse: float) -> None:
     assert pulse_seconds(limit) == pulse
