@@ -74,6 +74,9 @@ def test_two_ranks_on_two_nodes_reach_a_breakpoint_on_rank_0(clean: Site, tmp_pa
         assert len(queue(clean)) == 1
         terminal.sendline("p everybody")
         terminal.expect(r"\[rank 0\] \[0, 1\]")
+        terminal.sendline("from jobs.runtime.watchdog import WATCHDOG")
+        terminal.sendline("p WATCHDOG.limit")  # who sits and thinks does not hang
+        terminal.expect(r"\[rank 0\] 0\.0")
         terminal.sendline("n")
         terminal.expect(r"-> finished = ")
         terminal.sendline("q")
