@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from jobs.runtime.attempt import open_attempt
 from jobs.runtime.hang import Silence, has_stacks
+from jobs.runtime.job import find_job
+from jobs.runtime.supervise import Signals, supervise
 from launcher.cluster import Cluster
 from launcher.ledger import read_attempts
 from launcher.paths import RunDir, SubmissionDir, published_steps
 from launcher.recipe import recipe_adapter
 from launcher.record import RunRecord
 from tests.corpora import make_corpus
-from tests.plays import PROJECT, start_batch, summary, write_run
+from tests.plays import PROJECT, Play, stage, start_batch, summary, write_run
 from tests.ranks import ASSETS, DEADLINE, cpt_recipe, losses, words
 from tests.waiting import wait_for
 
@@ -125,6 +128,38 @@ def test_stacks_are_found_in_a_log(tmp_path: Path, log: str, expected: bool) -> 
 
 def test_a_log_that_is_missing_holds_no_stacks(tmp_path: Path) -> None:
     assert not has_stacks(tmp_path / "rank-00000.log")
+
+
+class Undying:
+    """Tasks that wait for a file system that is gone: the kernel keeps them whatever they are sent."""
+
+    def __init__(self) -> None:
+        self.killed: list[bool] = []
+
+    def poll(self) -> None:
+        return None
+
+    def ask_to_stop(self) -> str:
+        return ""
+
+    def kill(self, at_once: bool = False) -> None:
+        self.killed.append(at_once)
+
+
+def test_tasks_that_cannot_even_be_killed_are_left_behind(
+    tmp_path: Path, make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, tasks, said = make_cluster(executor="local", gpus={"device": "cpu"}), Undying(), list[str]()
+    submission, _ = stage(tmp_path / "staged", cluster, [Play(gpus_per_node=1, hang="1s")])
+    job = find_job(submission, {}, local=True)
+    monkeypatch.setattr("jobs.runtime.supervise.LocalTasks", lambda *_: tasks)
+    monkeypatch.setattr("jobs.runtime.hang.END_SECONDS", 0)
+
+    ending = supervise(job, open_attempt(job), Signals(), said.append)
+
+    assert tasks.killed == [True]
+    assert (ending.exit_code, ending.cause and ending.cause.reason) == (137, "hang")
+    assert said[-1] == "the tasks do not end; left to Slurm"
 
 
 @pytest.fixture
