@@ -58,18 +58,23 @@ def append_event(ledger: Path, attempt: int, **event: object) -> None:
         ledger: attempts.jsonl.
         attempt: Number of the attempt the event belongs to.
         **event: Fields of `Attempt` that the event sets.
+
+    Raises:
+        OSError: The disk is full or gone.
     """
-    line = json.dumps({"attempt": attempt, "time": time.time(), **event}) + "\n"
+    line = (json.dumps({"attempt": attempt, "time": time.time(), **event}) + "\n").encode()
     descriptor = os.open(ledger, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(descriptor, _missing_line_end(descriptor) + line.encode())
+        line = _missing_line_end(descriptor) + line
+        while line:  # a disk that is nearly full takes a part without an error
+            line = line[os.write(descriptor, line) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 def _missing_line_end(descriptor: int) -> bytes:
-    """Keep an event apart from a line that a power cut tore."""
+    """Keep an event apart from a line that a power cut or a full disk tore."""
     size = os.fstat(descriptor).st_size
     return b"\n" if size and os.pread(descriptor, 1, size - 1) != b"\n" else b""
 

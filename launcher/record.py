@@ -48,10 +48,12 @@ class RunRecord:
         """Write run.json atomically, one line a field: an array of 1,000 runs writes 2,000 of them."""
         fields = vars(self) | {"submissions": [vars(entry) for entry in self.submissions]}
         lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+        content = f"{{\n{lines}\n}}\n".encode()
         staging = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
-            os.write(descriptor, f"{{\n{lines}\n}}\n".encode())
+            while content:  # a disk that is nearly full takes a part without an error
+                content = content[os.write(descriptor, content) :]
         finally:
             os.close(descriptor)
         os.replace(staging, path)

@@ -27,7 +27,8 @@ class Play:
     seconds: float = 0.05
     save_every: int = 1000
     acts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By attempt: `{"rank": 1, "at_step": 3, "exit_code": 1}`, `{"signal": 9}`, `{"block": true}`, `{"deaf": true}`."""
+    """By attempt: `{"rank": 1, "at_step": 3, "exit_code": 1}`, `{"signal": 9}`, `{"block": true}`, `{"deaf": true}`,
+    `{"fill": true}` (the disk, up to the last byte), `{"remove": true}` (the run directory)."""
     nodes: int = 1
     gpus_per_node: int = 2
     time: str = "10min"
@@ -96,7 +97,7 @@ def write_run(run: RunDir, recipe: dict[str, Any], cluster: Cluster) -> None:
 
 def start_batch(submission: SubmissionDir, option: str = "--local", **environ: str) -> "subprocess.Popen[str]":
     """Start the batch process."""
-    command = [sys.executable, "-m", "jobs.runtime.batch", str(submission.root), *option.split()]
+    command = [sys.executable, "-u", "-m", "jobs.runtime.batch", str(submission.root), *option.split()]
     return subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": str(PROJECT), **environ},

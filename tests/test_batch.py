@@ -4,16 +4,18 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from jobs.runtime.slurm import RESUBMITTED_BY
 from launcher.cluster import Cluster
 from launcher.ledger import StopRequest, append_event, read_attempts
 from launcher.paths import RunDir, SubmissionDir, published_steps
-from tests.plays import Play, last_attempt, run_batch, seen, stage, start_batch, summary
+from tests.plays import PROJECT, Play, last_attempt, run_batch, seen, stage, start_batch, summary
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
@@ -360,6 +362,69 @@ def test_the_unfit_node_that_a_preflight_found_is_in_the_ledger(staged: Staged) 
     failed = read_attempts(run.ledger)[0]
     assert (failed.reason, failed.source) == ("node_failure", "preflight")
     assert "gpu07: 3 of 4 GPUs are visible" in failed.message
+
+
+@pytest.fixture
+def on_small_disk(small_disk: Path, local_cluster: Cluster) -> Callable[..., tuple[SubmissionDir, RunDir]]:
+    def make(**play: object) -> tuple[SubmissionDir, RunDir]:
+        submission, [run] = stage(small_disk, local_cluster, [Play(**play)])  # type: ignore[arg-type]
+        return submission, run
+
+    return make
+
+
+def test_a_full_disk_is_told_in_a_line_and_starts_nothing_until_there_is_room(on_small_disk: Staged) -> None:
+    submission, run = on_small_disk(acts={"0": {"at_step": 2, "fill": True, "exit_code": 1}})
+
+    code, said = run_batch(submission)
+
+    assert (code, summary(run)) == (os.EX_IOERR, [(None, None)])
+    assert "the ledger cannot take the end of attempt 0: [Errno 28] No space left on device" in said
+    assert f"{run.root.name}: not started: [Errno 28] No space left on device" in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+    (run.root / "filler").unlink()
+    code, said = run_batch(submission)
+
+    assert (code, summary(run)) == (0, [("killed", "stop"), ("finished", "done")]), said
+
+
+def test_ends_that_the_ledger_could_not_take_use_up_the_budget_all_the_same(on_small_disk: Staged) -> None:
+    fill = {"at_step": 1, "fill": True, "exit_code": 1}
+    submission, run = on_small_disk(acts={str(n): fill for n in range(9)}, max_failures=9)
+    queued_by: dict[str, str] = {}
+
+    for code in (os.EX_IOERR, os.EX_IOERR, 1):
+        batch = start_batch(submission, **queued_by)
+        said, _ = batch.communicate(timeout=60)
+        assert batch.returncode == code, said
+        (run.root / "filler").unlink()
+        queued_by = {RESUBMITTED_BY: f"local-{batch.pid}"}
+    code, said = run_batch(submission, **queued_by)
+
+    assert (code, summary(run)) == (1, [("killed", "requeue")] * 2 + [("killed", "stop")]), said
+
+
+def test_a_run_directory_that_vanishes_is_told_in_a_line_and_not_made_again(staged: Staged) -> None:
+    submission, run = staged(acts={"0": {"at_step": 2, "remove": True, "exit_code": 1}})
+
+    code, said = run_batch(submission)
+
+    assert code == os.EX_IOERR
+    assert f"not started: [Errno 2] No such file or directory: '{run.logs}'" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not run.root.exists()
+
+
+def test_a_batch_process_whose_own_log_is_full_works_on(staged: Staged) -> None:
+    submission, run = staged()
+
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-u", "-m", "jobs.runtime.batch", str(submission.root), "--local"]
+        environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        done = subprocess.run(command, env=environ, stdout=full, stderr=full, timeout=60, check=False)
+
+    assert (done.returncode, summary(run)) == (0, [("finished", "done")])
 
 
 def test_a_hostile_folder_name_does_no_harm(hostile_path: Path, local_cluster: Cluster) -> None:

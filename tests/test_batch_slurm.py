@@ -66,8 +66,8 @@ def test_a_job_that_slurm_has_requeued_by_itself_counts_as_requeued(commands: Co
 def test_the_id_of_a_new_job_is_found_among_a_sites_banners(commands: Commands) -> None:
     commands.say("sbatch", 'echo "project has 17 hours left"; echo "4711;cluster"')
 
-    assert slurm.resubmit("submission.sh", None) == slurm.Answer(True, "4711")
-    assert slurm.resubmit("submission.sh", "3") == slurm.Answer(True, "4711_3")
+    assert slurm.resubmit("submission.sh", None, "5") == slurm.Answer(True, "4711")
+    assert slurm.resubmit("submission.sh", "3", "5_3") == slurm.Answer(True, "4711_3")
 
 
 def test_a_new_job_is_for_this_element_alone_waits_for_the_old_one_and_inherits_nothing(
@@ -77,7 +77,7 @@ def test_a_new_job_is_for_this_element_alone_waits_for_the_old_one_and_inherits_
     monkeypatch.setenv("SBATCH_QOS", "urgent")
     commands.say("sbatch", f'echo "$@" > {tmp_path}/argv; env > {tmp_path}/env; echo 6')
 
-    slurm.resubmit("submission.sh", "3")
+    slurm.resubmit("submission.sh", "3", "5_3")
 
     assert (tmp_path / "argv").read_text() == "--parsable --array=3 --dependency=afterany:5 submission.sh\n"
     assert not [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith(("SLURM_", "SBATCH_"))]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.runtime.cause import cause_in_job, cause_in_logs, last_sign_of_life, parse_accounting, unix_time
+from jobs.runtime.cause import cause_before, cause_in_job, cause_in_logs, last_sign_of_life, parse_accounting, unix_time
 from jobs.runtime.slurm import hostnames, parse_fields
 from launcher.ledger import Attempt, Reason
 
@@ -76,6 +76,22 @@ def test_what_slurm_left_in_the_log_is_understood(tmp_path: Path, line: str, rea
     log.write_text(f"2026-11-21 04:40:00 attempt 1\n{line}\n")
 
     cause = cause_in_logs([tmp_path / "missing.log", log], ATTEMPT)
+
+    assert (cause.reason if cause else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("why", "was_asked", "reason"),
+    [("JOB REQUEUE", True, "preempted"), ("JOB REQUEUE", False, None), ("PREEMPTION", False, "preempted")],
+)
+def test_a_requeue_that_nobody_had_announced_was_our_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str, was_asked: bool, reason: Reason | None
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without Slurm's commands
+    log = tmp_path / "slurm-12.log"
+    log.write_text(f"slurmstepd: error: *** JOB 12 ON a100-01 CANCELLED AT 2026-11-21T04:41:00 DUE TO {why} ***\n")
+
+    cause = cause_before(ATTEMPT, [log], was_asked)
 
     assert (cause.reason if cause else None) == reason
 

@@ -1,6 +1,10 @@
 """The ledger: events become attempts, and a power cut costs one line at most."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+import pytest
 
 from launcher.ledger import Attempt, StopRequest, append_event, read_attempts
 
@@ -28,6 +32,20 @@ def test_a_torn_line_is_left_out_and_does_not_swallow_the_next(tmp_path: Path) -
     append_event(ledger, 1, job_id="8")
 
     assert read_attempts(ledger) == [Attempt(0, job_id="7", reason="killed"), Attempt(1, job_id="8")]
+
+
+def test_an_event_that_a_full_disk_tore_is_an_error_and_does_not_swallow_the_next(
+    tmp_path: Path, file_size_limit: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    ledger = tmp_path / "attempts.jsonl"
+    append_event(ledger, 0, job_id="7")
+
+    with file_size_limit(ledger.stat().st_size + 20), pytest.raises(OSError, match="too large"):
+        append_event(ledger, 0, reason="killed")
+    append_event(ledger, 1, job_id="8")
+
+    assert len(ledger.read_bytes().splitlines()) == 3
+    assert read_attempts(ledger) == [Attempt(0, job_id="7"), Attempt(1, job_id="8")]
 
 
 def test_a_run_that_never_started_has_no_attempts(tmp_path: Path) -> None:

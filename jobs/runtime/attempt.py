@@ -19,11 +19,22 @@ class Journal:
 
     def __call__(self, message: str) -> None:
         """Say something."""
-        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}"
-        print(line, flush=True)
+        line = stamped(message)
+        tell_slurm(line)
         # A full disk must not end the process that is to bring the run back.
         with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8") as log:
             log.write(line + "\n")
+
+
+def stamped(message: str) -> str:
+    """Put the time before a message."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}"
+
+
+def tell_slurm(line: str) -> None:
+    """Print a line into Slurm's log, unless that lies on the disk that is full, too."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 def open_attempt(job: Job) -> Attempt:
@@ -31,10 +42,12 @@ def open_attempt(job: Job) -> Attempt:
 
     Raises:
         StartRefusedError: Another process has just opened the same attempt.
+        OSError: The run directory is full or gone.
     """
     number = _next_number(job.run)
+    job.run.logs.mkdir(exist_ok=True)  # and not its parents: a run directory that is gone must not come back empty
     try:
-        job.run.attempt_logs(number).mkdir(parents=True)
+        job.run.attempt_logs(number).mkdir()
     except FileExistsError:
         raise StartRefusedError(f"{job.run.root}: another job has just started attempt {number}", 1) from None
     attempt = Attempt(number, job.id, job.restart_count, job.nodes, job.world_size, time.time())
@@ -56,14 +69,17 @@ def _next_number(run: RunDir) -> int:
     return max([*folders, *(attempt.number for attempt in read_attempts(run.ledger))], default=-1) + 1
 
 
-def close_attempt(job: Job, number: int, ending: Ending, ended: float | None = None) -> Verdict:
-    """Judge an attempt that has ended and write its last line into the ledger."""
-    attempts = [attempt for attempt in read_attempts(job.run.ledger) if attempt.number <= number]
-    attempts[-1].last_step = max([attempts[-1].last_step or 0, *published_steps(job.run)]) or None
+def close_attempt(job: Job, attempt: Attempt, ending: Ending, ended: float | None = None) -> Verdict:
+    """Judge an attempt that has ended and write its last line into the ledger.
+
+    Raises:
+        OSError: The ledger cannot be written.
+    """
+    attempts = _history(job.run, attempt)
     verdict = judge(attempts, ending, job.policy)
     append_event(
         job.run.ledger,
-        number,
+        attempt.number,
         last_step=attempts[-1].last_step,
         ended=ended or time.time(),
         reason=verdict.reason,
@@ -73,3 +89,21 @@ def close_attempt(job: Job, number: int, ending: Ending, ended: float | None = N
         message=verdict.message,
     )
     return verdict
+
+
+def judge_attempt(job: Job, attempt: Attempt, ending: Ending) -> Verdict:
+    """Judge an attempt whose end the ledger cannot take."""
+    return judge(_history(job.run, attempt), ending, job.policy)
+
+
+def _history(run: RunDir, attempt: Attempt) -> list[Attempt]:
+    """All attempts up to this one: as the ledger tells, else this one as its own batch process knows it."""
+    try:
+        known = [entry for entry in read_attempts(run.ledger) if entry.number <= attempt.number]
+        steps = published_steps(run)
+    except OSError:
+        known, steps = [], []
+    if not known or known[-1].number != attempt.number:
+        known.append(attempt)
+    known[-1].last_step = max([known[-1].last_step or 0, *steps]) or None
+    return known

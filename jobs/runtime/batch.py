@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.runtime import slurm
-from jobs.runtime.attempt import Journal, close_attempt, open_attempt
+from jobs.runtime.attempt import Journal, close_attempt, judge_attempt, open_attempt, stamped, tell_slurm
 from jobs.runtime.cause import cause_before, last_sign_of_life
 from jobs.runtime.job import Job, StartRefusedError, find_job
 from jobs.runtime.supervise import Signals, supervise
@@ -28,11 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals.install()
     options = _parse(argv)
     try:
-        job = find_job(SubmissionDir(options.submission.absolute()), os.environ, options.local)
-        _check_start(job)
-        return _run(job, signals)
+        return _run(find_job(SubmissionDir(options.submission.absolute()), os.environ, options.local), signals)
     except StartRefusedError as refusal:
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {refusal}", flush=True)
+        tell_slurm(stamped(str(refusal)))
         return refusal.exit_code
 
 
@@ -47,16 +45,41 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(job: Job, signals: Signals) -> int:
     while True:
-        attempt = open_attempt(job)
+        attempt = _start(job)
         say = Journal(job.run.batch_log(attempt.number))
         say(f"attempt {attempt.number} of {job.run.root.name}: job {job.id} on {', '.join(job.nodes)}")
         ending = supervise(job, attempt, signals, say)
-        verdict = close_attempt(job, attempt.number, ending)
+        verdict = _close(job, attempt, ending, say)
         say(f"{verdict.reason} ({verdict.source}): {verdict.message} -> {verdict.action}")
         if verdict.action in ("done", "stop") or not job.local:
             _come_back(job, attempt, verdict, say)
             return batch_exit_code(verdict, ending)
-        _remove_old_request(job)
+
+
+def _start(job: Job) -> Attempt:
+    """Open an attempt, unless there is a reason not to.
+
+    A run that cannot write its ledger is not started: each attempt must count, or a full disk would have it
+    requeued for ever.
+
+    Raises:
+        StartRefusedError: With the exit code of this process.
+    """
+    try:
+        _check_start(job)
+        return open_attempt(job)
+    except OSError as error:
+        message = f"{job.run.root.name}: not started: {error}; `launcher resume` starts it when that is repaired"
+        raise StartRefusedError(message, os.EX_IOERR) from error
+
+
+def _close(job: Job, attempt: Attempt, ending: Ending, say: Journal) -> Verdict:
+    """Judge an attempt and note its end, if not now then at the next start (`_close_earlier`)."""
+    try:
+        return close_attempt(job, attempt, ending)
+    except OSError as error:
+        say(f"the ledger cannot take the end of attempt {attempt.number}: {error}; the next start notes it")
+        return judge_attempt(job, attempt, ending)
 
 
 def _check_start(job: Job) -> None:
@@ -117,14 +140,15 @@ def _close_earlier(job: Job, attempt: Attempt) -> None:
     stop = StopRequest.read(job.run.stop_request)
     # Rank 0 writes `stopped` or its last step when all tasks have saved: they left with the code that says so.
     saved = attempt.reason == "stopped" or (stop is not None and attempt.last_step is not None)
+    was_asked = stop is not None and stop.attempt in (attempt.number, None)
     ending = Ending(
         exit_code=CONTINUE if saved else None,
         stop=stop,
-        cause=None if attempt.job_id.startswith("local-") else cause_before(attempt, logs),
+        cause=None if attempt.job_id.startswith("local-") else cause_before(attempt, logs, was_asked),
     )
-    verdict = close_attempt(job, attempt.number, ending, last_sign_of_life(job.run.attempt_logs(attempt.number)))
-    print(f"attempt {attempt.number} did not tell how it ended: {verdict.reason} ({verdict.source})", flush=True)
-    if attempt.job_id != job.id:
+    verdict = close_attempt(job, attempt, ending, last_sign_of_life(job.run.attempt_logs(attempt.number)))
+    tell_slurm(f"attempt {attempt.number} did not tell how it ended: {verdict.reason} ({verdict.source})")
+    if attempt.job_id not in (job.id, job.resubmitted_by):
         # Another job carries on: a person wanted it, which starts all budgets anew.
         append_event(
             job.run.ledger, attempt.number, action="stop", message=f"{verdict.message}; resumed by job {job.id}"
@@ -159,12 +183,15 @@ def _come_back(job: Job, attempt: Attempt, verdict: Verdict, say: Journal) -> No
         say(f"scontrol requeue: {answer.text}")
         if answer.ok:
             return
-    answer = slurm.resubmit(str(job.submission.script), job.array_index)
+    answer = slurm.resubmit(str(job.submission.script), job.array_index, job.id)
     say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
-    if answer.ok:
-        _note_job(job, answer.text)
     message = verdict.message if answer.ok else f"{verdict.message}; it cannot be queued again: {answer.text}"
-    append_event(job.run.ledger, attempt.number, action="resubmit" if answer.ok else "stop", message=message)
+    try:
+        if answer.ok:
+            _note_job(job, answer.text)
+        append_event(job.run.ledger, attempt.number, action="resubmit" if answer.ok else "stop", message=message)
+    except OSError as error:
+        say(f"the run directory cannot take that: {error}")
 
 
 def _note_job(job: Job, job_id: str) -> None:

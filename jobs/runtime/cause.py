@@ -24,6 +24,8 @@ _MARKED: dict[str, Reason] = {
     "NODE FAILURE": "node_failure",
     "TIME LIMIT": "killed",
 }
+_REQUEUE = "job requeue"
+"""How a cause's detail begins when Slurm's log says that somebody requeued the job, perhaps we ourselves."""
 _SAID_BY_SRUN: tuple[tuple[str, Reason], ...] = (
     (r"srun: error: Node failure on (\S+)", "node_failure"),
     (r"(?:task \S+: Out Of Memory|[Dd]etected \d+ oom[-_]kill event)", "out_of_memory"),
@@ -55,9 +57,19 @@ def cause_now(attempt: Attempt, job_id: str, logs: list[Path]) -> Cause | None:
     return cause_in_job(job, attempt) or cause_in_logs(logs, attempt) or _lost_node(attempt) or _put_back(job, attempt)
 
 
-def cause_before(attempt: Attempt, logs: list[Path]) -> Cause | None:
-    """Find out why an attempt ended whose batch process did not live to tell."""
-    return cause_in_logs(logs, attempt) or _cause_in_accounting(attempt) or _lost_node(attempt)
+def cause_before(attempt: Attempt, logs: list[Path], was_asked: bool) -> Cause | None:
+    """Find out why an attempt ended whose batch process did not tell.
+
+    Args:
+        attempt: The attempt.
+        logs: What Slurm and srun wrote, oldest last.
+        was_asked: Whether its batch process was told to stop. If not, a requeue in the logs was that process's own
+            work: on a full disk it could not tell, and an end for which nobody pays would be requeued for ever.
+    """
+    cause = cause_in_logs(logs, attempt)
+    if cause is not None and cause.detail.startswith(_REQUEUE) and not was_asked:
+        cause = None
+    return cause or _cause_in_accounting(attempt) or _lost_node(attempt)
 
 
 def cause_in_job(job: Mapping[str, str], attempt: Attempt) -> Cause | None:

@@ -55,6 +55,11 @@ class Job:
         return self.environ.get("SLURM_ARRAY_TASK_ID")
 
     @property
+    def resubmitted_by(self) -> str | None:
+        """The job whose batch process queued this one; None if a person did."""
+        return self.environ.get(slurm.RESUBMITTED_BY)
+
+    @property
     def restart_count(self) -> int:
         """How many times Slurm has put this job back into the queue."""
         return 0 if self.local else int(self.environ.get("SLURM_RESTART_COUNT", 0))
@@ -119,7 +124,7 @@ def find_job(submission: SubmissionDir, environ: Mapping[str, str], local: bool)
     if not local and "SLURM_JOB_ID" not in environ:
         raise StartRefusedError("not inside a Slurm job; submit the run, or add `--local`", NEVER_RESTART)
     index = int(environ.get("SLURM_ARRAY_TASK_ID", 0))
-    entries = read_json_lines(submission.manifest)
+    entries = _manifest(submission)
     if index >= len(entries):
         raise StartRefusedError(f"{submission.manifest}: no line for array index {index}", NEVER_RESTART)
     run = RunDir(Path(entries[index]["run"]))
@@ -135,6 +140,13 @@ def find_job(submission: SubmissionDir, environ: Mapping[str, str], local: bool)
             NEVER_RESTART,
         )
     return Job(submission, run, recipe, record, environ, local)
+
+
+def _manifest(submission: SubmissionDir) -> list[dict[str, Any]]:
+    try:
+        return read_json_lines(submission.manifest)
+    except OSError as error:
+        raise StartRefusedError(f"the submission cannot be read: {error}", os.EX_IOERR) from error
 
 
 def seconds_of(duration: str) -> int:

@@ -10,6 +10,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+RESUBMITTED_BY = "LAUNCHER_RESUBMITTED_BY"
+"""Variable by which a job knows the one that queued it: unlike a person, that one starts no budget anew."""
+
 TIMEOUT_SECONDS = 60
 """Slurm's own MessageTimeout is 10 s by default and sites raise it (https://slurm.schedmd.com/slurm.conf.html)."""
 
@@ -122,13 +125,19 @@ def requeue(job_id: str, restart_count: int) -> Answer:
     return answer
 
 
-def resubmit(script: str, array_index: str | None) -> Answer:
-    """Queue the same script as a new job; the text of the answer is its id."""
+def resubmit(script: str, array_index: str | None, job_id: str) -> Answer:
+    """Queue the same script as a new job; the text of the answer is its id.
+
+    Args:
+        script: The submission's script.
+        array_index: The element to queue, if the script is an array's.
+        job_id: This job, as the ledger names it.
+    """
     only = [f"--array={array_index}"] if array_index is not None else []
     # The batch process of the old job has not ended yet: the new one waits until it has.
     after = [f"--dependency=afterany:{os.environ['SLURM_JOB_ID']}"] if "SLURM_JOB_ID" in os.environ else []
     argv = ["sbatch", "--parsable", *only, *after, script]
-    answer = ask(*argv, environ=outside_job(os.environ))
+    answer = ask(*argv, environ=outside_job(os.environ) | {RESUBMITTED_BY: job_id})
     if not answer.ok:
         return answer
     found = re.findall(r"^(\d+)(?:;\S+)?$", answer.text, re.MULTILINE)

@@ -181,6 +181,13 @@ class _Supervisor:
         return hang.is_undying
 
     def _ending(self, outcome: Outcome) -> Ending:
+        try:
+            return self._full_ending(outcome)
+        except OSError as error:
+            self._say(f"the run directory cannot be read: {error}; only the exit code tells how the tasks ended")
+            return Ending(outcome.exit_code, detail=outcome.detail)
+
+    def _full_ending(self, outcome: Outcome) -> Ending:
         ledger = read_attempts(self._job.run.ledger)
         return Ending(
             exit_code=outcome.exit_code,
@@ -227,8 +234,8 @@ class LocalLimit:
 
 
 def preflight_failure(found: Path) -> Cause | None:
-    """Read what the preflight of the tasks found wrong with a node."""
+    """Read what the preflight of the tasks found wrong with a node; a full disk may have kept the words."""
     try:
         return Cause("node_failure", "preflight", json.loads(found.read_text(encoding="utf-8"))["message"])
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None

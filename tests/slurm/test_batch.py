@@ -304,6 +304,33 @@ def test_tasks_that_hang_are_killed_and_leave_their_stacks(on_stage: Stage) -> N
     assert "rank-*.log, but none of rank 1 on" in run.batch_log(0).read_text()
 
 
+@contextmanager
+def no_new_starts(devcluster: DevCluster) -> Iterator[None]:
+    devcluster.slurm("scontrol", "update", "PartitionName=preempt", "State=DOWN")
+    try:
+        yield
+    finally:
+        devcluster.slurm("scontrol", "update", "PartitionName=preempt", "State=UP")
+
+
+@pytest.mark.parametrize("requeue", ["requeue", "resubmit"])
+def test_a_run_comes_back_although_the_full_disk_could_not_take_its_end(
+    on_stage: Stage, small_disk: Path, requeue: str
+) -> None:
+    play = Play(steps=60, acts={"0": {"at_step": 40, "fill": True, "exit_code": 1}})
+    job, [run] = Stage(on_stage.devcluster, small_disk).play(play, requeue=requeue)
+    on_stage.wait_until_counting(run, ranks=2)
+
+    with no_new_starts(on_stage.devcluster):
+        wait_for(lambda: on_stage.devcluster.slurm("squeue", "--noheader", "--format=%T") == "PENDING", 60, "a requeue")
+        log = next(run.root.parent.glob(f".submissions/*/slurm-{job}.log")).read_text()
+        (run.root / "filler").unlink()
+
+    assert on_stage.wait_for_end(run) == [("killed", requeue), ("finished", "done")]
+    assert "the ledger cannot take the end of attempt 0: [Errno 28] No space left on device" in log
+    assert "Traceback" not in log
+
+
 def test_two_runs_on_one_node_at_once_have_gpus_and_ports_of_their_own(on_stage: Stage) -> None:
     options = ("--nodelist=a100-01",)
     plays = [on_stage.play(Play(steps=LONG), options=options)[1][0] for _ in range(2)]

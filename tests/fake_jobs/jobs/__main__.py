@@ -7,9 +7,11 @@ What it does in each attempt stands in recipe.json under `play`, by number of th
 import ctypes
 import json
 import os
+import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from jobs.runtime.watchdog import WATCHDOG
 from launcher.ledger import append_event
 from launcher.paths import COMPLETE, CONTINUE, FINISHED, RunDir, published_steps
 
+BLOCK = 4096
 STOP = StopFlag()
 STOP.install()
 WATCHDOG.start(os.environ)
@@ -70,6 +73,10 @@ def end_as_told(run: RunDir, attempt: int, act: dict[str, Any]) -> None:
         run.preflight(attempt).write_text(json.dumps({"message": act["unfit"]}))
     if "block" in act:
         stuck()
+    if "fill" in act:
+        fill_disk(run)
+    if "remove" in act:
+        shutil.rmtree(run.root)
     if "signal" in act:
         os.kill(os.getpid(), act["signal"])
     sys.exit(act["exit_code"])
@@ -78,6 +85,14 @@ def end_as_told(run: RunDir, attempt: int, act: dict[str, Any]) -> None:
 def stuck() -> None:
     """Wait inside C code, for ever, and let no other thread of this process run."""
     ctypes.PyDLL(None).sleep(10**6)
+
+
+def fill_disk(run: RunDir) -> None:
+    with run.ledger.open("ab") as ledger:  # what is left of its last block
+        ledger.write(b"\n" * (-ledger.tell() % BLOCK))
+    with suppress(OSError), (run.root / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(BLOCK))
 
 
 def leave(run: RunDir, attempt: int, step: int, code: int, reason: str) -> int:
