@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -73,14 +74,19 @@ def bare_loop(run: RunDir) -> list[float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from jobs.data.packed import PackedSamples, open_corpus, packed_collator
+    from jobs.data.corpus import open_corpus
+    from jobs.data.mixture import Mixture
+    from jobs.data.pieces import cut
+    from jobs.data.samples import Samples, packed_collator
     from jobs.models.schedule import lr_factor
     from launcher.recipe import CptRecipe
 
     recipe = CptRecipe.model_validate_json(run.recipe.read_text())
     steps, batch = recipe.schedule.length.value, recipe.batch
     corpus = open_corpus(run.root.parent / "corpora" / "words")
-    data = PackedSamples([corpus], [1.0], "train", batch.sequence_length, recipe.seed, steps * batch.sequences)
+    pieces = cut([corpus], "packed", "train", batch.sequence_length)
+    mixture = Mixture([(0, [Fraction(1)])])
+    data = Samples(pieces, mixture, batch.sequence_length, recipe.seed, steps * batch.sequences)
     loader = torch.utils.data.DataLoader(data, batch.micro_batch, collate_fn=packed_collator)
     model = AutoModelForCausalLM.from_pretrained(ASSETS / "stories260k", dtype=torch.float32, use_cache=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.optim.lr, betas=recipe.optim.betas, fused=True)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 
-from jobs.data.corpus import Corpus, open_corpora
-from jobs.data.packed import PackedSamples, flattening_collator, packed_collator, steps_in
+from jobs.data.corpus import open_corpora
+from jobs.data.mixture import mixture_of, samples_in_epoch
+from jobs.data.pieces import Pieces, cut, describe_loss
+from jobs.data.samples import Samples, flattening_collator, packed_collator, steps_in
 from jobs.models.arguments import refuse_impossible, training_arguments
 from jobs.models.build import build_causal_lm, check_fits, published_config
 from jobs.models.parallel import Layout, lay_out
@@ -51,7 +53,9 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
     """Resume, train, and export if training came to its end; tell whether it did."""
     refuse_impossible(recipe, group.device)
     corpora = open_corpora([context.corpus_path(corpus.name) for corpus in recipe.data.corpora], recipe.data_use)
-    steps = steps_in(recipe.schedule.length, recipe.batch, corpora)
+    pieces = cut(corpora, recipe.data.packing, "train", recipe.batch.sequence_length)
+    steps = steps_in(recipe.schedule.length, recipe.batch, samples_in_epoch(recipe.data, list(map(len, pieces))))
+    samples = _samples(recipe, pieces, steps)
 
     layout = lay_out(recipe.parallel, context.ranks, group.device)
     required = required_files(layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16")
@@ -62,6 +66,8 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
     if group.is_main:
         append_event(context.run.ledger, context.attempt, first_step=resumed or 0, total_steps=steps)
         print(f"attempt {context.attempt}: {layout}, {store.describe(resumed)}", flush=True)
+        if loss := describe_loss(recipe.data, pieces):
+            print(loss, flush=True)
 
     # Before the model: ZeRO-3 shards weights while they are loaded, and learns from the arguments that it should.
     arguments = training_arguments(recipe, layout, steps, store.staging)
@@ -75,7 +81,7 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
         partial(lr_factor, schedule=recipe.schedule, total=steps),
         model=model,
         args=arguments,
-        train_dataset=_samples(recipe, corpora, steps),
+        train_dataset=samples,
         data_collator=flattening_collator if recipe.model.attention == "flash" else packed_collator,
         callbacks=[control, *_metrics(context, recipe, layout, model, tracker)],
     )
@@ -89,10 +95,10 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
     return not control.stopped
 
 
-def _samples(recipe: CptRecipe, corpora: Sequence[Corpus], steps: int) -> PackedSamples:
-    weights = [corpus.weight for corpus in recipe.data.corpora]
-    count = steps * recipe.batch.sequences
-    return PackedSamples(corpora, weights, "train", recipe.batch.sequence_length, recipe.seed, count)
+def _samples(recipe: CptRecipe, pieces: Sequence[Pieces], steps: int) -> Samples:
+    batch = recipe.batch
+    mixture = mixture_of(recipe.data, list(map(len, pieces)), steps, batch.sequences)
+    return Samples(pieces, mixture, batch.sequence_length, recipe.seed, steps * batch.sequences)
 
 
 def _metrics(

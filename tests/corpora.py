@@ -1,10 +1,14 @@
 """Corpora for tests, from documents given as token ids."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from jobs.data.corpus import Corpus, open_corpus
-from jobs.data.manifest import Manifest, Tally, TokenizerRecord
+from jobs.data.manifest import Manifest, SplitRule, Tally, TokenizerRecord
+from jobs.data.mixture import Mixture
+from jobs.data.pieces import cut
+from jobs.data.samples import Samples
 from jobs.data.shards import ShardWriter
 
 Documents = Sequence[Sequence[int]]
@@ -24,6 +28,8 @@ def make_corpus(folder: Path, shards: Sequence[Documents], dtype: str = "uint16"
         code="test",
         tokenizer=TokenizerRecord(path="none", vocab_size=512, fingerprint="0" * 64, prefix=(), eos=2),
         dtype=dtype,
+        split=SplitRule(validation=0.0),
+        clean={},
         counts=Tally(
             documents={"train": sum(len(documents) for documents in shards), "validation": 0},
             tokens={"train": sum(len(ids) for documents in shards for ids in documents), "validation": 0},
@@ -33,3 +39,11 @@ def make_corpus(folder: Path, shards: Sequence[Documents], dtype: str = "uint16"
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1))
     return open_corpus(folder)
+
+
+def packed_samples(
+    corpora: Sequence[Corpus], weights: Sequence[float], length: int, seed: int, num_samples: int
+) -> Samples:
+    """Windows of corpora, mixed in fixed proportions."""
+    mixture = Mixture([(0, [Fraction(str(weight)) for weight in weights])])
+    return Samples(cut(corpora, "packed", "train", length), mixture, length, seed, num_samples)

@@ -7,11 +7,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from jobs.data.corpus import Corpus
-from jobs.data.packed import PackedSamples, flattening_collator, packed_collator
+from jobs.data.samples import flattening_collator, packed_collator
 from jobs.models.build import build_causal_lm, check_fits
 from launcher.errors import LauncherError
 from launcher.recipe.sections import Batch, Model
-from tests.corpora import make_corpus
+from tests.corpora import make_corpus, packed_samples
 from tests.ranks import ASSETS, words
 
 STORIES = str(ASSETS / "stories260k")
@@ -75,7 +75,7 @@ def test_sequences_longer_than_the_models_positions_are_refused(corpus: Corpus) 
 
 
 def test_samples_in_one_row_mean_the_same_as_in_rows_of_their_own(corpus: Corpus) -> None:
-    samples = PackedSamples([corpus], [1.0], "train", sequence_length=32, seed=1, num_samples=4)
+    samples = packed_samples([corpus], [1], 32, seed=1, num_samples=4)
     items = [samples[index] for index in range(4)]
     model = model_of()
 
@@ -89,7 +89,7 @@ def test_samples_in_one_row_mean_the_same_as_in_rows_of_their_own(corpus: Corpus
 
 
 def test_documents_of_one_row_do_not_see_each_other(corpus: Corpus) -> None:
-    samples = PackedSamples([corpus], [1.0], "train", sequence_length=64, seed=1, num_samples=8)
+    samples = packed_samples([corpus], [1], 64, seed=1, num_samples=8)
     item = next(item for item in (samples[index] for index in range(8)) if (item["position_ids"][1:] == 0).any())
     start = int((item["position_ids"][1:] == 0).nonzero()[0]) + 1
     model = model_of()

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jobs.data.packed import PackedSamples, open_corpus
+from jobs.data.corpus import open_corpus
 from jobs.models.schedule import lr_factor
 from launcher.ledger import read_attempts, read_json_lines
 from launcher.paths import COMPLETE, CONTINUE, FINISHED, NEVER_RESTART, RunDir, published_steps
 from launcher.recipe import CptRecipe
+from tests.corpora import packed_samples
 from tests.ranks import ASSETS, Attempt, cpt_recipe, losses, make_run, start, train
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def exported(run: RunDir) -> dict[str, torch.Tensor]:
 def test_losses_are_those_of_a_bare_torch_loop(alone: RunDir) -> None:
     recipe = CptRecipe.model_validate_json(json.dumps(cpt_recipe()))
     corpus = open_corpus(alone.root.parent / "corpora" / "words")
-    samples = PackedSamples([corpus], [1.0], "train", 32, recipe.seed, STEPS * 8)
+    samples = packed_samples([corpus], [1], 32, recipe.seed, STEPS * 8)
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(ASSETS / "stories260k", dtype=torch.float32, use_cache=False)
     decayed = [p for p in model.parameters() if p.dim() > 1]

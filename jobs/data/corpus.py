@@ -29,10 +29,6 @@ class Corpus:
         """Number of tokens in a split."""
         return self.manifest.counts.tokens[split]
 
-    def windows(self, split: Split, length: int) -> int:
-        """Number of whole windows of `length` tokens in a split; at most length - 1 tokens are left over."""
-        return self.tokens(split) // length
-
     def read(self, split: Split, start: int, stop: int) -> tuple[Ids, Ids]:
         """Read a range of the split's concatenated documents.
 
@@ -48,6 +44,20 @@ class Corpus:
         pieces = list(self._pieces(split, start, stop))
         ids, positions = zip(*(self._read_piece(*piece) for piece in pieces), strict=True)
         return np.concatenate(ids), np.concatenate(positions)
+
+    def document(self, split: Split, number: int) -> tuple[int, int]:
+        """Return the place of a document in the split: its first token, and one past its last."""
+        documents = self._first_documents[split]
+        place = bisect_right(documents, number) - 1
+        ends, inner = self._ends(self.manifest.shards[split][place]), number - documents[place]
+        origin = self._starts[split][place]
+        return origin + (int(ends[inner - 1]) if inner else 0), origin + int(ends[inner])
+
+    def lengths(self, split: Split) -> Ids:
+        """Tokens of each document of a split, in order."""
+        shards = self.manifest.shards[split]
+        per_shard = [np.diff(self._ends(shard).astype(np.int64), prepend=0) for shard in shards]
+        return np.concatenate([np.empty(0, np.int64), *per_shard])
 
     def verify(self) -> None:
         """Compare the checksums of all shards with the manifest's.
@@ -77,6 +87,16 @@ class Corpus:
             for split in SPLITS
         }
 
+    @cached_property
+    def _first_documents(self) -> dict[Split, list[int]]:
+        return {
+            split: list(accumulate((shard.documents for shard in self.manifest.shards[split]), initial=0))
+            for split in SPLITS
+        }
+
+    def _ends(self, shard: Shard) -> NDArray[Any]:
+        return _mapped(self.folder / f"{shard.name}.index", _INDEX_DTYPE)
+
     def _pieces(self, split: Split, start: int, stop: int) -> list[tuple[Shard, int, int]]:
         starts, pieces = self._starts[split], []
         number = bisect_right(starts, start) - 1
@@ -89,7 +109,7 @@ class Corpus:
 
     def _read_piece(self, shard: Shard, start: int, stop: int) -> tuple[Ids, Ids]:
         ids = _mapped(self.folder / shard.name, f"<u{np.dtype(self.manifest.dtype).itemsize}")[start:stop]
-        ends = _mapped(self.folder / f"{shard.name}.index", _INDEX_DTYPE)
+        ends = self._ends(shard)
         # The keys are uint64 like the array: a Python int would make numpy convert the whole array first.
         first = np.searchsorted(ends, np.uint64(start), side="right")
         last = np.searchsorted(ends, np.uint64(stop), side="left")

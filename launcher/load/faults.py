@@ -77,14 +77,19 @@ def _translate(errors: Sequence[ErrorDetails], model: type[BaseModel], root: Nod
     by_path: dict[Path, list[ErrorDetails]] = {}
     for error in errors:
         path, node = _walk(root, error["loc"])
-        if node.is_refused or (error["type"] == "too_short" and len(node.value) >= error["ctx"]["min_length"]):
-            continue  # pydantic does not count items that have faults of their own
+        if node.is_refused or _is_filled(node, error):
+            continue
         if error["type"] == "missing":
             path = (*path, error["loc"][-1])
         if error["type"].startswith("union_tag"):
             path = (*path, error["ctx"]["discriminator"].strip("'"))
         by_path.setdefault(path, []).append(error)
     return [fault for path, found in by_path.items() for fault in _explain(path, found, model, root)]
+
+
+def _is_filled(node: Node, error: ErrorDetails) -> bool:
+    """Whether a list is called too short only because pydantic does not count items with faults of their own."""
+    return error["type"] == "too_short" and isinstance(node.value, list) and bool(node.value)
 
 
 def _explain(path: Path, errors: Sequence[ErrorDetails], model: type[BaseModel], root: Node) -> list[Fault]:

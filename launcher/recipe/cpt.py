@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from launcher.recipe.data import Data
 from launcher.recipe.sections import (
     Batch,
     Checkpoint,
     ConflictError,
-    Data,
     Model,
     Optim,
     Parallel,

@@ -63,36 +63,6 @@ class Model(Section):
     _path = field_validator("path")(refuse_site_path)
 
 
-class Corpus(Section):
-    """One prepared corpus and its share in the mixture."""
-
-    name: str
-    """Name below the profile's `roots.corpora`."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Relative share of the samples drawn from this corpus."""
-
-    _name = field_validator("name")(refuse_site_path)
-
-
-class Data(Section):
-    """What the model reads."""
-
-    corpora: Annotated[tuple[Corpus, ...], Field(min_length=1)]
-    """Prepared corpora (made by recipes of kind `prepare`)."""
-
-    @model_validator(mode="after")
-    def _corpora_differ(self) -> "Data":
-        names = [corpus.name for corpus in self.corpora]
-        twice = [
-            f"corpora.{i}.name: `{name}` is there twice; raise its `weight` instead"
-            for i, name in enumerate(names)
-            if name in names[:i]
-        ]
-        if twice:
-            raise ConflictError(twice)
-        return self
-
-
 class Batch(Section):
     """The batch. The global batch is the contract: accumulation follows from the world size."""
 

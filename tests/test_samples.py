@@ -1,6 +1,8 @@
-"""Packed samples: every token once, documents kept apart, the same order for everybody."""
+"""Samples: every token once, documents kept apart, the same order for everybody."""
 
+import json
 import pickle
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
@@ -11,12 +13,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from jobs.data.packed import IGNORED, Mixture, PackedSamples, open_corpus, packed_collator, steps_in
+from jobs.data.corpus import open_corpus
+from jobs.data.mixture import Mixture, Proportions, mixture_of, samples_in_epoch
 from jobs.data.permutation import Permutation
+from jobs.data.pieces import cut, describe_loss
+from jobs.data.samples import IGNORED, Samples, packed_collator, steps_in
 from launcher.errors import LauncherError
+from launcher.recipe.data import Data
 from launcher.recipe.sections import Batch
 from launcher.recipe.units import BatchSize, Length
-from tests.corpora import make_corpus
+from tests.corpora import make_corpus, packed_samples
 
 STORIES = Path(__file__).parent.parent / "recipes" / "assets" / "stories260k"
 many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -26,8 +32,16 @@ shards = st.lists(documents, min_size=1, max_size=4)
 
 
 def samples_of(corpus, length, seed=1, epochs=1):
-    windows = corpus.windows("train", length)
-    return PackedSamples([corpus], [1.0], "train", length, seed, windows * epochs)
+    windows = len(cut([corpus], "packed", "train", length)[0])
+    return packed_samples([corpus], [1.0], length, seed, windows * epochs)
+
+
+def real_tokens(sample):
+    """The tokens of a sample without its padding, which is EOS (2 in these corpora) that is not predicted."""
+    starts, labels = sample["position_ids"] == 0, sample["labels"]
+    length = max(np.flatnonzero(starts | (labels != IGNORED)), default=-1) + 1
+    assert (sample["input_ids"][length:] == 2).all()
+    return sample["input_ids"][:length].tolist()
 
 
 def numbered(lengths):
@@ -38,20 +52,18 @@ def numbered(lengths):
 
 @many
 @given(shards=shards, length=st.integers(1, 30), seed=st.integers(0, 2**32 - 1))
-def test_every_token_is_in_exactly_one_window_but_for_the_rest_that_fills_none(tmp_path_factory, shards, length, seed):
+def test_every_token_is_in_exactly_one_window(tmp_path_factory, shards, length, seed):
     tokens = list(chain.from_iterable(chain.from_iterable(shards)))
     lengths = [[len(ids) for ids in documents] for documents in shards]
     unique = iter(range(len(tokens)))
     corpus = make_corpus(
         tmp_path_factory.mktemp("c"), [[[next(unique) for _ in range(n)] for n in shard] for shard in lengths]
     )
-    if not corpus.windows("train", length):
-        return
 
     samples = samples_of(corpus, length, seed)
-    seen = sorted(chain.from_iterable(samples[i]["input_ids"].tolist() for i in range(len(samples))))
+    seen = sorted(chain.from_iterable(real_tokens(samples[i]) for i in range(len(samples))))
 
-    assert seen == list(range(len(tokens) // length * length))
+    assert seen == list(range(len(tokens)))
 
 
 @many
@@ -64,9 +76,9 @@ def test_windows_equal_those_of_a_plain_concatenation(tmp_path_factory, shards, 
         ids, positions = corpus.read("train", start, start + length)
 
         expected = in_document[start : start + length]
-        cut = next((i for i, place in enumerate(expected) if place == 0), length)
+        first = next((i for i, place in enumerate(expected) if place == 0), length)
         assert ids.tolist() == flat[start : start + length]
-        assert positions.tolist() == list(range(cut)) + expected[cut:]
+        assert positions.tolist() == list(range(first)) + expected[first:]
 
 
 def test_the_first_token_of_a_document_is_not_predicted_and_there_is_no_mask(tmp_path):
@@ -115,7 +127,7 @@ def test_the_permutation_spreads_evenly():
 def test_each_epoch_has_an_order_of_its_own(tmp_path):
     corpus = make_corpus(tmp_path / "c", [numbered([7] * 30)])
     samples = samples_of(corpus, 5, epochs=3)
-    n = corpus.windows("train", 5)
+    n = len(cut([corpus], "packed", "train", 5)[0])
 
     epochs = [[samples.locate(e * n + i)[1] for i in range(n)] for e in range(3)]
 
@@ -134,7 +146,7 @@ def test_the_seed_changes_the_order(tmp_path):
 @many
 @given(weights=st.lists(st.floats(0.01, 100), min_size=1, max_size=5), start=st.integers(0, 10**9))
 def test_a_mixture_keeps_its_proportions_and_deals_each_corpus_in_order(weights, start):
-    mixture = Mixture(weights)
+    mixture = Proportions([Fraction(weight) for weight in weights])
 
     places = [mixture.place(start + i) for i in range(200)]
 
@@ -148,7 +160,7 @@ def test_a_mixture_keeps_its_proportions_and_deals_each_corpus_in_order(weights,
 def test_a_mixture_draws_from_all_corpora_and_goes_round_the_small_one(tmp_path):
     small = make_corpus(tmp_path / "small", [numbered([10] * 3)])
     large = make_corpus(tmp_path / "large", [numbered([10] * 90)])
-    samples = PackedSamples([small, large], [1, 3], "train", 10, 7, 80)
+    samples = packed_samples([small, large], [1, 3], 10, 7, 80)
 
     drawn = [samples.locate(i) for i in range(80)]
 
@@ -161,7 +173,7 @@ def test_a_mixture_draws_from_all_corpora_and_goes_round_the_small_one(tmp_path)
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_any_world_size_sees_the_same_data(tmp_path, world_size):
     corpora = [make_corpus(tmp_path / name, [numbered([9] * 40)]) for name in ("a", "b")]
-    samples = PackedSamples(corpora, [2, 1], "train", 6, 3, 48)
+    samples = packed_samples(corpora, [2, 1], 6, 3, 48)
     alone = [samples[i]["input_ids"].tolist() for i in range(48)]
 
     by_rank = [[samples[i]["input_ids"].tolist() for i in range(rank, 48, world_size)] for rank in range(world_size)]
@@ -221,18 +233,134 @@ def test_packed_documents_do_not_see_each_other(tmp_path):
         ("0.5 epochs", 6),
     ],
 )
-def test_lengths_become_whole_steps_rounded_up(tmp_path, length, steps):
-    corpus = make_corpus(tmp_path / "c", [numbered([10] * 42)])
+def test_lengths_become_whole_steps_rounded_up(length, steps):
     batch = Batch(global_batch=BatchSize("4 sequences"), sequence_length=10)
 
-    assert steps_in(Length(length), batch, [corpus]) == steps
+    assert steps_in(Length(length), batch, Fraction(42)) == steps
 
 
-def test_a_corpus_shorter_than_one_sequence_is_refused(tmp_path):
-    corpus = make_corpus(tmp_path / "c", [[[5, 6, 2]]])
+def test_a_corpus_without_documents_is_refused(tmp_path):
+    with pytest.raises(LauncherError, match=r"has no documents in validation; prepare more text"):
+        cut([make_corpus(tmp_path / "c", [[[5, 6, 2]]])], "packed", "validation", 4)
 
-    with pytest.raises(LauncherError, match=r"train has 3 tokens, too few for one sequence of 4; write a smaller"):
-        samples_of(corpus, 4)
+
+def data_of(**fields):
+    return Data.model_validate_json(json.dumps({"corpora": [{"name": "a"}, {"name": "b"}]} | fields))
+
+
+def shares(data, sizes, steps=1000):
+    mixture = mixture_of(data, sizes, steps, sequences=4)
+    given = [mixture.place(i) for i in range(steps * 4)]
+    return [sum(which == corpus for which, _ in given) / len(given) for corpus in range(len(sizes))]
+
+
+def test_weights_are_proportions_epochs_or_temper_sizes():
+    weighted = [{"name": "a", "weight": 3.0}, {"name": "b"}]
+
+    assert shares(data_of(corpora=weighted), [100, 900]) == pytest.approx([0.75, 0.25], abs=1e-3)
+    assert shares(data_of(corpora=weighted, mixture="epochs"), [100, 900]) == pytest.approx([0.25, 0.75], abs=1e-3)
+    tempered = data_of(mixture="temperature", temperature=2.0)
+    assert shares(tempered, [100, 900]) == pytest.approx([0.25, 0.75], abs=1e-3)  # 10 : 30
+    assert shares(data_of(mixture="temperature", temperature=1.0), [100, 900]) == pytest.approx([0.1, 0.9], abs=1e-3)
+
+
+def test_in_an_epoch_of_epochs_each_corpus_is_read_as_often_as_its_weight_says():
+    data = data_of(corpora=[{"name": "a", "weight": 3.0}, {"name": "b", "weight": 0.5}], mixture="epochs")
+    sizes = [10, 40]
+    samples = int(samples_in_epoch(data, sizes))
+    mixture = mixture_of(data, sizes, steps=samples, sequences=1)
+
+    given = [mixture.place(i)[0] for i in range(samples)]
+
+    assert (given.count(0), given.count(1)) == (30, 20)
+
+
+@many
+@given(
+    weights=st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9)).filter(any), min_size=1, max_size=4),
+    gaps=st.lists(st.integers(1, 40), min_size=3, max_size=3),
+)
+def test_stages_change_the_proportions_and_no_corpus_starts_anew(weights, gaps):
+    starts = [0, *np.cumsum(gaps).tolist()][: len(weights)]
+    stages = [(start, [Fraction(w) for w in pair]) for start, pair in zip(starts, weights, strict=True)]
+    mixture = Mixture(stages)
+
+    given = [mixture.place(i) for i in range(160)]
+
+    for corpus in (0, 1):
+        turns = [turn for which, turn in given if which == corpus]
+        assert turns == list(range(len(turns)))
+    for number, (start, pair) in enumerate(stages):
+        end = starts[number + 1] if number + 1 < len(starts) else 160
+        firsts = sum(which == 0 for which, _ in given[start:end])
+        assert abs(firsts - (end - start) * pair[0] / sum(pair)) <= 1
+
+
+def test_stages_change_at_the_boundaries_of_steps():
+    stages = [{"until": "25%", "weights": {"a": 1.0}}, {"until": "6 steps", "weights": {"b": 1.0}}]
+    data = data_of(stages=[*stages, {"weights": {"a": 1.0, "b": 1.0}}])
+
+    mixture = mixture_of(data, [100, 100], steps=8, sequences=4)
+
+    order = [mixture.place(i)[0] for i in range(32)]
+    assert (order[:8], order[8:24], sum(order[24:])) == ([0] * 8, [1] * 16, 4)
+
+
+def test_stages_out_of_order_are_refused_once_the_length_is_known():
+    stages = [{"until": "50%", "weights": {"a": 1.0}}, {"until": "3 steps", "weights": {"b": 1.0}}]
+    data = data_of(stages=[*stages, {"weights": {"a": 1.0}}])
+
+    with pytest.raises(LauncherError, match="of 8 steps, stage 1 would have those from 4 to 3; change `until`"):
+        mixture_of(data, [10, 10], steps=8, sequences=4)
+
+
+def samples_by(packing, corpus, length):
+    pieces = cut([corpus], packing, "train", length)
+    return pieces, Samples(pieces, Mixture([(0, [Fraction(1)])]), length, 1, len(pieces[0]))
+
+
+@many
+@given(shards=shards, length=st.integers(1, 30))
+def test_truncated_and_padded_samples_equal_those_of_a_plain_program(tmp_path_factory, shards, length):
+    corpus = make_corpus(tmp_path_factory.mktemp("c"), shards)
+    texts = list(chain.from_iterable(shards))
+    cut_up = [ids[start : start + length] for ids in texts for start in range(0, len(ids), length)]
+
+    for packing, expected in (("truncate", [ids[:length] for ids in texts]), ("pad", cut_up)):
+        _, samples = samples_by(packing, corpus, length)
+        items = sorted((samples.locate(i)[1], samples[i]) for i in range(len(samples)))
+
+        assert [piece for piece, _ in items] == list(range(len(expected)))
+        for (_, item), ids in zip(items, expected, strict=True):
+            padding = length - len(ids)
+            assert item["input_ids"].tolist() == ids + [2] * padding
+            assert item["labels"].tolist() == [IGNORED, *ids[1:]] + [IGNORED] * padding
+            assert item["position_ids"].tolist() == list(range(length))
+
+
+def test_truncation_says_how_much_it_leaves_out(tmp_path):
+    corpus = make_corpus(tmp_path / "c", [numbered([10, 2]), numbered([5])])
+    pieces, _ = samples_by("truncate", corpus, 4)
+
+    assert describe_loss(data_of(packing="truncate"), pieces) == (
+        "truncate: 10 of 17 tokens (59%) are within the first 4 of their document; the rest is not read"
+    )
+    assert describe_loss(data_of(), pieces) is None
+
+
+def test_padding_changes_nothing_before_it(tmp_path):
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(STORIES, attn_implementation="sdpa").double().eval()
+    text = torch.randint(3, 512, (20,), generator=torch.Generator().manual_seed(0))
+    _, samples = samples_by("pad", make_corpus(tmp_path / "c", [[text.tolist()]]), 32)
+
+    with torch.no_grad():
+        padded = model(**packed_collator([samples[0]]), use_cache=False)
+        alone = model(text[None], labels=text[None], use_cache=False)
+
+    assert torch.allclose(padded.logits[0, :20], alone.logits[0], atol=1e-9)
+    assert padded.loss.item() == pytest.approx(alone.loss.item(), abs=1e-6)
 
 
 def test_samples_beyond_the_end_do_not_exist(tmp_path):
