@@ -2,7 +2,7 @@
 PYTHON_BIN := .venv/bin
 PYTEST := $(PYTHON_BIN)/python -m pytest -q
 
-.PHONY: demo test install lint bench
+.PHONY: demo test install lint bench docs
 .DELETE_ON_ERROR:
 
 install: .venv/.installed
@@ -30,3 +30,6 @@ bench: install
 	bash .ci/slurm-packages
 	$(PYTHON_BIN)/python bench/submit.py
 	$(PYTHON_BIN)/python bench/step_overhead.py
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(PYTHON_BIN)/python -m mkdocs build
