@@ -11,11 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import launcher
-from jobs.data.manifest import MANIFEST, SPLITS, Manifest, Tally, read_manifest, write_durably
+from jobs.data.durable import write_durably
 from jobs.data.parts import Part, finished_part, make_part
 from jobs.data.plan import Plan, make_plan
 from jobs.data.workers import run_tasks
 from jobs.runtime.context import Context
+from launcher.corpus import MANIFEST, SPLITS, Manifest, SplitRule, Tally, read_manifest
 from launcher.errors import LauncherError
 from launcher.ledger import append_event
 from launcher.paths import CONTINUE, FINISHED
@@ -105,6 +106,8 @@ def write_manifest(plan: Plan, parts: list[Part], code: str) -> None:
         code=code,
         tokenizer=plan.encoder.record,
         dtype=plan.encoder.dtype,
+        split=SplitRule(validation=plan.recipe.validation),
+        clean=plan.recipe.clean.model_dump(mode="json"),
         counts=counts,
         sources=tuple(part.source for part in parts),
         shards={split: tuple(part.shards[split] for part in parts if split in part.shards) for split in SPLITS},

@@ -1,152 +1,23 @@
-"""manifest.json: what a corpus is made of, and how to tell that it is whole."""
+"""The names of launcher.corpus, for modules that still import them from here."""
 
-import contextlib
-import hashlib
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias, TypeVar
+from jobs.data.durable import replace_durably, write_durably
+from launcher.corpus import (
+    FORMAT,
+    MANIFEST,
+    SPLITS,
+    IdFormat,
+    Manifest,
+    Shard,
+    SourceFile,
+    Split,
+    SplitRule,
+    Tally,
+    TokenizerRecord,
+    file_sha256,
+    read_manifest,
+)
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from launcher.errors import LauncherError
-
-MANIFEST = "manifest.json"
-FORMAT: Literal[2] = 2
-"""Version of the corpus format; also part of every fingerprint."""
-
-Split: TypeAlias = Literal["train", "validation"]
-IdFormat: TypeAlias = Literal["uint16", "uint32"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
-Key = TypeVar("Key", bound=str)
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class Shard(_Record):
-    """One file of token ids and, beside it in NAME.index, the documents' ends (datatrove's `.ds` layout).
-
-    Ends are little-endian uint64, counted in tokens from the start of the shard.
-    """
-
-    name: str
-    """Path below the corpus folder, e.g. `train/00000.ds`."""
-    tokens: int
-    documents: int
-    sha256: str
-    index_sha256: str
-
-
-class SourceFile(_Record):
-    """One file the corpus was made from."""
-
-    path: str
-    format: str
-    options: dict[str, Any]
-    """How it was read."""
-    license: str
-    size: int
-    sha256: str
-
-
-class Tally(_Record):
-    """What became of the records of one source file, or of all."""
-
-    records: int = 0
-    """Lines that are not blank, citations, articles or rows."""
-    bad_records: int = 0
-    """Records that could not be read, and all records of damaged files (an estimate)."""
-    dropped: dict[str, int] = {}
-    """Readable documents left out, by reason."""
-    documents: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-    tokens: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(
-            records=self.records + other.records,
-            bad_records=self.bad_records + other.bad_records,
-            dropped=_sum(self.dropped, other.dropped),
-            documents=_sum(self.documents, other.documents),
-            tokens=_sum(self.tokens, other.tokens),
-        )
-
-
-def _sum(left: dict[Key, int], right: dict[Key, int]) -> dict[Key, int]:
-    return {key: left.get(key, 0) + right.get(key, 0) for key in sorted({*left, *right})}
-
-
-class TokenizerRecord(_Record):
-    """The tokenizer whose ids the shards hold."""
-
-    path: str
-    """As the recipe names it."""
-    vocab_size: int
-    """Ids are smaller than this; added tokens are counted."""
-    fingerprint: str
-    """SHA-256 of the tokenizer's rules and vocabulary."""
-    prefix: tuple[int, ...]
-    """Ids that start every document (BOS), as the tokenizer itself puts them."""
-    eos: int
-    """Id that ends every document."""
-
-
-class Manifest(_Record):
-    """Everything there is to say about a prepared corpus."""
-
-    format: Literal[2] = FORMAT
-    corpus: str
-    data_use: Literal["open", "credentialed"]
-    fingerprint: str
-    """Equal for equal source files, filters, split and tokenizer: the shards are then the same bytes."""
-    code: str
-    """Version and snapshot of the code that made it."""
-    tokenizer: TokenizerRecord
-    dtype: IdFormat
-    counts: Tally
-    sources: tuple[SourceFile, ...]
-    shards: dict[Split, tuple[Shard, ...]]
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a published corpus.
-
-    Raises:
-        LauncherError: there is none, or it is not one.
-    """
-    path = folder / MANIFEST
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise LauncherError(
-            f"{folder}: is not a prepared corpus ({MANIFEST} is missing); submit the `prepare` recipe that makes it"
-        ) from None
-    except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise LauncherError(f"{path}: {where}: {fault['msg']}; prepare the corpus again") from None
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, as lower-case hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Write a small file so that it is there whole, even after a power cut, or not at all."""
-    with replace_durably(path) as file:
-        file.write(text.encode())
-
-
-@contextlib.contextmanager
-def replace_durably(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the name `path` once it is whole and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    with staging.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staging, path)
+__all__ = [
+    "FORMAT", "MANIFEST", "SPLITS", "IdFormat", "Manifest", "Shard", "SourceFile", "Split", "SplitRule", "Tally",
+    "TokenizerRecord", "file_sha256", "read_manifest", "replace_durably", "write_durably",
+]  # fmt: skip

@@ -1,0 +1,149 @@
+"""manifest.json of a prepared corpus: what it is made of, and how to tell that it is whole."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from launcher.errors import LauncherError
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+"""Beside the manifest, so that a corpus can be decoded by itself; its checksum is `tokenizer.fingerprint`."""
+FORMAT: Literal[3] = 3
+"""Version of the corpus format; also part of every fingerprint."""
+
+Split: TypeAlias = Literal["train", "validation"]
+IdFormat: TypeAlias = Literal["uint16", "uint32"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+Key = TypeVar("Key", bound=str)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Shard(_Record):
+    """One file of token ids and, beside it in NAME.index, the documents' ends (datatrove's `.ds` layout).
+
+    Ends are little-endian uint64, counted in tokens from the start of the shard.
+    """
+
+    name: str
+    """Path below the corpus folder, e.g. `train/00000.ds`."""
+    tokens: int
+    documents: int
+    sha256: str
+    index_sha256: str
+
+
+class SourceFile(_Record):
+    """One file the corpus was made from."""
+
+    path: str
+    format: str
+    options: dict[str, Any]
+    """How it was read."""
+    license: str
+    size: int
+    sha256: str
+
+
+class Tally(_Record):
+    """What became of the records of one source file, or of all."""
+
+    records: int = 0
+    """Lines that are not blank, citations, articles or rows."""
+    bad_records: int = 0
+    """Records that could not be read, and all records of damaged files (an estimate)."""
+    dropped: dict[str, int] = {}
+    """Readable documents left out, by reason."""
+    documents: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+    tokens: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+    licenses: dict[str, int] = {}
+    """Documents by licence: an article's own where it states one, else its source's."""
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            records=self.records + other.records,
+            bad_records=self.bad_records + other.bad_records,
+            dropped=_sum(self.dropped, other.dropped),
+            documents=_sum(self.documents, other.documents),
+            tokens=_sum(self.tokens, other.tokens),
+            licenses=_sum(self.licenses, other.licenses),
+        )
+
+
+def _sum(left: dict[Key, int], right: dict[Key, int]) -> dict[Key, int]:
+    return {key: left.get(key, 0) + right.get(key, 0) for key in sorted({*left, *right})}
+
+
+class TokenizerRecord(_Record):
+    """The tokenizer whose ids the shards hold."""
+
+    path: str
+    """As the recipe names it."""
+    vocab_size: int
+    """Ids are smaller than this; added tokens are counted."""
+    fingerprint: str
+    """SHA-256 of the tokenizer's rules and vocabulary."""
+    prefix: tuple[int, ...]
+    """Ids that start every document (BOS), as the tokenizer itself puts them."""
+    eos: int
+    """Id that ends every document."""
+
+
+class SplitRule(_Record):
+    """Which documents are held out for validation."""
+
+    validation: float
+    """Share of the documents."""
+    rule: str = (
+        "first 64 bits of BLAKE2b of the text, or of the reader's split key (a patient), below validation * 2^64"
+    )
+
+
+class Manifest(_Record):
+    """Everything there is to say about a prepared corpus."""
+
+    format: Literal[3] = FORMAT
+    corpus: str
+    data_use: Literal["open", "credentialed"]
+    fingerprint: str
+    """Equal for equal source files, filters, split and tokenizer: the shards are then the same bytes."""
+    code: str
+    """Version and snapshot of the code that made it."""
+    tokenizer: TokenizerRecord
+    dtype: IdFormat
+    split: SplitRule
+    clean: dict[str, Any]
+    """The recipe's `clean`."""
+    counts: Tally
+    sources: tuple[SourceFile, ...]
+    shards: dict[Split, tuple[Shard, ...]]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a published corpus.
+
+    Raises:
+        LauncherError: there is none, or it is not one.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise LauncherError(
+            f"{folder}: is not a prepared corpus ({MANIFEST} is missing); submit the `prepare` recipe that makes it"
+        ) from None
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise LauncherError(f"{path}: {where}: {fault['msg']}; prepare the corpus again") from None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as lower-case hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
