@@ -58,7 +58,7 @@ class Windows:
         return self.corpus.read(self.split, start, min(start + self.length, self.corpus.tokens(self.split)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and cached as objects: a manifest has no hash
 class DocumentPieces:
     """Documents by themselves: the first tokens of each, or all of it in pieces; the last is shorter."""
 
