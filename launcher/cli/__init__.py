@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from launcher.cli import control, debug, devcluster, logs, recipe, status, submit
+from launcher.cli import control, debug, devcluster, doctor, logs, recipe, status, submit
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.command()(recipe.validate)
 app.command()(recipe.schema)
 app.command()(recipe.init)
+app.command()(doctor.doctor)
 app.command()(submit.submit)
 app.command()(submit.render)
 app.command()(status.status)

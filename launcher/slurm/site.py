@@ -1,9 +1,9 @@
-"""What a site's Slurm says of itself, as `launcher init` needs it. Parsing is pure; one function asks."""
+"""What a site's Slurm says of itself, as `launcher init` and `doctor` need it. Parsing is pure; one function asks."""
 
 import getpass
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from launcher.cluster import Cluster, Roots
 from launcher.errors import SlurmError
@@ -34,6 +34,12 @@ class Partition:
     max_time: str
     preempt_mode: str
     grace_seconds: int
+    priority_tier: int = 1
+    """Jobs of a partition may be preempted for those of one with a higher tier."""
+    accounts: tuple[str, ...] = ()
+    """Accounts that may use it; empty: all."""
+    qos: tuple[str, ...] = ()
+    """Qualities of service that may be used in it; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,10 @@ class Site:
     gpu_nodes: tuple[GpuNodes, ...]
     account: str | None = None
     """The user's default account."""
+    closed_partitions: tuple[str, ...] = ()
+    """Partitions that take no jobs or start none now."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """All of `scontrol show config`."""
 
     def gpus_of(self, partition: str) -> list[GpuNodes]:
         """The GPU nodes of a partition, the most numerous first."""
@@ -66,21 +76,24 @@ class Site:
         return max(self.partitions, key=rank, default=None)
 
 
-def ask_site() -> Site:
-    """Ask the Slurm that this shell's commands talk to.
+def ask_site(cluster: Cluster | None = None) -> Site:
+    """Ask a site's Slurm.
+
+    Args:
+        cluster: The site's profile; without one, the Slurm that this shell's commands talk to.
 
     Raises:
         SlurmError: Its commands are not installed, or it does not answer.
     """
-    nowhere = Cluster(name="unknown", roots=Roots(runs=".", corpora=".", models="."))
-    config = run_slurm(["scontrol", "show", "config"], nowhere)
-    partitions = run_slurm(["scontrol", "show", "partition", "--oneliner"], nowhere)
-    nodes = run_slurm(["sinfo", "--noheader", f"--format={SINFO_FORMAT}"], nowhere)
+    cluster = cluster or Cluster(name="unknown", roots=Roots(runs=".", corpora=".", models="."))
+    config = run_slurm(["scontrol", "show", "config"], cluster)
+    partitions = run_slurm(["scontrol", "show", "partition", "--oneliner"], cluster)
+    nodes = run_slurm(["sinfo", "--noheader", f"--format={SINFO_FORMAT}"], cluster)
     account = None
     if parse_config(config).get("AccountingStorageType", "").endswith("slurmdbd"):
         argv = ["sacctmgr", "--noheader", "--parsable2", "show", "user", getpass.getuser(), "format=defaultaccount"]
         try:
-            account = run_slurm(argv, nowhere).strip() or None
+            account = run_slurm(argv, cluster).strip() or None
         except SlurmError:  # accounting that does not answer leaves one comment out
             account = None
     return parse_site(config, partitions, nodes, account)
@@ -106,6 +119,10 @@ def parse_site(config: str, partitions: str, nodes: str, account: str | None = N
         partitions=parse_partitions(partitions, settings.get("PreemptMode", "OFF")),
         gpu_nodes=parse_gpu_nodes(nodes),
         account=account,
+        closed_partitions=tuple(
+            fields["PartitionName"] for fields in _partition_fields(partitions) if not _is_up(fields)
+        ),
+        settings=settings,
     )
 
 
@@ -116,7 +133,6 @@ def parse_config(text: str) -> dict[str, str]:
 
 def parse_partitions(text: str, site_preempt_mode: str = "OFF") -> tuple[Partition, ...]:
     """Parse `scontrol show partition --oneliner`; partitions that are not up are left out."""
-    lines = (dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines() if "PartitionName=" in line)
     return tuple(
         Partition(
             name=fields["PartitionName"],
@@ -124,10 +140,25 @@ def parse_partitions(text: str, site_preempt_mode: str = "OFF") -> tuple[Partiti
             max_time=fields.get("MaxTime", "UNLIMITED"),
             preempt_mode=fields.get("PreemptMode", site_preempt_mode),
             grace_seconds=_leading_number(fields.get("GraceTime", "0")),
+            priority_tier=_leading_number(fields.get("PriorityTier", "1")),
+            accounts=_allowed(fields.get("AllowAccounts", "ALL")),
+            qos=_allowed(fields.get("AllowQos", "ALL")),
         )
-        for fields in lines
-        if fields.get("State", "UP") == "UP"
+        for fields in _partition_fields(text)
+        if _is_up(fields)
     )
+
+
+def _partition_fields(text: str) -> list[dict[str, str]]:
+    return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in text.splitlines() if "PartitionName=" in line]
+
+
+def _is_up(fields: Mapping[str, str]) -> bool:
+    return fields.get("State", "UP") == "UP"
+
+
+def _allowed(names: str) -> tuple[str, ...]:
+    return () if names in ("ALL", "(null)", "") else tuple(names.split(","))
 
 
 def parse_gpu_nodes(text: str) -> tuple[GpuNodes, ...]:

@@ -1,0 +1,66 @@
+"""`launcher doctor`: what a site will do with runs, before the first one is submitted."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher.cli.arguments import ClusterOption
+
+if TYPE_CHECKING:
+    from launcher.doctor import Examination
+
+
+def doctor(
+    cluster: ClusterOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what the site will do with runs: stop requests, preemption, limits, folders; exit 1 if something is wrong.
+
+    Asks Slurm and looks at this machine; nothing is queued or changed.
+    """
+    from launcher.doctor import examine
+    from launcher.load import load_cluster
+
+    found = examine(load_cluster(cluster))
+    if as_json:
+        _print_json(found)
+    else:
+        _print_table(found)
+    raise typer.Exit(1 if found.problems else 0)
+
+
+def _print_json(found: "Examination") -> None:
+    from dataclasses import asdict
+
+    preemptions = [{**asdict(one), "seconds_to_save": one.seconds_to_save} for one in found.preemptions]
+    said = {**asdict(found), "preemptions": preemptions, "problems": found.problems}
+    typer.echo(json.dumps(said, indent=2))
+
+
+def _print_table(found: "Examination") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colors = {"ok": "green", "note": "yellow", "problem": "bold red"}
+    out = Console(highlight=False)
+    where = f"Slurm {found.slurm}" if found.slurm else "no Slurm"
+    out.print(f"[bold]{found.cluster}[/], {where}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for one in found.findings:
+        fix = Text(f"\n-> {one.fix}", style="" if one.level == "problem" else "dim") if one.fix else Text()
+        table.add_row(Text(one.level, style=colors[one.level]), Text(one.topic), Text(one.what) + fix)
+    out.print(table)
+    out.print(_summary(found))
+
+
+def _summary(found: "Examination") -> str:
+    notes = sum(one.level == "note" for one in found.findings)
+    counts = [
+        f"{number} {noun}{'s' * (number != 1)}" for number, noun in ((found.problems, "problem"), (notes, "note"))
+    ]
+    return ", ".join(counts)

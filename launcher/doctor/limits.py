@@ -1,0 +1,199 @@
+"""Whether the site has what the profile names, and what it allows. Pure: Slurm's words in, findings out."""
+
+import re
+from collections.abc import Iterator
+
+from launcher.cluster import Cluster
+from launcher.doctor.finding import Finding, note, ok, problem
+from launcher.slurm.doctor import SlurmFacts, parse_seconds
+from launcher.slurm.site import GpuNodes, Partition, Site
+
+
+def partitions_of(cluster: Cluster, site: Site) -> list[Partition]:
+    """List the partitions that the profile's jobs go to: those it names, else the site's default."""
+    if cluster.slurm.partition:
+        named = cluster.slurm.partition.split(",")
+        return [partition for partition in site.partitions if partition.name in named]
+    return [partition for partition in site.partitions if partition.is_default]
+
+
+def partition_findings(cluster: Cluster, site: Site) -> Iterator[Finding]:
+    """Say whether the partitions exist, take jobs, and allow enough time."""
+    known = ", ".join(partition.name for partition in site.partitions)
+    named = cluster.slurm.partition.split(",") if cluster.slurm.partition else []
+    for name in named:
+        if name in site.closed_partitions:
+            yield problem("partition", f"`{name}` starts no jobs now", f"wait, or write another one of {known}")
+        elif name not in [partition.name for partition in site.partitions]:
+            yield problem("partition", f"the site has no `{name}`", f"write `slurm.partition`: one of {known}")
+    found = partitions_of(cluster, site)
+    if not named and not found:
+        yield problem("partition", "the site has no default partition", f"write `slurm.partition`: one of {known}")
+    for partition in found:
+        yield _time_finding(cluster, partition, is_named=bool(named))
+
+
+def _time_finding(cluster: Cluster, partition: Partition, is_named: bool) -> Finding:
+    name = f"`{partition.name}`" + ("" if is_named else ", the site's default")
+    limit, lead = _seconds(partition.max_time), cluster.slurm.lead
+    if limit is None:
+        return ok("partition", f"{name}: no time limit")
+    if limit <= lead.seconds:
+        fix = f"write a `slurm.lead` shorter than {partition.max_time}, or another partition"
+        return problem("partition", f"{name}: at most {partition.max_time}, and runs stop {lead} before", fix)
+    return ok("partition", f"{name}: at most {partition.max_time} (`resources.time` of a recipe)")
+
+
+def _seconds(text: str) -> int | None:
+    """Parse `1-00:00:00`; None for `UNLIMITED`."""
+    return parse_seconds(text) if text[:1].isdigit() else None
+
+
+def access_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+    """Say whether account, QOS, reservation and constraint exist and fit together."""
+    yield from _account_findings(cluster, facts)
+    yield from _qos_findings(cluster, facts)
+    yield from _reservation_findings(cluster, facts)
+    yield from _constraint_findings(cluster, facts)
+
+
+def _account_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+    account = cluster.slurm.account or facts.site.account
+    mine = sorted({association.account for association in facts.associations or ()})
+    if cluster.slurm.account and facts.associations is not None and cluster.slurm.account not in mine:
+        fix = f"write `slurm.account`: one of {', '.join(mine)}" if mine else "ask the site for an account"
+        yield problem("account", f"you may not charge `{cluster.slurm.account}`", fix)
+        return
+    for partition in partitions_of(cluster, facts.site):
+        if account and partition.accounts and account not in partition.accounts:
+            fix = f"write `slurm.account`: one of {', '.join(partition.accounts)}"
+            yield problem("account", f"partition `{partition.name}` does not take `{account}`", fix)
+            return
+    if cluster.slurm.account:
+        known = "yours" if facts.associations is not None else "not checked: accounting does not tell"
+        yield ok("account", f"`{cluster.slurm.account}`, {known}")
+
+
+def _qos_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+    name = cluster.slurm.qos
+    if name is None:
+        return
+    if facts.qos is None:
+        yield note("QOS", f"`{name}` could not be checked: accounting does not tell", "`launcher submit` will show")
+        return
+    known = [qos.name for qos in facts.qos]
+    allowed = sorted({qos for association in facts.associations_of(cluster) for qos in association.qos})
+    closed = [p.name for p in partitions_of(cluster, facts.site) if p.qos and name not in p.qos]
+    if name not in known:
+        yield problem("QOS", f"the site has no `{name}`", f"write `slurm.qos`: one of {', '.join(allowed or known)}")
+    elif allowed and name not in allowed:
+        yield problem("QOS", f"you may not use `{name}`", f"write `slurm.qos`: one of {', '.join(allowed)}")
+    elif closed:
+        yield problem("QOS", f"partition `{closed[0]}` does not take `{name}`", "write another `slurm.qos`")
+    else:
+        yield ok("QOS", f"`{name}`")
+
+
+def _reservation_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+    name = cluster.slurm.reservation
+    if name is None:
+        return
+    said = dict(re.findall(r"(\w+)=(\S*)", facts.reservation or ""))
+    if said.get("ReservationName") != name:
+        yield problem("reservation", f"the site has no `{name}`", "leave `slurm.reservation` out of the profile")
+    elif said.get("State") != "ACTIVE":
+        yield note("reservation", f"`{name}` is not active: {said.get('StartTime')} to {said.get('EndTime')}")
+    else:
+        yield ok("reservation", f"`{name}` until {said.get('EndTime')}")
+
+
+def _constraint_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+    constraint = cluster.slurm.constraint
+    if constraint is None:
+        return
+    has = {name for p in partitions_of(cluster, facts.site) for name in facts.features.get(p.name, ())}
+    wanted = re.findall(r"[A-Za-z_][\w.:-]*", constraint)
+    missing = [name for name in wanted if name not in has]
+    if missing:
+        fix = f"write `slurm.constraint` with {', '.join(sorted(has))}" if has else "leave `slurm.constraint` out"
+        yield problem("constraint", f"no node of the partition has `{missing[0]}`", fix)
+    else:
+        yield ok("constraint", f"`{constraint}`")
+
+
+def gpu_findings(cluster: Cluster, site: Site) -> Iterator[Finding]:
+    """Say whether the partitions' nodes have the GPUs that jobs will ask for."""
+    if cluster.gpus.style == "gpus-per-node" and not _has_trackable_gpus(site):
+        select = site.settings.get("SelectType", "")
+        fix = "write `gpus.style: gres` in the profile"
+        yield problem("GPUs", f"`--gpus-per-node` needs select/cons_tres; the site has {select}", fix)
+    for partition in partitions_of(cluster, site):
+        yield _gpu_finding(cluster, partition.name, site.gpus_of(partition.name))
+
+
+def _has_trackable_gpus(site: Site) -> bool:
+    return site.settings.get("SelectType", "select/cons_tres") == "select/cons_tres"
+
+
+def _gpu_finding(cluster: Cluster, partition: str, nodes: list[GpuNodes]) -> Finding:
+    wants, listed = cluster.gpus, "; ".join(map(str, nodes))
+    if not nodes:
+        what = f"no node of `{partition}` has GPUs"
+        fix = "write another `slurm.partition`, or `gpus.device: cpu`"
+        return ok("GPUs", what) if wants.device == "cpu" else problem("GPUs", what, fix)
+    alike = [gpus for gpus in nodes if wants.type in (None, gpus.type)]
+    if not alike:
+        types = sorted({gpus.type for gpus in nodes if gpus.type})
+        fix = f"write `gpus.type`: one of {', '.join(types)}" if types else "leave `gpus.type` out of the profile"
+        return problem("GPUs", f"`{partition}` has no `{wants.type}`, but {listed}", fix)
+    most = max(gpus.per_node for gpus in alike)
+    if wants.per_node and wants.per_node > most:
+        fix = f"write `gpus.per_node: {most}`"
+        return problem("GPUs", f"no node of `{partition}` has {wants.per_node}; it has {listed}", fix)
+    if wants.type is None and len({gpus.type for gpus in nodes}) > 1:
+        return note(
+            "GPUs", f"`{partition}` has {listed}; a run may get any of them", "write `gpus.type` in the profile"
+        )
+    unused = f"; the profile says {wants.per_node} a node" if wants.per_node and wants.per_node < most else ""
+    return (
+        note("GPUs", listed + unused, f"write `gpus.per_node: {most}` to use them all")
+        if unused
+        else ok("GPUs", listed)
+    )
+
+
+def queue_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+    """Say how many runs fit into one submission, and who answers `launcher status`."""
+    yield _array_finding(cluster, facts)
+    yield _accounting_finding(facts)
+    if facts.site.settings.get("TaskPlugin") in ("task/none", "(null)"):
+        yield note("cores", "tasks are not bound to theirs (TaskPlugin=task/none): jobs on a node can slow each other")
+    plugins = facts.site.settings.get("JobSubmitPlugins", "(null)")
+    if plugins not in ("(null)", ""):
+        what = f"the site's job_submit plugin ({plugins}) may change or refuse jobs"
+        yield note("site rules", what, "`launcher submit RECIPE --test-only` asks them without queueing")
+
+
+def _array_finding(cluster: Cluster, facts: SlurmFacts) -> Finding:
+    most = facts.site.max_array_size
+    if most == 0:
+        return note("arrays", "the site has none (MaxArraySize=0): every run is a job of its own")
+    of_qos = [qos.max_submit for qos in facts.qos or () if qos.name == facts.qos_of(cluster)]
+    limits = [one.max_submit for one in facts.associations_of(cluster)] + of_qos
+    mine = min((limit for limit in limits if limit is not None), default=None)
+    what = f"up to {most} runs in one; more are split"
+    if mine is not None and mine < most:
+        fix = f"submit at most {mine} runs at a time: `--max-parallel` does not help, waiting runs count"
+        return note("arrays", f"{what}; you may have {mine} jobs queued and running", fix)
+    return ok("arrays", f"{what}; the whole site holds {facts.site.settings.get('MaxJobCount', '?')} jobs")
+
+
+def _accounting_finding(facts: SlurmFacts) -> Finding:
+    if facts.sacct_complaint is None:
+        return ok("accounting", "sacct answers: `launcher status` asks squeue, then sacct")
+    age = facts.site.settings.get("MinJobAge", "300 sec").removesuffix("ec")
+    return note(
+        "accounting",
+        f"sacct does not answer ({facts.sacct_complaint}); `launcher status` asks squeue, then scontrol, which forgets "
+        f"jobs {age} after their end, then the run directory",
+    )
