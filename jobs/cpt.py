@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 
 from jobs.data.corpus import open_corpora
-from jobs.data.mixture import mixture_of, samples_in_epoch
+from jobs.data.mixture import mixture_of
 from jobs.data.pieces import Pieces, cut, describe_loss
 from jobs.data.samples import Samples, flattening_collator, packed_collator, steps_in
 from jobs.models.arguments import refuse_impossible, training_arguments
@@ -54,7 +54,7 @@ def _attempt(context: Context, recipe: CptRecipe, group: Group, stop: StopFlag) 
     refuse_impossible(recipe, group.device)
     corpora = open_corpora([context.corpus_path(corpus.name) for corpus in recipe.data.corpora], recipe.data_use)
     pieces = cut(corpora, recipe.data.packing, "train", recipe.batch.sequence_length)
-    steps = steps_in(recipe.schedule.length, recipe.batch, samples_in_epoch(recipe.data, list(map(len, pieces))))
+    steps = steps_in(recipe.schedule.length, recipe.batch, recipe.data.samples_in_epoch(list(map(len, pieces))))
     samples = _samples(recipe, pieces, steps)
 
     layout = lay_out(recipe.parallel, context.ranks, group.device)

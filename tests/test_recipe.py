@@ -202,6 +202,58 @@ sources:
     ]
 
 
+DATA = """data:
+  corpora: [{name: a}, {name: b, weight: 2.0}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "  temperature: 2\n",
+            ["data.temperature: belongs to `mixture: temperature`, not to `proportions`; leave it out"],
+        ),
+        (
+            "  mixture: temperature\n",
+            ["data.temperature: `mixture: temperature` needs it; write for example `temperature: 2`"],
+        ),
+        (
+            "  mixture: epochs\n  stages: [{until: 80%, weights: {a: 1}}, {weights: {b: 1}}]\n",
+            [
+                "data.corpora.1.weight: the stages say the weights; leave it out",
+                "data.mixture: `epochs` counts whole trainings, not stages; write `proportions` or `temperature`",
+            ],
+        ),
+    ],
+)
+def test_contradictions_of_a_mixture_are_named(tmp_path: Path, text: str, expected: list[str]) -> None:
+    assert [fault.split(": ", 1)[1] for fault in faults(tmp_path, with_data(DATA + text))] == expected
+
+
+def test_contradictions_of_stages_are_named(tmp_path: Path) -> None:
+    stages = """data:
+  corpora: [{name: a}, {name: b}]
+  stages:
+  - {until: 80%, weights: {a: 1, c: 1}}
+  - {until: 70%, weights: {a: 1}}
+  - {weights: {a: 1}}
+  - {until: 5 steps, weights: {b: 1}}
+"""
+
+    assert [fault.split(": ", 1)[1] for fault in faults(tmp_path, with_data(stages))] == [
+        "data.stages.0.weights.c: is none of `data.corpora`; add it there",
+        "data.stages.1.until: `70%` is not after the stage before (`80%`); write more",
+        "data.stages.2.until: required, since another stage follows; write for example `until: 80%`",
+        "data.stages.3.until: the last stage ends with the training; leave it out",
+    ]
+
+
+def with_data(section: str) -> str:
+    """The usual recipe with another `data` section."""
+    return RECIPE.replace("data:\n  corpora:\n    - name: abstracts\n", section)
+
+
 def test_notes_of_patients_are_credentialed(tmp_path: Path) -> None:
     text = (
         "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nresources: {time: 1h}\n"

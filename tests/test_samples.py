@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from jobs.data.corpus import open_corpus
-from jobs.data.mixture import Mixture, Proportions, mixture_of, samples_in_epoch
+from jobs.data.mixture import Mixture, Proportions, mixture_of
 from jobs.data.permutation import Permutation
 from jobs.data.pieces import cut, describe_loss
 from jobs.data.samples import IGNORED, Samples, packed_collator, steps_in
@@ -267,7 +267,7 @@ def test_weights_are_proportions_epochs_or_temper_sizes():
 def test_in_an_epoch_of_epochs_each_corpus_is_read_as_often_as_its_weight_says():
     data = data_of(corpora=[{"name": "a", "weight": 3.0}, {"name": "b", "weight": 0.5}], mixture="epochs")
     sizes = [10, 40]
-    samples = int(samples_in_epoch(data, sizes))
+    samples = int(data.samples_in_epoch(sizes))
     mixture = mixture_of(data, sizes, steps=samples, sequences=1)
 
     given = [mixture.place(i)[0] for i in range(samples)]

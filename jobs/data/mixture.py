@@ -85,16 +85,6 @@ def mixture_of(data: Data, sizes: Sequence[int], steps: int, sequences: int) -> 
     return Mixture([(start, _weights(data, own, sizes)) for start, own in zip(starts, weights, strict=True)])
 
 
-def samples_in_epoch(data: Data, sizes: Sequence[int]) -> Fraction:
-    """Return how many samples it takes to read the mixture once.
-
-    That is as many as all corpora have together or, if weights are epochs, as many as the weights say.
-    """
-    if data.mixture != "epochs":
-        return Fraction(sum(sizes))
-    return sum((_exact(corpus.weight) * size for corpus, size in zip(data.corpora, sizes, strict=True)), Fraction(0))
-
-
 def _weights(data: Data, weights: Sequence[float], sizes: Sequence[int]) -> list[Fraction]:
     exact = [_exact(weight) for weight in weights]
     if data.mixture == "proportions":

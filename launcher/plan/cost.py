@@ -34,7 +34,7 @@ def estimate_run(
     recipe: CptRecipe,
     shape: ModelShape,
     gpu: str | None,
-    corpus_tokens: Sequence[int] | None = None,
+    corpus_sizes: Sequence[int] | None = None,
     mfu: float = ASSUMED_MFU,
 ) -> RunCost | None:
     """Estimate steps, tokens and GPU-hours of a whole run.
@@ -43,13 +43,13 @@ def estimate_run(
         recipe: What to train.
         shape: The model.
         gpu: Its name or the site's type for it, e.g. `a100`.
-        corpus_tokens: Training tokens of each corpus, where they are known; needed for lengths in epochs.
+        corpus_sizes: Sequences of each corpus, where they are known; needed for lengths in epochs.
         mfu: Assumed utilisation.
 
     Returns:
         None if the length or the GPU's peak is not known.
     """
-    steps = steps_of(recipe, corpus_tokens)
+    steps = steps_of(recipe, corpus_sizes)
     peak = peak_flops(gpu, recipe.precision.dtype, recipe.precision.tf32) if gpu else None
     if steps is None or peak is None:
         return None
@@ -61,7 +61,7 @@ def estimate_run(
     return RunCost(steps, tokens, flops / (peak * mfu) / 3600, mfu)
 
 
-def steps_of(recipe: CptRecipe, corpus_tokens: Sequence[int] | None) -> int | None:
+def steps_of(recipe: CptRecipe, corpus_sizes: Sequence[int] | None) -> int | None:
     """Optimizer steps of a run, rounded up; None for a length in epochs of corpora of unknown size."""
     length, batch = recipe.schedule.length, recipe.batch
     tokens_per_step = batch.sequences * batch.sequence_length
@@ -69,6 +69,6 @@ def steps_of(recipe: CptRecipe, corpus_tokens: Sequence[int] | None) -> int | No
         return length.value
     if length.unit == "token":
         return math.ceil(length.value / tokens_per_step)
-    if corpus_tokens is None:
+    if corpus_sizes is None:
         return None
-    return math.ceil(length.exact * sum(corpus_tokens) / tokens_per_step)
+    return math.ceil(length.exact * recipe.data.samples_in_epoch(corpus_sizes) / batch.sequences)

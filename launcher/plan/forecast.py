@@ -1,5 +1,6 @@
 """Everything that can be said of a recipe before it runs, as plain values; what cannot be told is None."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,15 +52,19 @@ def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
         hours,
         memory=estimate_memory(recipe, shape),
         gpu_memory=size.bytes if size else None,
-        run=estimate_run(recipe, shape, cluster.gpus.type, _corpus_tokens(recipe, cluster, folder)),
+        run=estimate_run(recipe, shape, cluster.gpus.type, _corpus_sizes(recipe, cluster, folder)),
         hub_ids=missing,
     )
 
 
-def _corpus_tokens(recipe: CptRecipe, cluster: Cluster, folder: str) -> list[int] | None:
-    """Training tokens of each corpus, from its manifest; None unless all are known."""
+def _corpus_sizes(recipe: CptRecipe, cluster: Cluster, folder: str) -> list[int] | None:
+    """Training sequences of each corpus, from its manifest; None unless all are known."""
     folders = (Path(locate(corpus.name, cluster.roots.corpora, folder)) for corpus in recipe.data.corpora)
-    manifests = [read_json(path / "manifest.json") for path in folders]
-    counts = [((manifest or {}).get("counts") or {}).get("tokens", {}).get("train") for manifest in manifests]
-    known = [count for count in counts if isinstance(count, int)]
-    return known if len(known) == len(counts) else None
+    counts = [(read_json(path / "manifest.json") or {}).get("counts") or {} for path in folders]
+    if recipe.data.packing == "pad":  # takes the length of every document
+        return None
+    unit = "documents" if recipe.data.packing == "truncate" else "tokens"
+    known = [count for count in (each.get(unit, {}).get("train") for each in counts) if isinstance(count, int)]
+    if len(known) < len(counts):
+        return None
+    return known if unit == "documents" else [math.ceil(tokens / recipe.batch.sequence_length) for tokens in known]

@@ -115,6 +115,9 @@ class CptRecipe(RecipeBase):
         if can_tell and sum(part.steps(total) for part in parts) > total:
             names = " and ".join(f"`{part}`" for part in parts)
             yield f"schedule.warmup: {names} are more than the length (`{schedule.length}`); write less"
+        for i, stage in enumerate(self.data.stages):
+            if stage.until and schedule.length.unit == "step" and stage.until.steps(total) >= total:
+                yield f"data.stages.{i}.until: `{stage.until}` is not before the end (`{schedule.length}`); write less"
         if schedule.shape != "wsd" and schedule.decay != Schedule.model_fields["decay"].default:
             yield f"schedule.decay: belongs to `wsd`, not to `{schedule.shape}`; leave it out"
         if schedule.shape == "constant" and schedule.floor != Schedule.model_fields["floor"].default:

@@ -1,7 +1,8 @@
 """What a model reads: corpora, how they are mixed, how documents become sequences. Pure data."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -49,6 +50,19 @@ class Data(Section):
     """How documents become sequences. `packed`: laid end to end and cut, isolated from each other; nothing is
     lost or padded. `truncate`: the first `sequence_length` tokens of each, the rest is not read (as BioMed-LLaMA
     and Clinical LLaMA-LoRA did). `pad`: each document is cut by itself, its last piece padded."""
+
+    def samples_in_epoch(self, sizes: Sequence[int]) -> Fraction:
+        """Return how many samples it takes to read the mixture once.
+
+        That is as many as all corpora have together or, if weights are epochs, as many as the weights say.
+
+        Args:
+            sizes: Samples that each corpus has.
+        """
+        if self.mixture != "epochs":
+            return Fraction(sum(sizes))
+        weights = [Fraction(str(corpus.weight)) for corpus in self.corpora]
+        return sum((weight * size for weight, size in zip(weights, sizes, strict=True)), Fraction(0))
 
     @model_validator(mode="after")
     def _holds_together(self) -> "Data":
