@@ -18,6 +18,7 @@ from launcher.doctor.machine import (
     filesystem_of,
     folder_findings,
     look_at,
+    other_folder_findings,
     python_finding,
     python_findings,
     wandb_findings,
@@ -410,6 +411,15 @@ def test_a_missing_folder_is_judged_by_the_one_above_it(tmp_path: Path) -> None:
     assert not look_at(write(tmp_path, "", "file") / "runs", "").is_writable
 
 
+def test_folders_with_unset_variables_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SCRATCH", raising=False)
+    cluster = profile(tmp_path, "name: dev\nroots: {runs: $SCRATCH/runs, corpora: ., models: .}\n")
+
+    (found,) = other_folder_findings(cluster)
+
+    assert (found.level, found.what) == ("problem", "`runs: $SCRATCH/runs`: SCRATCH is not set in this shell")
+
+
 def test_the_innermost_mount_holds_a_path() -> None:
     mounts = "root / ext4 rw 0 0\nnas:/x /scratch nfs4 rw 0 0\nlocal /scratch/my\\040tmp xfs rw 0 0\n"
 
@@ -423,6 +433,8 @@ def test_pythons_are_judged(tmp_path: Path) -> None:
 
     assert python_finding("p", (3, 10), [], cluster).level == "problem"
     assert "lacks torch" in python_finding("p", (3, 12), ["torch"], cluster).what
+    with_modules = cluster.model_copy(update={"modules": ("pytorch",)})
+    assert python_finding("p", (3, 12), ["torch"], with_modules).level == "note"
     assert python_finding("p", (3, 12), [], cluster).level == "ok"
 
 

@@ -87,7 +87,7 @@ def _machine_findings(cluster: Cluster, environ: Mapping[str, str], nodes_are_el
     mounts = Path("/proc/self/mounts")
     told = mounts.read_text(encoding="utf-8") if mounts.exists() else ""
     yield from machine.folder_findings(machine.look_at(expand(cluster.roots.runs), told), nodes_are_elsewhere)
-    yield from machine.missing_folder_findings(cluster)
+    yield from machine.other_folder_findings(cluster)
     yield from machine.python_findings(cluster)
     yield from machine.wandb_findings(cluster, environ)
 

@@ -3,6 +3,7 @@
 import json
 import netrc
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ LOW_INODES = 10_000
 LOCAL_FILESYSTEMS = frozenset({"ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "ramfs", "overlay", "f2fs"})
 
 TRAVELLERS = ("LD_PRELOAD", "PYTHONHOME", "PYTHONPATH", "WANDB_MODE", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES")
-TRAVELLING_PREFIXES = ("NCCL_", "TORCH_", "OMP_")
+TRAVELLING_PREFIXES = ("NCCL_", "TORCH_")
 """What a shell may hold that changes training; jobs get the whole environment (`--export=ALL`)."""
 
 NEEDED = ("torch", "transformers", "accelerate", "pydantic")
@@ -56,11 +57,12 @@ def look_at(path: Path, mounts: str) -> Folder:
         path: The folder.
         mounts: Linux's /proc/self/mounts.
     """
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    # os.path: pathlib raises where a folder above may not be entered
+    there = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     room = os.statvfs(there)
     return Folder(
         path=path,
-        exists=path.is_dir(),
+        exists=os.path.isdir(path),
         is_writable=there.is_dir() and os.access(there, os.W_OK | os.X_OK),
         free_bytes=room.f_bavail * room.f_frsize,
         free_inodes=room.f_favail if room.f_files else None,
@@ -104,10 +106,16 @@ def _room_finding(runs: Folder) -> Finding:
     return ok("runs", f"{what}; a quota may leave you less")
 
 
-def missing_folder_findings(cluster: Cluster) -> Iterator[Finding]:
-    """Name the other folders of the profile that are not there."""
+def other_folder_findings(cluster: Cluster) -> Iterator[Finding]:
+    """Name the variables in folders that this shell does not set, and the folders besides `runs` that are not there."""
+    for name, folder in cluster.roots:
+        unset = re.findall(r"\$\{?(\w+)", os.path.expandvars(folder))
+        if unset:
+            fix = "export it where you log in, or write the folder out: the nodes get the same value"
+            yield problem("folders", f"`{name}: {folder}`: {unset[0]} is not set in this shell", fix)
+            return
     roots = {"data": cluster.roots.data, "corpora": cluster.roots.corpora, "models": cluster.roots.models}
-    missing = [f"`{name}` ({expand(folder)})" for name, folder in roots.items() if not expand(folder).is_dir()]
+    missing = [f"`{name}` ({folder})" for name, folder in roots.items() if not os.path.isdir(expand(folder))]
     if missing:
         fix = "make them where recipes need them, or correct `roots` in the profile"
         yield note("folders", f"not there: {', '.join(missing)}", fix)
@@ -135,6 +143,8 @@ def python_finding(python: str, version: tuple[int, int], missing: list[str], cl
         return problem("python", f"{what} is too old", "write `python` in the profile: 3.11 or later")
     if cluster.container:
         return ok("python", f"{what} for the batch process; tasks use `{cluster.container.python}` of the image")
+    if missing and cluster.modules:
+        return note("python", f"{what} lacks {', '.join(missing)}", "fine if `modules` of the profile bring them")
     if missing:
         fix = "install the extra there: `pip install 'launcher[train]'`, or write another `python` in the profile"
         return problem("python", f"{what} lacks {', '.join(missing)}", fix)
