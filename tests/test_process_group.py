@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from jobs.runtime.process_group import Group, interface_towards, process_group
+from jobs.runtime.watchdog import WATCHDOG
 from launcher.paths import RunDir
 from tests.ranks import context_of, make_run
 
@@ -40,6 +41,20 @@ def test_one_rank_needs_no_rendezvous_and_agrees_with_itself(run: RunDir, monkey
         group.barrier()
 
     assert not dist.is_initialized()
+
+
+def test_every_agreement_is_a_sign_of_life(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stage of a checkpoint and of an export ends in one, so that long ones are no hang."""
+    signs: list[str] = []
+
+    with process_group(context_of(run)) as group:
+        monkeypatch.setattr(WATCHDOG, "beat", lambda: signs.append("beat"))
+        group.any(False)
+        group.from_main(1)
+        group.collect(1)
+        group.barrier()
+
+    assert len(signs) == 4
 
 
 def test_a_recipe_without_gpus_runs_on_the_cpu(run: RunDir) -> None:

@@ -26,6 +26,7 @@ PREEMPTED = Cause("preempted", "scontrol", "PreemptTime 2026-01-01T00:00:00")
 CANCELLED = Cause("stopped", "Slurm's log")
 LOST_NODE = Cause("node_failure", "srun", "Node failure on gpu02")
 OUT_OF_MEMORY = Cause("out_of_memory", "scontrol")
+HANG = Cause("hang", "watchdog", "no sign of life for 30min")
 OUT_OF_TIME = Cause("killed", "Slurm's log", "time limit")
 
 
@@ -64,6 +65,11 @@ def after(history: Sequence[tuple[Reason, int]], ending: Ending, policy: Policy 
         (Ending(1, stop=USER), "error", "exit code 1", "stop"),
         (Ending(1, cause=LOST_NODE), "node_failure", "srun", "requeue"),
         (Ending(1, cause=OUT_OF_MEMORY), "out_of_memory", "scontrol", "requeue"),
+        (Ending(1, cause=HANG), "hang", "watchdog", "requeue"),
+        (Ending(137, cause=HANG), "hang", "watchdog", "requeue"),
+        (Ending(137, stop=USER, cause=HANG), "hang", "watchdog", "stop"),
+        (Ending(75, stop=TIME_LIMIT, cause=HANG), "time_limit", "STOP", "requeue"),
+        (Ending(137, finished=True, cause=HANG), "finished", "ledger", "done"),
         (Ending(137), "killed", "exit code 137", "requeue"),
         (Ending(137, cause=PREEMPTED), "preempted", "scontrol", "requeue"),
         (Ending(143, cause=CANCELLED), "stopped", "Slurm's log", "stop"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from jobs.runtime.job import Job, seconds_of
 from jobs.runtime.verdict import Cause
 from jobs.runtime.watchdog import pulse_seconds
-from launcher.ledger import Attempt, read_json_lines
+from launcher.ledger import Attempt, parse_json_lines
 
 END_SECONDS = 120
 """How long killed tasks may take to end. Who waits for a dead file system cannot even be killed."""
@@ -113,7 +113,8 @@ class HangWatch:
     def evidence(self) -> str:
         """How far the attempt got, where the stacks are, and which ranks left none: stopped, dead or out of reach."""
         run, number = self._job.run, self._attempt.number
-        steps = [row["step"] for row in read_json_lines(run.metrics) if row.get("attempt") == number]
+        rows = parse_json_lines(_tail(run.metrics).splitlines())
+        steps = [row["step"] for row in rows if row.get("attempt") == number]
         where = f"after step {max(steps)}" if steps else "since the start"
         logs = [run.rank_log(number, rank) for rank in range(self._attempt.world_size)]
         silent = [rank for rank, log in enumerate(logs) if not has_stacks(log)]
@@ -131,9 +132,14 @@ class HangWatch:
 
 def has_stacks(log: Path) -> bool:
     """Tell whether faulthandler has written into a rank's log that the time was over."""
+    return any(line.startswith("Timeout (") for line in _tail(log).splitlines())
+
+
+def _tail(path: Path) -> str:
+    """The end of a file; nothing if it cannot be read, which must not end the process that brings the run back."""
     try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-            return b"\nTimeout (" in b"\n" + file.read()
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
     except OSError:
-        return False
+        return ""
