@@ -13,7 +13,16 @@ import pytest
 
 from jobs.runtime.context import Context, Ranks, load_context
 from jobs.runtime.meeting import AbsentError, Meeting
-from jobs.runtime.preflight import UnfitNodeError, code_hash, disk_faults, judge, needed_bytes, preflight
+from jobs.runtime.preflight import (
+    Judgement,
+    UnfitNodeError,
+    code_hash,
+    judge,
+    needed_bytes,
+    preflight,
+    space_faults,
+    write_faults,
+)
 from jobs.runtime.rendezvous import choose_port
 from launcher.cluster import Cluster
 from launcher.errors import RunError
@@ -73,6 +82,7 @@ def test_ranks_that_do_not_come_are_named_with_their_nodes() -> None:
 
     for error in in_all_ranks(meet, range(2)):
         assert str(error) == "rank 2 on gpu02, rank 3 on gpu02 did not come within 1 s"
+        assert error.nodes == ("gpu02",)
 
 
 @pytest.mark.usefixtures("meeting_place")
@@ -82,42 +92,49 @@ def test_a_first_rank_that_does_not_come_is_named() -> None:
 
 
 def report(rank: int, **changes: Any) -> dict[str, Any]:
-    agreed = {"fingerprint": "f", "code": "c", "queued": "f", "faults": []}
+    agreed = {"fingerprint": "f", "code": "c", "queued": "f", "faults": [], "shortages": []}
     return {"rank": rank, "node": where(rank), **agreed, **changes}
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({}, ""),
-        ({3: {"faults": ["3 of 4 GPUs are visible"]}}, "node gpu02: 3 of 4 GPUs are visible"),
-        ({0: {"faults": ["x"]}, 1: {"faults": ["x"]}, 3: {"faults": ["y"]}}, "node gpu01: x; gpu02: y"),
+        ({}, Judgement()),
+        ({3: {"faults": ["3 of 4 GPUs are visible"]}},
+         Judgement(node="gpu02: 3 of 4 GPUs are visible", unfit=("gpu02",))),
+        ({0: {"faults": ["x"]}, 1: {"faults": ["x"]}, 3: {"faults": ["y"]}},
+         Judgement(node="gpu01: x; gpu02: y", unfit=("gpu01", "gpu02"))),
+        ({0: {"shortages": ["full"]}, 3: {"faults": ["y"]}}, Judgement(node="gpu01: full; gpu02: y", unfit=("gpu02",))),
         ({2: {"code": "other"}},
-         "recipe the ranks do not see the same code: rank 2 on gpu02 differ from the others"),
+         Judgement("the ranks do not see the same code: rank 2 on gpu02 differ from the others")),
         ({1: {"fingerprint": "g"}, 2: {"fingerprint": "g2"}},
-         "recipe the ranks do not see the same recipe.json: rank 1 on gpu01, rank 2 on gpu02 differ from the others"),
+         Judgement("the ranks do not see the same recipe.json: rank 1 on gpu01, rank 2 on gpu02 differ from the "
+                   "others")),
         ({rank: {"queued": "q"} for rank in range(4)},
-         "recipe recipe.json is not the recipe that was queued; submit the changed recipe as a new run"),
+         Judgement("recipe.json is not the recipe that was queued; submit the changed recipe as a new run")),
     ],
 )  # fmt: skip
-def test_the_judgement_names_the_odd_ones(changes: dict[int, dict[str, Any]], said: str) -> None:
+def test_the_judgement_names_the_odd_ones(changes: dict[int, dict[str, Any]], said: Judgement) -> None:
     assert judge([report(rank, **changes.get(rank, {})) for rank in range(4)]) == said
 
 
 def test_a_run_directory_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
-    [fault] = disk_faults(RunDir(tmp_path / "gone"))
+    gone = RunDir(tmp_path / "gone")
 
+    [fault] = write_faults(gone)
+
+    assert space_faults(gone) == []
     assert fault == f"cannot write and read `{tmp_path}/gone`: No such file or directory"
 
 
 def test_room_for_another_checkpoint_is_needed(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert disk_faults(run) == []
+    assert write_faults(run) + space_faults(run) == []
     for step, size in ((10, 1), (20, 10**18)):
         run.checkpoint(step).mkdir(parents=True)
         (run.checkpoint(step) / COMPLETE).write_text(json.dumps({"files": {"model": [size, "0"]}}))
 
-    [fault] = disk_faults(run)
+    [fault] = space_faults(run)
 
     assert needed_bytes(run) > 10**18
     assert fault.endswith("GiB left, but the run needs 931322575.6 GiB")
@@ -175,7 +192,9 @@ def test_an_unfit_node_is_left_in_the_attempts_folder_for_the_batch_process(
     errors = in_all_ranks(lambda rank: preflight(context_of(run, rank, 2)), range(2))
 
     assert all(isinstance(error, UnfitNodeError) for error in errors)
-    assert "of 64 GPUs are visible" in json.loads(run.preflight(0).read_text())["message"]
+    left = json.loads(run.preflight(0).read_text())
+    assert "of 64 GPUs are visible" in left["message"]
+    assert left["unfit"] == [os.uname().nodename]
 
 
 def start_task(run: RunDir) -> "subprocess.CompletedProcess[str]":

@@ -7,19 +7,18 @@ library only: it runs on the host, where the tasks' container and packages may b
 import argparse
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.runtime import slurm
 from jobs.runtime.attempt import Journal, close_attempt, judge_attempt, open_attempt, stamped, tell_slurm
 from jobs.runtime.cause import cause_before, last_sign_of_life
+from jobs.runtime.comeback import come_back
 from jobs.runtime.job import Job, StartRefusedError, find_job
 from jobs.runtime.supervise import Signals, supervise
 from jobs.runtime.verdict import Ending, Verdict, batch_exit_code
 from launcher.ledger import Attempt, StopRequest, append_event, read_attempts
 from launcher.paths import CONTINUE, FINISHED, SubmissionDir
-from launcher.record import RunRecord, Submitted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +51,7 @@ def _run(job: Job, signals: Signals) -> int:
         verdict = _close(job, attempt, ending, say)
         say(f"{verdict.reason} ({verdict.source}): {verdict.message} -> {verdict.action}")
         if verdict.action in ("done", "stop") or not job.local:
-            _come_back(job, attempt, verdict, say)
+            come_back(job, attempt, ending, verdict, say)
             return batch_exit_code(verdict, ending)
 
 
@@ -172,32 +171,6 @@ def _is_batch_process(pid: str) -> bool:
     except OSError:
         return False
     return b"jobs.runtime.batch" in words or b"jobs.runtime.interactive" in words
-
-
-def _come_back(job: Job, attempt: Attempt, verdict: Verdict, say: Journal) -> None:
-    """Put the job back into the queue, or a new one where the site does not allow that."""
-    if verdict.action in ("done", "stop"):
-        return
-    if verdict.action == "requeue":
-        answer = slurm.requeue(job.environ["SLURM_JOB_ID"], job.restart_count)
-        say(f"scontrol requeue: {answer.text}")
-        if answer.ok:
-            return
-    answer = slurm.resubmit(str(job.submission.script), job.array_index, job.id)
-    say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
-    message = verdict.message if answer.ok else f"{verdict.message}; it cannot be queued again: {answer.text}"
-    try:
-        if answer.ok:
-            _note_job(job, answer.text)
-        append_event(job.run.ledger, attempt.number, action="resubmit" if answer.ok else "stop", message=message)
-    except OSError as error:
-        say(f"the run directory cannot take that: {error}")
-
-
-def _note_job(job: Job, job_id: str) -> None:
-    record = RunRecord.read(job.run.record)
-    record.submissions.append(Submitted(job_id, str(job.submission.root), time.time()))
-    record.write(job.run.record)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,16 @@ _POLL_SECONDS = 0.05
 
 
 class AbsentError(Exception):
-    """Some ranks did not come."""
+    """Some ranks did not come.
+
+    Args:
+        message: Who, as rank and node.
+        nodes: The nodes, where it is clear that it is theirs and not the waiting rank's fault.
+    """
+
+    def __init__(self, message: str, nodes: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.nodes = tuple(nodes)
 
 
 class Meeting:
@@ -52,12 +61,12 @@ class Meeting:
         except DistNetworkError as error:
             raise AbsentError(f"{self._name(0)} did not come within {seconds:g} s: {error}") from error
 
-    def ask_all(self, report: dict[str, Any], judge: Callable[[Sequence[dict[str, Any]]], str]) -> str:
+    def ask_all(self, report: dict[str, Any], judge: Callable[[Sequence[dict[str, Any]]], Any]) -> Any:
         """Bring all reports to rank 0 and its judgement to all ranks.
 
         Args:
             report: What this rank has to say.
-            judge: What rank 0 makes of all reports, in the order of ranks.
+            judge: What rank 0 makes of all reports, in the order of ranks; something that JSON can say.
 
         Returns:
             The judgement.
@@ -72,8 +81,8 @@ class Meeting:
             raise AbsentError(f"{self._name(0)} did not answer within {self._seconds:g} s")
         judged = json.loads(self._store.get("judgement"))
         if judged["absent"]:
-            raise AbsentError(judged["absent"])
-        return str(judged["said"])
+            raise AbsentError(judged["absent"], judged["nodes"])
+        return judged["said"]
 
     def leave(self) -> None:
         """Wait until every rank has come to the end of its work.
@@ -93,12 +102,13 @@ class Meeting:
         while not self._store.check(keys):
             time.sleep(_POLL_SECONDS)
 
-    def _judge(self, judge: Callable[[Sequence[dict[str, Any]]], str]) -> dict[str, str]:
+    def _judge(self, judge: Callable[[Sequence[dict[str, Any]]], Any]) -> dict[str, Any]:
         everybody = range(self._ranks.world_size)
         if not self._wait([f"report/{rank}" for rank in everybody]):
             missing = [rank for rank in everybody if not self._store.check([f"report/{rank}"])]
             names = ", ".join(self._name(rank) for rank in missing)
-            return {"absent": f"{names} did not come within {self._seconds:g} s", "said": ""}
+            nodes = sorted({self._where(rank) for rank in missing})
+            return {"absent": f"{names} did not come within {self._seconds:g} s", "nodes": nodes}
         reports = [json.loads(self._store.get(f"report/{rank}")) for rank in everybody]
         return {"absent": "", "said": judge(reports)}
 

@@ -11,8 +11,9 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from jobs.runtime.context import Context
 from jobs.runtime.meeting import AbsentError, Meeting, open_meeting
@@ -31,6 +32,18 @@ class UnfitNodeError(Exception):
     """A node cannot do its part; another attempt, on other nodes, may."""
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What is wrong, if anything is."""
+
+    recipe: str = ""
+    """With what the ranks were told to do: the same everywhere and always."""
+    node: str = ""
+    """With nodes, or with what they share; it may be gone in another attempt."""
+    unfit: Sequence[str] = ()
+    """Nodes that another attempt should not be given."""
+
+
 def preflight(context: Context) -> Meeting | None:
     """Check all nodes, and that all ranks mean the same.
 
@@ -45,28 +58,33 @@ def preflight(context: Context) -> Meeting | None:
     meeting = None
     try:
         meeting = open_meeting(context.ranks, lambda rank: _node_of(context, rank))
-        said = judge([report]) if meeting is None else meeting.ask_all(report, judge)
+        found = judge([report]) if meeting is None else Judgement(**meeting.ask_all(report, _judge_for_all))
     except AbsentError as error:
-        said = f"node {error}"
-    if said:
-        _raise(context, said)
+        found = Judgement(node=str(error), unfit=error.nodes)
+    if found.recipe:
+        raise RunError(found.recipe)
+    if found.node:
+        _leave_word(context, found)
+        raise UnfitNodeError(found.node)
     return meeting
 
 
-def _raise(context: Context, said: str) -> NoReturn:
-    sort, _, message = said.partition(" ")
-    if sort == "recipe":
-        raise RunError(message)
+def _judge_for_all(reports: Sequence[Report]) -> dict[str, Any]:
+    return asdict(judge(reports))
+
+
+def _leave_word(context: Context, found: Judgement) -> None:
     with suppress(OSError), context.run.preflight(context.attempt).open("x", encoding="utf-8") as file:
-        file.write(json.dumps({"message": message}) + "\n")  # one rank's word is enough, and it may be any
-    raise UnfitNodeError(message)
+        # One rank's word is enough, and it may be any.
+        file.write(json.dumps({"message": found.node, "unfit": list(found.unfit)}) + "\n")
 
 
 def _report(context: Context) -> Report:
     """What this rank found; faults of the node are found by one rank of each."""
-    faults = gpu_faults(context)
+    faults, shortages = gpu_faults(context), []
     if context.ranks.local_rank == 0:
-        faults += disk_faults(context.run)
+        faults += write_faults(context.run)
+        shortages += space_faults(context.run)
     return {
         "rank": context.ranks.rank,
         "node": _own_name(),
@@ -74,23 +92,25 @@ def _report(context: Context) -> Report:
         "code": code_hash(Path(__file__).parents[2]),
         "queued": context.record.fingerprint,
         "faults": faults,
+        "shortages": shortages,
     }
 
 
-def judge(reports: Sequence[Report]) -> str:
-    """Say what is wrong with the reports of all ranks: `node ...` or `recipe ...`, or nothing if nothing is."""
-    unfit = [f"{report['node']}: {fault}" for report in reports for fault in report["faults"]]
-    if unfit:
-        return f"node {'; '.join(dict.fromkeys(unfit))}"
+def judge(reports: Sequence[Report]) -> Judgement:
+    """Find what is wrong with the reports of all ranks; a shortage of space is everybody's, no node's own fault."""
+    wrong = [f"{report['node']}: {fault}" for report in reports for fault in report["faults"] + report["shortages"]]
+    if wrong:
+        unfit = [report["node"] for report in reports if report["faults"]]
+        return Judgement(node="; ".join(dict.fromkeys(wrong)), unfit=tuple(dict.fromkeys(unfit)))
     for what in ("fingerprint", "code"):
         usual, _ = Counter(report[what] for report in reports).most_common(1)[0]
         odd = [f"rank {report['rank']} on {report['node']}" for report in reports if report[what] != usual]
         if odd:
             name = "recipe.json" if what == "fingerprint" else "code"
-            return f"recipe the ranks do not see the same {name}: {', '.join(odd)} differ from the others"
+            return Judgement(f"the ranks do not see the same {name}: {', '.join(odd)} differ from the others")
     if reports[0]["fingerprint"] != reports[0]["queued"]:
-        return "recipe recipe.json is not the recipe that was queued; submit the changed recipe as a new run"
-    return ""
+        return Judgement("recipe.json is not the recipe that was queued; submit the changed recipe as a new run")
+    return Judgement()
 
 
 def gpu_faults(context: Context) -> list[str]:
@@ -110,8 +130,8 @@ def gpu_faults(context: Context) -> list[str]:
     return []
 
 
-def disk_faults(run: RunDir) -> list[str]:
-    """Check that this node can write into the run directory, and that a checkpoint will fit."""
+def write_faults(run: RunDir) -> list[str]:
+    """Check that this node can write into the run directory."""
     probe = run.root / f".preflight-{uuid.uuid4().hex}"
     try:
         _write_and_read(probe)
@@ -119,7 +139,15 @@ def disk_faults(run: RunDir) -> list[str]:
         return [f"cannot write and read `{run.root}`: {error.strerror or error}"]
     finally:
         probe.unlink(missing_ok=True)
-    free, needed = _free_bytes(run.root), needed_bytes(run)
+    return []
+
+
+def space_faults(run: RunDir) -> list[str]:
+    """Check that a checkpoint will fit."""
+    try:
+        free, needed = _free_bytes(run.root), needed_bytes(run)
+    except OSError:  # told by `write_faults`
+        return []
     if free < needed:
         return [f"`{run.root}` has {free / 2**30:.1f} GiB left, but the run needs {needed / 2**30:.1f} GiB"]
     return []

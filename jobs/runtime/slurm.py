@@ -80,6 +80,12 @@ def show_nodes(names: Sequence[str]) -> list[dict[str, str]]:
     return [parse_fields(line) for line in answer.text.splitlines()] if answer.ok and names else []
 
 
+def partition_nodes(name: str) -> list[str]:
+    """Names of a partition's nodes; empty when Slurm does not tell."""
+    answer = ask("scontrol", "show", "partition", "--oneliner", name)
+    return hostnames(parse_fields(answer.text).get("Nodes", "")) if answer.ok and name else []
+
+
 def node_address(name: str) -> str | None:
     """NodeAddr of a node; None when Slurm does not tell."""
     return next((node.get("NodeAddr") for node in show_nodes([name])), None)
@@ -125,18 +131,26 @@ def requeue(job_id: str, restart_count: int) -> Answer:
     return answer
 
 
-def resubmit(script: str, array_index: str | None, job_id: str) -> Answer:
+def exclude(job_id: str, nodes: str) -> Answer:
+    """Set the nodes that a waiting job is not given; replaces those that were set before."""
+    answer = ask("scontrol", "update", f"JobId={job_id}", f"ExcNodeList={nodes}")
+    return Answer(True, "done") if answer.ok else answer
+
+
+def resubmit(script: str, array_index: str | None, job_id: str, exclude: str | None = None) -> Answer:
     """Queue the same script as a new job; the text of the answer is its id.
 
     Args:
         script: The submission's script.
         array_index: The element to queue, if the script is an array's.
         job_id: This job, as the ledger names it.
+        exclude: Nodes that the new job is not given; those of the script if left out.
     """
     only = [f"--array={array_index}"] if array_index is not None else []
     # The batch process of the old job has not ended yet: the new one waits until it has.
     after = [f"--dependency=afterany:{os.environ['SLURM_JOB_ID']}"] if "SLURM_JOB_ID" in os.environ else []
-    argv = ["sbatch", "--parsable", *only, *after, script]
+    without = [f"--exclude={exclude}"] if exclude else []
+    argv = ["sbatch", "--parsable", *only, *after, *without, script]
     answer = ask(*argv, environ=outside_job(os.environ) | {RESUBMITTED_BY: job_id})
     if not answer.ok:
         return answer

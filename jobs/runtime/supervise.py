@@ -236,6 +236,7 @@ class LocalLimit:
 def preflight_failure(found: Path) -> Cause | None:
     """Read what the preflight of the tasks found wrong with a node; a full disk may have kept the words."""
     try:
-        return Cause("node_failure", "preflight", json.loads(found.read_text(encoding="utf-8"))["message"])
+        said = json.loads(found.read_text(encoding="utf-8"))
+        return Cause("node_failure", "preflight", said["message"], tuple(said["unfit"]))
     except (FileNotFoundError, ValueError):
         return None

@@ -28,6 +28,8 @@ class Cause:
     source: str
     """Where that was read (`scontrol`, `sacct`, `Slurm's log`, ...)."""
     detail: str = ""
+    unfit: tuple[str, ...] = ()
+    """Nodes that the run should not be given again."""
 
 
 @dataclass(frozen=True)

@@ -304,6 +304,20 @@ def test_tasks_that_hang_are_killed_and_leave_their_stacks(on_stage: Stage) -> N
     assert "rank-*.log, but none of rank 1 on" in run.batch_log(0).read_text()
 
 
+@pytest.mark.parametrize("requeue", ["requeue", "resubmit"])
+def test_a_node_that_the_preflight_found_unfit_is_not_given_to_the_run_again(on_stage: Stage, requeue: str) -> None:
+    unfit = {"0": {"at_step": 1, "exit_code": 1, "unfit": "3 of 4 GPUs are visible"}}
+    _, [run] = on_stage.play(Play(acts=unfit), requeue=requeue, exclude="a100-04")
+
+    assert on_stage.wait_for_end(run) == [("node_failure", requeue), ("finished", "done")]
+    failed, resumed = read_attempts(run.ledger)
+    [node] = failed.nodes
+    excluded = on_stage.job(resumed.job_id)["ExcNodeList"]
+    assert set(on_stage.devcluster.slurm("scontrol", "show", "hostnames", excluded).split()) == {"a100-04", node}
+    assert node not in resumed.nodes
+    assert failed.message.endswith(f"{node}: 3 of 4 GPUs are visible), no step is safe yet; not on {node} again")
+
+
 @contextmanager
 def no_new_starts(devcluster: DevCluster) -> Iterator[None]:
     devcluster.slurm("scontrol", "update", "PartitionName=preempt", "State=DOWN")

@@ -70,7 +70,8 @@ def count(run: RunDir, attempt: int, play: dict[str, Any], act: dict[str, Any]) 
 
 def end_as_told(run: RunDir, attempt: int, act: dict[str, Any]) -> None:
     if "unfit" in act:
-        run.preflight(attempt).write_text(json.dumps({"message": act["unfit"]}))
+        node = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
+        run.preflight(attempt).write_text(json.dumps({"message": f"{node}: {act['unfit']}", "unfit": [node]}))
     if "block" in act:
         stuck()
     if "fill" in act:
