@@ -12,10 +12,11 @@ from pathlib import Path
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError
-from launcher.freeze import Freezer, FrozenRun, freeze_submission
+from launcher.freeze import Freezer, FrozenRun, NewRun, freeze_submission
 from launcher.load import LoadedRecipe, load_recipes
 from launcher.paths import RunDir, SubmissionDir, published_steps, submissions_root
 from launcher.preview import SubmitOptions, preview, require_feasible
+from launcher.recipe import PrepareRecipe
 from launcher.record import RunRecord
 from launcher.runs import find_run
 from launcher.slurm.command import slurm_environment
@@ -77,7 +78,8 @@ def load_target(target: str, cluster: Cluster, options: DebugOptions) -> Target:
     [one] = loaded
     # A name of its own: who asks for the newest run of the recipe does not mean this one.
     name = one.recipe.name if one.recipe.name.startswith(_PREFIX) else f"{_PREFIX}{one.recipe.name}"[:_NAME_LENGTH]
-    recipe = one.recipe.model_copy(update={"name": name})
+    alone = {"tasks": 1} if isinstance(one.recipe, PrepareRecipe) else {}
+    recipe = one.recipe.model_copy(update={"name": name, **alone})
     return Target(replace(one, recipe=recipe, path=folder / path.name), run)
 
 
@@ -98,9 +100,10 @@ def make_run(target: Target, cluster: Cluster, rehearsal: bool) -> DebugRun:
     [folder] = freezer.name_runs([recipe])
     for root in (planned.folder.root, folder.root):
         root.mkdir(recipe.folder_mode)
-    freeze_submission(planned.folder, script, [(folder, recipe)])
+    new = NewRun(folder, recipe)
+    freeze_submission(planned.folder, script, [new])
     lent = _lend_checkpoint(target.run, folder) if target.run and not rehearsal else 0
-    frozen = freezer.freeze_run(folder, recipe, planned.folder)
+    frozen = freezer.freeze_run(new, planned.folder)
     return DebugRun(frozen, planned.folder, script, loaded.recipe.resources.nodes, lent)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir
-from launcher.record import RunRecord, Submitted, fingerprint
+from launcher.record import RunRecord, Share, Submitted, fingerprint
 from launcher.render import slug
 from launcher.snapshot import Snapshot
 
@@ -39,6 +39,16 @@ def resolve(loaded: LoadedRecipe) -> ResolvedRecipe:
     """Fix the text and the fingerprint of a recipe."""
     text = loaded.recipe.model_dump_json(indent=1)
     return ResolvedRecipe(loaded, text, fingerprint(json.loads(text)))
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """A run that is to be made."""
+
+    folder: RunDir
+    item: ResolvedRecipe
+    group: str | None = None
+    share: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -82,18 +92,21 @@ class Freezer:
             folders.append(RunDir(self.runs_root / f"{slug(recipe.name) or recipe.kind}-{stamp}-{run_id}"))
         return folders
 
-    def freeze_run(self, folder: RunDir, item: ResolvedRecipe, submission: SubmissionDir) -> FrozenRun:
+    def freeze_run(self, new: NewRun, submission: SubmissionDir) -> FrozenRun:
         """Fill a run's empty folder; run.json comes last, since a folder without it is no run."""
-        _write_new(folder.recipe_as_written, item.loaded.text)
-        _write_new(folder.recipe, item.text)
+        folder = new.folder
+        _write_new(folder.recipe_as_written, new.item.loaded.text)
+        _write_new(folder.recipe, new.item.text)
         _link_or_copy(submission.script, folder.submission)
-        os.symlink(self._code_from_run, folder.code)
-        record = self._record(folder, item)
+        os.symlink(f"../../{self._code_from_run}" if new.share else self._code_from_run, folder.code)
+        record = self._record(new)
         record.write(folder.record)
         return FrozenRun(folder, record)
 
-    def _record(self, folder: RunDir, item: ResolvedRecipe) -> RunRecord:
-        _, day, clock, run_id = folder.root.name.rsplit("-", 3)
+    def _record(self, new: NewRun) -> RunRecord:
+        item, owner = new.item, new.folder.group if new.share else new.folder
+        _, day, clock, _ = owner.root.name.rsplit("-", 3)
+        run_id = new.folder.root.name.rpartition("-")[2]
         return RunRecord(
             id=run_id,
             name=item.loaded.recipe.name,
@@ -106,6 +119,8 @@ class Freezer:
             wandb_id=f"{day}-{clock}-{run_id}",
             cluster=self._cluster_fields,
             rehearsal=self.rehearsal,
+            group=new.group,
+            share=new.share,
         )
 
     @cached_property
@@ -117,9 +132,16 @@ class Freezer:
         return self.cluster.model_dump(mode="json")
 
 
-def freeze_submission(folder: SubmissionDir, script: str, runs: Sequence[tuple[RunDir, ResolvedRecipe]]) -> None:
+def make_folder(new: NewRun) -> None:
+    """Make a run's empty folder; that of a share lies in its group's."""
+    if new.share:
+        new.folder.group.shares.mkdir(new.item.folder_mode, exist_ok=True)
+    new.folder.root.mkdir(new.item.folder_mode)
+
+
+def freeze_submission(folder: SubmissionDir, script: str, runs: Sequence[NewRun]) -> None:
     """Write what sbatch gets and the manifest, which maps array indices to runs."""
-    rows = ({"run": str(run.root), "fingerprint": item.fingerprint} for run, item in runs)
+    rows = ({"run": str(new.folder.root), "fingerprint": new.item.fingerprint} for new in runs)
     folder.manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     folder.script.write_text(script, encoding="utf-8")
 

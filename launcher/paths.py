@@ -94,6 +94,25 @@ class RunDir:
         return self.root / "wandb"
 
     @property
+    def shares(self) -> Path:
+        """Run directories of the tasks that work for this run (`launcher.record.Share`)."""
+        return self.root / "shares"
+
+    def share(self, index: int) -> "RunDir":
+        """The run of one of these tasks; its id is this run's id with an index, as in Slurm's arrays."""
+        return RunDir(self.shares / f"{self.root.name.rpartition('-')[2]}_{index}")
+
+    @property
+    def group(self) -> "RunDir":
+        """Of a task's run: the run that it works for."""
+        return RunDir(self.root.parent.parent)
+
+    @property
+    def plan(self) -> Path:
+        """The source files that all tasks of a group agreed on (`jobs.data.shares`)."""
+        return self.root / "plan.json"
+
+    @property
     def stop_request(self) -> Path:
         """Touch it to stop the run gracefully; see `launcher.ledger.StopRequest`."""
         return self.root / "STOP"
@@ -123,6 +142,12 @@ class SubmissionDir:
     def slurm_log(self, pattern: str = "%A_%a") -> Path:
         """Where Slurm itself writes (its `--output`)."""
         return self.root / f"slurm-{pattern}.log"
+
+
+def list_shares(run: RunDir) -> list[RunDir]:
+    """Runs of the tasks that work for a run, in their order; none for a run on its own."""
+    names = os.listdir(run.shares) if run.shares.is_dir() else []
+    return [RunDir(run.shares / name) for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
 
 
 def submissions_root(runs_root: Path) -> Path:

@@ -5,7 +5,7 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir, expand, submissions_root
 from launcher.plan import check_all
 from launcher.recipe import PrepareRecipe, recipe_adapter
-from launcher.record import RunRecord
+from launcher.record import RunRecord, Share
 from launcher.render import Request, group, render
 from launcher.runs import find_run
-from launcher.slurm.queue import queue_of
+from launcher.slurm.queue import Queue, queue_of
 from launcher.snapshot import Snapshot, read_code
 
 
@@ -37,13 +37,40 @@ class SubmitOptions:
 
 
 @dataclass(frozen=True)
+class PlannedRun:
+    """One run to come."""
+
+    position: int
+    """Which of the recipes."""
+    in_group: bool = False
+    """Whether it is one of several that make the recipe's corpus together."""
+    share: Share | None = None
+    """What it does for the one that completes the corpus."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What one sbatch call is for."""
+
+    runs: tuple[PlannedRun, ...]
+    """Their order is that of the array's elements."""
+    purpose: str = ""
+    waits: bool = False
+    """Whether it starts when the shares of its recipe are over."""
+
+
+@dataclass(frozen=True)
 class PlannedSubmission:
     """One sbatch call to come."""
 
-    positions: tuple[int, ...]
-    """Which of the recipes; their order is that of the array's elements."""
+    call: Call
     folder: SubmissionDir
     script: str
+
+    @property
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """The runs, in the order of the array's elements."""
+        return self.call.runs
 
 
 @dataclass(frozen=True)
@@ -54,8 +81,16 @@ class Preview:
     recipes: tuple[ResolvedRecipe, ...]
     submissions: tuple[PlannedSubmission, ...]
     snapshot: Snapshot
-    dependency: tuple[str, ...]
-    """Options of sbatch that make it wait for another run."""
+    conditions: tuple[str, ...]
+    """What sbatch's `--dependency` has to name so that all of it waits for another run."""
+
+    def awaited_by(self, submission: PlannedSubmission) -> list[SubmissionDir]:
+        """Submissions that have to be over before this one starts."""
+        if not submission.call.waits:
+            return []
+        position = submission.runs[0].position
+        shares = [one for one in self.submissions if not one.call.waits and one.runs[0].share]
+        return [one.folder for one in shares if one.runs[0].position == position]
 
 
 def require_feasible(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> None:
@@ -75,17 +110,47 @@ def preview(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpt
     Raises:
         RunError: `options.after` names a run that failed, or none.
     """
-    runs_root, dependency = _runs_root(cluster), _dependency(options.after, cluster)
+    runs_root, conditions = _runs_root(cluster), _conditions(options.after, cluster)
     snapshot = read_code(runs_root)
     recipes = tuple(resolve(item) for item in loaded)
     planned, taken = [], set[Path]()
-    for positions in group([item.recipe for item in loaded], queue_of(cluster).max_elements(len(loaded))):
-        members = [recipes[position] for position in positions]
+    for call in plan_calls(loaded, queue_of(cluster)):
+        members = [recipes[run.position] for run in call.runs]
         folder = _free_folder(submissions_root(runs_root), members, taken)
-        request = Request(tuple(item.loaded.recipe for item in members), options.max_parallel)
+        request = Request(tuple(item.loaded.recipe for item in members), options.max_parallel, call.purpose)
         script = render(request, cluster, folder, snapshot.folder, cluster.python or sys.executable)
-        planned.append(PlannedSubmission(tuple(positions), folder, script))
-    return Preview(runs_root, recipes, tuple(planned), snapshot, dependency)
+        planned.append(PlannedSubmission(call, folder, script))
+    return Preview(runs_root, recipes, tuple(planned), snapshot, conditions)
+
+
+def plan_calls(loaded: Sequence[LoadedRecipe], queue: Queue) -> list[Call]:
+    """Sort the runs that recipes need into sbatch calls: recipes of one run first, alike ones together."""
+    tasks = {position: count for position, item in enumerate(loaded) if (count := _tasks(item)) > 1}
+    alone = [position for position in range(len(loaded)) if position not in tasks]
+    limit = queue.max_elements(max([len(alone), *tasks.values()]))
+    calls = [
+        Call(tuple(PlannedRun(alone[place]) for place in places))
+        for places in group([loaded[position].recipe for position in alone], limit)
+    ]
+    for position, count in tasks.items():
+        calls += _calls_of_shares(position, count, limit if queue.has_arrays else None)
+    return calls
+
+
+def _tasks(item: LoadedRecipe) -> int:
+    return item.recipe.tasks if isinstance(item.recipe, PrepareRecipe) else 1
+
+
+def _calls_of_shares(position: int, count: int, limit: int | None) -> Iterator[Call]:
+    """Make arrays of shares and a call that waits for them; without arrays, one call for runs in this order."""
+    shares = [PlannedRun(position, True, Share(index, count)) for index in range(count)]
+    last = PlannedRun(position, True)
+    if limit is None:
+        yield Call((*shares, last))
+        return
+    for start in range(0, count, limit):
+        yield Call(tuple(shares[start : start + limit]))
+    yield Call((last,), purpose="finalise", waits=True)
 
 
 def _runs_root(cluster: Cluster) -> Path:
@@ -100,8 +165,8 @@ def _runs_root(cluster: Cluster) -> Path:
     return root
 
 
-def _dependency(after: str | None, cluster: Cluster) -> tuple[str, ...]:
-    """Options of sbatch that make it wait for a run; none if that run finished already."""
+def _conditions(after: str | None, cluster: Cluster) -> tuple[str, ...]:
+    """What makes sbatch wait for a run; nothing if that run finished already."""
     if after is None:
         return ()
     run = find_run(cluster, after)
@@ -112,7 +177,7 @@ def _dependency(after: str | None, cluster: Cluster) -> tuple[str, ...]:
         raise RunError(f"--after: `{record.id}` ended: {attempts[-1].reason}; `launcher resume {record.id}` first")
     if not record.submissions:
         raise RunError(f"--after: `{record.id}` was never queued; `launcher resume {record.id}` first")
-    return (f"--dependency=afterok:{record.submissions[-1].job_id}", "--kill-on-invalid-dep=yes")
+    return (f"afterok:{record.submissions[-1].job_id}",)
 
 
 def _corpus_made_by(run: RunDir) -> list[str]:

@@ -20,6 +20,15 @@ class Submitted:
     time: float
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which of the source files of a `prepare` in several tasks a run takes care of."""
+
+    index: int
+    """Counted from 0."""
+    count: int
+
+
 @dataclass
 class RunRecord:
     """Identity of a run and where it was queued."""
@@ -43,10 +52,15 @@ class RunRecord:
     """The resolved cluster profile (`launcher.cluster.Cluster` as JSON)."""
     submissions: list[Submitted] = field(default_factory=list)
     rehearsal: bool = False
+    group: str | None = None
+    """Runs that work for one result carry the id of the one that completes it; None for a run on its own."""
+    share: Share | None = None
+    """What this run does for its group; None for the run that completes it."""
 
     def write(self, path: Path) -> None:
         """Write run.json atomically, one line a field: an array of 1,000 runs writes 2,000 of them."""
         fields = vars(self) | {"submissions": [vars(entry) for entry in self.submissions]}
+        fields["share"] = vars(self.share) if self.share else None
         lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
         content = f"{{\n{lines}\n}}\n".encode()
         staging = path.with_name(f".{path.name}.{os.getpid()}")
@@ -63,6 +77,8 @@ class RunRecord:
         """Read run.json."""
         fields = json.loads(path.read_text(encoding="utf-8"))
         fields["submissions"] = [Submitted(**entry) for entry in fields["submissions"]]
+        if fields.get("share"):
+            fields["share"] = Share(**fields["share"])
         return cls(**fields)
 
 

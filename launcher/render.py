@@ -26,13 +26,15 @@ class Request:
     recipes: tuple[Recipe, ...]
     max_parallel: int | None = None
     """How many of them may run at once."""
+    purpose: str = ""
+    """What tells the job from others of the same recipes."""
 
     @property
     def job_name(self) -> str:
         """The recipe's name, or `first+2` for an array of different ones, without what Slurm cannot carry."""
         first = self.recipes[0].name
         others = "" if all(recipe.name == first for recipe in self.recipes) else f"+{len(self.recipes) - 1}"
-        return _CONTROL.sub("-", first) + others
+        return "-".join(filter(None, [_CONTROL.sub("-", first) + others, self.purpose]))
 
     @property
     def array(self) -> str | None:

@@ -12,13 +12,14 @@ from pydantic import ValidationError
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
-from launcher.freeze import Freezer, FrozenRun, ResolvedRecipe, freeze_submission
+from launcher.freeze import Freezer, FrozenRun, NewRun, freeze_submission, make_folder
 from launcher.ledger import read_json_lines
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir, submissions_root
-from launcher.preview import PlannedSubmission, SubmitOptions, preview, require_feasible
+from launcher.preview import PlannedRun, PlannedSubmission, Preview, SubmitOptions, preview, require_feasible
 from launcher.recipe import recipe_adapter
 from launcher.record import RunRecord
+from launcher.runs import run_id
 from launcher.slurm.queue import Queue, queue_of
 
 
@@ -26,7 +27,7 @@ def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpti
     """Queue recipes: one run directory each, one sbatch call for all that want equal resources.
 
     Returns:
-        The runs, in the order of the recipes.
+        The runs, in the order of the recipes; of a `prepare` in several tasks, the one that completes the corpus.
 
     Raises:
         RecipeError: A recipe cannot work on this cluster.
@@ -40,12 +41,18 @@ def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpti
     freezer = Freezer(wanted.runs_root, cluster, wanted.snapshot, options.rehearsal)
     folders = freezer.name_runs(wanted.recipes)
     with _AllOrNothing(queue_of(cluster)) as call:
+        for one in reversed(wanted.submissions):  # the folder of a group holds those of its shares
+            call.freeze(freezer, one, [_new_run(wanted, folders[run.position], run) for run in one.runs])
         for one in wanted.submissions:
-            call.freeze(freezer, one, [(folders[place], wanted.recipes[place]) for place in one.positions])
-        for one in wanted.submissions:
-            call.enqueue(one.folder, wanted.dependency)
+            call.enqueue(one.folder, wanted.conditions, wanted.awaited_by(one))
     by_folder = {frozen.folder: frozen for runs in call.runs.values() for frozen in runs}
     return [by_folder[folder] for folder in folders]
+
+
+def _new_run(wanted: Preview, folder: RunDir, planned: PlannedRun) -> NewRun:
+    recipe, share = wanted.recipes[planned.position], planned.share
+    group = run_id(folder) if planned.in_group else None
+    return NewRun(folder.share(share.index) if share else folder, recipe, group, share)
 
 
 def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None) -> str:
@@ -102,45 +109,55 @@ class _AllOrNothing:
     jobs: dict[SubmissionDir, str] = field(default_factory=dict)
     folders: dict[SubmissionDir, list[Path]] = field(default_factory=dict)
 
-    def freeze(
-        self, freezer: Freezer, planned: PlannedSubmission, members: Sequence[tuple[RunDir, ResolvedRecipe]]
-    ) -> None:
+    def freeze(self, freezer: Freezer, planned: PlannedSubmission, members: Sequence[NewRun]) -> None:
         submission, made = planned.folder, self.folders.setdefault(planned.folder, [])
-        submission.root.mkdir(members[0][1].folder_mode)
+        submission.root.mkdir(members[0].item.folder_mode)
         made.append(submission.root)
         freeze_submission(submission, planned.script, members)
         frozen = self.runs[submission] = []
-        for folder, recipe in members:
-            folder.root.mkdir(recipe.folder_mode)
-            made.append(folder.root)
-            frozen.append(freezer.freeze_run(folder, recipe, submission))
+        for new in sorted(members, key=lambda new: new.share is not None):
+            make_folder(new)
+            made.append(new.folder.root)
+            frozen.append(freezer.freeze_run(new, submission))
 
-    def enqueue(self, submission: SubmissionDir, options: Sequence[str]) -> None:
-        job, now = self.queue.add(submission, options), time.time()
+    def enqueue(self, submission: SubmissionDir, conditions: Sequence[str], awaited: Sequence[SubmissionDir]) -> None:
+        conditions = [*conditions, *(f"afterany:{self.jobs[other]}" for other in awaited)]
+        job, now = self.queue.add(submission, _dependency(conditions)), time.time()
         self.jobs[submission] = job
         runs = self.runs[submission]
         for index, frozen in enumerate(runs):
-            frozen.add_job(f"{job}_{index}" if len(runs) > 1 else job, submission, now)
+            frozen.add_job(self.queue.element(job, index, len(runs)), submission, now)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        stuck = [complaint for submission in self.folders if error and (complaint := self._take_back(submission))]
+        if error is None:
+            return
+        stuck = {submission: why for submission in reversed(self.folders) if (why := self._cancel(submission))}
+        kept = [folder for submission in stuck for folder in self.folders[submission]]
+        for folder in (folder for made in self.folders.values() for folder in made):
+            if not any(other.is_relative_to(folder) for other in kept):
+                shutil.rmtree(folder, ignore_errors=True)
         if stuck:
-            raise SlurmError("\n".join([str(error) or "interrupted", *stuck])) from error
+            raise SlurmError("\n".join([str(error) or "interrupted", *stuck.values()])) from error
 
-    def _take_back(self, submission: SubmissionDir) -> str | None:
-        """Cancel and remove one submission; its runs stay if Slurm has them and cannot be reached."""
+    def _cancel(self, submission: SubmissionDir) -> str | None:
+        """Cancel one submission; say why its runs have to stay, if Slurm has them and cannot be reached."""
         job = self.jobs.get(submission)
         try:
             self.queue.cancel(submission)  # searched by name: a failed sbatch may have queued its job all the same
         except SlurmError as error:
-            if job:
-                return f"job {job} was queued before and could not be cancelled: {error}; `scancel {job}`"
-        for folder in self.folders[submission]:
-            shutil.rmtree(folder, ignore_errors=True)
+            return f"job {job} was queued before and could not be cancelled: {error}; `scancel {job}`" if job else None
         return None
+
+
+def _dependency(conditions: Sequence[str]) -> list[str]:
+    """Options of sbatch that make it wait; what can never come true any more ends the waiting."""
+    if not conditions:
+        return []
+    must_succeed = any(condition.startswith("afterok:") for condition in conditions)
+    return [f"--dependency={','.join(conditions)}", *(["--kill-on-invalid-dep=yes"] if must_succeed else [])]
 
 
 def _submission_of(run: RunDir, record: RunRecord) -> tuple[SubmissionDir, int, int]:

@@ -118,13 +118,15 @@ def _profile(name: str | None) -> "Cluster | None":
 
 def _describe(item: "LoadedRecipe", cluster: "Cluster | None") -> list[str]:
     """Say in a few lines what a sound recipe asks for."""
-    from launcher.cli.wording import quantity
+    from launcher.cli.wording import machine, quantity
     from launcher.plan import attempt_gpu_hours, forecast
 
     recipe, wanted = item.recipe, item.recipe.resources
     ranks = _count(wanted.world_size, "rank")
     devices = _count(wanted.gpus_per_node, "GPU") if wanted.gpus_per_node else "CPUs"
-    lines = [f"{item.path}: ok: {recipe.name}", f"  {ranks}: {_count(wanted.nodes, 'node')} x {devices}{_batch(item)}"]
+    in_tasks = recipe.kind == "prepare" and recipe.tasks > 1
+    size = machine(recipe) if in_tasks else f"{ranks}: {_count(wanted.nodes, 'node')} x {devices}"
+    lines = [f"{item.path}: ok: {recipe.name}", f"  {size}{_batch(item)}"]
     said = forecast(item, cluster) if cluster else None
     if said:
         lines += _memory(said)

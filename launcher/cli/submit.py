@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from launcher.freeze import FrozenRun
     from launcher.load import LoadedRecipe
     from launcher.paths import RunDir
-    from launcher.preview import Preview, SubmitOptions
+    from launcher.preview import PlannedSubmission, Preview, SubmitOptions
+    from launcher.record import RunRecord
 
 Recipes = Annotated[list[str], typer.Argument(help="Recipe files.", metavar="RECIPE", show_default=False)]
 Overrides = Annotated[
@@ -128,25 +129,32 @@ def _preview(
     require_feasible(loaded, cluster, options)
     wanted = preview(loaded, cluster, options)
     for one in wanted.submissions:
-        names = ", ".join(loaded[position].recipe.name for position in one.positions[:5])
-        more = f" and {len(one.positions) - 5} more" if len(one.positions) > 5 else ""
         if with_estimate:
-            typer.echo(f"{names}{more}: {queue_of(cluster).estimate_start(one.script)}")
+            when = "starts when its tasks are over" if one.call.waits else queue_of(cluster).estimate_start(one.script)
+            typer.echo(f"{_contents(loaded, one)}: {when}")
         else:
             typer.echo(one.script, nl=False)
-            typer.echo(f"# ^ {one.folder.script}: {names}{more}\n")
+            typer.echo(f"# ^ {one.folder.script}: {_contents(loaded, one)}\n")
     if not with_estimate:
         typer.echo(_summary(loaded, wanted), err=True)
         typer.echo("nothing was written or queued", err=True)
 
 
+def _contents(loaded: "Sequence[LoadedRecipe]", one: "PlannedSubmission") -> str:
+    """Say which runs an sbatch call is for: `first, second`, or `corpus, tasks 0 to 15`."""
+    names = [*dict.fromkeys(loaded[run.position].recipe.name for run in one.runs)]
+    shares = [run.share.index for run in one.runs if run.share]
+    tasks = f", tasks {shares[0]} to {shares[-1]}" if shares else ""
+    last = f", {one.call.purpose}" if one.call.purpose else ""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") + tasks + last
+
+
 def _summary(loaded: "Sequence[LoadedRecipe]", wanted: "Preview") -> str:
     """Say what a submission asks for: `2 runs in 1 job (8 nodes x 4 GPUs, 24h): at most 1536 GPU-hours an attempt`."""
+    from launcher.cli.wording import machine
+
     runs, jobs, hours = len(loaded), len(wanted.submissions), _gpu_hours(loaded)
-    sizes = {
-        f"{wants.nodes} node{'s' * (wants.nodes > 1)} x {wants.gpus_per_node or 'no'} GPUs, {wants.time}"
-        for wants in (item.recipe.resources for item in loaded)
-    }
+    sizes = {f"{machine(item.recipe)}, {item.recipe.resources.time}" for item in loaded}
     counts = f"{runs} run{'s' * (runs > 1)} in {jobs} job{'s' * (jobs > 1)}"
     return f"{counts} ({'; '.join(sorted(sizes))})" + (f": at most {hours:.0f} GPU-hours an attempt" if hours else "")
 
@@ -173,24 +181,35 @@ def _ask_if_large(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster", options:
 
 
 def _report(runs: "Sequence[FrozenRun]", as_json: bool) -> None:
-    rows = [
-        {
-            "id": run.record.id,
-            "name": run.record.name,
-            "job": run.record.submissions[-1].job_id,
-            "folder": str(run.folder.root),
-        }
-        for run in runs
-    ]
+    rows = [_row(run.folder, run.record) for run in runs]
+    tasks = {run.record.id: _task_rows(run) for run in runs if run.record.group}
     if as_json:
-        typer.echo(json.dumps({"runs": rows}, indent=1))
+        told = [row | ({"tasks": tasks[row["id"]]} if row["id"] in tasks else {}) for row in rows]
+        typer.echo(json.dumps({"runs": told}, indent=1))
         return
     widths = {key: max(len(row[key]) for row in rows) for key in ("id", "name", "job")}
     for row in rows:
         typer.echo("  ".join([*(row[key].ljust(width) for key, width in widths.items()), row["folder"]]))
+        if its_tasks := tasks.get(row["id"]):
+            jobs = ", ".join(dict.fromkeys(task["job"].partition("_")[0] for task in its_tasks))
+            first, last = its_tasks[0]["id"], its_tasks[-1]["id"]
+            typer.echo(f"  after its {len(its_tasks)} tasks, {first} to {last}, in job {jobs}")
     first = rows[0]["id"]
     typer.echo(f"\nlauncher status          all runs\nlauncher logs -f {first}  what it prints", err=True)
     typer.echo(f"launcher stop {first}     save a checkpoint and stop", err=True)
+
+
+def _row(folder: "RunDir", record: "RunRecord") -> dict[str, str]:
+    job = record.submissions[-1].job_id
+    return {"id": record.id, "name": record.name, "job": job, "folder": str(folder.root)}
+
+
+def _task_rows(run: "FrozenRun") -> list[dict[str, str]]:
+    """The runs that work for a run, read back from the folders just made."""
+    from launcher.paths import list_shares
+    from launcher.record import RunRecord
+
+    return [_row(share, RunRecord.read(share.record)) for share in list_shares(run.folder)]
 
 
 def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:

@@ -3,6 +3,10 @@
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from launcher.recipe import Recipe
 
 
 def duration(seconds: float | None) -> str:
@@ -41,6 +45,15 @@ def quantity(value: float | None) -> str:
         if abs(value) >= limit:
             return f"{value / limit:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def machine(recipe: "Recipe") -> str:
+    """Say what a run occupies: `8 nodes x 4 GPUs`, `16 tasks x 32 CPUs, then 1 that finalises`."""
+    wants = recipe.resources
+    if recipe.kind != "prepare":
+        return f"{wants.nodes} node{'s' * (wants.nodes > 1)} x {wants.gpus_per_node or 'no'} GPUs"
+    cpus = f"{wants.cpus_per_task} CPU{'s' * (wants.cpus_per_task > 1)}"
+    return f"{recipe.tasks} tasks x {cpus}, then 1 that finalises" if recipe.tasks > 1 else f"1 task x {cpus}"
 
 
 def node_list(nodes: Sequence[str]) -> str:

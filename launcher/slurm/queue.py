@@ -28,6 +28,8 @@ class SlurmQueue:
     """The queue of one site's Slurm."""
 
     cluster: Cluster
+    has_arrays = True
+    """Whether runs of one submission are started one by one, and one can wait for another."""
 
     def max_elements(self, wanted: int) -> int:
         """Say how many runs one sbatch call may queue; asks Slurm, where there is one, if more than one is wanted."""
@@ -45,6 +47,10 @@ class SlurmQueue:
         from launcher.slurm.executor import RecipeExecutor
 
         return RecipeExecutor(submission, self.cluster, options).queue()
+
+    def element(self, job: str, index: int, size: int) -> str:
+        """Id of the job that carries out one of a submission's runs."""
+        return f"{job}_{index}" if size > 1 else job
 
     def estimate_start(self, script: str) -> str:
         """Ask Slurm when a script would start, in words; nothing is queued."""
@@ -72,6 +78,7 @@ class LocalQueue:
     """Processes of this machine: one for each run, all at once."""
 
     cluster: Cluster
+    has_arrays = False
 
     def max_elements(self, _wanted: int) -> int:
         """Say how many runs one process may carry out."""
@@ -90,6 +97,10 @@ class LocalQueue:
         from launcher.slurm.executor import LocalRecipeExecutor
 
         return LocalRecipeExecutor(submission, self.cluster).queue()
+
+    def element(self, job: str, _index: int, _size: int) -> str:
+        """Id of the process that carries out one of a submission's runs: one after the other."""
+        return job
 
     def estimate_start(self, _script: str) -> str:
         """Say when a script would start."""
