@@ -55,10 +55,21 @@ def test_biomed_llama_has_its_published_values() -> None:
     assert (recipe.precision.dtype, recipe.precision.tf32) == ("bf16", True)
 
 
+def test_clinical_recipes_are_credentialed_and_keep_to_the_site() -> None:
+    clinical = [path for path in RECIPES if "mimic" in path.stem or "clinical" in path.stem]
+    loaded = [item for path in clinical for rehearse in (False, True) for item in load_recipes(path, rehearse=rehearse)]
+    recipes = [item.recipe for item in loaded]
+    notes = [recipe for recipe in recipes if recipe.name not in ("prepare-pubmed", "prepare-pubmed-rehearsal")]
+
+    assert len(notes) == 8
+    assert {recipe.data_use for recipe in notes} == {"credentialed"}
+    assert {recipe.tracking.mode for recipe in notes if isinstance(recipe, CptRecipe)} == {"offline"}
+
+
 def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path) -> None:
     profile = "name: site\nroots: {runs: r, data: d, corpora: c, models: m}\ngpus: {device: cpu}\nslurm: {lead: 60s}\n"
     cluster = load_cluster(str(write(tmp_path, profile, "profile.yaml")))
-    rehearsals = [load_recipes(path, rehearse=True)[0].recipe for path in RECIPES]
+    rehearsals = [item.recipe for path in RECIPES for item in load_recipes(path, rehearse=True)]
 
     made = frozenset(recipe.corpus for recipe in rehearsals if isinstance(recipe, PrepareRecipe))
     found = [fault for recipe in rehearsals for fault in check(recipe, cluster, str(FOLDER), made)]
