@@ -102,6 +102,10 @@ CONFLICTS = [
         "parallel.reshard_after_forward: has no meaning for `ddp`; leave it out",
     ),
     (
+        "parallel.shard=yes",
+        "parallel.shard: `yes` is not known; write `node` or a whole number",
+    ),
+    (
         "parallel={strategy: hybrid_shard, shard: 3}",
         "parallel.shard: 3 ranks do not divide the world size (1); write `node` or a divisor of 1",
     ),

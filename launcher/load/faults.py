@@ -135,7 +135,7 @@ def _unexpected(node: Node, errors: Sequence[ErrorDetails]) -> str:
     if kind == "bool_type" and node.text in _SPELLED_BOOLEANS:
         return f"`{node.text}` is text in YAML 1.2; write `{_SPELLED_BOOLEANS[node.text]}`"
     if kind == "literal_error" and isinstance(node.value, str):
-        return _unknown_choice(node, [choice for error in errors for choice in _choices(error)])
+        return _unknown_choice(node, [choice for error in errors for choice in _choices(error)], expected)
     if kind.startswith("int") and (digits := re.sub(r"(?<=\d)[_,](?=\d{3})", "", node.text)).isdecimal():
         expected = f"`{digits}`"
     if kind == "tuple_type" and node.text:
@@ -146,12 +146,12 @@ def _unexpected(node: Node, errors: Sequence[ErrorDetails]) -> str:
 def _unknown_format(error: ErrorDetails, node: Node, formats: Sequence[str]) -> str:
     if error["type"] == "union_tag_not_found":
         return f"required, but missing; write {_either(formats)}"
-    return _unknown_choice(node, formats)
+    return _unknown_choice(node, formats, _either(formats))
 
 
-def _unknown_choice(node: Node, choices: Sequence[str]) -> str:
+def _unknown_choice(node: Node, choices: Sequence[str], expected: str) -> str:
     nearest = difflib.get_close_matches(node.text, choices, n=1)
-    fix = f"did you mean `{nearest[0]}`?" if nearest else f"write {_either(choices)}"
+    fix = f"did you mean `{nearest[0]}`?" if nearest else f"write {expected}"
     return f"`{node.text}` is not known; {fix}"
 
 
