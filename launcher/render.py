@@ -15,7 +15,8 @@ from launcher.recipe import Recipe
 from launcher.recipe.sections import Resources
 from launcher.recipe.units import Duration, Size
 
-_TEMPLATES = Path(__file__).parents[1] / "slurm_templates"
+_TEMPLATES = Path(__file__).parent / "slurm_templates"
+"""A link in a checkout, a folder of its own in an installed package."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 

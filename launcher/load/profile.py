@@ -50,7 +50,7 @@ def find_profile(name: str | None) -> Path:
     elif "/" in name or name.endswith((".yaml", ".yml")):
         places, wanted = [Path(name).expanduser()], f"no cluster profile `{name}`"
     else:
-        shipped = Path(launcher.__file__).parent.parent / "recipes" / "clusters"
+        shipped = Path(launcher.__file__).parent / "profiles"  # a link to recipes/clusters in a checkout
         folders = (Path("recipes/clusters"), CONFIG.expanduser() / "clusters", shipped)
         places, wanted = [folder / f"{name}.yaml" for folder in folders], f"no cluster profile `{name}`"
     for place in places:
