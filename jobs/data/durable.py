@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def staging_path(path: Path) -> Path:
+    """Where this process writes what will be called `path`; tasks on several nodes may make the same file at once."""
+    return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}")
+
+
 def write_durably(path: Path, text: str) -> None:
     """Write a small file."""
     with replace_durably(path) as file:
@@ -17,7 +22,7 @@ def write_durably(path: Path, text: str) -> None:
 def replace_durably(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes the name `path` once it is whole and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging = staging_path(path)
     with staging.open("wb") as file:
         yield file
         file.flush()
