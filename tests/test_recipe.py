@@ -292,9 +292,11 @@ def test_every_key_is_described_and_no_section_has_more_than_fifteen() -> None:
 def test_shipped_files_obey_the_schema_for_editors(path: Path) -> None:
     schema = document_schema(Cluster) if path.parent.name == "clusters" else recipe_schema()
 
-    (document,) = parse_yaml(path.read_text(encoding="utf-8"), path.name).documents
+    documents = parse_yaml(path.read_text(encoding="utf-8"), path.name).documents
 
-    jsonschema.validate(plain(document.root), schema)
+    assert documents
+    for document in documents:
+        jsonschema.validate(plain(document.root), schema)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_three_failures_at_the_same_step_stop_a_run() -> None:
     verdict = after([("error", 10), ("error", 10), ("error", 10), ("error", 10)], Ending(1), Policy(max_failures=9))
 
     assert verdict.action == "stop"
-    assert "3 failed attempts in a row got no further than step 10" in verdict.message
+    assert "3 attempts in a row got no further than step 10" in verdict.message
 
 
 def test_three_failures_from_the_start_stop_a_run() -> None:
@@ -128,6 +128,15 @@ def test_ten_preemptions_without_progress_do_not_stop_a_run() -> None:
 
 def test_a_preemption_between_failures_starts_the_count_without_progress_anew() -> None:
     assert after([("error", 10), ("error", 10), ("preempted", 10), ("error", 10)], Ending(1)).action == "requeue"
+
+
+def test_three_whole_time_limits_without_progress_stop_a_run_and_slow_progress_does_not() -> None:
+    saved = Ending(75, stop=StopRequest("time_limit", 3))
+
+    verdict = after([("time_limit", 10), ("time_limit", 10), ("time_limit", 10), ("time_limit", 10)], saved)
+    assert verdict.action == "stop"
+    assert "3 attempts in a row got no further than step 10" in verdict.message
+    assert after([("time_limit", step) for step in range(10)], saved).action == "requeue"
 
 
 def test_resuming_a_stopped_run_starts_all_budgets_anew() -> None:

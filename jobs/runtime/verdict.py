@@ -15,9 +15,10 @@ FREE: frozenset[Reason] = frozenset({"preempted", "time_limit"})
 FAILURES: frozenset[Reason] = frozenset({"node_failure", "killed", "out_of_memory", "hang", "error"})
 """Ends that count against `limits.max_failures`."""
 
-MAX_FAILURES_WITHOUT_PROGRESS = 3
-"""Failed attempts in a row, none of which got further than the one before, that stop a run. A fault that
-strikes three times at the same place is not bad luck; NVIDIA's resiliency launcher gives up there, too."""
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 3
+"""Attempts in a row that failed or used up their time, and of which none got further than the one before, that
+stop a run. What strikes three times at the same place is not bad luck; NVIDIA's resiliency launcher gives up
+there, too."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def _why_stop(attempts: Sequence[Attempt], ending: Ending, reason: Reason, polic
         return "it would end the same way again: see the logs"
     if policy.requeue == "never":
         return "the cluster profile says `requeue: never`; `launcher resume` goes on"
-    return None if reason in FREE else _spent_budget(attempts, policy)
+    return None if reason == "preempted" else _spent_budget(attempts, policy)
 
 
 def _spent_budget(attempts: Sequence[Attempt], policy: Policy) -> str | None:
@@ -147,11 +148,11 @@ def _spent_budget(attempts: Sequence[Attempt], policy: Policy) -> str | None:
     failures = [attempt for attempt in current if attempt.reason in FAILURES]
     if len(failures) > policy.max_failures:
         return f"{len(failures)} failures are more than limits.max_failures ({policy.max_failures}) allows"
-    last = current[-MAX_FAILURES_WITHOUT_PROGRESS:]
-    stuck = len(last) == MAX_FAILURES_WITHOUT_PROGRESS and all(
-        attempt.reason in FAILURES and not made_progress(attempts, attempt) for attempt in last
+    last = current[-MAX_ATTEMPTS_WITHOUT_PROGRESS:]
+    stuck = len(last) == MAX_ATTEMPTS_WITHOUT_PROGRESS and all(
+        attempt.reason in FAILURES | {"time_limit"} and not made_progress(attempts, attempt) for attempt in last
     )
-    return f"{len(last)} failed attempts in a row got no further than step {reached(attempts)}" if stuck else None
+    return f"{len(last)} attempts in a row got no further than step {reached(attempts)}" if stuck else None
 
 
 def since_last_stop(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
