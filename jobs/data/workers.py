@@ -20,7 +20,11 @@ _task: Callable[[int], object] | None = None
 
 
 def run_tasks(
-    task: Callable[[int], Result], numbers: Sequence[int], cpus: int, is_stop_wanted: Callable[[], bool]
+    task: Callable[[int], Result],
+    numbers: Sequence[int],
+    cpus: int,
+    is_stop_wanted: Callable[[], bool],
+    tell: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[int, Result]]:
     """Do tasks in as many processes as there are CPUs; CPUs left over become tokeniser threads.
 
@@ -32,6 +36,7 @@ def run_tasks(
         numbers: Tasks to do, started in this order.
         cpus: CPU cores to use.
         is_stop_wanted: Asked about once a second.
+        tell: Called about once a second.
 
     Yields:
         A task's number and its result, in the order they finish.
@@ -51,6 +56,7 @@ def run_tasks(
             while waiting and len(running) < workers and not is_stop_wanted():
                 number = waiting.popleft()
                 running[pool.submit(_do, number)] = number
+            tell()
             if not running:
                 WATCHDOG.beat()
                 return
