@@ -123,6 +123,12 @@ class Manifest(_Record):
     sources: tuple[SourceFile, ...]
     shards: dict[Split, tuple[Shard, ...]]
 
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of every file of the corpus but this one, by its path below the folder."""
+        shards = [shard for split in SPLITS for shard in self.shards[split]]
+        indices = {f"{shard.name}.index": shard.index_sha256 for shard in shards}
+        return {TOKENIZER: self.tokenizer.fingerprint} | {shard.name: shard.sha256 for shard in shards} | indices
+
 
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of a published corpus.

@@ -1,15 +1,16 @@
 """Corpora for tests, from documents given as token ids."""
 
+import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 from jobs.data.corpus import Corpus, open_corpus
-from jobs.data.manifest import Manifest, SplitRule, Tally, TokenizerRecord
 from jobs.data.mixture import Mixture
 from jobs.data.pieces import cut
 from jobs.data.samples import Samples
 from jobs.data.shards import ShardWriter
+from launcher.corpus import TOKENIZER, Manifest, SplitRule, Tally, TokenizerRecord
 
 Documents = Sequence[Sequence[int]]
 
@@ -21,12 +22,16 @@ def make_corpus(folder: Path, shards: Sequence[Documents], dtype: str = "uint16"
         writer = ShardWriter(folder, f"train/{number:05d}.ds", dtype)
         writer.write(documents)
         written.append(writer.close())
+    tokenizer = b"{}"
+    (folder / TOKENIZER).write_bytes(tokenizer)
     manifest = Manifest(
         corpus=folder.name,
         data_use="open",
         fingerprint="0" * 64,
         code="test",
-        tokenizer=TokenizerRecord(path="none", vocab_size=512, fingerprint="0" * 64, prefix=(), eos=2),
+        tokenizer=TokenizerRecord(
+            path="none", vocab_size=512, fingerprint=hashlib.sha256(tokenizer).hexdigest(), prefix=(), eos=2
+        ),
         dtype=dtype,
         split=SplitRule(validation=0.0),
         clean={},

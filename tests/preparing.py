@@ -9,9 +9,9 @@ import numpy as np
 import zstandard
 
 from jobs.data.corpus import Corpus
-from jobs.data.manifest import Split
 from jobs.runtime.context import Context, Ranks
 from launcher.cluster import Cluster, Roots
+from launcher.corpus import Split
 from launcher.paths import RunDir
 from launcher.recipe.prepare import PrepareRecipe
 from launcher.record import RunRecord, fingerprint

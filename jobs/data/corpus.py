@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.data.manifest import SPLITS, Manifest, Shard, Split, file_sha256, read_manifest
+from launcher.corpus import SPLITS, Manifest, Shard, Split, file_sha256, read_manifest
 from launcher.errors import LauncherError
 
 Ids: TypeAlias = NDArray[np.int64]
@@ -60,15 +60,14 @@ class Corpus:
         return np.concatenate([np.empty(0, np.int64), *per_shard])
 
     def verify(self) -> None:
-        """Compare the checksums of all shards with the manifest's.
+        """Compare the checksums of all files with the manifest's.
 
         Raises:
-            LauncherError: naming the first shard that differs.
+            LauncherError: naming the first file that differs.
         """
-        for shard in self._all_shards():
-            for path, expected in ((shard.name, shard.sha256), (f"{shard.name}.index", shard.index_sha256)):
-                if file_sha256(self.folder / path) != expected:
-                    raise _damaged(self.folder / path, "its checksum is not the manifest's")
+        for path, expected in self.manifest.checksums().items():
+            if file_sha256(self.folder / path) != expected:
+                raise _damaged(self.folder / path, "its checksum is not the manifest's")
 
     def check_sizes(self) -> None:
         """Compare the sizes of all shards with the manifest's, which is quick."""

@@ -14,19 +14,25 @@ import numpy as np
 from datatrove.data import Document
 from numpy.typing import NDArray
 
-from jobs.data.manifest import SPLITS, Split, replace_durably
+from jobs.data.durable import replace_durably
+from launcher.corpus import SPLITS, Split
 
 
 @dataclass
 class KeyRecorder:
     """Collects the keys of one part while its documents run through."""
 
-    ordinals: "array[int]" = field(default_factory=lambda: array("L"))
+    license: str
+    """Of documents that state none themselves."""
+    ordinals: "array[int]" = field(default_factory=lambda: array("I"))
     splits: "array[int]" = field(default_factory=lambda: array("B"))
     texts: "array[int]" = field(default_factory=lambda: array("Q"))
-    identified: "array[int]" = field(default_factory=lambda: array("L"))
+    licenses: "array[int]" = field(default_factory=lambda: array("I"))
+    license_names: dict[str, int] = field(default_factory=dict)
+    signed: "array[int]" = field(default_factory=lambda: array("I"))
+    identified: "array[int]" = field(default_factory=lambda: array("I"))
     identities: "array[int]" = field(default_factory=lambda: array("Q"))
-    versions: "array[int]" = field(default_factory=lambda: array("L"))
+    versions: "array[int]" = field(default_factory=lambda: array("I"))
 
     def number(self, documents: Iterable[Document]) -> Iterator[Document]:
         """Number documents as they come from the reader, and keep the identities of those that have one."""
@@ -43,6 +49,8 @@ class KeyRecorder:
         self.ordinals.append(document.metadata["ordinal"])
         self.splits.append(SPLITS.index(split))
         self.texts.append(text_hash)
+        license = document.metadata.get("license", self.license)
+        self.licenses.append(self.license_names.setdefault(license, len(self.license_names)))
 
     def save(self, path: Path, deleted: "array[int]") -> None:
         """Write the keys of the part, durably."""
@@ -50,6 +58,9 @@ class KeyRecorder:
             "ordinals": np.array(self.ordinals, "<u4"),
             "splits": np.array(self.splits, "u1"),
             "texts": np.array(self.texts, "<u8"),
+            "licenses": np.array(self.licenses, "<u4"),
+            "license_names": np.array([*self.license_names] or [""]),
+            "signed": np.array(self.signed, "<u4"),
             "identified": np.array(self.identified, "<u4"),
             "identities": np.array(self.identities, "<u8"),
             "versions": np.array(self.versions, "<u4"),
@@ -69,6 +80,12 @@ class Keys:
     """Of the same documents: index into SPLITS."""
     texts: NDArray[np.uint64]
     """Of the same documents: a hash of the text."""
+    licenses: NDArray[np.uint32]
+    """Of the same documents: index into `license_names`."""
+    license_names: NDArray[np.str_]
+    """The licences of the part's documents."""
+    signed: NDArray[np.uint32]
+    """Those of the same documents, by their place, that have a MinHash signature, in the signatures' order."""
     identified: NDArray[np.uint32]
     """Numbers of the documents that have an identity, written or dropped."""
     identities: NDArray[np.uint64]

@@ -10,14 +10,17 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from jobs.data.durable import write_durably
 from jobs.data.filters import filters_of
 from jobs.data.keys import KeyRecorder
-from jobs.data.manifest import SPLITS, Shard, SourceFile, Split, Tally, write_durably
 from jobs.data.plan import Plan, options_of
+from jobs.data.progress import Gauge
 from jobs.data.readers import read
 from jobs.data.readers.intake import Intake
 from jobs.data.shards import TokenizedShards
+from jobs.data.signatures import SignatureWriter
 from jobs.runtime.watchdog import WATCHDOG
+from launcher.corpus import SPLITS, Shard, SourceFile, Split, Tally
 from launcher.recipe.sources import Source
 
 
@@ -33,6 +36,7 @@ class Part(BaseModel):
     first_bad: tuple[str, ...]
     """The first unreadable lines, as `file:line: what is wrong`."""
     shards: dict[Split, Shard]
+    """Names are below `Plan.parts`."""
 
 
 def finished_part(plan: Plan, number: int) -> Part | None:
@@ -45,21 +49,29 @@ def finished_part(plan: Plan, number: int) -> Part | None:
     return part if (file.st_size, file.st_mtime_ns) == (part.source.size, part.modified_ns) else None
 
 
-def make_part(plan: Plan, number: int) -> Part:
-    """Read, filter, split, tokenise and write one source file."""
+def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
+    """Read, filter, split, tokenise and write one source file.
+
+    Args:
+        plan: Of the corpus.
+        number: Which of its files.
+        gauge: Where to show how much of the file has been read.
+    """
     path, source = plan.files[number]
     modified_ns = path.stat().st_mtime_ns
-    intake, keys = Intake(path), KeyRecorder()
+    intake, keys = Intake(path), KeyRecorder(source.license)
     filters = filters_of(plan.recipe.clean)
-    shards = TokenizedShards(plan.encoder, plan.recipe.validation, plan.work, f"{number:05d}.ds", intake, keys)
-    documents: Iterable[Document] | None = _watched(keys.number(read(intake, source)))
-    for step in (*filters, shards):
+    shards = TokenizedShards(plan.encoder, plan.recipe.validation, plan.parts, f"{number:05d}.ds", intake, keys)
+    minhash = plan.recipe.clean.near_duplicates
+    signatures = [SignatureWriter(minhash, plan.signatures(number), keys)] if minhash else []
+    documents: Iterable[Document] | None = _watched(keys.number(read(intake, source)), number, intake, gauge)
+    for step in (*filters, *signatures, shards):
         documents = step(documents)
     keys.save(plan.keys(number), intake.deleted)
     part = Part(
         source=_source_file(intake, source),
         modified_ns=modified_ns,
-        tally=_tally(intake, filters, shards.written),
+        tally=_tally(intake, filters, shards.written, keys),
         first_bad=tuple(intake.first_bad),
         shards=shards.written,
     )
@@ -67,9 +79,11 @@ def make_part(plan: Plan, number: int) -> Part:
     return part
 
 
-def _watched(documents: Iterable[Document]) -> Iterator[Document]:
+def _watched(documents: Iterable[Document], number: int, intake: Intake, gauge: Gauge | None) -> Iterator[Document]:
     for document in documents:
         WATCHDOG.beat()
+        if gauge is not None:
+            gauge[number] = int(intake.share_read * intake.size)
         yield document
 
 
@@ -84,7 +98,7 @@ def _source_file(intake: Intake, source: Source) -> SourceFile:
     )
 
 
-def _tally(intake: Intake, filters: list[BaseFilter], shards: dict[Split, Shard]) -> Tally:
+def _tally(intake: Intake, filters: list[BaseFilter], shards: dict[Split, Shard], keys: KeyRecorder) -> Tally:
     labels = [(label, stat.total) for step in filters for label, stat in step.stats.stats.items()]
     return Tally(
         records=intake.count,
@@ -92,4 +106,5 @@ def _tally(intake: Intake, filters: list[BaseFilter], shards: dict[Split, Shard]
         dropped={label.removeprefix("dropped_"): int(n) for label, n in labels if label.startswith("dropped_")},
         documents=dict.fromkeys(SPLITS, 0) | {split: shard.documents for split, shard in shards.items()},
         tokens=dict.fromkeys(SPLITS, 0) | {split: shard.tokens for split, shard in shards.items()},
+        licenses={name: keys.licenses.count(number) for name, number in keys.license_names.items()},
     )

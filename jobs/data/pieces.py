@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.data.corpus import Corpus, Ids
-from jobs.data.manifest import Split
+from launcher.corpus import Split
 from launcher.errors import LauncherError
 from launcher.recipe.data import Data
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.data.manifest import FORMAT
 from jobs.data.tokenize import TextEncoder, load_encoder
 from jobs.runtime.context import Context
+from launcher.corpus import FORMAT
 from launcher.errors import LauncherError
 from launcher.recipe.prepare import PrepareRecipe
 from launcher.recipe.sources import Source
@@ -39,13 +39,22 @@ class Plan:
         """Bytes of a source file."""
         return self.files[number][0].stat().st_size
 
+    @property
+    def parts(self) -> Path:
+        """Where everything lies that is only needed until the corpus is whole."""
+        return self.work / "parts"
+
     def record(self, number: int) -> Path:
         """Where the record of a finished source file lies."""
-        return self.work / "parts" / f"{number:05d}.json"
+        return self.parts / f"{number:05d}.json"
 
     def keys(self, number: int) -> Path:
         """Where the keys of its documents lie."""
-        return self.work / "parts" / f"{number:05d}.npz"
+        return self.parts / f"{number:05d}.npz"
+
+    def signatures(self, number: int) -> Path:
+        """Where the MinHash signatures of its documents lie."""
+        return self.parts / f"{number:05d}.signatures"
 
 
 def make_plan(context: Context) -> Plan:

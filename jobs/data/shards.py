@@ -2,19 +2,23 @@
 
 import hashlib
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
+from numpy.typing import NDArray
 
+from jobs.data.durable import staging_path
 from jobs.data.keys import KeyRecorder
-from jobs.data.manifest import SPLITS, Shard, Split
 from jobs.data.readers.intake import Intake
 from jobs.data.tokenize import TextEncoder
+from launcher.corpus import SPLITS, Shard, Split
 
 _BATCH_CHARACTERS = 2**20
 """Text tokenised at once: enough to keep all threads busy, little enough to bound the memory."""
@@ -64,6 +68,8 @@ class TokenizedShards(PipelineStep):
         return split
 
     def _report(self, tokens: int, seconds: float) -> None:
+        if sys.stdout.isatty():  # there is a bar
+            return
         share, speed = self._intake.share_read, tokens / seconds / 1e6
         print(f"{self._intake.path.name}: {share:.0%}, {tokens / 1e6:.1f} M tokens, {speed:.2f} M tokens/s", flush=True)
 
@@ -115,11 +121,21 @@ class ShardWriter:
         """
         if not documents:
             return
-        ends = self.tokens + np.cumsum([len(ids) for ids in documents], dtype="<u8")
-        self._ids.write(np.fromiter(chain.from_iterable(documents), self._dtype).tobytes())
-        self._index.write(ends.tobytes())
-        self.tokens = int(ends[-1])
-        self.documents += len(documents)
+        ids = np.fromiter(chain.from_iterable(documents), self._dtype)
+        self.append(ids, np.array([len(document) for document in documents]))
+
+    def append(self, ids: NDArray[Any], lengths: NDArray[np.int64]) -> None:
+        """Add documents that lie end to end.
+
+        Args:
+            ids: Token ids of all of them, in the shard's format.
+            lengths: Tokens of each.
+        """
+        ends = self.tokens + np.cumsum(lengths, dtype="<u8")
+        self._ids.write(np.ascontiguousarray(ids, self._dtype).data)
+        self._index.write(ends.data)
+        self.tokens += len(ids)
+        self.documents += len(lengths)
 
     def close(self) -> Shard | None:
         """Put both files in place, durably, and describe them; a shard without documents leaves no file."""
@@ -141,11 +157,11 @@ class _StagedFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._staging = path.with_name(f".{path.name}.{os.getpid()}")
+        self._staging = staging_path(path)
         self._file = self._staging.open("wb")
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: memoryview) -> None:
         self._file.write(data)
         self._hash.update(data)
 

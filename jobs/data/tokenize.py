@@ -8,7 +8,7 @@ from itertools import takewhile
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from jobs.data.manifest import IdFormat, TokenizerRecord
+from launcher.corpus import IdFormat, TokenizerRecord
 from launcher.errors import LauncherError
 
 

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from jobs.data.manifest import Manifest
+from launcher.corpus import Manifest
 from launcher.errors import LauncherError
 from launcher.recipe.sections import Batch, Model
 

@@ -1,0 +1,140 @@
+"""When all parts are there: drop what other documents replace, merge shards, write the manifest.
+
+Parts are only read, and everything made here is whole or absent. So this can be killed at any moment and
+run again, and the bytes depend on the source files and the recipe alone.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+from jobs.data.counts import count_documents, count_tokens, summary
+from jobs.data.decide import NEAR_DUPLICATE, Judged, decide, mark
+from jobs.data.durable import sync_names, write_durably
+from jobs.data.keys import load_keys
+from jobs.data.merge import Merger, Piece, lay_out
+from jobs.data.near import MAX_DOCUMENTS, NearDuplicates
+from jobs.data.parts import Part
+from jobs.data.plan import Plan
+from jobs.data.signatures import minhash_config
+from jobs.runtime.watchdog import WATCHDOG
+from launcher.corpus import MANIFEST, SPLITS, TOKENIZER, Manifest, Shard, Split, SplitRule, Tally
+from launcher.errors import LauncherError
+
+StopWanted = Callable[[], bool]
+Shards = dict[Split, tuple[Shard, ...]]
+
+
+def finalise(plan: Plan, parts: Sequence[Part], code: str, is_stop_wanted: StopWanted) -> bool:
+    """Make the corpus of its parts; it is whole once its manifest is there.
+
+    Args:
+        plan: Of the corpus.
+        parts: All of them, in the order of their files.
+        code: Version of the code, for the manifest.
+        is_stop_wanted: Asked about once a second.
+
+    Returns:
+        False if a stop was asked for before the end; what is done by then is not done again.
+
+    Raises:
+        LauncherError: no document is left for training.
+    """
+    judged = decide(
+        [load_keys(plan.keys(number)) for number in range(len(parts))], plan.recipe.clean.exact_duplicates == "drop"
+    )
+    WATCHDOG.beat()
+    if not drop_near_duplicates(plan, parts, judged, is_stop_wanted):
+        return False
+    counts = count_documents(parts, judged)
+    if not counts.documents["train"]:
+        raise LauncherError(f"sources: no document is left for training ({summary(counts)}); check files and `clean`")
+    shards = merge_parts(plan, parts, judged, is_stop_wanted)
+    if shards is None:
+        return False
+    write_durably(plan.work / TOKENIZER, plan.encoder.backend.to_str())
+    clear_away_strangers(plan, shards)
+    write_manifest(plan, parts, code, count_tokens(counts, shards), shards)
+    return True
+
+
+def drop_near_duplicates(
+    plan: Plan, parts: Sequence[Part], judged: Sequence[Judged], is_stop_wanted: StopWanted
+) -> bool:
+    """Drop near duplicates if the recipe says so; tell whether that came to its end before a stop.
+
+    Raises:
+        LauncherError: there are too many documents.
+    """
+    minhash = plan.recipe.clean.near_duplicates
+    if minhash is None:
+        return True
+    if sum(len(part.verdicts) for part in judged) > MAX_DOCUMENTS:
+        raise LauncherError(f"clean.near_duplicates: compares up to {MAX_DOCUMENTS:,} documents; make several corpora")
+    signatures = [plan.signatures(number) for number in range(len(parts))]
+    folder = plan.parts / "near" / _stamp(parts, judged)
+    search = NearDuplicates(minhash_config(minhash), signatures, judged, folder)
+    places = search.run(plan.recipe.resources.cpus_per_task, is_stop_wanted)
+    if places is None:
+        return False
+    mark(judged, places, NEAR_DUPLICATE)
+    return True
+
+
+def _stamp(parts: Sequence[Part], judged: Sequence[Judged]) -> str:
+    """Sum up which documents of which files are compared."""
+    checksum = hashlib.sha256()
+    for part, its in zip(parts, judged, strict=True):
+        checksum.update(part.model_dump_json().encode())
+        checksum.update(its.verdicts.data)
+    return checksum.hexdigest()[:16]
+
+
+def merge_parts(
+    plan: Plan, parts: Sequence[Part], judged: Sequence[Judged], is_stop_wanted: StopWanted
+) -> Shards | None:
+    """Make shards of what stays; None if a stop was asked for before the end."""
+    merges = {split: lay_out(split, _pieces(split, parts, judged), plan.parts) for split in SPLITS}
+    merger = Merger(plan.parts, plan.work, plan.encoder.dtype)
+    everything = [merge for split in SPLITS for merge in merges[split]]
+    made = merger.run(everything, plan.recipe.resources.cpus_per_task, is_stop_wanted)
+    if made is None:
+        return None
+    return {split: tuple(shard for shard in made if shard.name.startswith(f"{split}/")) for split in SPLITS}
+
+
+def _pieces(split: Split, parts: Sequence[Part], judged: Sequence[Judged]) -> list[Piece]:
+    both = zip(parts, judged, strict=True)
+    return [Piece(part.shards[split], its.stays_in(split)) for part, its in both if split in part.shards]
+
+
+def clear_away_strangers(plan: Plan, shards: Mapping[Split, Sequence[Shard]]) -> None:
+    """Remove what killed attempts left half done, or made of files that have changed since."""
+    ours = {plan.work / f"{shard.name}{suffix}" for split in SPLITS for shard in shards[split] for suffix in _SUFFIXES}
+    for split in SPLITS:
+        for path in sorted((plan.work / split).glob("*")):
+            if path not in ours:
+                path.unlink(missing_ok=True)
+
+
+_SUFFIXES = ("", ".index")
+
+
+def write_manifest(plan: Plan, parts: Sequence[Part], code: str, counts: Tally, shards: Shards) -> None:
+    """Write the manifest, when everything that it tells of is on disk."""
+    manifest = Manifest(
+        corpus=plan.recipe.corpus,
+        data_use=plan.recipe.data_use,
+        fingerprint=plan.fingerprint,
+        code=code,
+        tokenizer=plan.encoder.record,
+        dtype=plan.encoder.dtype,
+        split=SplitRule(validation=plan.recipe.validation),
+        clean=plan.recipe.clean.model_dump(mode="json"),
+        counts=counts,
+        sources=tuple(part.source for part in parts),
+        shards=shards,
+    )
+    for folder in (*(plan.work / split for split in SPLITS if shards[split]), plan.work):
+        sync_names(folder)
+    write_durably(plan.work / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+    sync_names(plan.work)

@@ -1,0 +1,129 @@
+"""MinHash signatures of a part's documents, by datatrove's own functions, kept until all parts are there.
+
+A signature is `buckets` x `hashes` numbers of 64 bits, 896 bytes with the usual 14 x 8. The file holds
+blocks of documents, and in each block one bucket after the other: so it is written in one go, and one
+bucket of all documents is read without the others.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import regex
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupSignature
+from datatrove.utils.hashing import create_hash_func
+from datatrove.utils.word_tokenizers import WordTokenizer
+from numpy.typing import NDArray
+
+from jobs.data.durable import replace_durably
+from jobs.data.keys import KeyRecorder
+from launcher.recipe.prepare import Minhash
+
+_BLOCK = 4096
+_COMPARED_CHARACTERS = 2**22
+"""Of longer documents only this much is compared, which bounds the memory: 700,000 words."""
+_SHINGLES_AT_ONCE = 2**12
+
+
+def minhash_config(minhash: Minhash) -> MinhashConfig:
+    """Put the recipe's numbers in datatrove's words; hashes and normalisation are datatrove's defaults."""
+    return MinhashConfig(n_grams=minhash.ngrams, num_buckets=minhash.buckets, hashes_per_bucket=minhash.hashes)
+
+
+class Words(WordTokenizer):
+    """Splits what datatrove has normalised (punctuation is gone) at spaces, and around each Chinese, Japanese or Thai
+    character.
+
+    datatrove's own choice for English is spaCy. It finds the same words in normalised text but for clitics,
+    is many times slower, and asks for the language of a corpus beforehand.
+    """
+
+    _pattern = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]+")
+
+    def word_tokenize(self, text: str) -> list[str]:
+        """Give the words of a text."""
+        return text.split() if text.isascii() else self._pattern.findall(text)
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        """Signatures know no sentences."""
+        raise NotImplementedError
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        """Signatures know no sentences."""
+        raise NotImplementedError
+
+
+class Signer(MinhashDedupSignature):
+    """datatrove's signatures, of words as above."""
+
+    def __init__(self, config: MinhashConfig) -> None:
+        PipelineStep.__init__(self)  # datatrove's own __init__ asks for spaCy and an output folder
+        self.config = config
+        self.num_hashes = config.num_buckets * config.hashes_per_bucket
+        self.word_tokenizer = Words()
+        self._parameters = None
+        self._hash_func = create_hash_func(config.hash_config)
+
+    def sign(self, text: str) -> NDArray[np.uint64] | None:
+        """Give the signature of a text, bucket by bucket; None if it has too few words for one shingle."""
+        shingles = self.get_shingles(text[:_COMPARED_CHARACTERS])
+        # A signature is a minimum over shingles. Taking it piece by piece bounds the memory: 900 bytes a shingle.
+        pieces = [shingles[start : start + _SHINGLES_AT_ONCE] for start in range(0, len(shingles), _SHINGLES_AT_ONCE)]
+        signatures = [np.array(self.get_signature(piece), "<u8") for piece in pieces]
+        return np.minimum.reduce(signatures) if signatures else None
+
+
+class SignatureWriter(PipelineStep):
+    """Signs the documents that pass through, and notes in the keys which have a signature."""
+
+    type = "dedup"
+    name = "signatures"
+
+    def __init__(self, minhash: Minhash, path: Path, keys: KeyRecorder) -> None:
+        super().__init__()
+        self._signer = Signer(minhash_config(minhash))
+        self._path = path
+        self._keys = keys
+
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+        """Give the documents on as they are."""
+        block: list[NDArray[np.uint64]] = []
+        with replace_durably(self._path) as file:
+            for place, document in enumerate(data):
+                signature = self._signer.sign(document.text)
+                if signature is not None:
+                    self._keys.signed.append(place)
+                    block.append(signature)
+                if len(block) == _BLOCK:
+                    _write_block(file, block)
+                    block = []
+                yield document
+            _write_block(file, block)
+
+
+def _write_block(file: BinaryIO, signatures: list[NDArray[np.uint64]]) -> None:
+    if signatures:
+        file.write(np.stack(signatures, axis=1).tobytes())
+
+
+def read_bucket(path: Path, count: int, config: MinhashConfig, bucket: int) -> Iterator[NDArray[np.uint64]]:
+    """Read one bucket of a part's signatures, block by block.
+
+    Args:
+        path: File that a `SignatureWriter` wrote.
+        count: Number of signatures in it.
+        config: What they were made with.
+        bucket: Which one to read.
+
+    Yields:
+        An array of documents x hashes.
+    """
+    hashes = config.hashes_per_bucket
+    with path.open("rb") as file:
+        for start in range(0, count, _BLOCK):
+            size = min(_BLOCK, count - start)
+            file.seek(8 * hashes * (start * config.num_buckets + bucket * size))
+            yield np.frombuffer(file.read(8 * hashes * size), "<u8").reshape(size, hashes)
