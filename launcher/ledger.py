@@ -8,7 +8,7 @@ process runs under whatever Python the node's host has.
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -89,6 +89,11 @@ def read_attempts(ledger: Path) -> list[Attempt]:
             if key != "time":
                 setattr(attempt, key, value)
     return [attempts[number] for number in sorted(attempts)]
+
+
+def is_over(attempts: Sequence[Attempt]) -> bool:
+    """Tell whether a run does not go on by itself, as far as its ledger says."""
+    return bool(attempts) and attempts[-1].action in ("done", "stop")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

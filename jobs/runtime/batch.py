@@ -14,7 +14,7 @@ from jobs.runtime import slurm
 from jobs.runtime.attempt import Journal, close_attempt, judge_attempt, open_attempt, stamped, tell_slurm
 from jobs.runtime.cause import cause_before, last_sign_of_life
 from jobs.runtime.comeback import come_back
-from jobs.runtime.job import Job, StartRefusedError, find_job
+from jobs.runtime.job import Job, StartRefusedError, count_runs, find_job
 from jobs.runtime.supervise import Signals, supervise
 from jobs.runtime.verdict import Ending, Verdict, batch_exit_code
 from launcher.ledger import Attempt, StopRequest, append_event, read_attempts
@@ -22,12 +22,23 @@ from launcher.paths import CONTINUE, FINISHED, SubmissionDir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Carry a run out as far as this job lasts; return the exit code of the batch process."""
+    """Carry a run out as far as this job lasts; return the exit code of the batch process.
+
+    Slurm starts one process for each run of a submission; without it, one carries out all in turn.
+    """
     signals = Signals()
     signals.install()
     options = _parse(argv)
+    submission, code = SubmissionDir(options.submission.absolute()), FINISHED
+    for index in range(count_runs(submission) if options.local else 1):
+        if not signals.wants_end:
+            code = _carry_out(submission, options.local, index, signals)
+    return code
+
+
+def _carry_out(submission: SubmissionDir, local: bool, index: int, signals: Signals) -> int:
     try:
-        return _run(find_job(SubmissionDir(options.submission.absolute()), os.environ, options.local), signals)
+        return _run(find_job(submission, os.environ, local, index), signals)
     except StartRefusedError as refusal:
         tell_slurm(stamped(str(refusal)))
         return refusal.exit_code

@@ -11,7 +11,8 @@ from jobs.runtime import slurm
 from jobs.runtime.attempt import Journal
 from jobs.runtime.job import Job
 from jobs.runtime.verdict import Ending, Verdict
-from launcher.ledger import Attempt, append_event
+from launcher.ledger import Attempt, append_event, is_over, read_attempts
+from launcher.paths import RunDir, list_shares
 from launcher.record import RunRecord, Submitted
 
 
@@ -30,6 +31,8 @@ def come_back(job: Job, attempt: Attempt, ending: Ending, verdict: Verdict, say:
     say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
     if answer.ok:
         _note(job, attempt, say, new_job=answer.text, action="resubmit", message=message)
+        if job.record.share is not None:
+            _let_group_wait(job.run.group, say)
     else:
         message = f"{verdict.message}; it cannot be queued again: {answer.text}"
         _note(job, attempt, say, action="stop", message=message)
@@ -78,6 +81,19 @@ def _exclude(job: Job, nodes: str, say: Journal) -> bool:
     answer = slurm.exclude(job.environ["SLURM_JOB_ID"], nodes)
     say(f"scontrol update ExcNodeList={nodes}: {answer.text}")
     return answer.ok
+
+
+def _let_group_wait(group: RunDir, say: Journal) -> None:
+    """Have the run that completes what this one works for wait for this one's new job, too."""
+    try:
+        waiting = RunRecord.read(group.record).submissions[-1].job_id
+        working = [share for share in list_shares(group) if not is_over(read_attempts(share.ledger))]
+        jobs = {RunRecord.read(share.record).submissions[-1].job_id.partition("_")[0] for share in working}
+    except (OSError, IndexError) as error:  # it does not wait then, and makes itself what is missing
+        say(f"{group.root.name} is not told: {error}")
+        return
+    answer = slurm.wait_for(waiting, sorted(jobs))
+    say(f"scontrol update Dependency of job {waiting}: {answer.text or 'done'}")
 
 
 def _note(job: Job, attempt: Attempt, say: Journal, new_job: str | None = None, **event: object) -> None:

@@ -115,15 +115,26 @@ class Job:
         return int(low), int(high)
 
 
-def find_job(submission: SubmissionDir, environ: Mapping[str, str], local: bool) -> Job:
+def count_runs(submission: SubmissionDir) -> int:
+    """Number of runs that a submission is for; at least one, so that its absence is noticed."""
+    return max(1, len(read_json_lines(submission.manifest)))
+
+
+def find_job(submission: SubmissionDir, environ: Mapping[str, str], local: bool, index: int = 0) -> Job:
     """Find the run that this process is to carry out, and check that its recipe is the one that was queued.
+
+    Args:
+        submission: What was queued.
+        environ: Tells the run's line in the submission's manifest, if it is an element of an array.
+        local: Whether there is no Slurm.
+        index: The run's line otherwise.
 
     Raises:
         StartRefusedError: There is no such run, or its recipe.json was changed since; exit code 78.
     """
     if not local and "SLURM_JOB_ID" not in environ:
         raise StartRefusedError("not inside a Slurm job; submit the run, or add `--local`", NEVER_RESTART)
-    index = int(environ.get("SLURM_ARRAY_TASK_ID", 0))
+    index = int(environ.get("SLURM_ARRAY_TASK_ID", index))
     entries = _manifest(submission)
     if index >= len(entries):
         raise StartRefusedError(f"{submission.manifest}: no line for array index {index}", NEVER_RESTART)

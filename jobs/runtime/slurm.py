@@ -137,6 +137,11 @@ def exclude(job_id: str, nodes: str) -> Answer:
     return Answer(True, "done") if answer.ok else answer
 
 
+def wait_for(job_id: str, others: Sequence[str]) -> Answer:
+    """Have a job that has not started wait until others are over, and no longer for what it waited for."""
+    return ask("scontrol", "update", f"JobId={job_id}", f"Dependency=afterany:{':'.join(others)}")
+
+
 def resubmit(script: str, array_index: str | None, job_id: str, exclude: str | None = None) -> Answer:
     """Queue the same script as a new job; the text of the answer is its id.
 
