@@ -43,7 +43,7 @@ class Gpus(Section):
     per_node: Positive | None = None
     """GPUs of one node; recipes that want more are refused."""
     device: Literal["cuda", "cpu"] = "cuda"
-    """`cpu`: the site's GPUs are not there (a dev cluster's are empty files); train on CPUs."""
+    """`cpu`: the site's GPUs are not there (a dev cluster's are links to /dev/null); train on CPUs."""
 
 
 class SlurmOptions(Section):

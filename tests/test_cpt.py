@@ -43,9 +43,10 @@ def exported(run: RunDir) -> dict[str, torch.Tensor]:
     return load_file(run.outputs / "model" / "model.safetensors")
 
 
-def test_losses_are_those_of_a_bare_torch_loop(alone: RunDir) -> None:
+def bare_losses(run: RunDir, clip_norm: float | None) -> list[float]:
+    """Losses of the first 10 steps in a loop of torch alone."""
     recipe = CptRecipe.model_validate_json(json.dumps(cpt_recipe()))
-    corpus = open_corpus(alone.root.parent / "corpora" / "words")
+    corpus = open_corpus(run.root.parent / "corpora" / "words")
     samples = packed_samples([corpus], [1], 32, recipe.seed, STEPS * 8)
     torch.manual_seed(recipe.seed)
     model = AutoModelForCausalLM.from_pretrained(ASSETS / "stories260k", dtype=torch.float32, use_cache=False)
@@ -65,12 +66,33 @@ def test_losses_are_those_of_a_bare_torch_loop(alone: RunDir) -> None:
         logits = model(input_ids=ids, position_ids=positions).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        if clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
         optimizer.zero_grad()
         expected.append(loss.item())
+    return expected
 
-    assert [losses(alone)[step] for step in range(1, 11)] == pytest.approx(expected, abs=1e-6 * expected[1])
+
+def first_losses(run: RunDir) -> list[float]:
+    return [losses(run)[step] for step in range(1, 11)]
+
+
+def test_losses_are_those_of_a_bare_torch_loop(alone: RunDir) -> None:
+    expected = bare_losses(alone, clip_norm=1.0)
+
+    assert first_losses(alone) == pytest.approx(expected, abs=1e-6 * expected[1])
+
+
+def test_without_clipping_losses_are_those_of_a_loop_that_does_not_clip(folder: Path, alone: RunDir) -> None:
+    run = make_run(folder, optim={"clip_norm": None})
+
+    assert train(run).exit_codes == [FINISHED]
+
+    expected = bare_losses(run, clip_norm=None)
+    assert first_losses(run) == pytest.approx(expected, abs=1e-6 * expected[1])
+    assert first_losses(run) != pytest.approx(first_losses(alone), abs=1e-4)
+    assert all(row["grad_norm"] > 0 for row in read_json_lines(run.metrics))
 
 
 def test_every_step_has_a_complete_row(alone: RunDir) -> None:

@@ -1,4 +1,4 @@
-"""What Slurm 22.05.8 said of a site (captured, then shortened), as a cluster profile."""
+"""What Slurm says of a site, in the words of 22.05.8 with invented partitions and nodes, as a cluster profile."""
 
 from pathlib import Path
 
