@@ -44,7 +44,8 @@ class Judged:
     @property
     def stays(self) -> Flags:
         """Which of the written documents stay."""
-        return np.equal(self.verdicts, KEPT)
+        flags: Flags = self.verdicts == KEPT
+        return flags
 
     def stays_in(self, split: Split) -> Flags:
         """Which of a split's documents stay, in the order of the part's shard."""
@@ -88,7 +89,8 @@ def _judge_identities(parts: Sequence[Keys]) -> list[Verdicts]:
     stays = ~_joined(_deleted(parts), np.bool_)
     verdicts = np.where(stays, SUPERSEDED, DELETED).astype(np.uint8)
     verdicts[newest(identities, versions, np.flatnonzero(stays))] = KEPT
-    return np.split(verdicts, np.cumsum([len(keys.identities) for keys in parts])[:-1])
+    ends = np.cumsum([len(keys.identities) for keys in parts], dtype=int)
+    return [verdicts[end - len(keys.identities) : end] for keys, end in zip(parts, ends, strict=True)]
 
 
 def newest(identities: NDArray[np.uint64], versions: NDArray[np.uint32], among: NDArray[np.intp]) -> NDArray[np.intp]:

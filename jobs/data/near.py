@@ -26,6 +26,7 @@ from jobs.runtime.watchdog import WATCHDOG
 
 _CHUNK = 2**21
 """Signatures sorted at once: datatrove merges sorted files, and holds all of them open."""
+_WRITTEN_AT_ONCE = 2**16
 _LINES = 1024
 _DATATROVE = "datatrove.pipeline.dedup"
 MAX_DOCUMENTS = 2**32 - 1
@@ -135,8 +136,8 @@ def _write_sorted(path: Path, records: NDArray[np.void]) -> None:
     order = np.lexsort(records["hashes"].T[::-1])  # stable: equal ones stay in the order of the documents
     WATCHDOG.beat()
     with path.open("wb") as file:
-        for start in range(0, len(order), _CHUNK // 32):
-            file.write(records[order[start : start + _CHUNK // 32]].data)
+        for start in range(0, len(order), _WRITTEN_AT_ONCE):
+            file.write(records[order[start : start + _WRITTEN_AT_ONCE]].data)
 
 
 def _all_but_first(places: NDArray[np.uint32], clusters: NDArray[np.uint32]) -> NDArray[np.uint32]:

@@ -65,7 +65,8 @@ class Signer(MinhashDedupSignature):
         self.num_hashes = config.num_buckets * config.hashes_per_bucket
         self.word_tokenizer = Words()
         self._parameters = None
-        self._hash_func = create_hash_func(config.hash_config)
+        hash_bytes = create_hash_func(config.hash_config, bytes)
+        self._hash_func = lambda words: hash_bytes(words.encode())  # datatrove hands over str, which xxhash 4 refuses
 
     def sign(self, text: str) -> NDArray[np.uint64] | None:
         """Give the signature of a text, bucket by bucket; None if it has too few words for one shingle."""

@@ -1,0 +1,154 @@
+"""Which documents stay: the rules on arrays against the same rules in plain Python."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from jobs.data.decide import DUPLICATE, REASONS, decide, mark
+from jobs.data.keys import Keys
+
+
+@dataclass(frozen=True)
+class Doc:
+    """A document as a reader gives it; one that a filter drops is not written."""
+
+    text: int = 0
+    identity: int | None = None
+    version: int = 0
+    is_written: bool = True
+
+
+@dataclass(frozen=True)
+class File:
+    docs: tuple[Doc, ...] = ()
+    deleted: tuple[int, ...] = ()
+
+
+def keys_of(file):
+    """The keys of a file's part."""
+    written = [place for place, doc in enumerate(file.docs) if doc.is_written]
+    identified = [place for place, doc in enumerate(file.docs) if doc.identity is not None]
+    return Keys(
+        ordinals=np.array(written, "<u4"),
+        splits=np.zeros(len(written), "u1"),
+        texts=np.array([file.docs[place].text for place in written], "<u8"),
+        licenses=np.zeros(len(written), "<u4"),
+        license_names=np.array(["MIT"]),
+        signed=np.zeros(0, "<u4"),
+        identified=np.array(identified, "<u4"),
+        identities=np.array([file.docs[place].identity for place in identified], "<u8"),
+        versions=np.array([file.docs[place].version for place in identified], "<u4"),
+        deleted=np.array(file.deleted, "<u8"),
+    )
+
+
+def verdicts_of(files, drops_duplicates=True):
+    """The rules as the program has them: a reason or None for each written document, file by file."""
+    judged = decide([keys_of(file) for file in files], drops_duplicates)
+    return [[REASONS.get(verdict) for verdict in part.verdicts.tolist()] for part in judged]
+
+
+def verdicts_by_hand(files, drops_duplicates):
+    """The rules, document by document."""
+    everything = [(number, place, doc) for number, file in enumerate(files) for place, doc in enumerate(file.docs)]
+    seen, verdicts = set(), [[] for _ in files]
+    for number, place, doc in everything:
+        verdict = None
+        if is_deleted(files, number, doc):
+            verdict = "deleted"
+        elif any(
+            other.identity == doc.identity is not None
+            and not is_deleted(files, its_number, other)
+            and (other.version, its_number, its_place) > (doc.version, number, place)
+            for its_number, its_place, other in everything
+        ):
+            verdict = "superseded"
+        elif drops_duplicates and doc.is_written and doc.text in seen:
+            verdict = "duplicate"
+        if doc.is_written:
+            if verdict is None:
+                seen.add(doc.text)
+            verdicts[number].append(verdict)
+    return verdicts
+
+
+def is_deleted(files, number, doc):
+    return doc.identity is not None and any(doc.identity in file.deleted for file in files[number:])
+
+
+docs = st.builds(
+    Doc,
+    text=st.sampled_from([0, 1, 2, 3, 2**64 - 1]),
+    identity=st.none() | st.sampled_from([0, 1, 2, 2**64 - 1]),
+    version=st.sampled_from([0, 1, 2, 2**32 - 1]),
+    is_written=st.sampled_from([True, True, False]),
+)
+files = st.lists(
+    st.builds(
+        File,
+        docs=st.lists(docs, max_size=6).map(tuple),
+        deleted=st.lists(st.sampled_from([0, 1, 7, 2**64 - 1]), max_size=2).map(tuple),
+    ),
+    max_size=5,
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(files=files, drops_duplicates=st.booleans())
+@example(files=[], drops_duplicates=True)
+@example(files=[File()], drops_duplicates=True)
+def test_the_rules_on_arrays_are_the_rules_document_by_document(files, drops_duplicates):
+    assert verdicts_of(files, drops_duplicates) == verdicts_by_hand(files, drops_duplicates)
+
+
+@settings(max_examples=300, deadline=None)
+@given(files=files)
+def test_no_text_and_no_identity_vanishes_but_by_a_deletion_or_a_filter(files):
+    verdicts = verdicts_of(files)
+    written = [[doc for doc in file.docs if doc.is_written] for file in files]
+    fates = [fate for its, theirs in zip(written, verdicts, strict=True) for fate in zip(its, theirs, strict=True)]
+    kept = [doc for doc, verdict in fates if verdict is None]
+
+    assert len({doc.text for doc in kept}) == len(kept)
+    for doc, verdict in fates:
+        if verdict == "duplicate":
+            assert doc.text in {other.text for other in kept}
+        if verdict is None and doc.identity is not None:
+            assert [other.identity for other in kept].count(doc.identity) == 1
+
+
+def test_of_equal_versions_the_last_one_counts():
+    files = [File((Doc(1, identity=9, version=1), Doc(2, identity=9, version=1))), File((Doc(3, identity=9),))]
+
+    assert verdicts_of(files) == [["superseded", None], ["superseded"]]
+    assert verdicts_of([*files, File((Doc(4, identity=9, version=1),))])[2] == [None]
+
+
+def test_a_newer_version_that_a_filter_dropped_leaves_no_older_one_behind():
+    files = [File((Doc(1, identity=9, version=1),)), File((Doc(2, identity=9, version=2, is_written=False),))]
+
+    assert verdicts_of(files) == [["superseded"], []]
+
+
+def test_a_deletion_reaches_its_own_file_and_those_before_but_none_behind():
+    files = [File((Doc(1, identity=9, version=5),)), File((Doc(2, identity=9, version=6),), deleted=(9,))]
+
+    assert verdicts_of(files) == [["deleted"], ["deleted"]]
+    # What is brought back stays, whatever version it had before.
+    assert verdicts_of([*files, File((Doc(1, identity=9, version=1),))]) == [["deleted"], ["deleted"], [None]]
+
+
+def test_a_copy_of_a_document_that_goes_stays():
+    files = [File((Doc(1, identity=9, version=1), Doc(1), Doc(2, identity=9, version=2)))]
+
+    assert verdicts_of(files) == [["superseded", None, None]]
+
+
+def test_documents_are_dropped_by_their_place_among_all_written_ones():
+    judged = decide([keys_of(File((Doc(1), Doc(2, is_written=False), Doc(3)))), keys_of(File((Doc(4), Doc(5))))], True)
+
+    mark(judged, np.array([1, 2]), DUPLICATE)
+
+    assert [part.stays.tolist() for part in judged] == [[True, False], [False, True]]
