@@ -6,10 +6,11 @@ each is a run that makes the parts of its share; the run that they work for make
 completes the corpus, so no lost task can lose it.
 """
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,9 @@ def make_share(plan: Plan, share: Share, context: Context, is_stop_wanted: Calla
         if not is_whole(plan) and len(make_parts(plan, numbers, context, is_stop_wanted)) < len(numbers):
             return stopped(context)
     except OSError:
-        if not is_whole(plan):
+        if not is_whole(plan):  # otherwise the corpus was completed meanwhile, and the work folder cleared away
             raise
-        # Others made the parts meanwhile, completed the corpus and cleared the work folder away.
+    if is_published(plan):
         shutil.rmtree(plan.work.parent, ignore_errors=True)
     append_event(context.run.ledger, context.attempt, last_step=len(numbers), reason="finished", source="prepare")
     return FINISHED
@@ -120,29 +121,32 @@ def make_parts(plan: Plan, numbers: Sequence[int], context: Context, is_stop_wan
     plan.work.mkdir(parents=True, exist_ok=True)
     if plan.recipe.data_use == "credentialed":
         plan.work.chmod(0o700)
-    done = {number: part for number in numbers if (part := finished_part(plan, number))}
     files = {number: plan.size(number) for number in numbers}
+    done = find_done(plan, files, context)
     missing = sorted(files.keys() - done.keys(), key=lambda number: (-files[number], number))  # a shorter tail
-    changed = sum(plan.record(number).exists() for number in missing)
-    again = f", {changed} of them changed since and done again" if changed else ""
-    print(f"{len(numbers)} source files, {len(done)} of them done before{again}", flush=True)
-    steps = {"first_step": len(done), "last_step": len(done), "total_steps": len(numbers)}
-    append_event(context.run.ledger, context.attempt, **steps)
     check_quality(plan, done)
     cpus, started = plan.recipe.resources.cpus_per_task, time.monotonic()
-    progress = Progress(context, files)
-    for number, part in done.items():
-        progress.finish(number, sum(part.tally.tokens.values()))
-    with progress:
+    with Progress(context, files, done) as progress:
         make = partial(make_part, plan, gauge=progress.gauge)
         for number, part in run_tasks(make, missing, cpus, is_stop_wanted, progress.tell):
             done[number] = part
-            progress.finish(number, sum(part.tally.tokens.values()))
+            progress.count(number, part)
             append_event(context.run.ledger, context.attempt, last_step=len(done))
             where = f"{len(done)}/{len(numbers)}, {time.monotonic() - started:.0f} s"
             print(f"[{where}] {part.source.path}: {summary(part.tally)}", *part.first_bad, sep="\n    ", flush=True)
             check_quality(plan, done)
     return [done[number] for number in sorted(done)]
+
+
+def find_done(plan: Plan, numbers: Collection[int], context: Context) -> dict[int, Part]:
+    """Find the parts that are there, and tell of them; one whose file has changed is not."""
+    done = {number: part for number in numbers if (part := finished_part(plan, number))}
+    changed = sum(plan.record(number).exists() for number in numbers if number not in done)
+    again = f"; changed since and done again: {changed}" if changed else ""
+    print(f"{len(numbers)} source files, {len(done)} of them done before{again}", flush=True)
+    steps = {"first_step": len(done), "last_step": len(done), "total_steps": len(numbers)}
+    append_event(context.run.ledger, context.attempt, **steps)
+    return done
 
 
 def stopped(context: Context) -> int:
@@ -153,7 +157,10 @@ def stopped(context: Context) -> int:
 
 def publish(plan: Plan) -> None:
     """Move the corpus into place, without what only the making needed."""
-    shutil.rmtree(plan.parts, ignore_errors=True)
+    away = plan.work.with_name(f"{plan.work.name}.parts")
+    shutil.rmtree(away, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(plan.parts, away)  # all at once: a task that still makes one of them finds no folder to put it in
     try:
         os.rename(plan.work, plan.folder)
     except OSError:

@@ -1,0 +1,281 @@
+"""kind: prepare in several tasks: who makes which parts, and that the corpus is the one of a single task."""
+
+import json
+import os
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import prepare as prepare_module
+from jobs.data import progress as progress_module
+from jobs.data import workers
+from jobs.data.corpus import open_corpus
+from jobs.data.shards import ShardWriter
+from jobs.data.shares import deal
+from jobs.prepare import main
+from jobs.runtime.stop import StopFlag
+from launcher.errors import LauncherError
+from launcher.ledger import read_attempts, read_json_lines
+from launcher.paths import CONTINUE, FINISHED
+from launcher.record import Share
+from tests.preparing import abstracts, files_of, make_context, write_pile
+
+sizes_of_files = st.lists(st.integers(0, 10**9), max_size=60)
+counts = st.integers(1, 12)
+
+
+@given(sizes=sizes_of_files, count=counts)
+def test_every_file_is_dealt_once(sizes, count):
+    shares = deal(sizes, count)
+
+    assert len(shares) == count
+    assert sorted(number for share in shares for number in share) == list(range(len(sizes)))
+
+
+@given(sizes=sizes_of_files, count=counts)
+def test_no_share_is_a_third_larger_than_it_must_be(sizes, count):
+    loads = [sum(sizes[number] for number in share) for share in deal(sizes, count)]
+    ranked = sorted(sizes, reverse=True)
+    together = [ranked[count - 1] + ranked[count]] if len(sizes) > count else []  # two of these share a task
+    at_best = max([sum(sizes) / count, *ranked[:1], *together])
+
+    assert max(loads) <= 4 / 3 * at_best or max(loads) - sum(sizes) / count <= ranked[0]
+
+
+@given(size=st.integers(0, 10**6), files=st.integers(0, 60), count=counts)
+def test_equal_files_are_dealt_in_turn(size, files, count):
+    numbers = [len(share) for share in deal([size] * files, count)]
+
+    assert max(numbers) - min(numbers) <= 1
+
+
+def test_shares_read_the_largest_file_first():
+    assert deal([5, 9, 1, 7, 3], 2) == [[1, 4, 2], [3, 0]]
+
+
+def write_sources(folder, files=7):
+    folder.mkdir(exist_ok=True)
+    for number in range(files):
+        write_pile(folder / f"{number}.jsonl.zst", abstracts()[number * number : (number + 1) ** 2])
+    return folder
+
+
+class Group:
+    """The runs of one `prepare` in several tasks."""
+
+    def __init__(self, folder, tasks, **changes):
+        self.folder, self.tasks = folder, tasks
+        context = make_context(folder, tasks=tasks, **changes)
+        self.last = replace(context, record=replace(context.record, group="abc123"))
+
+    def share(self, index):
+        run = self.last.run.share(index)
+        run.root.mkdir(parents=True, exist_ok=True)
+        record = replace(self.last.record, id=run.root.name, share=Share(index, self.tasks))
+        return replace(self.last, run=run, record=record)
+
+    @property
+    def corpus(self):
+        return self.folder / "corpora" / "corpus"
+
+    @property
+    def work(self):
+        return self.folder / "corpora" / "corpus.partial"
+
+
+def in_one_task(folder):
+    context = make_context(write_sources(folder))
+    assert main(context, StopFlag()) == FINISHED
+    return shards_of(folder / "corpora" / "corpus")
+
+
+def shards_of(corpus):
+    """All files of a corpus, the manifest without the code version and the sources' folder."""
+    files = files_of(corpus)
+    manifest = json.loads(files.pop("manifest.json"))
+    for source in manifest["sources"]:
+        source["path"] = source["path"].rpartition("/")[2]
+    return files | {"manifest.json": manifest}
+
+
+class StopAfter(StopFlag):
+    """A stop request that comes after so many looks."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self._looks = looks
+
+    def wanted(self, run, is_main):  # noqa: ARG002
+        self._looks -= 1
+        return self._looks < 0
+
+
+class Never(StopFlag):
+    """Fails the test if anything but looking is done."""
+
+    def wanted(self, run, is_main):  # noqa: ARG002
+        raise AssertionError("there was something to do")
+
+
+@pytest.mark.parametrize("tasks", [2, 3, 20])
+def test_any_number_of_tasks_makes_the_corpus_of_one(tmp_path, tasks):
+    group = Group(write_sources(tmp_path / "shared"), tasks)
+
+    for index in reversed(range(tasks)):
+        assert main(group.share(index), StopFlag()) == FINISHED
+        assert not group.corpus.exists()
+    assert main(group.last, StopFlag()) == FINISHED
+
+    assert shards_of(group.corpus) == in_one_task(tmp_path / "alone")
+    assert not group.work.exists()
+    open_corpus(group.corpus).verify()
+
+
+def test_a_share_makes_its_parts_only_and_tells_of_them(tmp_path):
+    group = Group(write_sources(tmp_path / "shared"), tasks=3)
+    context = group.share(1)
+
+    main(context, StopFlag())
+
+    mine = deal([path.stat().st_size for path in sorted((tmp_path / "shared").glob("*.zst"))], 3)[1]
+    made = sorted(int(path.stem) for path in group.work.glob("*/parts/*.json"))
+    [attempt] = read_attempts(context.run.ledger)
+    assert made == sorted(mine)
+    assert (attempt.first_step, attempt.last_step, attempt.total_steps) == (0, len(mine), len(mine))
+    assert attempt.reason == "finished"
+
+
+def test_the_last_run_makes_what_lost_tasks_did_not(tmp_path, capsys):
+    group = Group(write_sources(tmp_path / "shared"), tasks=3)
+    main(group.share(0), StopFlag())
+    capsys.readouterr()
+
+    assert main(group.last, StopFlag()) == FINISHED
+
+    mine = deal([path.stat().st_size for path in sorted((tmp_path / "shared").glob("*.zst"))], 3)[0]
+    assert f"7 source files, {len(mine)} of them done before" in capsys.readouterr().out
+    assert shards_of(group.corpus) == in_one_task(tmp_path / "alone")
+
+
+def test_a_share_of_a_published_corpus_has_nothing_to_do(tmp_path):
+    group = Group(write_sources(tmp_path / "shared"), tasks=2)
+    main(group.last, StopFlag())
+    before = files_of(group.corpus)
+
+    assert main(group.share(1), Never()) == FINISHED
+
+    assert files_of(group.corpus) == before
+    assert not group.work.exists()
+
+
+def test_a_share_that_is_overtaken_by_the_last_run_leaves_the_corpus_alone(tmp_path, monkeypatch):
+    group = Group(write_sources(tmp_path / "shared"), tasks=2)
+    make_part = prepare_module.make_part
+
+    def be_overtaken(plan, number, gauge=None):
+        monkeypatch.setattr(prepare_module, "make_part", make_part)
+        main(group.last, StopFlag())  # in a worker process, while the share waits for its part
+        return make_part(plan, number, gauge)
+
+    monkeypatch.setattr(prepare_module, "make_part", be_overtaken)
+    assert main(group.share(0), StopFlag()) == FINISHED
+
+    assert shards_of(group.corpus) == in_one_task(tmp_path / "alone")
+    assert not group.work.exists()
+
+
+def test_a_share_whose_folder_is_cleared_away_is_finished_only_if_the_corpus_is(tmp_path, monkeypatch):
+    group = Group(write_sources(tmp_path / "shared"), tasks=2)
+
+    def clear_away(plan, number, gauge=None):
+        raise FileNotFoundError(2, "No such file or directory", str(plan.record(number)))
+
+    with monkeypatch.context() as patch, pytest.raises(FileNotFoundError):
+        patch.setattr(prepare_module, "make_part", clear_away)
+        main(group.share(0), StopFlag())
+
+
+def test_a_stopped_share_goes_on_where_it_was(tmp_path):
+    group = Group(write_sources(tmp_path / "shared"), 2, resources={"cpus_per_task": 1, "time": "1h"})
+    context = group.share(0)
+
+    assert main(context, StopAfter(2)) == CONTINUE
+    [attempt] = read_attempts(context.run.ledger)
+    assert (attempt.reason, 0 < attempt.last_step < attempt.total_steps) == ("stopped", True)
+    context = replace(context, attempt=1)
+    assert main(context, StopFlag()) == FINISHED
+
+    _, second = read_attempts(context.run.ledger)
+    assert (second.first_step, second.last_step) == (attempt.last_step, attempt.total_steps)
+
+
+def test_runs_of_a_group_agree_on_the_files_that_the_first_one_found(tmp_path):
+    sources = write_sources(tmp_path / "shared")
+    group = Group(sources, tasks=2)
+    main(group.share(0), StopFlag())
+    write_pile(sources / "8.jsonl.zst", ["new"])
+    write_pile(sources / "5.jsonl.zst", ["other"])
+    (sources / "3.jsonl.zst").unlink()
+
+    for context in (group.share(1), group.last):
+        with pytest.raises(LauncherError) as caught:
+            main(context, StopFlag())
+        assert "new: `8.jsonl.zst`; gone: `3.jsonl.zst`; of another size: `5.jsonl.zst`" in str(caught.value)
+        assert "`launcher resume run`, or submit the recipe again" in str(caught.value)
+    assert len(list(group.work.iterdir())) == 1
+
+
+def test_a_file_that_changed_but_for_its_size_is_read_again_and_told_of(tmp_path, capsys):
+    sources = write_sources(tmp_path / "shared")
+    group = Group(sources, tasks=2)
+    main(group.share(0), StopFlag())
+    path = sources / "6.jsonl.zst"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+    assert main(group.last, StopFlag()) == FINISHED
+
+    assert "changed since and done again: 1" in capsys.readouterr().out
+
+
+def test_progress_is_told_in_files_and_bytes(tmp_path):
+    sources = write_sources(tmp_path / "shared")
+    group = Group(sources, tasks=1)
+    total = sum(path.stat().st_size for path in sources.glob("*.zst"))
+
+    main(group.last, StopFlag())
+
+    rows = read_json_lines(group.last.run.metrics)
+    assert [(row["step"], row["bytes"]) for row in (rows[0], rows[-1])] == [(0, 0), (7, total)]
+    assert {row["bytes_total"] for row in rows} == {total}
+    assert rows[-1]["tokens"] == sum(open_corpus(group.corpus).manifest.counts.tokens.values())
+
+
+def test_one_large_file_moves_the_progress(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress_module, "ROW_SECONDS", 0.0)
+    monkeypatch.setattr(workers, "_LOOK_SECONDS", 0.05)
+    write_pile(tmp_path / "a.jsonl", abstracts() * 8)
+    context = make_context(tmp_path)
+
+    main(context, StopFlag())
+
+    rows = read_json_lines(context.run.metrics)
+    between = [row["bytes"] for row in rows if row["step"] == 0 and row["bytes"]]
+    assert between and between[0] < rows[-1]["bytes_total"]
+
+
+def test_processes_of_the_same_number_on_two_machines_do_not_disturb_each_other(tmp_path, monkeypatch):
+    machine = SimpleNamespace(nodename="one")
+    monkeypatch.setattr("jobs.data.durable.os.uname", lambda: machine)
+    writers = []
+    for machine.nodename in ("one", "two"):
+        writers.append(ShardWriter(tmp_path, "a.ds", "uint16"))
+        writers[-1].write([[1, 2, 3], [4, 5]])
+
+    made = [writer.close() for writer in writers]
+
+    assert made[0] == made[1]
+    assert (tmp_path / "a.ds").stat().st_size == 10
+    assert sorted(os.listdir(tmp_path)) == ["a.ds", "a.ds.index"]
