@@ -96,3 +96,12 @@ def typing(checkout: Path, environ: Mapping[str, str], *arguments: str) -> Itera
         yield terminal
     finally:
         terminal.close(force=True)
+
+
+def interrupt(terminal: "pexpect.spawn[str]", heard: str) -> None:
+    """Press Ctrl-C, and again until it is heard: Python overlooks one that comes just before it waits for a line."""
+    for _ in range(10):
+        terminal.sendintr()
+        if terminal.expect([heard, pexpect.TIMEOUT], timeout=6) == 0:
+            return
+    raise TimeoutError(f"no interrupt led to {heard}; the terminal shows {terminal.buffer}")

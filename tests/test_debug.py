@@ -16,7 +16,7 @@ from launcher.errors import RunError
 from launcher.ledger import read_attempts
 from launcher.paths import RunDir, published_steps
 from launcher.slurm.interactive import allocation_options
-from tests.checkouts import LISTENING, ROOT, copy_checkout, typing
+from tests.checkouts import LISTENING, ROOT, copy_checkout, interrupt, typing
 
 SCRIPT = """\
 #!/bin/bash
@@ -189,9 +189,8 @@ def test_a_recipe_is_debugged_on_this_machine_and_a_run_again(checkout: Path) ->
         assert terminal.match is not None and not isinstance(terminal.match, type)
         run = RunDir(Path(terminal.match.group(1)))
         terminal.expect(r"\[rank 0\] rank 0 of 1")
-        terminal.expect(r"what\? ")  # an interrupt that comes before Python waits for a line is seen with the next line
-        terminal.sendintr()
-        terminal.expect("INTERRUPTED")
+        terminal.expect(r"what\? ")
+        interrupt(terminal, "INTERRUPTED")
         terminal.sendline("leave")
         terminal.expect(pexpect.EOF)
     run.checkpoint(7).mkdir(parents=True)

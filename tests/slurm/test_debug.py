@@ -12,7 +12,7 @@ import pytest
 from launcher.devcluster import DevCluster
 from launcher.ledger import read_attempts
 from launcher.paths import RunDir
-from tests.checkouts import LISTENING, copy_checkout, typing
+from tests.checkouts import LISTENING, copy_checkout, interrupt, typing
 from tests.slurm.site import LAUNCHER, RECIPES, Site
 from tests.waiting import wait_for
 
@@ -94,9 +94,8 @@ def test_every_line_is_labelled_and_only_rank_0_is_interrupted(clean: Site, chec
         terminal.expect(r"\[rank 0\] rank 0 of 2, node 0")
         terminal.expect(r"\[rank 1\] rank 1 of 2, node 1")
         terminal.sendline("hello")
-        terminal.expect(r"\[rank 0\] heard HELLO")
-        terminal.sendintr()
-        terminal.expect(r"\[rank 0\] .*INTERRUPTED")
+        terminal.expect(r"\[rank 0\] heard HELLO\s+(?=\[rank 0\] .*what\? )")
+        interrupt(terminal, r"\[rank 0\] .*INTERRUPTED")
         terminal.sendline("leave")
         terminal.expect("allocation released")
         terminal.expect(pexpect.EOF)
