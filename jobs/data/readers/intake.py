@@ -91,6 +91,14 @@ class Intake:
                 pass
         self._file, self.sha256 = None, raw.checksum.hexdigest()
 
+    @contextlib.contextmanager
+    def seekable(self) -> Iterator["io.BufferedReader[Any]"]:
+        """Open the file as it is, for readers that jump about in it; a second pass sums it up afterwards."""
+        with self.path.open("rb") as self._file:
+            yield self._file
+        with self.stream():
+            pass
+
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Give each line that is not blank, with its 1-based number; each is a record."""
         number = 0
@@ -105,6 +113,20 @@ class Intake:
                         yield number, line
             except DAMAGE as error:
                 self.damage(number + 1, str(error))
+
+
+def text_of(raw: bytes) -> str:
+    """Decode the text of a document.
+
+    Raises:
+        ValueError: it is none; the message quotes nothing of it.
+    """
+    if b"\0" in raw:
+        raise ValueError("holds NUL bytes, as a hole in a file does")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
 
 
 class _HashedFile(io.FileIO):

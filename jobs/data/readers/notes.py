@@ -1,0 +1,70 @@
+"""Readers of clinical notes: MIMIC-IV-Note and MIMIC-III NOTEEVENTS.
+
+Every row is a document: addenda too, which in both databases stand beside the note they belong to, and
+rows without an admission (outpatients). Exact duplicates are left to the recipe's `exact_duplicates`.
+
+All notes of a patient are in the same split. The two databases number patients independently although
+they hold the same admissions of 2008 to 2012, so the split cannot know a patient of one in the other;
+who trains on both without that overlap reads MIMIC-III's CareVue subset
+(https://physionet.org/content/mimic3-carevue/).
+"""
+
+import re
+from collections.abc import Iterator
+
+from datatrove.data import Document
+
+from jobs.data.readers.intake import Intake
+from jobs.data.readers.rows import read_rows
+from launcher.recipe.sources import Cleaning, MimicIIISource, MimicIVSource
+
+_SPACES = re.compile("  +")
+
+# The lookbehinds before spaces let a run of them be looked at once, not once a space.
+_GLUED_BRACKET = re.compile(r"(?<=\w)\[\*\* *|(?<! ) *+\*\*\](?=\w|\[\*\*)")
+_BRACKET = re.compile(r"\[\*\* *|(?<! ) *+\*\*\]")
+_LINE_END = re.compile(r"(?<![ \t])[ \t]++(?=\n|\Z)")
+_BLANK_LINES = re.compile(r"\n{4,}")
+
+
+def read_mimic_iv(intake: Intake, source: MimicIVSource) -> Iterator[Document]:
+    """Give the notes of a MIMIC-IV-Note table (https://physionet.org/content/mimic-iv-note/), in order."""
+    for line, (patient, text) in read_rows(intake, ["subject_id", "text"], ["subject_id", "note_seq"]):
+        metadata = {"split_key": f"mimic_iv/{patient}"}
+        yield Document(clean_note(text, source.clean), f"{intake.path.name}:{line}", metadata=metadata)
+
+
+def read_mimic_iii(intake: Intake, source: MimicIIISource) -> Iterator[Document]:
+    """Give the notes of MIMIC-III's NOTEEVENTS (https://mimic.mit.edu/docs/iii/tables/noteevents/), in order.
+
+    Notes that a physician called an error (ISERROR 1) and those of other categories are marked to be
+    dropped. Some categories end with a space in the table (`Physician `); that makes no difference.
+    """
+    categories = {category.strip() for category in source.categories}
+    columns = ["SUBJECT_ID", "CATEGORY", "ISERROR", "TEXT"]
+    for line, (patient, category, error, text) in read_rows(intake, columns, ["ROW_ID", "SUBJECT_ID"]):
+        metadata = {"split_key": f"mimic_iii/{patient}"}
+        if error.strip() == "1":
+            metadata["drop"] = "error"
+        elif categories and category.strip() not in categories:
+            metadata["drop"] = "other_category"
+        yield Document(clean_note(text, source.clean), f"{intake.path.name}:{line}", metadata=metadata)
+
+
+def clean_note(text: str, how: Cleaning) -> str:
+    """Clean the text of a note.
+
+    MIMIC-III puts a marker where something was removed, `[**Hospital 18**]`: its words stay, its brackets go
+    (and leave a space where words would run together). MIMIC-IV puts `___`, which stays.
+
+    Args:
+        text: Text as in the table.
+        how: `published`: a note becomes one line, byte for byte as in Clinical LLaMA-LoRA
+            (https://arxiv.org/abs/2307.03042), a space at its ends included. `keep_structure`: lines, indents
+            and columns stay; trailing spaces go, and more than two blank lines become two.
+    """
+    if how == "published":
+        return _SPACES.sub(" ", text.replace("[**", " ").replace("**]", " ").replace("\n", " "))
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = _BRACKET.sub("", _GLUED_BRACKET.sub(" ", text))
+    return _BLANK_LINES.sub("\n\n\n", _LINE_END.sub("", text)).strip()
