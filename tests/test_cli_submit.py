@@ -152,13 +152,14 @@ def test_a_model_that_may_not_fit_is_a_warning(profile: Path, tmp_path: Path, fa
     recipe.write_text(
         "kind: cpt\nname: large\nmodel: {path: large}\ndata: {corpora: [{name: words}]}\n"
         "batch: {global_batch: 8 sequences, sequence_length: 128}\noptim: {lr: 1e-5}\nschedule: {length: 10 steps}\n"
-        "resources: {gpus_per_node: 8, gpu_memory: 80GB, time: 10h}\ntracking: {mode: offline}\n"
+        "resources: {gpus_per_node: 8, gpu_memory: 80GB, memory: 1TB, time: 10h}\ntracking: {mode: offline}\n"
     )
 
     done = launcher("submit", recipe, "--cluster", profile)
 
     assert "warning: large may not fit: about" in done.stderr
     assert "on 80 GB GPUs" in done.stderr
+    assert "may not load: about 2207 GB of RAM for the copies of 8 ranks, 1000 GB asked for" in done.stderr
     assert "large  1001" in done.stdout
 
 

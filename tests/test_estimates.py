@@ -7,7 +7,7 @@ import pytest
 
 from launcher.load import load_recipes
 from launcher.plan.cost import attempt_gpu_hours, estimate_run, steps_of
-from launcher.plan.memory import estimate_memory, layer_activations
+from launcher.plan.memory import estimate_loading, estimate_memory, layer_activations
 from launcher.plan.shape import ModelShape, read_shape
 from launcher.recipe import CptRecipe
 from launcher.recipe.units import Length
@@ -89,6 +89,13 @@ def test_biomed_llama_on_its_gpus_by_hand(biomed: CptRecipe) -> None:
     assert found.activations == tokens * 32 * (2 * (8 * 4096 + 4) + 2 * 4 * 4096 + 4 * 32 + 2 * 4 * 11008)
     assert found.logits == tokens * 32000 * (2 + 8)
     assert found.total == pytest.approx(82.3e9, rel=0.01)
+
+
+@pytest.mark.parametrize(("strategy", "loading"), [("hybrid_shard", 4 * 4 * 6_738_415_616), ("zero3", None)])
+def test_every_rank_of_a_node_loads_a_copy_in_fp32(biomed: CptRecipe, strategy: str, loading: int | None) -> None:
+    parallel = biomed.parallel.model_copy(update={"strategy": strategy})
+
+    assert estimate_loading(biomed.model_copy(update={"parallel": parallel}), shape(LLAMA_7B)) == loading
 
 
 def test_resharding_and_checkpointing_save_memory(biomed: CptRecipe) -> None:

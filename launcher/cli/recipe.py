@@ -163,7 +163,12 @@ def _memory(said: "Forecast") -> list[str]:
         return []
     size = f" of {said.gpu_memory / 1e9:.0f} GB" if said.gpu_memory else ""
     verdict = "; it may not fit" if said.is_too_large else ""
-    return [f"  memory of one rank: about {said.memory.total / 1e9:.0f} GB{size} (estimate){verdict}"]
+    lines = [f"  memory of one rank: about {said.memory.total / 1e9:.0f} GB{size} (estimate){verdict}"]
+    if said.loading:
+        size = f" of {said.node_memory / 1e9:.0f} GB" if said.node_memory else ""
+        verdict = "; it may not fit" if said.may_not_load else ""
+        lines.append(f"  RAM of one node while it loads: about {said.loading / 1e9:.0f} GB{size} (estimate){verdict}")
+    return lines
 
 
 def _report(item: "LoadedRecipe", cluster: "Cluster | None") -> dict[str, Any]:

@@ -118,6 +118,11 @@ def _warn(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster") -> None:
         if said.memory and said.gpu_memory and said.is_too_large:
             needs, has = said.memory.total / 1e9, said.gpu_memory / 1e9
             typer.echo(f"warning: {item.recipe.name} may not fit: about {needs:.0f} GB on {has:.0f} GB GPUs", err=True)
+        if said.loading and said.node_memory and said.may_not_load:
+            needs, has = said.loading / 1e9, said.node_memory / 1e9
+            ranks = item.recipe.resources.ranks_per_node
+            text = f"about {needs:.0f} GB of RAM for the copies of {ranks} ranks, {has:.0f} GB asked for"
+            typer.echo(f"warning: {item.recipe.name} may not load: {text}; write more `resources.memory`", err=True)
 
 
 def _preview(

@@ -10,7 +10,7 @@ from launcher.load import LoadedRecipe
 from launcher.paths import locate
 from launcher.plan.cost import RunCost, attempt_gpu_hours, estimate_run
 from launcher.plan.feasibility import hub_ids, model_config
-from launcher.plan.memory import MemoryEstimate, estimate_memory
+from launcher.plan.memory import MemoryEstimate, estimate_loading, estimate_memory
 from launcher.plan.shape import read_json, read_shape
 from launcher.recipe import CptRecipe
 
@@ -25,6 +25,10 @@ class Forecast:
     """None on CPUs, and without config.json of a model of a known type."""
     gpu_memory: int | None = None
     """Bytes that a GPU has, by the profile or the recipe."""
+    loading: int | None = None
+    """Bytes of RAM that a node needs while the model is loaded."""
+    node_memory: int | None = None
+    """Bytes of RAM that the recipe asks for; None: the partition's default."""
     run: RunCost | None = None
     hub_ids: Sequence[str] = ()
     """Models and tokenizers that the nodes will ask the Hugging Face Hub for."""
@@ -33,6 +37,11 @@ class Forecast:
     def is_too_large(self) -> bool:
         """The estimate is more than a GPU has; estimates can be wrong, so this is no fault."""
         return bool(self.memory and self.gpu_memory and self.memory.total > self.gpu_memory)
+
+    @property
+    def may_not_load(self) -> bool:
+        """The estimate for loading is more than the recipe asks for."""
+        return bool(self.loading and self.node_memory and self.loading > self.node_memory)
 
 
 def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
@@ -46,12 +55,14 @@ def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
     shape = read_shape(model_config(recipe, cluster, folder) or {})
     if shape is None or cluster.gpus.device == "cpu" or not recipe.resources.gpus_per_node:
         return Forecast(world_size, hours, hub_ids=missing)
-    size = cluster.gpus.memory or recipe.resources.gpu_memory
+    size, wanted = cluster.gpus.memory or recipe.resources.gpu_memory, recipe.resources.memory
     return Forecast(
         world_size,
         hours,
         memory=estimate_memory(recipe, shape),
         gpu_memory=size.bytes if size else None,
+        loading=estimate_loading(recipe, shape),
+        node_memory=wanted.bytes if wanted else None,
         run=estimate_run(recipe, shape, cluster.gpus.type, _corpus_sizes(recipe, cluster, folder)),
         hub_ids=missing,
     )

@@ -1,4 +1,6 @@
-"""How much memory a GPU needs to train a model: an estimate in closed form, good to about 15 %.
+"""How much memory a GPU needs to train a model, and a node to load it: estimates in closed form.
+
+The GPU's is good to about 15 %.
 
 Sources: bytes of parameters, gradients and AdamW's moments under sharding from ZeRO (https://arxiv.org/abs/1910.02054,
 section 3 and figure 1); the way of counting activations from Korthikanti et al. (https://arxiv.org/abs/2205.05198,
@@ -41,6 +43,17 @@ class MemoryEstimate:
 def estimate_memory(recipe: CptRecipe, shape: ModelShape) -> MemoryEstimate:
     """Estimate the memory of one rank of a run."""
     return MemoryEstimate(*_model_states(recipe, shape), _activations(recipe, shape), _logits(recipe, shape))
+
+
+def estimate_loading(recipe: CptRecipe, shape: ModelShape) -> int | None:
+    """Estimate the RAM that a node's ranks need together before the work, in bytes.
+
+    Each reads a whole copy in fp32 and only then gives away what is not its part (`jobs/models/build.py`). None for
+    ZeRO-3, which does that while it loads.
+    """
+    if recipe.parallel.strategy == "zero3":
+        return None
+    return recipe.resources.ranks_per_node * 4 * shape.parameters
 
 
 def _model_states(recipe: CptRecipe, shape: ModelShape) -> tuple[int, int, int, int]:
