@@ -1,7 +1,7 @@
 """Reading a prepared corpus: token ids and positions of any range, by memory map."""
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -15,7 +15,7 @@ from launcher.corpus import SPLITS, Manifest, Shard, Split, file_sha256, read_ma
 from launcher.errors import LauncherError
 
 Ids: TypeAlias = NDArray[np.int64]
-_INDEX_DTYPE = "<u8"
+_INDEX_FORMAT = "<u8"
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,24 @@ class Corpus:
             Token ids and positions. Positions count from 0 at the start of the range and again at the
             start of each document inside it.
         """
-        pieces = list(self._pieces(split, start, stop))
-        ids, positions = zip(*(self._read_piece(*piece) for piece in pieces), strict=True)
+        pieces = [self._read_piece(*piece) for piece in self._pieces(split, start, stop)]
+        if len(pieces) == 1:
+            return pieces[0]
+        ids, positions = zip(*pieces, strict=True)
         return np.concatenate(ids), np.concatenate(positions)
 
     def document(self, split: Split, number: int) -> tuple[int, int]:
         """Return the place of a document in the split: its first token, and one past its last."""
         documents = self._first_documents[split]
         place = bisect_right(documents, number) - 1
-        ends, inner = self._ends(self.manifest.shards[split][place]), number - documents[place]
+        ends, inner = self._ends(split, place), number - documents[place]
         origin = self._starts[split][place]
         return origin + (int(ends[inner - 1]) if inner else 0), origin + int(ends[inner])
 
     def lengths(self, split: Split) -> Ids:
         """Tokens of each document of a split, in order."""
-        shards = self.manifest.shards[split]
-        per_shard = [np.diff(self._ends(shard).astype(np.int64), prepend=0) for shard in shards]
+        shards = range(len(self.manifest.shards[split]))
+        per_shard = [np.diff(self._ends(split, number).astype(np.int64), prepend=0) for number in shards]
         return np.concatenate([np.empty(0, np.int64), *per_shard])
 
     def verify(self) -> None:
@@ -93,27 +95,31 @@ class Corpus:
             for split in SPLITS
         }
 
-    def _ends(self, shard: Shard) -> NDArray[Any]:
-        return _mapped(self.folder / f"{shard.name}.index", _INDEX_DTYPE)
+    @cached_property
+    def _paths(self) -> dict[Split, list[str]]:
+        return {split: [str(self.folder / shard.name) for shard in self.manifest.shards[split]] for split in SPLITS}
 
-    def _pieces(self, split: Split, start: int, stop: int) -> list[tuple[Shard, int, int]]:
-        starts, pieces = self._starts[split], []
+    @cached_property
+    def _id_format(self) -> str:
+        return np.dtype(self.manifest.dtype).newbyteorder("<").str
+
+    def _ends(self, split: Split, number: int) -> NDArray[Any]:
+        return _mapped(self._paths[split][number] + ".index", _INDEX_FORMAT)
+
+    def _pieces(self, split: Split, start: int, stop: int) -> Iterator[tuple[Split, int, int, int]]:
+        starts = self._starts[split]
         number = bisect_right(starts, start) - 1
         while start < stop:
-            shard, origin = self.manifest.shards[split][number], starts[number]
-            end = min(stop, origin + shard.tokens)
-            pieces.append((shard, start - origin, end - origin))
+            end = min(stop, starts[number + 1])
+            yield split, number, start - starts[number], end - starts[number]
             start, number = end, number + 1
-        return pieces
 
-    def _read_piece(self, shard: Shard, start: int, stop: int) -> tuple[Ids, Ids]:
-        ids = _mapped(self.folder / shard.name, f"<u{np.dtype(self.manifest.dtype).itemsize}")[start:stop]
-        ends = self._ends(shard)
-        # The keys are uint64 like the array: a Python int would make numpy convert the whole array first.
-        first = np.searchsorted(ends, np.uint64(start), side="right")
-        last = np.searchsorted(ends, np.uint64(stop), side="left")
-        inner = ends[first:last].astype(np.int64) - start
-        return ids.astype(np.int64), _restarting_positions(np.concatenate(([0], inner)), stop - start)
+    def _read_piece(self, split: Split, number: int, start: int, stop: int) -> tuple[Ids, Ids]:
+        ids, ends = _mapped(self._paths[split][number], self._id_format), self._ends(split, number)
+        # Ends after `start` and before `stop`. The bounds are uint64 like the array: of Python's integers numpy would
+        # make another type, and convert the whole array to it first.
+        first, last = ends.searchsorted(np.array((start + 1, stop), np.uint64))
+        return ids[start:stop].astype(np.int64), _positions(ends[first:last].astype(np.int64) - start, stop - start)
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -147,13 +153,17 @@ def open_corpora(folders: Iterable[Path], data_use: str) -> list[Corpus]:
     return corpora
 
 
-def _restarting_positions(starts: Ids, length: int) -> Ids:
-    return np.arange(length) - np.repeat(starts, np.diff(starts, append=length))
+def _positions(restarts: Ids, length: int) -> Ids:
+    positions = np.arange(length)
+    if len(restarts):
+        lengths = np.append(restarts[1:], length) - restarts
+        positions[restarts[0] :] -= np.repeat(restarts, lengths)
+    return positions
 
 
 @lru_cache(maxsize=256)  # each map holds a file descriptor, and the usual limit is 1,024
-def _mapped(path: Path, dtype: str) -> NDArray[Any]:
-    return np.memmap(path, dtype=dtype, mode="r")
+def _mapped(path: str, dtype: str) -> NDArray[Any]:
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r"))  # slicing a memmap itself costs three times as much
 
 
 def _check_size(path: Path, expected: int) -> None:

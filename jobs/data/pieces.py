@@ -1,9 +1,7 @@
 """Pieces: what a corpus is cut into, each one training sequence. How is the recipe's `data.packing`."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from typing import Protocol
 
@@ -50,7 +48,7 @@ class Windows:
     length: int
 
     def __len__(self) -> int:
-        return math.ceil(Fraction(self.corpus.tokens(self.split), self.length))
+        return (self.corpus.tokens(self.split) + self.length - 1) // self.length
 
     def read(self, index: int) -> tuple[Ids, Ids]:
         """Return the tokens of window `index`."""

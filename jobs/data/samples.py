@@ -36,6 +36,7 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     def __init__(self, pieces: Sequence[Pieces], mixture: Mixture, length: int, seed: int, num_samples: int) -> None:
         self._pieces = tuple(pieces)
+        self._counts = tuple(map(len, pieces))
         self._mixture = mixture
         self._length = length
         self._seed = seed
@@ -65,10 +66,10 @@ class Samples(Dataset[dict[str, Tensor]]):
         one twice.
         """
         corpus, given = self._mixture.place(index)
-        pieces = self._pieces[corpus]
-        epoch, turn = divmod(given, len(pieces))
+        pieces, count = self._pieces[corpus], self._counts[corpus]
+        epoch, turn = divmod(given, count)
         key = f"{self._seed}/{pieces.corpus.manifest.corpus}/{pieces.split}/{epoch}"
-        return corpus, _permutation(len(pieces), key)(turn)
+        return corpus, _permutation(count, key)(turn)
 
 
 def packed_collator(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
