@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import launcher
@@ -162,11 +163,20 @@ def publish(plan: Plan) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.rename(plan.parts, away)  # all at once: a task that still makes one of them finds no folder to put it in
     try:
+        clear_away_strangers(plan.work)
         os.rename(plan.work, plan.folder)
-    except OSError:
+    except (OSError, LauncherError):
         if not is_published(plan):  # otherwise another run of the same recipe was quicker
             raise
     shutil.rmtree(plan.work.parent, ignore_errors=True)
+
+
+def clear_away_strangers(folder: Path) -> None:
+    """Remove what killed attempts left half done, or made of files that have changed since."""
+    ours = {folder / MANIFEST, *(folder / name for name in read_manifest(folder).checksums())}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path not in ours:
+            path.unlink(missing_ok=True)
 
 
 def code_version(context: Context) -> str:

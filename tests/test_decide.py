@@ -1,29 +1,12 @@
 """Which documents stay: the rules on arrays against the same rules in plain Python."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.data.decide import DUPLICATE, REASONS, decide, mark
 from jobs.data.keys import Keys
-
-
-@dataclass(frozen=True)
-class Doc:
-    """A document as a reader gives it; one that a filter drops is not written."""
-
-    text: int = 0
-    identity: int | None = None
-    version: int = 0
-    is_written: bool = True
-
-
-@dataclass(frozen=True)
-class File:
-    docs: tuple[Doc, ...] = ()
-    deleted: tuple[int, ...] = ()
+from tests.dropping import Doc, File, files, verdicts_by_hand
 
 
 def keys_of(file):
@@ -48,51 +31,6 @@ def verdicts_of(files, drops_duplicates=True):
     """The rules as the program has them: a reason or None for each written document, file by file."""
     judged = decide([keys_of(file) for file in files], drops_duplicates)
     return [[REASONS.get(verdict) for verdict in part.verdicts.tolist()] for part in judged]
-
-
-def verdicts_by_hand(files, drops_duplicates):
-    """The rules, document by document."""
-    everything = [(number, place, doc) for number, file in enumerate(files) for place, doc in enumerate(file.docs)]
-    seen, verdicts = set(), [[] for _ in files]
-    for number, place, doc in everything:
-        verdict = None
-        if is_deleted(files, number, doc):
-            verdict = "deleted"
-        elif any(
-            other.identity == doc.identity is not None
-            and not is_deleted(files, its_number, other)
-            and (other.version, its_number, its_place) > (doc.version, number, place)
-            for its_number, its_place, other in everything
-        ):
-            verdict = "superseded"
-        elif drops_duplicates and doc.is_written and doc.text in seen:
-            verdict = "duplicate"
-        if doc.is_written:
-            if verdict is None:
-                seen.add(doc.text)
-            verdicts[number].append(verdict)
-    return verdicts
-
-
-def is_deleted(files, number, doc):
-    return doc.identity is not None and any(doc.identity in file.deleted for file in files[number:])
-
-
-docs = st.builds(
-    Doc,
-    text=st.sampled_from([0, 1, 2, 3, 2**64 - 1]),
-    identity=st.none() | st.sampled_from([0, 1, 2, 2**64 - 1]),
-    version=st.sampled_from([0, 1, 2, 2**32 - 1]),
-    is_written=st.sampled_from([True, True, False]),
-)
-files = st.lists(
-    st.builds(
-        File,
-        docs=st.lists(docs, max_size=6).map(tuple),
-        deleted=st.lists(st.sampled_from([0, 1, 7, 2**64 - 1]), max_size=2).map(tuple),
-    ),
-    max_size=5,
-)
 
 
 @settings(max_examples=1000, deadline=None)

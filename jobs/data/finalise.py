@@ -5,7 +5,7 @@ run again, and the bytes depend on the source files and the recipe alone.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from jobs.data.counts import count_documents, count_tokens, summary
 from jobs.data.decide import NEAR_DUPLICATE, Judged, decide, mark
@@ -52,7 +52,6 @@ def finalise(plan: Plan, parts: Sequence[Part], code: str, is_stop_wanted: StopW
     if shards is None:
         return False
     write_durably(plan.work / TOKENIZER, plan.encoder.backend.to_str())
-    clear_away_strangers(plan, shards)
     write_manifest(plan, parts, code, count_tokens(counts, shards), shards)
     return True
 
@@ -105,18 +104,6 @@ def merge_parts(
 def _pieces(split: Split, parts: Sequence[Part], judged: Sequence[Judged]) -> list[Piece]:
     both = zip(parts, judged, strict=True)
     return [Piece(part.shards[split], its.stays_in(split)) for part, its in both if split in part.shards]
-
-
-def clear_away_strangers(plan: Plan, shards: Mapping[Split, Sequence[Shard]]) -> None:
-    """Remove what killed attempts left half done, or made of files that have changed since."""
-    ours = {plan.work / f"{shard.name}{suffix}" for split in SPLITS for shard in shards[split] for suffix in _SUFFIXES}
-    for split in SPLITS:
-        for path in sorted((plan.work / split).glob("*")):
-            if path not in ours:
-                path.unlink(missing_ok=True)
-
-
-_SUFFIXES = ("", ".index")
 
 
 def write_manifest(plan: Plan, parts: Sequence[Part], code: str, counts: Tally, shards: Shards) -> None:

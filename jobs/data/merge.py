@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jobs.data.decide import Flags
-from jobs.data.durable import write_durably
+from jobs.data.durable import staging_path, write_durably
 from jobs.data.shards import ShardWriter
 from jobs.data.workers import run_tasks
 from jobs.runtime.watchdog import WATCHDOG
@@ -125,7 +125,7 @@ class Merger:
         """Take over a part's shard as it is, in no time: the part keeps its own name for it."""
         for suffix in ("", ".index"):
             target = self.corpus / f"{name}{suffix}"
-            staging = target.with_name(f".{target.name}.{os.getpid()}")
+            staging = staging_path(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             staging.unlink(missing_ok=True)
             _link_or_copy(self.parts / f"{shard.name}{suffix}", staging)

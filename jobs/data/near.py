@@ -8,6 +8,8 @@ Each bucket is a task of its own, done once and then remembered. A task takes 40
 500 bytes for each document that has a near duplicate; datatrove does that in one process.
 """
 
+import contextlib
+import io
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +22,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from jobs.data.decide import KEPT, Judged
+from jobs.data.durable import staging_path
 from jobs.data.signatures import read_bucket
 from jobs.data.workers import run_tasks
 from jobs.runtime.watchdog import WATCHDOG
@@ -71,7 +74,7 @@ class NearDuplicates:
     def search_bucket(self, bucket: int) -> None:
         """Find the documents that agree in one bucket."""
         logger.disable(_DATATROVE)
-        scratch = self.folder / f".{bucket}.{os.getpid()}"
+        scratch = staging_path(self.folder / str(bucket))
         shutil.rmtree(scratch, ignore_errors=True)
         for number, chunk in enumerate(self._chunks(bucket)):
             _write_sorted(scratch / f"bucket_{bucket:03d}" / f"{number:05d}.minhash.sig", chunk)
@@ -85,13 +88,14 @@ class NearDuplicates:
     def later_ones(self) -> NDArray[np.uint32]:
         """Join what all buckets found; give all documents of each cluster but the first, by their places."""
         logger.disable(_DATATROVE)
-        scratch = self.folder / f".clusters.{os.getpid()}"
+        scratch = staging_path(self.folder / "clusters")
         shutil.rmtree(scratch, ignore_errors=True)
         WATCHDOG.rest()
         step = MinhashDedupCluster(
             str(self.folder), str(scratch), config=self.config, save_cluster_id=True, lines_to_buffer=_LINES
         )
-        step.run()
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
+            step.run()
         files = sorted(scratch.glob("*.clusters"))
         members = np.concatenate(
             [np.empty((0, 2), "<u4"), *(np.fromfile(file, "<u4").reshape(-1, 2) for file in files)]

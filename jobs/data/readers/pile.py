@@ -21,8 +21,9 @@ def read_pile(intake: Intake, source: PileSource) -> Iterator[Document]:
         except ValueError as error:
             intake.spoil(number, str(error))
         else:
-            if source.subsets and document.metadata.get("pile_set_name") not in source.subsets:
-                document.metadata = {"drop": "other_subset"}
+            is_wanted = not source.subsets or document.metadata.get("pile_set_name") in source.subsets
+            # What the file says of a document is not to be taken for what a reader says.
+            document.metadata = {} if is_wanted else {"drop": "other_subset"}
             yield document
 
 

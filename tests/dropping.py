@@ -1,0 +1,69 @@
+"""Documents with identities and copies, and the rules by which they go, in plain Python."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hypothesis import strategies as st
+
+
+@dataclass(frozen=True)
+class Doc:
+    """A document as a reader gives it; one that a filter drops is not written."""
+
+    text: int = 0
+    identity: int | None = None
+    version: int = 0
+    is_written: bool = True
+
+
+@dataclass(frozen=True)
+class File:
+    docs: tuple[Doc, ...] = ()
+    deleted: tuple[int, ...] = ()
+
+
+def verdicts_by_hand(files: Sequence[File], drops_duplicates: bool) -> list[list[str | None]]:
+    """What is decided about each written document, file by file: a reason to drop it, or None."""
+    everything = [(number, place, doc) for number, file in enumerate(files) for place, doc in enumerate(file.docs)]
+    seen: set[int] = set()
+    verdicts: list[list[str | None]] = [[] for _ in files]
+    for number, place, doc in everything:
+        verdict = None
+        if is_deleted(files, number, doc):
+            verdict = "deleted"
+        elif any(
+            other.identity == doc.identity is not None
+            and not is_deleted(files, its_number, other)
+            and (other.version, its_number, its_place) > (doc.version, number, place)
+            for its_number, its_place, other in everything
+        ):
+            verdict = "superseded"
+        elif drops_duplicates and doc.is_written and doc.text in seen:
+            verdict = "duplicate"
+        if doc.is_written:
+            if verdict is None:
+                seen.add(doc.text)
+            verdicts[number].append(verdict)
+    return verdicts
+
+
+def is_deleted(files: Sequence[File], number: int, doc: Doc) -> bool:
+    """Tell whether the document's own file or a later one withdraws it."""
+    return doc.identity is not None and any(doc.identity in file.deleted for file in files[number:])
+
+
+docs = st.builds(
+    Doc,
+    text=st.sampled_from([0, 1, 2, 3, 2**64 - 1]),
+    identity=st.none() | st.sampled_from([0, 1, 2, 2**64 - 1]),
+    version=st.sampled_from([0, 1, 2, 2**32 - 1]),
+    is_written=st.sampled_from([True, True, False]),
+)
+files = st.lists(
+    st.builds(
+        File,
+        docs=st.lists(docs, max_size=6).map(tuple),
+        deleted=st.lists(st.sampled_from([0, 1, 7, 2**64 - 1]), max_size=2).map(tuple),
+    ),
+    max_size=5,
+)

@@ -1,0 +1,393 @@
+"""From parts to the corpus: what is dropped, how shards are merged, and that no kill changes a byte."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from dataclasses import replace
+from itertools import chain
+
+import pytest
+from datatrove.data import Document
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from jobs.data import merge, readers
+from jobs.data.corpus import open_corpus
+from jobs.data.finalise import finalise
+from jobs.data.parts import make_part
+from jobs.data.plan import make_plan
+from jobs.data.shards import split_of, text_hash
+from jobs.prepare import main, publish
+from jobs.runtime.stop import StopFlag
+from launcher.corpus import MANIFEST, TOKENIZER, read_manifest
+from launcher.errors import LauncherError
+from launcher.paths import FINISHED
+from tests.dropping import files, verdicts_by_hand
+from tests.preparing import abstracts, documents_of, files_of, make_context, write_pile, write_source
+from tests.shared_data import shared_data
+
+some = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Let files say of their documents what a reader would say."""
+    monkeypatch.setitem(readers._READERS, "pile", read_told)
+
+
+def read_told(intake, source):
+    for number, line in intake.lines():
+        fields = json.loads(line)
+        intake.deleted.extend(fields.get("deleted", ()))
+        if "text" in fields:
+            yield Document(fields["text"], str(number), metadata=fields.get("meta", {}))
+
+
+def write_told(folder, files):
+    """Write files of documents as `read_told` reads them."""
+    for number, file in enumerate(files):
+        records = [{"deleted": file.deleted}, *map(record_of, file.docs)]
+        write_pile(folder / f"{number:03d}.jsonl", records)
+
+
+def record_of(doc):
+    identity = {} if doc.identity is None else {"identity": doc.identity, "version": doc.version}
+    drop = {} if doc.is_written else {"drop": "other"}
+    return {"text": text_of(doc.text), "meta": identity | drop}
+
+
+def text_of(number):
+    return f"Text {number}" + " and more" * (number % 7)
+
+
+def plan_of(folder, **changes):
+    return make_plan(make_context(folder, **{"validation": 0.3} | changes))
+
+
+def make_parts(plan):
+    return [make_part(plan, number) for number in range(len(plan.files))]
+
+
+def complete(plan, parts):
+    assert finalise(plan, parts, "code", lambda: False)
+    publish(plan)
+    corpus = open_corpus(plan.folder)
+    corpus.verify()
+    return corpus
+
+
+def expected_documents(files, plan, drops_duplicates):
+    """Token ids of what stays in each split, by the rules in plain Python."""
+    expected = {"train": [], "validation": []}
+    for file, verdicts in zip(files, verdicts_by_hand(files, drops_duplicates), strict=True):
+        written = [doc for doc in file.docs if doc.is_written]
+        for doc, verdict in zip(written, verdicts, strict=True):
+            text = text_of(doc.text)
+            if verdict is None:
+                split = split_of(text_hash(text), plan.recipe.validation)
+                expected[split] += plan.encoder.encode([text])
+    return expected
+
+
+@some
+@given(
+    files=files.filter(len),
+    drops=st.booleans(),
+    sizes=st.tuples(st.sampled_from([1, 30, 10**6]), st.sampled_from([1, 13, 10**6]), st.integers(1, 40)),
+    cpus=st.integers(1, 3),
+    order=st.randoms(),
+)
+def test_every_token_of_every_document_that_stays_is_in_one_place(
+    tmp_path_factory, *, told, monkeypatch, files, drops, sizes, cpus, order
+):
+    shard_tokens, at_once, length = sizes
+    monkeypatch.setattr(merge, "SHARD_TOKENS", shard_tokens)
+    monkeypatch.setattr(merge, "_COPIED_AT_ONCE", at_once)
+    folder = tmp_path_factory.mktemp("corpus")
+    write_told(folder, files)
+    clean = {"exact_duplicates": "drop" if drops else "keep"}
+    plan = plan_of(folder, clean=clean, resources={"cpus_per_task": cpus, "time": "1h"})
+    numbers = list(range(len(files)))
+    order.shuffle(numbers)
+    parts = dict(sorted((number, make_part(plan, number)) for number in numbers))
+    expected = expected_documents(files, plan, drops)
+    if not expected["train"]:
+        with pytest.raises(LauncherError, match="no document is left for training"):
+            complete(plan, list(parts.values()))
+        return
+
+    corpus = complete(plan, list(parts.values()))
+
+    for split, documents in expected.items():
+        assert documents_of(corpus, split) == documents
+        assert corpus.manifest.counts.documents[split] == len(documents)
+        tokens = list(chain.from_iterable(documents))
+        assert corpus.tokens(split) == len(tokens)
+        windows = [corpus.read(split, i, i + length)[0].tolist() for i in range(0, len(tokens) - length + 1, length)]
+        assert list(chain.from_iterable(windows)) == tokens[: len(tokens) // length * length]
+        assert all(shard.tokens >= shard_tokens for shard in corpus.manifest.shards[split][:-1])
+
+
+def test_what_was_dropped_is_counted_by_reason(tmp_path, told):
+    near = " ".join(abstracts()[0].split())
+    write_pile(
+        tmp_path / "a.jsonl",
+        [
+            {"text": "old", "meta": {"identity": 1, "version": 1}},
+            {"text": "gone", "meta": {"identity": 2}},
+            {"text": "twice"},
+            {"text": near},
+        ],
+    )
+    write_pile(
+        tmp_path / "b.jsonl",
+        [
+            {"text": "new", "meta": {"identity": 1, "version": 2}},
+            {"deleted": [2]},
+            {"text": "twice"},
+            {"text": f"{near} Copyright."},
+            {"text": "foreign", "meta": {"drop": "other_language"}},
+        ],
+    )
+    clean = {"exact_duplicates": "drop", "near_duplicates": {}}
+    plan = plan_of(tmp_path, validation=0, clean=clean)
+
+    corpus = complete(plan, make_parts(plan))
+
+    assert corpus.manifest.counts.dropped == {
+        "other_language": 1,
+        "deleted": 1,
+        "superseded": 1,
+        "duplicate": 1,
+        "near_duplicate": 1,
+    }
+    kept = plan.encoder.encode(["twice", near, "new"])
+    assert documents_of(corpus, "train") == kept
+    assert corpus.manifest.clean["near_duplicates"] == {"ngrams": 5, "buckets": 14, "hashes": 8}
+
+
+def test_licences_of_what_stays_are_counted(tmp_path, told):
+    meta = [{"license": "CC BY"}, {"license": "CC0"}, {}, {"license": "CC BY"}, {"license": "NC", "identity": 1}]
+    records = [{"text": f"text {n}", "meta": its} for n, its in enumerate(meta)]
+    write_pile(tmp_path / "a.jsonl", [*records, {"deleted": [1]}])
+    plan = plan_of(tmp_path)
+
+    counts = complete(plan, make_parts(plan)).manifest.counts
+
+    assert counts.licenses == {"CC BY": 2, "CC0": 1, "MIT": 1}
+    assert sum(counts.licenses.values()) == sum(counts.documents.values())
+
+
+def test_what_a_pile_file_says_of_a_document_is_no_instruction(tmp_path):
+    meta = {"drop": "no", "identity": "x", "version": [], "split_key": 3, "license": {}}
+    write_pile(tmp_path / "a.jsonl", [{"text": "text", "meta": meta}])
+
+    counts = complete(plan := plan_of(tmp_path, validation=0), make_parts(plan)).manifest.counts
+
+    assert (counts.documents["train"], counts.dropped, counts.licenses) == (1, {}, {"MIT": 1})
+
+
+def test_the_manifest_tells_how_the_corpus_was_made(tmp_path):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+    plan = plan_of(tmp_path, clean={"min_characters": 5})
+
+    corpus = complete(plan, make_parts(plan))
+
+    assert corpus.manifest.split.validation == 0.3
+    assert corpus.manifest.clean["min_characters"] == 5
+    assert set(corpus.manifest.checksums()) == set(files_of(corpus.folder)) - {MANIFEST}
+    tokenizer = Tokenizer.from_file(str(corpus.folder / TOKENIZER))
+    decoded = {tokenizer.decode(ids) for split in ("train", "validation") for ids in documents_of(corpus, split)}
+    assert decoded == set(abstracts()[:20])
+
+
+@pytest.mark.parametrize("name", [TOKENIZER, "train/00000.ds", "train/00000.ds.index"])
+def test_a_file_that_changed_is_named(tmp_path, name):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+    corpus = complete(plan := plan_of(tmp_path), make_parts(plan))
+    content = bytearray((corpus.folder / name).read_bytes())
+    content[10] ^= 1
+    (corpus.folder / name).write_bytes(content)
+
+    with pytest.raises(LauncherError, match=rf"{name}: its checksum is not the manifest's"):
+        corpus.verify()
+
+
+def test_many_small_files_become_few_shards_and_a_large_one_is_not_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "SHARD_TOKENS", 20_000)
+    write_pile(tmp_path / "000.jsonl", abstracts()[:100])
+    for number in range(1, 101):
+        write_pile(tmp_path / f"{number:03d}.jsonl", [abstracts()[number]])
+    plan = plan_of(tmp_path, validation=0)
+    parts = make_parts(plan)
+
+    assert finalise(plan, parts, "code", lambda: False)
+
+    shards = read_manifest(plan.work).shards["train"]
+    assert 4 < len(shards) < 9
+    assert os.path.samefile(plan.work / shards[0].name, plan.parts / parts[0].shards["train"].name)
+    assert sum(shard.documents for shard in shards) == 200
+
+
+def test_a_file_system_without_hard_links_copies(tmp_path, monkeypatch):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+
+    def refuse(source, target):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    complete(plan := plan_of(tmp_path), make_parts(plan))  # verifies the checksums
+
+
+def test_parts_stay_usable_until_the_corpus_is_published(tmp_path):
+    for number in range(3):
+        write_pile(tmp_path / f"{number}.jsonl", abstracts()[number : number + 20])
+    plan = plan_of(tmp_path, clean={"exact_duplicates": "drop"})
+    parts = make_parts(plan)
+    before = files_of(plan.parts)
+
+    assert finalise(plan, parts, "code", lambda: False)
+
+    assert before.items() <= files_of(plan.parts).items()
+
+
+def test_a_stop_keeps_the_shards_that_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "SHARD_TOKENS", 1)
+    for number in range(5):
+        write_pile(tmp_path / f"{number}.jsonl", abstracts()[number * 10 : number * 10 + 10])
+    plan = plan_of(tmp_path, validation=0, resources={"cpus_per_task": 1, "time": "1h"})
+    parts, looks = make_parts(plan), iter([False, False] + [True] * 9)
+
+    assert not finalise(plan, parts, "code", lambda: next(looks))
+
+    made = {path: path.stat().st_mtime_ns for path in (plan.work / "train").iterdir()}
+    assert 0 < len(made) < 10
+    assert not (plan.work / MANIFEST).exists()
+    assert finalise(plan, parts, "code", lambda: False)
+    assert made.items() <= {path: path.stat().st_mtime_ns for path in (plan.work / "train").iterdir()}.items()
+
+
+def test_shards_of_files_that_changed_meanwhile_are_made_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "SHARD_TOKENS", 1)
+    for number in range(3):
+        write_pile(tmp_path / f"{number}.jsonl", ["first words", "more"])
+    plan = plan_of(tmp_path, validation=0)
+    assert finalise(plan, make_parts(plan), "code", lambda: False)
+    (plan.work / MANIFEST).unlink()
+    (plan.work / "train" / ".00001.ds.99").touch()
+    for number in range(1, 3):
+        write_pile(tmp_path / f"{number}.jsonl", [])
+
+    corpus = complete(plan, make_parts(plan))
+
+    assert documents_of(corpus, "train") == plan.encoder.encode(["first words", "more"])
+    assert sorted(path.name for path in (corpus.folder / "train").iterdir()) == ["00000.ds", "00000.ds.index"]
+
+
+def write_sources_with_copies(folder):
+    texts = abstracts()
+    for number in range(4):
+        copies = [f"{text} Copyright {number}." for text in texts[:3]] + texts[10:12]
+        write_pile(folder / f"{number}.jsonl", texts[20 + 5 * number : 24 + 5 * number] + copies)
+
+
+def kill_at(point, counter):
+    """Have this process and its workers killed when so many files have been put in place or brought to disk."""
+
+    def watched(function):
+        def count(*arguments):
+            with counter.get_lock():
+                counter.value += 1
+                if counter.value == point:
+                    os.killpg(0, signal.SIGKILL)
+            return function(*arguments)
+
+        return count
+
+    os.setpgid(0, 0)
+    for name in ("replace", "link", "fsync"):
+        setattr(os, name, watched(getattr(os, name)))
+
+
+def finalise_until(point, plan, parts):
+    """Finalise in a process that is killed at a point; tell whether it came to its end."""
+    context = multiprocessing.get_context("fork")
+    counter = context.Value("i", 0)
+
+    def work():
+        kill_at(point, counter)
+        finalise(plan, parts, "code", lambda: False)
+        os._exit(0)
+
+    process = context.Process(target=work)
+    process.start()
+    process.join()
+    return process.exitcode == 0
+
+
+@pytest.mark.slow
+def test_killed_at_any_point_it_makes_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "SHARD_TOKENS", 8_000)
+    write_sources_with_copies(tmp_path)
+    clean = {"exact_duplicates": "drop", "near_duplicates": {"buckets": 4, "hashes": 3}}
+    plan = plan_of(tmp_path, clean=clean, resources={"cpus_per_task": 2, "time": "1h"})
+    parts = make_parts(plan)
+    shutil.copytree(plan.work, tmp_path / "parts")
+    expected = files_of(complete(plan, parts).folder)
+    dropped = json.loads(expected[MANIFEST])["counts"]["dropped"]
+    assert dropped["duplicate"] > 0
+    assert dropped["near_duplicate"] > 0
+
+    for point in range(1, 200):
+        shutil.rmtree(plan.folder)
+        shutil.copytree(tmp_path / "parts", plan.work)
+        is_through = finalise_until(point, plan, parts)
+        other = replace(plan, recipe=plan.recipe.model_copy(update={"tasks": 2}))
+        assert files_of(complete(other, parts).folder) == expected
+        if is_through:
+            break
+
+    assert 25 < point < 199
+
+
+def test_a_bad_file_is_forgiven_by_the_whole_corpus(tmp_path):
+    write_source(tmp_path / "0.jsonl", b"bad\n" + b'{"text": "good"}\n' * 9)
+    for number in range(1, 10):
+        write_pile(tmp_path / f"{number}.jsonl", ["more words"] * 10)
+    context = make_context(tmp_path, max_bad_fraction=0.02, validation=0)
+
+    assert main(context, StopFlag()) == FINISHED
+
+
+def test_hopeless_sources_fail_before_all_files_are_read(tmp_path, monkeypatch):
+    write_source(tmp_path / "0.jsonl", b"bad\n" * 500)
+    for number in range(1, 10):
+        write_pile(tmp_path / f"{number}.jsonl", ["more words"] * 10)
+    context = make_context(tmp_path, max_bad_fraction=0.02, validation=0, resources={"cpus_per_task": 1, "time": "1h"})
+
+    with pytest.raises(LauncherError, match=r"500 of 500 records .* \(9 files are still to come\)"):
+        main(context, StopFlag())
+
+
+def test_a_source_without_a_finished_file_could_hold_any_number_of_records(tmp_path):
+    write_source(tmp_path / "a.jsonl", b"bad\n" * 500)
+    write_pile(tmp_path / "b.json", ["x"] * 30_000)
+    sources = [{"format": "pile", "files": f"./{name}"} for name in ("a.jsonl", "b.json")]
+    context = make_context(tmp_path, max_bad_fraction=0.02, validation=0, sources=sources)
+
+    assert main(context, StopFlag()) == FINISHED
+
+
+def test_of_real_citations_the_newest_version_stays(tmp_path):
+    folder = shared_data("pubmed/medline")
+    (tmp_path / "medline").symlink_to(folder)
+    source = {"format": "medline", "files": "./medline/*21n1298*.xml.gz"}
+    plan = plan_of(tmp_path, sources=[source], validation=0)
+
+    counts = complete(plan, make_parts(plan)).manifest.counts
+
+    assert counts.dropped["superseded"] == 4  # 30271887 in 4 versions, 33728380 in 2
