@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -13,6 +14,21 @@ def _refuse_blank(value: str) -> str:
     if not value or re.search(r"\s", value):
         raise ValueError(f"`{value}` is empty or has a blank in it; write one word")
     return value
+
+
+def is_public_wandb(url: str) -> bool:
+    """Tell whether a W&B server is run by W&B itself: its public cloud, or a part of it reserved for one customer."""
+    host = (urlsplit(url).hostname or url).rstrip(".")
+    return host.endswith((".wandb.ai", ".wandb.io")) or host in ("wandb.ai", "wandb.io")
+
+
+def _refuse_foreign_server(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("is not the address of a server; write one such as `https://wandb.example.org`")
+    if is_public_wandb(url):
+        raise ValueError(f"`{parts.hostname}` is not the site's own server; leave the key out")
+    return url
 
 
 Word = Annotated[str, AfterValidator(_refuse_blank)]
@@ -125,6 +141,8 @@ class Cluster(Section):
     """Exported on the node. Never secrets: those go into `secrets_file`."""
     secrets_file: str | None = None
     """File of NAME=value lines, mode 0600, read by each task when it starts."""
+    wandb_base_url: Annotated[str, AfterValidator(_refuse_foreign_server)] | None = None
+    """The site's own W&B server, e.g. `https://wandb.example.org`. Credentialed runs are tracked online only there."""
     container: Container | None = None
     """Image that tasks run in."""
     mail: Mail | None = None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from launcher.cluster import Cluster
+from launcher.cluster import Cluster, is_public_wandb
 from launcher.errors import LauncherError, RunError
 from launcher.ledger import read_attempts
 from launcher.paths import RunDir
@@ -51,14 +51,15 @@ def send(run: RunDir, cluster: Cluster, segments: list[Path]) -> None:
 def wandb_environment(cluster: Cluster, environ: Mapping[str, str]) -> dict[str, str]:
     """Make the environment for W&B's command: what the nodes got, except that it is to go online."""
     named = {name: value for name, value in cluster.environment.items() if name.startswith("WANDB_")}
+    if cluster.wandb_base_url:
+        named["WANDB_BASE_URL"] = cluster.wandb_base_url
     return {name: value for name, value in {**environ, **named}.items() if name not in ("WANDB_MODE", "WANDB_DIR")}
 
 
 def _check_allowed(run: RunDir, server: str) -> None:
     recipe = json.loads(run.recipe.read_text(encoding="utf-8"))
-    host = urlsplit(server).hostname or server
-    if recipe.get("data_use") == "credentialed" and (host == "wandb.ai" or host.endswith(".wandb.ai")):
+    if recipe.get("data_use") == "credentialed" and is_public_wandb(server):
         raise RunError(
-            f"`{run.root.name}`: its data is credentialed and must not go to {host}; "
-            "set `WANDB_BASE_URL` to your institution's own W&B server, or leave it here"
+            f"`{run.root.name}`: its data is credentialed and must not go to {urlsplit(server).hostname or server}; "
+            "name your institution's own W&B server as `wandb_base_url` in the profile, or leave it here"
         )

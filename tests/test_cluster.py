@@ -116,3 +116,27 @@ def test_what_a_site_cannot_mean_is_refused_at_its_line(tmp_path: Path, line: st
 @pytest.mark.parametrize("text", ["- a\n", "just text\n", f"{PROFILE}---\n{PROFILE}", "", "name: x\n"])
 def test_what_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
     assert profile_faults(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://api.wandb.ai", "`api.wandb.ai` is not the site's own server"),
+        ("https://api.wandb.ai./", "is not the site's own server"),
+        ("https://WANDB.AI/", "`wandb.ai` is not the site's own server"),
+        ("https://hospital.wandb.io", "`hospital.wandb.io` is not the site's own server"),
+        ("wandb.example.org", "is not the address of a server; write one such as"),
+        ("https://me:key@wandb.example.org", "is not the address of a server"),
+    ],
+)
+def test_a_wandb_server_of_others_is_not_the_sites_own(tmp_path: Path, url: str, told: str) -> None:
+    faults = "\n".join(profile_faults(tmp_path, PROFILE + f"wandb_base_url: {url}\n"))
+
+    assert told in faults
+    assert "me:key" not in faults
+
+
+def test_a_wandb_server_of_the_site_is_taken(tmp_path: Path) -> None:
+    text = PROFILE + "wandb_base_url: https://wandb.example.org:8443/wb\n"
+
+    assert profile(tmp_path, text).wandb_base_url == "https://wandb.example.org:8443/wb"

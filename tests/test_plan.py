@@ -120,6 +120,17 @@ def test_credentialed_corpora_ask_for_a_credentialed_recipe(tmp_path: Path) -> N
     assert not complaints(tmp_path, careful)
 
 
+def test_credentialed_runs_are_tracked_online_only_on_a_server_of_the_site(tmp_path: Path) -> None:
+    site(tmp_path)
+    online = RECIPE + "data_use: credentialed\ntracking: {mode: online}\n"
+
+    [complaint] = complaints(tmp_path, online)
+
+    assert "tracking.mode: credentialed data must not be tracked at wandb.ai; write `offline`" in complaint
+    assert not complaints(tmp_path, online, PROFILE + "wandb_base_url: https://wandb.example.org\n")
+    assert not complaints(tmp_path, online.replace("credentialed", "open"))
+
+
 def test_a_corpus_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     site(tmp_path, manifest={"data_use": "open", "tokenizer": {"vocab_size": 32001}})
 

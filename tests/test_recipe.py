@@ -121,10 +121,6 @@ CONFLICTS = [
         "schedule.warmup: `60%` and `50%` are more than the length (`1 epoch`); write less",
     ),
     ("resources.gpu_memory=80GB", "resources.gpu_memory: no GPUs are asked for; write `gpus_per_node`, or `null` here"),
-    (
-        "data_use=credentialed",
-        "tracking.mode: credentialed data must not be tracked online; write `offline` or `disabled`",
-    ),
     ("data.corpora=[{name: a}, {name: a}]", "data.corpora.1.name: `a` is there twice; raise its `weight` instead"),
     ("name=a/b", "name: `a/b` cannot name a folder; write a name without `/`"),
     ("secrets=[not a name]", "secrets.0: is not the name of an environment variable; write a name such as"),

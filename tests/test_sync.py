@@ -55,6 +55,16 @@ def test_credentialed_data_never_goes_to_the_public_server(
         send(history.run, make_cluster(), unsent_segments(history.run))
 
 
+def test_the_profiles_server_wins_over_the_environments(
+    make_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = make_cluster(wandb_base_url="https://wandb.here", environment={"WANDB_BASE_URL": "https://api.wandb.ai"})
+
+    assert wandb_environment(cluster, {"WANDB_BASE_URL": "https://elsewhere"}) == {
+        "WANDB_BASE_URL": "https://wandb.here"
+    }
+
+
 def test_what_wandb_does_not_take_is_named(
     history: History, make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from jobs.runtime.metrics import Row
 from jobs.runtime.tracking import open_tracker
+from launcher.errors import LauncherError
 from launcher.paths import CONTINUE, FINISHED, RunDir
+from launcher.record import RunRecord
 from tests.ranks import context_of, make_run
 from tests.wandb_server import StoredRun, WandbServer, wandb_server
 
@@ -143,6 +145,38 @@ def test_credentialed_data_keeps_the_machine_to_itself(tmp_path: Path, server: W
     assert b"train/loss" in sent
     assert str(run.root).encode() not in sent
     assert f'"host":"{os.uname().nodename}"'.encode() not in sent.replace(b" ", b"")
+
+
+def run_at(folder: Path, url: str | None) -> RunDir:
+    run = make_run(folder, tracking={"mode": "online"}, data_use="credentialed")
+    record = RunRecord.read(run.record)
+    record.cluster["wandb_base_url"] = url
+    record.write(run.record)
+    return run
+
+
+def test_credentialed_data_goes_to_the_profiles_server_whatever_the_environment_says(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    run = run_at(tmp_path, server.url)
+    server.runs.clear()
+    server.received.clear()
+
+    with wandb_server() as public:
+        attempt(run, public, 0, first=1, last=3, finished=True)
+
+        assert [step for step, _, _ in points(server.runs["abc123"])] == [1, 2, 3]
+        assert (public.runs, public.received) == ({}, [])
+    sent = b"".join(server.received)
+    assert str(run.root).encode() not in sent
+    assert f'"host":"{os.uname().nodename}"'.encode() not in sent.replace(b" ", b"")
+
+
+def test_credentialed_data_goes_nowhere_without_a_server_of_the_site(tmp_path: Path) -> None:
+    context = context_of(run_at(tmp_path, None))
+
+    with pytest.raises(LauncherError, match=r"must not be tracked at wandb\.ai"):
+        open_tracker(context, context.recipe.tracking)
 
 
 def test_a_server_that_is_not_there_costs_a_warning(tmp_path: Path, server: WandbServer) -> None:

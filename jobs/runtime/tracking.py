@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jobs.runtime.context import Context
+from launcher.errors import LauncherError
 from launcher.ledger import read_json_lines
 from launcher.paths import CONTINUE, FINISHED
 from launcher.recipe.sections import Tracking
@@ -74,9 +75,18 @@ class Tracker:
 
 
 def open_tracker(context: Context, tracking: Tracking) -> Tracker:
-    """Start or continue the W&B run; on other ranks than 0, or if that fails, track nothing."""
+    """Start or continue the W&B run; on other ranks than 0, or if that fails, track nothing.
+
+    Raises:
+        LauncherError: The data is credentialed and the cluster profile names no W&B server of the site.
+    """
     if tracking.mode == "disabled" or not context.ranks.is_main:
         return Tracker(None, tracking.log_interval)
+    if context.recipe.data_use == "credentialed" and tracking.mode == "online" and not _server(context):
+        raise LauncherError(
+            "tracking.mode: credentialed data must not be tracked at wandb.ai; write `offline`, or name a W&B server "
+            "of your own as `wandb_base_url` in the profile"
+        )
     run = None
     with _only_warn():
         run = _open_wandb(context, tracking)
@@ -84,6 +94,12 @@ def open_tracker(context: Context, tracking: Tracking) -> Tracker:
     if context.attempt:
         tracker.log_again(read_json_lines(context.run.metrics)[-SENT_AGAIN:])
     return tracker
+
+
+def _server(context: Context) -> str | None:
+    """The site's own W&B server, whatever the environment says."""
+    url: str | None = context.record.cluster.get("wandb_base_url")
+    return url
 
 
 def _open_wandb(context: Context, tracking: Tracking) -> Any:
@@ -104,18 +120,19 @@ def _open_wandb(context: Context, tracking: Tracking) -> Any:
             "attempt": context.attempt,
         },
         allow_val_change=True,
-        settings=_settings(context.recipe.data_use == "credentialed"),
+        settings=_settings(context.recipe.data_use == "credentialed", _server(context)),
     )
     run.define_metric(STEP_METRIC)
     run.define_metric("*", step_metric=STEP_METRIC, step_sync=True)
     return run
 
 
-def _settings(credentialed: bool) -> Any:
+def _settings(credentialed: bool, server: str | None) -> Any:
     """Send numbers and the recipe, never code, console output or the state of a git checkout.
 
     Args:
         credentialed: Leave out the machine's name, folders and command line, too.
+        server: Where to send it; W&B's own choice if None.
     """
     import wandb
 
@@ -132,6 +149,7 @@ def _settings(credentialed: bool) -> Any:
         finish_timeout=FINISH_TIMEOUT,
         finish_timeout_raises=False,
         silent=True,
+        **({"base_url": server} if server else {}),
     )
 
 

@@ -45,6 +45,7 @@ def check(
             *site.corpus_findings(recipe, pending_corpora),
             *site.shape_findings(recipe),
             *site.device_findings(recipe),
+            *site.tracking_findings(recipe),
         ]
     return [Fault(recipe.name, None, key, message) for key, message in findings]
 
@@ -153,6 +154,14 @@ class _Site:
             yield "model.attention", f"`flash` needs GPUs, and `{self.cluster.name}` trains on CPUs; write `sdpa`"
         if self.cluster.gpus.device == "cpu" and recipe.precision.dtype == "fp16":
             yield "precision.dtype", f"`fp16` needs GPUs, and `{self.cluster.name}` trains on CPUs; write `bf16`"
+
+    def tracking_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
+        if recipe.data_use == "credentialed" and recipe.tracking.mode == "online" and not self.cluster.wandb_base_url:
+            yield (
+                "tracking.mode",
+                "credentialed data must not be tracked at wandb.ai; write `offline` or `disabled`, or name a W&B "
+                "server of your own as `wandb_base_url` in the profile",
+            )
 
     def _manifest(self, corpus: str) -> dict[str, Any] | None:
         return read_json(Path(locate(corpus, self.cluster.roots.corpora, self.recipe_folder)) / "manifest.json")

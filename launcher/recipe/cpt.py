@@ -126,5 +126,3 @@ class CptRecipe(RecipeBase):
     def _choice_conflicts(self) -> Iterator[str]:
         if self.model.attention == "flash" and self.precision.dtype == "fp32":
             yield "model.attention: `flash` needs 16 bits; write `sdpa`, or `bf16` for `precision.dtype`"
-        if self.data_use == "credentialed" and self.tracking.mode == "online":
-            yield "tracking.mode: credentialed data must not be tracked online; write `offline` or `disabled`"
