@@ -17,13 +17,19 @@ from typing import Any, TypeAlias
 from datatrove.data import Document
 
 from jobs.data.readers.intake import Intake
+from jobs.data.readers.medline import read_medline
 from jobs.data.readers.notes import read_mimic_iii, read_mimic_iv
 from jobs.data.readers.pile import read_pile
 from launcher.recipe.sources import Source
 
 Reader: TypeAlias = Callable[[Intake, Any], Iterator[Document]]
 
-_READERS: dict[str, Reader] = {"mimic_iii": read_mimic_iii, "mimic_iv": read_mimic_iv, "pile": read_pile}
+_READERS: dict[str, Reader] = {
+    "medline": read_medline,
+    "mimic_iii": read_mimic_iii,
+    "mimic_iv": read_mimic_iv,
+    "pile": read_pile,
+}
 
 
 def read(intake: Intake, source: Source) -> Iterator[Document]:

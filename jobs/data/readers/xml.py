@@ -1,0 +1,224 @@
+"""XML records of any provenance: cut out of the byte stream by their tags, then parsed one by one.
+
+A parser that runs over a whole file has to give it up at the first error, expands entities, and keeps
+what it has not been told to forget. Here a damaged record costs that record; there is never a document
+type, hence no entity to expand and nothing to load; and no record can take more memory than a bound.
+
+Comments, CDATA sections and processing instructions may hold the text of a tag; those do not count.
+Elsewhere a `<` that starts no tag is not XML (https://www.w3.org/TR/xml/#syntax).
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from lxml import etree
+
+from jobs.data.readers import intake
+
+Element: TypeAlias = Any
+"""lxml has no types of its own."""
+
+MAX_MARKUP = 2**20
+"""Records with more tags and attributes are bad: each takes some 110 bytes, and an empty one 4 in the file."""
+
+_LONGEST_TAG = 64
+"""More than the bytes of any markup that is searched for; it may lie across two chunks."""
+_CHUNK = 2**17
+_CLOSES = {b"<!--": re.compile(rb"-->"), b"<![CDATA[": re.compile(rb"\]\]>"), b"<?": re.compile(rb"\?>")}
+_DOCTYPE = b"<!DOCTYPE"
+_DOCTYPE_SUBSET = re.compile(rb"[\[>]")
+_DOCTYPE_CLOSE = re.compile(rb"\]\s{0,8}>")
+
+# Older files leave it to their document type to declare these.
+_OPEN = b'<x xmlns:mml="http://www.w3.org/1998/Math/MathML" xmlns:xlink="http://www.w3.org/1999/xlink">'
+_CLOSE = b"</x>"
+
+
+class BrokenXmlError(ValueError):
+    """A file ends early or is no such file at all; quotes nothing of it."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One element as it stands in the file."""
+
+    line: int
+    """1-based number of the line it starts in."""
+    tag: str
+    content: bytes
+    """From its start tag to its end tag; empty if there is a fault."""
+    fault: str = ""
+    """Why it cannot be read."""
+
+    def parse(self) -> Element:
+        """Parse the element.
+
+        Raises:
+            ValueError: it is not well-formed or too large; the message quotes nothing of it.
+        """
+        if self.fault:
+            raise ValueError(self.fault)
+        if len(self.content) > MAX_MARKUP and sum(map(self.content.count, (b"<", b'="', b"='"))) > MAX_MARKUP:
+            raise ValueError(f"has more than {MAX_MARKUP:,} tags and attributes")
+        try:
+            return etree.fromstring(b"%b%b%b" % (_OPEN, self.content, _CLOSE), _parser())[0]
+        except etree.XMLSyntaxError as error:
+            raise ValueError(_said(error, self.line)) from None
+
+
+class Cutter:
+    """Cuts elements out of a stream, and knows how far it has come."""
+
+    def __init__(self, stream: io.BufferedIOBase, elements: tuple[str, ...], roots: tuple[str, ...] = ()) -> None:
+        """Prepare to read.
+
+        Args:
+            stream: The bytes, decompressed, in an encoding that agrees with ASCII on tags (UTF-8).
+            elements: Tags of the elements to cut out; they do not nest.
+            roots: Tags of elements that have to end before the file does.
+        """
+        self._window = _Window(stream)
+        self._elements, self._roots = frozenset(elements), frozenset(roots)
+        self._expected = (roots or elements)[0]
+        self._opened, self._open_roots, self._is_empty = "", 0, True
+        names = "|".join([*elements, *roots]).encode()
+        self._markup = re.compile(rb"<(?:(?:%b)[\s>]|/(?:%b)\s{0,8}>|!--|!\[CDATA\[|\?|!DOCTYPE)" % (names, names))
+
+    @property
+    def line(self) -> int:
+        """Number of a line that has been reached."""
+        return self._window.line
+
+    def __iter__(self) -> Iterator[Cut]:
+        """Give the elements in order.
+
+        Raises:
+            BrokenXmlError: the file is not whole; everything before that has been given.
+        """
+        while markup := self._window.find(self._markup):
+            tag = markup.strip(b"</> \t\r\n").decode()
+            if markup in _CLOSES or markup == _DOCTYPE:
+                self._pass_over(markup)
+            elif tag in self._roots:
+                self._open_roots += -1 if markup.startswith(b"</") else 1
+                self._is_empty = False
+            else:
+                yield from self._turn(tag, markup)
+        yield from self._end()
+
+    def _turn(self, tag: str, markup: bytes) -> Iterator[Cut]:
+        """Pass the start or the end of an element."""
+        is_end = markup.startswith(b"</")
+        if is_end and tag == self._opened:
+            yield self._window.cut(tag)
+        elif self._opened:
+            yield self._unfinished()
+        elif is_end:
+            yield Cut(self._window.line, tag, b"", "has no start tag")
+        if is_end:
+            self._opened = ""
+            self._window.release()
+        else:
+            self._opened = tag
+            self._window.hold(len(markup))
+        self._is_empty = False
+
+    def _end(self) -> Iterator[Cut]:
+        if self._opened:
+            yield self._unfinished()
+        if self._is_empty:
+            raise BrokenXmlError(f"holds no `<{self._expected}>`")
+        if self._opened or self._open_roots > 0:
+            raise BrokenXmlError(f"ends before `</{self._expected}>`")
+
+    def _unfinished(self) -> Cut:
+        return Cut(self._window.started, self._opened, b"", "has no end tag")
+
+    def _pass_over(self, markup: bytes) -> None:
+        if markup == _DOCTYPE:
+            if self._window.find(_DOCTYPE_SUBSET) == b"[":
+                self._window.find(_DOCTYPE_CLOSE)
+        else:
+            self._window.find(_CLOSES[markup])
+
+
+class _Window:
+    """The part of a stream that is being looked at, and, while an element is held, all of it so far."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self.line = 1
+        self.started = 1
+        """Line of the newest element that was held."""
+        self._stream = stream
+        self._bytes = bytearray()
+        self._position = 0
+        """Behind the last match."""
+        self._is_held = self._is_too_long = False
+
+    def find(self, pattern: re.Pattern[bytes]) -> bytes | None:
+        """Go behind the next match and return it; None where the stream ends."""
+        start = self._position
+        while (match := pattern.search(self._bytes, start)) is None:
+            start = max(self._position, len(self._bytes) - _LONGEST_TAG)
+            start -= self._forget(start)
+            chunk = self._stream.read1(_CHUNK)
+            if not chunk:
+                self._position = len(self._bytes)
+                return None
+            self._bytes += chunk
+        self._position = match.end()
+        return match.group()
+
+    def hold(self, length: int) -> None:
+        """Keep everything from the last match on, whose length is given."""
+        self._drop(self._position - length)
+        self.started, self._is_held, self._is_too_long = self.line, True, False
+
+    def release(self) -> None:
+        """Keep nothing."""
+        self._is_held = False
+
+    def cut(self, tag: str) -> Cut:
+        """Return what was held, up to the last match."""
+        if self._is_too_long or self._position > intake.MAX_RECORD_BYTES:
+            return Cut(self.started, tag, b"", f"is larger than {intake.MAX_RECORD_BYTES // 2**20} MiB")
+        return Cut(self.started, tag, bytes(memoryview(self._bytes)[: self._position]))
+
+    def _forget(self, count: int) -> int:
+        """Drop bytes unless they are held; how many were dropped."""
+        if self._is_held and len(self._bytes) > intake.MAX_RECORD_BYTES:
+            self._is_held, self._is_too_long = False, True
+        if self._is_held:
+            return 0
+        self._drop(count)
+        return count
+
+    def _drop(self, count: int) -> None:
+        self.line += self._bytes.count(b"\n", 0, count)
+        del self._bytes[:count]
+        self._position = max(0, self._position - count)
+
+
+def _parser() -> Any:
+    """A parser with libxml2's own limits: depth 256, texts of 10 MB. Each is used once: it keeps its messages."""
+    return etree.XMLParser(
+        encoding="utf-8",
+        resolve_entities=False,
+        load_dtd=False,
+        no_network=True,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+        collect_ids=False,
+    )
+
+
+def _said(error: Any, line: int) -> str:
+    """Name the kind of error and its line. libxml2's own words may quote the text."""
+    last = error.error_log.last_error
+    kind = last.type_name if last else "ERR_UNKNOWN"
+    where = line + (error.lineno or 1) - 1
+    return f"is not well-formed XML ({kind.removeprefix('ERR_').lower().replace('_', ' ')} in line {where})"
