@@ -91,6 +91,11 @@ def read_attempts(ledger: Path) -> list[Attempt]:
     return [attempts[number] for number in sorted(attempts)]
 
 
+def has_finished(attempts: Sequence[Attempt]) -> bool:
+    """Tell whether a run reached its end."""
+    return any(attempt.reason == "finished" for attempt in attempts)
+
+
 def is_over(attempts: Sequence[Attempt]) -> bool:
     """Tell whether a run does not go on by itself, as far as its ledger says."""
     return bool(attempts) and attempts[-1].action in ("done", "stop")

@@ -1,16 +1,15 @@
 """How runs are doing: what the run directory says and what Slurm says, put together."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from launcher.cluster import Cluster
-from launcher.ledger import Attempt, read_attempts
-from launcher.metrics import Row, read_newest_rows
-from launcher.paths import RunDir
-from launcher.recipe.units import BatchSize, Length
-from launcher.record import RunRecord
+from launcher.facts import RunFacts, read_facts
+from launcher.ledger import Attempt
+from launcher.paths import RunDir, list_shares
 from launcher.slurm.parse import Job
 from launcher.slurm.query import Answer, find_jobs
 
@@ -35,44 +34,6 @@ REASONS: dict[str | None, str] = {
 
 _BLAMELESS = ("stopped", "preempted", "time_limit")
 """Ends that leave a run stopped, not failed, if it does not come back."""
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What a run directory says."""
-
-    run: RunDir
-    record: RunRecord
-    attempts: tuple[Attempt, ...]
-    newest: tuple[Row, ...]
-    """The newest rows of metrics.jsonl, oldest first."""
-    total_steps: int | None
-    stop_requested: bool
-
-    @property
-    def last(self) -> Attempt | None:
-        """The newest attempt."""
-        return self.attempts[-1] if self.attempts else None
-
-    @property
-    def waits_for_first_start(self) -> bool:
-        """Whether nothing has started since the run was last put into the queue."""
-        submissions = self.record.submissions
-        return bool(submissions) and (self.last is None or self.last.started < submissions[-1].time)
-
-    @property
-    def job_id(self) -> str:
-        """The job that carries the run now, or did so last."""
-        if self.last and not self.waits_for_first_start:
-            return self.last.job_id
-        return self.record.submissions[-1].job_id if self.record.submissions else ""
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the ledger alone tells the state: the run is over for good."""
-        if any(attempt.reason == "finished" for attempt in self.attempts):
-            return True
-        return self.last is not None and self.last.action == "stop" and not self.waits_for_first_start
 
 
 @dataclass(frozen=True)
@@ -110,6 +71,12 @@ class RunStatus:
     created: float
     wandb_id: str
     attempts: tuple[Attempt, ...]
+    bytes_done: int | None = None
+    """Of the source files of a `prepare`."""
+    bytes_total: int | None = None
+    bytes_per_second: float | None = None
+    group: "Group | None" = None
+    """The runs of a `prepare` in several tasks; the other fields then tell of all of them together."""
 
     @property
     def is_over(self) -> bool:
@@ -117,28 +84,100 @@ class RunStatus:
         return self.state in ("not submitted", "stopped", "finished", "failed", "lost")
 
 
-def read_statuses(cluster: Cluster, runs: Sequence[RunDir]) -> tuple[list[RunStatus], tuple[str, ...]]:
+@dataclass(frozen=True)
+class Group:
+    """How the runs are doing that make one corpus together."""
+
+    tasks: tuple[RunStatus, ...]
+    finalise: RunStatus
+    """The run that completes the corpus."""
+
+
+def read_statuses(
+    cluster: Cluster, runs: Sequence[RunDir], finished_tasks: bool = False
+) -> tuple[list[RunStatus], tuple[str, ...]]:
     """Read how runs are doing; Slurm is asked once for all that are not over for good.
+
+    Args:
+        cluster: Where they are.
+        runs: The runs.
+        finished_tasks: Whether to read also the tasks of what is finished.
 
     Returns:
         The statuses in the order of the runs, and notes about sources that did not answer.
     """
     facts = [read_facts(run) for run in runs]
-    answer = find_jobs(cluster, (one.job_id for one in facts if not one.is_settled))
-    return [compose(one, answer) for one in facts], answer.notes
+    tasks = [
+        [] if one.is_finished and not finished_tasks else [read_facts(share) for share in list_shares(one.run)]
+        for one in facts
+    ]
+    everyone = [*facts, *(share for shares in tasks for share in shares)]
+    answer = find_jobs(cluster, (one.job_id for one in everyone if not one.is_settled))
+    return [_compose_group(one, shares, answer) for one, shares in zip(facts, tasks, strict=True)], answer.notes
 
 
-def read_facts(run: RunDir) -> RunFacts:
-    """Read what a run directory says."""
-    attempts = tuple(read_attempts(run.ledger))
-    return RunFacts(
-        run,
-        RunRecord.read(run.record),
-        attempts,
-        tuple(read_newest_rows(run.metrics)),
-        _total_steps(run, attempts),
-        run.stop_request.exists(),
+def _compose_group(facts: RunFacts, shares: Sequence[RunFacts], answer: Answer) -> RunStatus:
+    finalise = compose(facts, answer)
+    if not shares:
+        return finalise
+    return join(finalise, [compose(share, answer) for share in shares], _planned(facts.run))
+
+
+def _planned(run: RunDir) -> tuple[int, int] | None:
+    """Number and bytes of the source files of a group, once its first task has found them."""
+    if not run.plan.exists():
+        return None
+    sizes = [size for _, size in json.loads(run.plan.read_text(encoding="utf-8"))["files"]]
+    return len(sizes), sum(sizes)
+
+
+def join(finalise: RunStatus, tasks: Sequence[RunStatus], planned: tuple[int, int] | None) -> RunStatus:
+    """Tell of the runs of a group as of one.
+
+    Args:
+        finalise: The run that completes the corpus.
+        tasks: The runs that work for it.
+        planned: Number and bytes of all source files, if they are known yet.
+    """
+    files, size = planned or (None, None)
+    joined = replace(
+        finalise,
+        # Once the last run has started, it counts what all of them have done.
+        step=max(finalise.step or 0, sum(task.step or 0 for task in tasks)) if planned else None,
+        total_steps=files,
+        bytes_done=max(finalise.bytes_done or 0, sum(task.bytes_done or 0 for task in tasks)) if planned else None,
+        bytes_total=size,
+        group=Group(tuple(tasks), finalise),
     )
+    working = [task for task in tasks if not task.is_over]
+    if not working or finalise.state in ("running", "requeued", "finished"):
+        return joined
+    running = [task for task in working if task.state == "running"]
+    speed = sum(task.bytes_per_second or 0 for task in running)
+    return replace(
+        joined,
+        state="running" if running else working[0].state,
+        why=_count_states(tasks),
+        source=working[0].source,
+        job_id=", ".join(dict.fromkeys(task.job_id.partition("_")[0] for task in working)),
+        nodes=tuple(dict.fromkeys(node for task in running for node in task.nodes)),
+        bytes_per_second=speed or None,
+        eta_seconds=((size or 0) - (joined.bytes_done or 0)) / speed if speed else None,
+        start_estimate=min((task.start_estimate for task in working if task.start_estimate), default=None),
+    )
+
+
+def _count_states(tasks: Sequence[RunStatus]) -> str:
+    """Say `12 of 16 tasks running, 3 finished, 1 failed`."""
+    counts = Counter(task.state for task in tasks)
+    first, *others = [(state, counts[state]) for state in _TOLD_FIRST if counts[state]]
+    told = [f"{first[1]} of {len(tasks)} tasks {first[0]}", *(f"{count} {state}" for state, count in others)]
+    return ", ".join(told)
+
+
+_TOLD_FIRST: tuple[State, ...] = (
+    "running", "requeued", "queued", "failed", "lost", "stopped", "not submitted", "finished",
+)  # fmt: skip
 
 
 def compose(facts: RunFacts, answer: Answer) -> RunStatus:
@@ -162,12 +201,15 @@ def compose(facts: RunFacts, answer: Answer) -> RunStatus:
         total_steps=facts.total_steps,
         loss=row.get("loss"),
         tokens_per_second=row.get("tokens_per_second") if running else None,
-        eta_seconds=_eta(facts) if running else None,
+        eta_seconds=facts.eta_seconds if running else None,
         stop_requested=facts.stop_requested,
         rehearsal=facts.record.rehearsal,
         created=facts.record.created,
         wandb_id=facts.record.wandb_id,
         attempts=facts.attempts,
+        bytes_done=row.get("bytes"),
+        bytes_total=row.get("bytes_total"),
+        bytes_per_second=facts.speed if running and "bytes" in row else None,
     )
 
 
@@ -196,7 +238,7 @@ def explain(attempt: Attempt) -> str:
 def _from_ledger(facts: RunFacts) -> Verdict:
     last = facts.last
     assert last is not None  # without an attempt nothing is settled
-    if any(attempt.reason == "finished" for attempt in facts.attempts):
+    if facts.is_finished:
         return Verdict("finished")
     return Verdict("stopped" if last.reason in _BLAMELESS else "failed", explain(last))
 
@@ -216,6 +258,8 @@ def _from_job(facts: RunFacts, job: Job) -> Verdict:
 
 def _running(facts: RunFacts, job: Job) -> Verdict:
     if facts.waits_for_first_start:
+        if facts.record.group and job.source == "process":  # one process carries out all runs of the group
+            return Verdict("queued", "waits for its turn", job.source)
         return Verdict("running", "is starting", job.source)
     if facts.last and facts.last.action in ("requeue", "resubmit"):
         return Verdict("requeued", explain(facts.last), job.source)
@@ -234,30 +278,3 @@ def _nodes(facts: RunFacts, job: Job | None) -> tuple[str, ...]:
     if job and job.nodes:
         return (job.nodes,)
     return tuple(facts.last.nodes) if facts.last else ()
-
-
-def _eta(facts: RunFacts) -> float | None:
-    """Extrapolate from the newest steps of this attempt, pauses for checkpoints included."""
-    rows = [row for row in facts.newest if row.get("attempt") == facts.newest[-1].get("attempt")]
-    if facts.total_steps is None or len(rows) < 2 or rows[-1]["step"] <= rows[0]["step"]:
-        return None
-    seconds_per_step = (rows[-1]["time"] - rows[0]["time"]) / (rows[-1]["step"] - rows[0]["step"])
-    return float(max(0, facts.total_steps - rows[-1]["step"]) * seconds_per_step)
-
-
-def _total_steps(run: RunDir, attempts: Sequence[Attempt]) -> int | None:
-    """What rank 0 worked out; before the first start, what the recipe says of steps or tokens."""
-    noted = [attempt.total_steps for attempt in attempts if attempt.total_steps is not None]
-    if noted:
-        return noted[-1]
-    recipe = json.loads(run.recipe.read_text(encoding="utf-8")) if run.recipe.is_file() else {}
-    if "schedule" not in recipe:
-        return None
-    length, batch = Length(recipe["schedule"]["length"]), recipe["batch"]
-    if length.unit == "step":
-        return length.value
-    if length.unit == "epoch":
-        return None
-    size = BatchSize(batch["global_batch"])
-    tokens = size.value if size.unit == "token" else size.value * batch["sequence_length"]
-    return max(1, length.value // tokens)

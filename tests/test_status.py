@@ -10,12 +10,13 @@ import pytest
 from launcher.cli.plot import plot
 from launcher.cli.wording import clock, duration, node_list, quantity
 from launcher.cluster import Cluster
+from launcher.facts import read_facts
 from launcher.ledger import StopRequest
 from launcher.metrics import read_joined_rows, read_newest_rows
 from launcher.report import measure_goodput
 from launcher.slurm.parse import Job
 from launcher.slurm.query import Answer
-from launcher.status import RunStatus, compose, read_facts, read_statuses
+from launcher.status import RunStatus, compose, read_statuses
 from tests.command_line import launcher
 from tests.histories import MIDNIGHT, History
 

@@ -14,7 +14,7 @@ from launcher.paths import RunDir
 from launcher.preview import SubmitOptions
 from launcher.recipe import recipe_adapter
 from launcher.record import RunRecord, fingerprint
-from launcher.submit import resubmit
+from launcher.resubmit import resubmit
 from launcher.submit import submit as submit_recipes
 from tests.fake_slurm import FakeSlurm
 from tests.submitting import MakeCluster, MakeRecipe, all_runs, all_submissions, loaded, submit

@@ -13,7 +13,7 @@ from launcher.paths import RunDir
 from launcher.preview import SubmitOptions
 from launcher.recipe import Recipe
 from launcher.record import RunRecord
-from launcher.submit import resubmit
+from launcher.resubmit import resubmit
 from tests.fake_slurm import FakeSlurm
 from tests.submitting import MakeCluster, MakeRecipe, all_runs, all_submissions, loaded, submit
 

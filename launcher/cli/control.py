@@ -18,7 +18,9 @@ def cancel(runs: RunsArgument, cluster: ClusterOption = None) -> None:
     from launcher import control
 
     for run, profile in _each(runs, cluster):
-        typer.echo(f"{run.root.name}: job {control.cancel(run, profile)} cancelled; `launcher resume` goes on")
+        jobs = control.cancel(run, profile)
+        said = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs"
+        typer.echo(f"{run.root.name}: {said} cancelled; `launcher resume` goes on")
 
 
 def stop(runs: RunsArgument, cluster: ClusterOption = None) -> None:
@@ -38,11 +40,19 @@ def resume(
     ] = None,
     cluster: ClusterOption = None,
 ) -> None:
-    """Queue stopped, failed or lost runs again; each goes on from its newest checkpoint."""
+    """Queue stopped, failed or lost runs again; each goes on from its newest checkpoint.
+
+    Of a `prepare` in several tasks, the tasks that did not finish are queued.
+    """
     from launcher import control
-    from launcher.submit import resubmit
+    from launcher.paths import list_shares
+    from launcher.resubmit import resubmit, resubmit_group
 
     for run, profile in _each(runs, cluster):
+        if list_shares(run) and nodes is None:
+            jobs = resubmit_group(run, profile, control.find_missing(run, profile))
+            typer.echo(f"{run.root.name}: queued as job {', '.join(jobs)}")
+            continue
         control.check_resumable(run, profile)
         typer.echo(f"{run.root.name}: queued as job {resubmit(run, profile, nodes)}")
 

@@ -23,6 +23,18 @@ SLURM_DEFAULT_ARRAY_SIZE = 1001
 _ESTIMATE = re.compile(r"to start at (?P<start>\S+) using .* on nodes? (?P<nodes>\S+) in partition (?P<partition>\S+)")
 
 
+def dependency(conditions: Sequence[str]) -> list[str]:
+    """Options of sbatch that make it wait, and go when what must succeed has failed.
+
+    Args:
+        conditions: `afterok:12`, `afterany:13`, ...
+    """
+    if not conditions:
+        return []
+    must_succeed = any(condition.startswith("afterok:") for condition in conditions)
+    return [f"--dependency={','.join(conditions)}", *(["--kill-on-invalid-dep=yes"] if must_succeed else [])]
+
+
 @dataclass(frozen=True)
 class SlurmQueue:
     """The queue of one site's Slurm."""
@@ -47,6 +59,10 @@ class SlurmQueue:
         from launcher.slurm.executor import RecipeExecutor
 
         return RecipeExecutor(submission, self.cluster, options).queue()
+
+    def wait_for(self, job: str, others: Sequence[str]) -> None:
+        """Have a job that has not started wait until others are over, and no longer for what it waited for."""
+        run_slurm(["scontrol", "update", f"JobId={job}", f"Dependency=afterany:{':'.join(others)}"], self.cluster)
 
     def element(self, job: str, index: int, size: int) -> str:
         """Id of the job that carries out one of a submission's runs."""

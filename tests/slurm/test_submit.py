@@ -14,8 +14,8 @@ from launcher.paths import RunDir, SubmissionDir, submissions_root
 from launcher.preview import SubmitOptions, preview
 from launcher.recipe import Recipe
 from launcher.record import RunRecord
+from launcher.resubmit import resubmit
 from launcher.slurm.queue import SlurmQueue
-from launcher.submit import resubmit
 from launcher.submit import submit as submit_recipes
 from tests.waiting import wait_for
 
