@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 from itertools import chain
 
+import numpy as np
 import pytest
 from datatrove.data import Document
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,9 @@ from tokenizers import Tokenizer
 
 from jobs.data import merge, readers
 from jobs.data.corpus import open_corpus
+from jobs.data.decide import decide
 from jobs.data.finalise import finalise
+from jobs.data.keys import load_keys
 from jobs.data.parts import make_part
 from jobs.data.plan import make_plan
 from jobs.data.shards import split_of, text_hash
@@ -382,12 +385,27 @@ def test_a_source_without_a_finished_file_could_hold_any_number_of_records(tmp_p
     assert main(context, StopFlag()) == FINISHED
 
 
-def test_of_real_citations_the_newest_version_stays(tmp_path):
-    folder = shared_data("pubmed/medline")
-    (tmp_path / "medline").symlink_to(folder)
-    source = {"format": "medline", "files": "./medline/*21n1298*.xml.gz"}
-    plan = plan_of(tmp_path, sources=[source], validation=0)
+def citations(part):
+    """Identities of a part's documents that stay."""
+    return part.keys.identities[np.isin(part.keys.identified, part.keys.ordinals[part.stays])].tolist()
 
-    counts = complete(plan, make_parts(plan)).manifest.counts
 
-    assert counts.dropped["superseded"] == 4  # 30271887 in 4 versions, 33728380 in 2
+def test_of_real_citations_the_newest_versions_stay_and_deleted_ones_go(tmp_path):
+    for name in ("pubmed20n0014.slice-a.xml.gz", "pubmed21n1298.slice-a.xml.gz"):
+        (tmp_path / name).symlink_to(shared_data(f"pubmed/medline/{name}"))
+    update = '<PubmedArticleSet><DeleteCitation><PMID Version="1">33728380</PMID></DeleteCitation></PubmedArticleSet>'
+    write_source(tmp_path / "pubmed21n1299.xml.gz", update.encode())
+    plan = plan_of(tmp_path, sources=[{"format": "medline", "files": "./*.xml.gz"}])
+    parts = make_parts(plan)
+    keys = [load_keys(plan.keys(number)) for number in range(3)]
+    versions = {pmid: keys[1].versions[keys[1].identities == pmid].tolist() for pmid in (30271887, 33728380)}
+    assert versions == {30271887: [1, 2, 3, 4], 33728380: [1, 2]}
+    assert len(keys[1].deleted) == 20
+
+    stay = [identity for part in decide(keys, drops_duplicates=False) for identity in citations(part)]
+    counts = complete(plan, parts).manifest.counts
+
+    assert stay.count(30271887) == 1
+    assert stay.count(33728380) == 0
+    assert len(set(stay)) == len(stay) == sum(counts.documents.values())
+    assert counts.dropped == {"other_language": 1215, "no_abstract": 1933, "deleted": 2, "superseded": 3}

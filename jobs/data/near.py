@@ -4,8 +4,8 @@ datatrove finds documents that agree in a whole bucket of their signatures (Minh
 them to clusters (MinhashDedupCluster); it then keeps any document of a cluster, here it is the first. What
 other rules dropped takes no part, so a document never goes in favour of one that goes as well.
 
-Each bucket is a task of its own, done once and then remembered. A task takes 400 MB. Joining takes some
-500 bytes for each document that has a near duplicate; datatrove does that in one process.
+Each bucket is a task of its own, done once and then remembered. A task takes 300 MB, and 2 s for a million
+documents. Joining takes some 300 bytes for each document that has a near duplicate, in one process.
 """
 
 import contextlib
