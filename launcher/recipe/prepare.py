@@ -72,7 +72,8 @@ class PrepareRecipe(RecipeBase):
     clean: Clean = Clean()
     """What happens to documents on the way."""
     max_bad_fraction: Fraction = 0.001
-    """Unreadable records are counted and skipped up to this share; beyond it the run fails."""
+    """Unreadable records are counted and skipped up to this share of all records; beyond it the run fails, as soon as
+    that is clear."""
     tasks: Annotated[int, Field(ge=1)] = 1
     """Tasks of the array that the files are spread over, each with these `resources`; the last step is a job of its
     own."""
