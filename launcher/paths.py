@@ -146,8 +146,8 @@ class SubmissionDir:
 
 def list_shares(run: RunDir) -> list[RunDir]:
     """Runs of the tasks that work for a run, in their order; none for a run on its own."""
-    names = os.listdir(run.shares) if run.shares.is_dir() else []
-    return [RunDir(run.shares / name) for name in sorted(names, key=lambda name: int(name.rpartition("_")[2]))]
+    folders = sorted(run.shares.glob("*_*"), key=lambda folder: int(folder.name.rpartition("_")[2]))
+    return [share for share in map(RunDir, folders) if share.record.is_file()]
 
 
 def submissions_root(runs_root: Path) -> Path:

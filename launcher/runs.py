@@ -32,7 +32,7 @@ def find_run(cluster: Cluster, text: str) -> RunDir:
     Args:
         cluster: Where to look.
         text: A path, a run directory's name or the start of it, a run id or the start of it, or a
-            recipe's name, which means the newest run of that recipe.
+            recipe's name, which means the newest run of that recipe. `abc123_4` is task 4 of run abc123.
 
     Raises:
         RunError: Nothing fits, or several runs do.
@@ -46,6 +46,8 @@ def find_run(cluster: Cluster, text: str) -> RunDir:
     matches = matches or [run for run in runs if run.root.name.startswith(text)]
     if len(matches) == 1:
         return matches[0]
+    if not matches and (share := _share_named(runs, text)):
+        return share
     raise RunError(_explain(text, matches, runs, expand(cluster.roots.runs)))
 
 
@@ -77,6 +79,13 @@ def _newest_named(runs: Sequence[RunDir], text: str) -> RunDir | None:
     if by_folder or re.fullmatch(r"[A-Za-z0-9._-]+", text):
         return by_folder
     return next((run for run in runs if RunRecord.read(run.record).name == text), None)
+
+
+def _share_named(runs: Sequence[RunDir], text: str) -> RunDir | None:
+    match = re.fullmatch(r"(?P<id>[0-9a-f]+)_(?P<index>\d+)", text)
+    shares = [run.share(int(match["index"])) for run in runs if run_id(run).startswith(match["id"])] if match else []
+    found = [share for share in shares if share.record.is_file()]
+    return found[0] if len(found) == 1 else None
 
 
 def _explain(text: str, matches: Sequence[RunDir], runs: Sequence[RunDir], root: Path) -> str:

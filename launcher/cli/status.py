@@ -35,7 +35,7 @@ def status(
 
     profile = load_cluster(cluster)
     if run is not None:
-        [one], notes = read_statuses(profile, [find_run(profile, run)])
+        [one], notes = read_statuses(profile, [find_run(profile, run)], finished_tasks=True)
         _show_one(one, notes, as_json, sys.stdout.isatty() if plot is None else plot)
         return
     statuses, notes = read_statuses(profile, list_runs(profile))

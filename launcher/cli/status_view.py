@@ -9,8 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from launcher.cli.group_view import print_group, read_share
 from launcher.cli.plot import plot
-from launcher.cli.wording import clock, duration, node_list, quantity
+from launcher.cli.wording import clock, duration, file_size, node_list, quantity
 from launcher.ledger import Attempt
 from launcher.metrics import Row
 from launcher.report import Goodput
@@ -41,9 +42,10 @@ def console() -> Console:
 def runs_table(statuses: Sequence[RunStatus], width: int) -> Table:
     """Make the table of runs; names, and in a wide one reasons, get what room the other columns leave."""
     wide = width >= WIDE
-    names = ["id", "name", *(["kind"] if wide else []), "state", "step", "loss", "attempts", "job"]
-    names += ["nodes", "source"] if wide else ["source"]
-    rows = [_cells(one, wide) for one in statuses]
+    with_loss = any(one.loss is not None for one in statuses)
+    names = ["id", "name", *(["kind"] if wide else []), "state", "step", *(["loss"] if with_loss else [])]
+    names += ["attempts", "job", *(["nodes"] if wide else []), "source"]
+    rows = [_cells(one, wide, with_loss) for one in statuses]
     elastic = "state" if wide else "name"
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for name in names:
@@ -62,14 +64,14 @@ def _width(rows: Sequence[Sequence[str]], names: Sequence[str], name: str) -> in
     return min(longest, _LIMITS.get(name, longest))
 
 
-def _cells(one: RunStatus, wide: bool) -> list[str]:
-    loss = "" if one.loss is None else f"{one.loss:.4g}"
+def _cells(one: RunStatus, wide: bool, with_loss: bool) -> list[str]:
+    loss = ["" if one.loss is None else f"{one.loss:.4g}"] if with_loss else []
     source = "" if one.is_over else one.source
-    numbers = [_progress(one), loss, str(len(one.attempts) or ""), one.job_id]
+    numbers = [_progress(one), *loss, str(len(one.attempts) or ""), one.job_id]
     if not wide:
-        return [one.id, escape(one.name), _state(one), *numbers, source]
-    because = one.why.partition(":")[0].partition(";")[0]
-    state = ", ".join([_state(one), *filter(None, [escape(because), _outlook(one)])])
+        return [one.id, escape(one.name), _state(one) + _tasks(one), *numbers, source]
+    because = "" if _tasks(one) else one.why.partition(":")[0].partition(";")[0]
+    state = ", ".join([_state(one) + _tasks(one), *filter(None, [escape(because), _outlook(one)])])
     return [one.id, escape(one.name), one.kind, state, *numbers, node_list(one.nodes), source]
 
 
@@ -78,9 +80,21 @@ def _state(one: RunStatus) -> str:
     return f"[{color}]{one.state}[/]" if color else one.state
 
 
+def _tasks(one: RunStatus) -> str:
+    """How many tasks of a group run, and how many have failed: ` 12/16, 1 failed`."""
+    if one.group is None or one.is_over:
+        return ""
+    states = [task.state for task in one.group.tasks]
+    failed = sum(state in ("failed", "lost") for state in states)
+    running = f" {states.count('running')}/{len(states)}" if "running" in states else ""
+    return running + (f", [red]{failed} failed[/]" if failed else "")
+
+
 def _progress(one: RunStatus) -> str:
     if one.step is None:
         return ""
+    if one.bytes_total is not None:
+        return f"{read_share(one)} {one.step}/{one.total_steps}"
     return f"{one.step}/{one.total_steps}" if one.total_steps else str(one.step)
 
 
@@ -97,6 +111,8 @@ def print_run(out: Console, one: RunStatus, goodput: Goodput, rows: Sequence[Row
     for label, text in _details(one, goodput):
         if text:
             out.print(f"  {label:<8} {escape(text)}", soft_wrap=True)
+    if one.group is not None:
+        print_group(out, one, one.group)
     if one.attempts:
         out.print()
         out.print(_attempts_table(one, out.width))
@@ -110,11 +126,11 @@ def _details(one: RunStatus, goodput: Goodput) -> list[tuple[str, str]]:
     job = f"{one.job_id} on {node_list(one.nodes)}" if one.job_id and one.nodes else one.job_id
     return [
         ("state", ", ".join(filter(None, [one.why, _outlook(one)]))),
-        ("step", _training(one)),
+        ("files" if one.bytes_total is not None else "step", _training(one)),
         ("job", job),
         ("created", clock(one.created)),
         ("folder", one.folder),
-        ("W&B", one.wandb_id if one.kind != "prepare" else ""),
+        ("W&B", one.wandb_id if one.kind not in ("prepare", "vocabulary") else ""),
         ("cost", _cost(goodput)),
     ]
 
@@ -122,6 +138,9 @@ def _details(one: RunStatus, goodput: Goodput) -> list[tuple[str, str]]:
 def _training(one: RunStatus) -> str:
     if one.step is None:
         return ""
+    if one.bytes_total is not None:
+        speed = f", {file_size(round(one.bytes_per_second))}/s" if one.bytes_per_second else ""
+        return f"{one.step} of {one.total_steps}, {file_size(one.bytes_total)} ({read_share(one)} read){speed}"
     of = f" of {one.total_steps} ({one.step / one.total_steps:.0%})" if one.total_steps else ""
     loss = f", loss {one.loss:.4f}" if one.loss is not None else ""
     speed = f", {quantity(one.tokens_per_second)} tokens/s" if one.tokens_per_second else ""
