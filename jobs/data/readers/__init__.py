@@ -16,19 +16,25 @@ from typing import Any, TypeAlias
 
 from datatrove.data import Document
 
+from jobs.data.readers.dataset import read_dataset
 from jobs.data.readers.intake import Intake
 from jobs.data.readers.medline import read_medline
 from jobs.data.readers.notes import read_mimic_iii, read_mimic_iv
+from jobs.data.readers.parquet import read_parquet
 from jobs.data.readers.pile import read_pile
+from jobs.data.readers.text import read_text
 from launcher.recipe.sources import Source
 
 Reader: TypeAlias = Callable[[Intake, Any], Iterator[Document]]
 
 _READERS: dict[str, Reader] = {
+    "dataset": read_dataset,
     "medline": read_medline,
     "mimic_iii": read_mimic_iii,
     "mimic_iv": read_mimic_iv,
+    "parquet": read_parquet,
     "pile": read_pile,
+    "text": read_text,
 }
 
 

@@ -20,10 +20,7 @@ from launcher.recipe.sources import Cleaning, MimicIIISource, MimicIVSource
 
 _SPACES = re.compile("  +")
 
-# The lookbehinds before spaces let a run of them be looked at once, not once a space.
-_GLUED_BRACKET = re.compile(r"(?<=\w)\[\*\* *|(?<! ) *+\*\*\](?=\w|\[\*\*)")
-_BRACKET = re.compile(r"\[\*\* *|(?<! ) *+\*\*\]")
-_LINE_END = re.compile(r"(?<![ \t])[ \t]++(?=\n|\Z)")
+_MARKER = re.compile(r"\[\*\*([^\[\]]*?)\*\*\]")
 _BLANK_LINES = re.compile(r"\n{4,}")
 
 
@@ -66,5 +63,14 @@ def clean_note(text: str, how: Cleaning) -> str:
     if how == "published":
         return _SPACES.sub(" ", text.replace("[**", " ").replace("**]", " ").replace("\n", " "))
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = _BRACKET.sub("", _GLUED_BRACKET.sub(" ", text))
-    return _BLANK_LINES.sub("\n\n\n", _LINE_END.sub("", text)).strip()
+    text = _MARKER.sub(_words_of_marker, text).replace("[**", " ").replace("**]", " ")
+    lines = [line.rstrip(" \t") for line in text.split("\n")]
+    return _BLANK_LINES.sub("\n\n\n", "\n".join(lines)).strip()
+
+
+def _words_of_marker(marker: re.Match[str]) -> str:
+    """Give a marker's words, apart from words that touch it."""
+    text, start, end = marker.string, *marker.span()
+    before = " " if text[start - 1 : start].isalnum() else ""
+    after = " " if text[end : end + 1].isalnum() or text.startswith("[**", end) else ""
+    return before + marker[1].strip(" ") + after

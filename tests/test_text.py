@@ -1,0 +1,130 @@
+"""Reading plain text."""
+
+import tracemalloc
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobs.data.corpus import open_corpus
+from jobs.data.readers import intake, read, text
+from jobs.data.readers.intake import Intake
+from jobs.prepare import main
+from jobs.runtime.stop import StopFlag
+from launcher.paths import FINISHED
+from launcher.recipe.sources import TextSource
+from tests.preparing import abstracts, make_context, write_source
+
+many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def read_text(path, document="line"):
+    source = Intake(path)
+    return source, list(read(source, TextSource(format="text", files="*", document=document)))
+
+
+def test_a_document_is_a_line_that_is_not_blank(tmp_path):
+    path = write_source(tmp_path / "a.txt.gz", b"\xef\xbb\xbfone\r\n\n \t\n  two \nthr\xc3\xa9\xc3\xa9")
+
+    source, documents = read_text(path)
+
+    assert [(document.text, document.id) for document in documents] == [
+        ("one", "a.txt.gz:1"),
+        ("  two ", "a.txt.gz:4"),
+        ("thréé", "a.txt.gz:5"),
+    ]
+    assert (source.count, source.bad) == (3, 0)
+
+
+def test_a_document_is_a_file(tmp_path):
+    path = write_source(tmp_path / "a.txt.zst", b"\xef\xbb\xbfone\r\n\r\n two\n")
+
+    source, documents = read_text(path, "file")
+
+    assert [(document.text, document.id) for document in documents] == [("one\n\n two", "a.txt.zst:1")]
+    assert (source.count, source.bad) == (1, 0)
+
+
+@pytest.mark.parametrize("document", ["line", "file"])
+@pytest.mark.parametrize("content", [b"", b" \n\n\t\r\n"])
+def test_a_blank_file_holds_no_document(tmp_path, document, content):
+    source, documents = read_text(write_source(tmp_path / "a.txt", content), document)
+
+    assert (documents, source.count, source.bad) == ([], 0, 0)
+    assert source.sha256
+
+
+@pytest.mark.parametrize(
+    ("bad", "what"), [(b"caf\xe9", "is not UTF-8"), (b"a\0b", "holds NUL bytes, as a hole in a file does")]
+)
+def test_bytes_that_are_no_text_are_bad(tmp_path, bad, what):
+    path = write_source(tmp_path / "a.txt", b"one\n" + bad + b"\nthree\n")
+
+    source, documents = read_text(path)
+    whole, none = read_text(path, "file")
+
+    assert [document.text for document in documents] == ["one", "three"]
+    assert (source.count, source.first_bad) == (3, [f"{path}:2: {what}"])
+    assert (none, whole.count, whole.first_bad) == ([], 1, [f"{path}:1: {what}"])
+
+
+def test_a_file_that_is_too_large_is_bad_and_not_held(tmp_path):
+    path = write_source(tmp_path / "a.txt.zst", b"word " * (intake.MAX_RECORD_BYTES // 4))
+    tracemalloc.start()
+
+    source, documents = read_text(path, "file")
+
+    assert tracemalloc.get_traced_memory()[1] < 4 * intake.MAX_RECORD_BYTES
+    tracemalloc.stop()
+    assert (documents, source.count, source.first_bad) == ([], 1, [f"{path}:1: is longer than 64 MiB"])
+    assert source.sha256
+
+
+def test_the_largest_file_is_a_document(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "MAX_RECORD_BYTES", 1000)
+
+    sizes = [len(read_text(write_source(tmp_path / f"{n}.txt", b"x" * n), "file")[1]) for n in (999, 1000, 1001)]
+
+    assert sizes == [1, 1, 0]
+
+
+def test_a_truncated_file_is_no_document(tmp_path):
+    path = write_source(tmp_path / "a.txt.gz", b"".join(b"%d words\n" % number**7 for number in range(1000)))
+    path.write_bytes(path.read_bytes()[:-9])
+
+    source, documents = read_text(path, "file")
+
+    assert (documents, source.count, source.bad) == ([], 1, 1)
+    assert "the file is damaged" in source.first_bad[0]
+
+
+@many
+@given(content=st.binary(max_size=200), suffix=st.sampled_from(["txt", "txt.gz", "txt.zst"]), is_packed=st.booleans())
+def test_any_bytes_are_read_without_a_crash(tmp_path, content, suffix, is_packed):
+    path = tmp_path / f"a.{suffix}"
+    if is_packed:
+        write_source(path, content)
+    else:
+        path.write_bytes(content)
+
+    for document in ("line", "file"):
+        source, documents = read_text(path, document)
+        assert len(documents) <= source.count
+        assert bool(source.first_bad) == bool(source.bad)
+
+
+def test_a_thousand_small_files_become_one_corpus(tmp_path):
+    texts = [f"{number}. {text}" for number in range(2) for text in abstracts()]
+    assert len(texts) == 1000
+    for number, written in enumerate(texts):
+        write_source(tmp_path / f"{number:04d}.txt", written.encode())
+    sources = [{"format": "text", "files": "./*.txt", "document": "file"}]
+    context = make_context(tmp_path, sources=sources, validation=0.1)
+
+    assert main(context, StopFlag()) == FINISHED
+
+    corpus = open_corpus(tmp_path / "corpora" / "corpus")
+    corpus.verify()
+    counts = corpus.manifest.counts
+    assert (counts.records, sum(counts.documents.values()), counts.bad_records) == (1000, 1000, 0)
+    assert len(corpus.manifest.sources) == 1000
