@@ -29,8 +29,9 @@ def directives(script):
 def submit(script):
     job = str(1000 + call)
     options = directives(script) | dict(word.removeprefix("--").partition("=")[::2] for word in argv[:-1])
-    first, _, last = options.get("array", "").partition("%")[0].partition("-")
-    ids = [f"{{job}}_{{i}}" for i in range(int(first), int(last or first) + 1)] if first else [job]
+    ranges = [part.partition("-") for part in options.get("array", "").partition("%")[0].split(",") if part]
+    indices = [i for first, _, last in ranges for i in range(int(first), int(last or first) + 1)]
+    ids = [f"{{job}}_{{i}}" for i in indices] or [job]
     with queue.open("a") as file:
         file.writelines(f"{{id}}|{{options.get('comment', '')}}\\n" for id in ids)
     (state / f"{{job}}.sh").write_text(script)

@@ -47,13 +47,22 @@ def quantity(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def file_size(size: int) -> str:
+    """Three digits, in powers of 1,000: `950 bytes`, `12.3 kB`, `4.56 GB`."""
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= limit:
+            return f"{size / limit:.3g} {unit}"
+    return f"{size} bytes"
+
+
 def machine(recipe: "Recipe") -> str:
     """Say what a run occupies: `8 nodes x 4 GPUs`, `16 tasks x 32 CPUs, then 1 that finalises`."""
     wants = recipe.resources
-    if recipe.kind != "prepare":
+    if recipe.kind == "cpt":
         return f"{wants.nodes} node{'s' * (wants.nodes > 1)} x {wants.gpus_per_node or 'no'} GPUs"
     cpus = f"{wants.cpus_per_task} CPU{'s' * (wants.cpus_per_task > 1)}"
-    return f"{recipe.tasks} tasks x {cpus}, then 1 that finalises" if recipe.tasks > 1 else f"1 task x {cpus}"
+    tasks = recipe.tasks if recipe.kind == "prepare" else 1
+    return f"{tasks} tasks x {cpus}, then 1 that finalises" if tasks > 1 else f"1 task x {cpus}"
 
 
 def node_list(nodes: Sequence[str]) -> str:
