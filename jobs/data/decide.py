@@ -49,7 +49,8 @@ class Judged:
 
     def stays_in(self, split: Split) -> Flags:
         """Which of a split's documents stay, in the order of the part's shard."""
-        return self.stays[self.keys.splits == SPLITS.index(split)]
+        flags: Flags = self.stays[self.keys.splits == SPLITS.index(split)]
+        return flags
 
 
 def decide(parts: Sequence[Keys], drops_duplicates: bool) -> list[Judged]:

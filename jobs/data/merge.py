@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jobs.data.decide import Flags
-from jobs.data.durable import staging_path, write_durably
+from jobs.data.durable import staging_path, sync_names, write_durably
 from jobs.data.shards import ShardWriter
 from jobs.data.workers import run_tasks
 from jobs.runtime.watchdog import WATCHDOG
@@ -113,8 +113,10 @@ class Merger:
 
     def make(self, merge: Merge) -> Shard:
         """Make a shard and remember it."""
+        self._record(merge).unlink(missing_ok=True)  # of what was in its place
         whole = merge.pieces[0].shard if len(merge.pieces) == 1 and merge.pieces[0].stays.all() else None
         shard = self._link(whole, merge.name) if whole else self._copy(merge)
+        sync_names((self.corpus / merge.name).parent)
         write_durably(self._record(merge), MergedShard(stamp=merge.stamp, shard=shard).model_dump_json())
         return shard
 

@@ -37,8 +37,8 @@ class Words(WordTokenizer):
     """Splits what datatrove has normalised (punctuation is gone) at spaces, and around each Chinese, Japanese or Thai
     character.
 
-    datatrove's own choice for English is spaCy. It finds the same words in normalised text but for clitics,
-    is many times slower, and asks for the language of a corpus beforehand.
+    datatrove's own choice for English is spaCy. In 500 abstracts it found other words in 46 of 122,625 places
+    (0° in two, can not), took 160 times as long, and it asks for the language of a corpus beforehand.
     """
 
     _pattern = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]|[^\s\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]+")
