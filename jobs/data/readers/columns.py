@@ -41,7 +41,8 @@ def fault_of_error(error: Exception) -> str:
     """Say that pyarrow could not make sense of a file. Its own words are left out: they may quote the file.
 
     Args:
-        error: What pyarrow raised: of its own kind, or an OSError without a number where one of its decoders gave up.
+        error: What pyarrow raised: of its own kind, a UnicodeError over a name, or, where one of its decoders
+            gave up, an OSError without a number.
     """
     if isinstance(error, OSError) and error.errno is not None:
         raise error  # the file system does not answer: no fault of the data, and worth another attempt

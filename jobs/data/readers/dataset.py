@@ -36,7 +36,7 @@ def read_dataset(intake: Intake, source: DatasetSource) -> Iterator[Document]:
                 else:
                     yield from read_column(intake, _arrays(mapped, stream.schema.get_field_index(source.column), file))
                     fault = _fault_of_end(file)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, UnicodeError, OSError) as error:
             fault = fault_of_error(error)
         if fault:
             line, intake.count = intake.count + 1, max(intake.count, rows)

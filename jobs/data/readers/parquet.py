@@ -31,7 +31,7 @@ def read_parquet(intake: Intake, source: ParquetSource) -> Iterator[Document]:
             if not fault:
                 batches = table.iter_batches(_ROWS, columns=[source.column], use_threads=False)
                 yield from read_column(intake, (batch.column(0) for batch in batches))
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, UnicodeError, OSError) as error:
             fault = fault_of_error(error)
     if fault:
         line, intake.count = intake.count + 1, max(intake.count, rows)
