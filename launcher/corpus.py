@@ -48,6 +48,8 @@ class SourceFile(_Record):
     license: str
     size: int
     sha256: str
+    records: int
+    """As in the tally."""
 
 
 class Tally(_Record):

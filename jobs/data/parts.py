@@ -95,6 +95,7 @@ def _source_file(intake: Intake, source: Source) -> SourceFile:
         license=source.license,
         size=intake.size,
         sha256=intake.sha256,
+        records=intake.count,
     )
 
 

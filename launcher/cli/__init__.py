@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from launcher.cli import control, debug, devcluster, doctor, logs, recipe, status, submit
+from launcher.cli import control, corpus, debug, devcluster, doctor, logs, recipe, status, submit
 from launcher.errors import LauncherError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command()(logs.logs)
 for command in (control.stop, control.resume, control.cancel, control.save, control.sync):
     app.command()(command)
 app.command()(debug.debug)
+app.add_typer(corpus.app, name="corpus")
 app.add_typer(devcluster.app, name="devcluster")
 
 

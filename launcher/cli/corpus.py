@@ -1,0 +1,186 @@
+"""`launcher corpus`: what a prepared corpus is made of, whether it is whole, what it says, how two of them differ."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from launcher.cli.arguments import ClusterOption
+
+if TYPE_CHECKING:
+    from launcher.corpora.find import PublishedCorpus
+    from launcher.corpora.verify import Flaw
+
+app = typer.Typer(no_args_is_help=True, help="Prepared corpora: what is in them, are they whole, how do they differ.")
+
+CorpusArgument = Annotated[
+    str, typer.Argument(metavar="CORPUS", help="Name below the profile's `roots.corpora`, or a folder.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def show(
+    corpus: CorpusArgument,
+    cluster: ClusterOption = None,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option(
+            "--sequence-length", metavar="L", min=1, help="Also tell how many sequences of L tokens there are."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a corpus is made of: documents, tokens, what was dropped and why, sources, licences, settings."""
+    from launcher.cli.corpus_view import print_corpus, report_of
+    from launcher.corpora.lengths import measure_lengths
+
+    found = _open(corpus, cluster)
+    lengths, note = measure_lengths(found)
+    if as_json:
+        typer.echo(json.dumps(report_of(found, lengths, sequence_length), indent=2))
+    else:
+        print_corpus(found, lengths, sequence_length)
+    if note:
+        typer.echo(f"{note}: documents are not measured; `launcher corpus verify` tells more", err=True)
+
+
+@app.command()
+def verify(
+    corpus: CorpusArgument,
+    cluster: ClusterOption = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only; read no shard.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare all files of a corpus with its manifest; exit 1 with everything that is wrong.
+
+    Reads every shard: checksums, ends of documents, ids beyond the vocabulary. A credentialed corpus must be mode 0700.
+    """
+    from launcher.corpora.verify import check_contents, check_sizes, sound_shards
+
+    found = _open(corpus, cluster)
+    flaws = check_sizes(found)
+    sound = [] if quick else sound_shards(found, flaws)
+    if sound:
+        names = [name for shard in sound for name in (shard.name, f"{shard.name}.index")]
+        with _bar(sum(found.sizes()[name] for name in names)) as tell:
+            flaws += check_contents(found, sound, tell)
+    _tell_flaws(found, flaws, quick, as_json)
+    raise typer.Exit(1 if flaws else 0)
+
+
+@app.command()
+def sample(
+    corpus: CorpusArgument,
+    *,
+    cluster: ClusterOption = None,
+    count: Annotated[int, typer.Option("--count", "-n", metavar="N", min=1, help="How many documents.")] = 3,
+    split: Annotated[Literal["train", "validation"], typer.Option(help="Which part of the corpus.")] = "train",
+    seed: Annotated[int, typer.Option(help="Another seed draws other documents.")] = 0,
+    characters: Annotated[int, typer.Option(metavar="N", min=1, help="Cut longer documents.")] = 600,
+    has_credentials: Annotated[
+        bool,
+        typer.Option("--i-have-credentials", help="Print credentialed text: you may see it, and nobody else will."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Print documents drawn at random, decoded from their tokens as training gets them."""
+    from launcher.corpora.sample import draw
+
+    found = _open(corpus, cluster)
+    if found.manifest.data_use == "credentialed":
+        _refuse_job_logs()
+    documents = draw(found, split, count, seed, characters, has_credentials)
+    if as_json:
+        typer.echo(json.dumps({"split": split, "documents": [asdict(one) for one in documents]}, indent=2))
+        return
+    for one in documents:
+        typer.secho(f"{split} {one.number:,}, {one.tokens:,} tokens", bold=True)
+        typer.echo(f"{_printable(one.text)}{'' if one.is_whole else ' ...'}\n")
+
+
+@app.command()
+def diff(
+    left: Annotated[str, typer.Argument(metavar="A", help="Name below the profile's `roots.corpora`, or a folder.")],
+    right: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    cluster: ClusterOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell how two corpora differ: sources, settings, tokenizer, counts, shards; exit 0 if they do not, else 1.
+
+    Names, paths and the version of the code are told as well, but make no difference.
+    """
+    from launcher.cli.corpus_view import print_differences
+    from launcher.corpora.difference import compare
+
+    corpora = _open(left, cluster), _open(right, cluster)
+    differences = compare(corpora[0].manifest, corpora[1].manifest)
+    is_different = any(one.matters for one in differences)
+    if as_json:
+        said = [asdict(one) | {"matters": one.matters} for one in differences]
+        typer.echo(json.dumps({"different": is_different, "differences": said}, indent=2))
+    else:
+        print_differences(*corpora, differences)
+    raise typer.Exit(1 if is_different else 0)
+
+
+def _open(text: str, cluster: str | None) -> "PublishedCorpus":
+    from launcher.corpora.find import find_corpus, is_path, open_published
+
+    if is_path(text):
+        return open_published(Path(text).expanduser().absolute())
+    from launcher.load import load_cluster
+
+    return open_published(find_corpus(load_cluster(cluster), text))
+
+
+@contextmanager
+def _bar(size: int) -> Iterator[Callable[[int], None]]:
+    """Show how many bytes have been read, on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    # No thread refreshes it: a fork while that holds the terminal's lock would leave workers waiting for ever.
+    with Progress(
+        *columns, console=Console(stderr=True), auto_refresh=False, transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
+        task = bar.add_task("", total=size)
+        yield lambda read: bar.update(task, completed=read, refresh=True)
+
+
+def _tell_flaws(found: "PublishedCorpus", flaws: "list[Flaw]", quick: bool, as_json: bool) -> None:
+    from launcher.cli.wording import file_size
+
+    files, size = len(found.sizes()) + 1, sum(found.sizes().values())
+    if as_json:
+        said = [asdict(one) for one in flaws]
+        typer.echo(json.dumps({"folder": str(found.folder), "files": files, "bytes": size, "flaws": said}, indent=2))
+        return
+    for one in flaws:
+        typer.echo(f"{found.folder / one.file}: {one.what}")
+    if flaws:
+        number = f"{len(flaws)} flaw{'s' * (len(flaws) > 1)}"
+        typer.echo(f"{found.folder}: {number}; copy damaged files anew, or remove the folder and prepare it again")
+    else:
+        unread = "; contents were not read (`--quick`)" if quick else ""
+        typer.echo(f"{found.folder}: {files} files, {file_size(size)}, as the manifest says{unread}")
+
+
+def _refuse_job_logs() -> None:
+    from launcher.errors import LauncherError
+
+    if "SLURM_JOB_ID" in os.environ and not sys.stdout.isatty():
+        raise LauncherError("corpus sample: credentialed text would end in a job's log; run it in a terminal")
+
+
+def _printable(text: str) -> str:
+    """Replace what would steer a terminal."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)

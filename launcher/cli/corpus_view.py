@@ -1,0 +1,209 @@
+"""What `launcher corpus show` and `diff` print, as rich tables and lines; it fits into 80 columns."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import PurePath
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from launcher.cli.wording import file_size
+from launcher.corpora.difference import Difference
+from launcher.corpora.find import PublishedCorpus
+from launcher.corpora.lengths import Lengths, packings
+from launcher.corpus import SPLITS, Manifest, SourceFile, Split, Tally
+from launcher.recipe.prepare import Clean
+
+_SHOWN = 10
+"""Rows of a table before the rest is summed up."""
+_FOLDER_WIDTH = 24
+
+
+def report_of(corpus: PublishedCorpus, lengths: Mapping[Split, Lengths], sequence_length: int | None) -> dict[str, Any]:
+    """Put together what `show --json` prints: the manifest, and what was measured."""
+    measured = {
+        split: {
+            "mean": round(each.mean, 2),
+            "median": each.quantile(0.5),
+            "percentile_90": each.quantile(0.9),
+            "longest": each.longest,
+            "sequences": _packings(each, sequence_length) if sequence_length else None,
+        }
+        for split, each in lengths.items()
+    }
+    bytes_on_disk = sum(corpus.sizes().values())
+    manifest = corpus.manifest.model_dump(mode="json")
+    return {"folder": str(corpus.folder), "bytes": bytes_on_disk, "document_tokens": measured, "manifest": manifest}
+
+
+def _packings(lengths: Lengths, sequence_length: int) -> dict[str, Any]:
+    return {name: asdict(one) for name, one in packings(lengths, sequence_length).items()}
+
+
+def print_corpus(corpus: PublishedCorpus, lengths: Mapping[Split, Lengths], sequence_length: int | None) -> None:
+    """Print everything about a corpus."""
+    out, manifest = Console(highlight=False), corpus.manifest
+    color = "yellow" if manifest.data_use == "credentialed" else "green"
+    out.print(Text.assemble((manifest.corpus, "bold"), "  ", (manifest.data_use, color)))
+    for label, text in _details(corpus):
+        out.print(f"  {label:<11} {text}", markup=False, soft_wrap=True)
+    out.print()
+    out.print(_splits_table(manifest.counts, lengths))
+    if sequence_length and lengths:
+        out.print()
+        out.print(_sequences_table(lengths["train"], sequence_length))
+    for table in (_records_table(manifest.counts), _licenses_table(manifest.counts), _sources_table(manifest.sources)):
+        out.print()
+        out.print(table)
+
+
+def _details(corpus: PublishedCorpus) -> Iterator[tuple[str, str]]:
+    manifest, tokenizer = corpus.manifest, corpus.manifest.tokenizer
+    number = len(corpus.shards)
+    yield "folder", str(corpus.folder)
+    yield "on disk", f"{file_size(sum(corpus.sizes().values()))} in {number} shard{'s' * (number != 1)}"
+    starts = f"start with {' '.join(map(str, tokenizer.prefix))} and " if tokenizer.prefix else ""
+    yield "tokenizer", f"{tokenizer.path}: {tokenizer.vocab_size:,} ids ({manifest.dtype})"
+    yield "", f"documents {starts}end with {tokenizer.eos}; SHA-256 {tokenizer.fingerprint[:12]}"
+    yield "validation", f"{manifest.split.validation * 100:.4g}% of the documents, by a hash"
+    for number, text in enumerate(_unusual(manifest) or ["nothing but the defaults"]):
+        yield "" if number else "clean", text
+    yield "made by", f"launcher {manifest.code}"
+    yield "fingerprint", manifest.fingerprint[:12]
+
+
+def _unusual(manifest: Manifest) -> list[str]:
+    usual = Clean().model_dump(mode="json")
+    return [f"{key}: {_brief(value)}" for key, value in manifest.clean.items() if (key, value) not in usual.items()]
+
+
+def _brief(value: Any) -> str:
+    """Write a value on one line, as YAML would."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_brief(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_brief, value))}]"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _splits_table(counts: Tally, lengths: Mapping[Split, Lengths]) -> Table:
+    table = _table("", ">documents", ">tokens", *((">mean", ">median", ">90 %", ">longest") if lengths else ()))
+    for split in SPLITS:
+        cells = [split, f"{counts.documents[split]:,}", f"{counts.tokens[split]:,}"]
+        if each := lengths.get(split):
+            measured = (round(each.mean), each.quantile(0.5), each.quantile(0.9), each.longest)
+            cells += [f"{number:,}" if each.counts else "" for number in measured]
+        table.add_row(*cells)
+    return table
+
+
+def _sequences_table(lengths: Lengths, sequence_length: int) -> Table:
+    table = _table(f"sequences of {sequence_length:,} (train)", ">sequences", ">tokens lost", ">padding")
+    for name, packing in packings(lengths, sequence_length).items():
+        table.add_row(name, f"{packing.sequences:,}", _percent(packing.lost), _percent(packing.padding))
+    return table
+
+
+def _records_table(counts: Tally) -> Table:
+    table = _table("", ">records", ">of those read")
+    rows = [("read", counts.records), ("kept", sum(counts.documents.values()))]
+    rows += [(f"dropped: {reason}", number) for reason, number in counts.dropped.items()]
+    for name, number in (*rows, ("unreadable", counts.bad_records)):
+        table.add_row(name, f"{number:,}", _percent(number / counts.records) if counts.records else "")
+    return table
+
+
+def _licenses_table(counts: Tally) -> Table:
+    table = _table("licence", ">documents", ">share")
+    total = sum(counts.licenses.values())
+    ranked = sorted(counts.licenses.items(), key=lambda pair: -pair[1])
+    rows = ranked[:_SHOWN]
+    if rest := ranked[_SHOWN:]:
+        rows.append((f"{len(rest):,} others", sum(number for _, number in rest)))
+    for name, number in rows:
+        table.add_row(name, f"{number:,}", _percent(number / total))
+    return table
+
+
+def _sources_table(sources: Iterable[SourceFile]) -> Table:
+    """Make a row for each folder of files with the same format and licence."""
+    groups: dict[tuple[str, str, str], list[SourceFile]] = {}
+    for source in sources:
+        groups.setdefault((source.format, str(PurePath(source.path).parent), source.license), []).append(source)
+    table = _table("source", ">files", ">records", ">size", "folder", "licence")
+    table.columns[4].no_wrap = True
+    for (name, folder, license_), files in list(groups.items())[:_SHOWN]:
+        table.add_row(name, *_sizes(files), _end_of(folder), license_)
+    if rest := [file for files in list(groups.values())[_SHOWN:] for file in files]:
+        table.add_row("others", *_sizes(rest), f"{len(groups) - _SHOWN:,} more")
+    return table
+
+
+def _sizes(files: Sequence[SourceFile]) -> tuple[str, str, str]:
+    records, size = sum(file.records for file in files), sum(file.size for file in files)
+    return f"{len(files):,}", f"{records:,}", file_size(size)
+
+
+def _end_of(folder: str) -> str:
+    """Shorten a path from the left: its end tells more."""
+    parts = PurePath(folder).parts
+    while len(parts) > 1 and len(folder) > _FOLDER_WIDTH:
+        parts = parts[1:]
+        folder = f".../{PurePath(*parts)}"
+    return folder
+
+
+def print_differences(left: PublishedCorpus, right: PublishedCorpus, differences: Sequence[Difference]) -> None:
+    """Print how two corpora differ, by topic."""
+    out = Console(highlight=False)
+    for sign, corpus in (("A", left), ("B", right)):
+        out.print(f"{sign}  {corpus.manifest.corpus}  {corpus.folder}", markup=False, soft_wrap=True)
+    for topic in dict.fromkeys(one.topic for one in differences if one.matters):
+        _print_topic(out, topic, [one for one in differences if one.topic == topic])
+    if not any(one.matters for one in differences):
+        out.print("equal: sources, settings, tokenizer, counts and shards")
+    if origins := [one for one in differences if not one.matters]:
+        _print_topic(out, "makes no difference", origins)
+
+
+def _print_topic(out: Console, title: str, differences: Sequence[Difference]) -> None:
+    out.print(f"\n[bold]{title}[/]")
+    for one in differences[:_SHOWN]:
+        out.print(f"  {_wording(one)}", markup=False, soft_wrap=True)
+    if len(differences) > _SHOWN:
+        out.print(f"  and {len(differences) - _SHOWN:,} more (`--json` has all)", style="dim")
+
+
+def _wording(one: Difference) -> str:
+    if one.topic == "sources" and one.left and one.right:
+        keys = [key for key in one.left if one.left[key] != one.right[key]]
+        changed = (f"{key} {_fact(one.left[key])} -> {_fact(one.right[key])}" for key in keys)
+        return f"changed    {one.what}: {', '.join(changed)}"
+    if one.topic == "sources":
+        return f"only in {'A' if one.left else 'B'}  {one.what}"
+    if one.topic == "shards":
+        return f"{one.what}: {one.left['shards']} -> {one.right['shards']}, {one.left['in_both']} of them equal"
+    change = f" ({one.right - one.left:+,})" if one.topic == "counts" else ""
+    return f"{one.what}: {_fact(one.left)} -> {_fact(one.right)}{change}"
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, str) and len(value) == 64:
+        return value[:12]
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _brief(value)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _table(*names: str) -> Table:
+    """Make a table; names of columns of numbers start with `>`."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in names:
+        justify: Any = "right" if name.startswith(">") else "left"
+        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=name.startswith(">"), overflow="fold")
+    return table

@@ -1,0 +1,85 @@
+"""Which corpora there are, and which one a person means."""
+
+import difflib
+import os
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.cluster import Cluster
+from launcher.corpus import MANIFEST, SPLITS, IdFormat, Manifest, Shard, read_manifest
+from launcher.errors import LauncherError
+from launcher.paths import expand
+
+ID_CODES: dict[IdFormat, str] = {"uint16": "H", "uint32": "I"}
+"""The formats of token ids in the words of the `array` module."""
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class PublishedCorpus:
+    """A corpus on disk, as its manifest describes it."""
+
+    folder: Path
+    manifest: Manifest
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes that its shards must have, by their paths below the folder."""
+        width = array(ID_CODES[self.manifest.dtype]).itemsize
+        ids = {shard.name: shard.tokens * width for shard in self.shards}
+        return ids | {f"{shard.name}.index": shard.documents * 8 for shard in self.shards}
+
+    @property
+    def shards(self) -> list[Shard]:
+        """Of all splits."""
+        return [shard for split in SPLITS for shard in self.manifest.shards[split]]
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a person means a folder rather than a name below the profile's `roots.corpora`."""
+    return "/" in text or (Path(text) / MANIFEST).is_file()
+
+
+def find_corpus(cluster: Cluster, name: str) -> Path:
+    """Find a corpus by its name.
+
+    Args:
+        cluster: Its `roots.corpora` is where to look.
+        name: Name of a folder there.
+
+    Raises:
+        LauncherError: There is none, or it is still being made; with the names that there are.
+    """
+    root = expand(cluster.roots.corpora)
+    if os.path.isdir(root / name):  # False, not an error, where this user may not look
+        return root / name
+    if os.path.isdir(root / f"{name}.partial"):
+        raise LauncherError(f"`{name}`: is not whole yet; `launcher status` tells how far the run that makes it is")
+    raise LauncherError(f"`{name}`: no corpus below `{root}` has this name; {_hint(name, _names(root))}")
+
+
+def open_published(folder: Path) -> PublishedCorpus:
+    """Read the manifest of a corpus.
+
+    Raises:
+        LauncherError: It is not a corpus, or not for this user to read.
+    """
+    try:
+        return PublishedCorpus(folder, read_manifest(folder))
+    except PermissionError as error:
+        raise LauncherError(f"{error.filename}: is not for you to read; ask the owner of `{folder}`") from None
+    except NotADirectoryError:
+        raise LauncherError(f"{folder}: is a file; write the folder of a corpus") from None
+
+
+def _names(root: Path) -> list[str]:
+    return sorted(path.parent.name for path in root.glob(f"*/{MANIFEST}"))
+
+
+def _hint(name: str, known: list[str]) -> str:
+    if near := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean `{near[0]}`?"
+    if not known:
+        return "it has none; submit the `prepare` recipe that makes it, or write a path"
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return f"there are {', '.join(f'`{one}`' for one in known[:_SHOWN])}{more}; or write a path"
