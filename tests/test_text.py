@@ -113,6 +113,7 @@ def test_any_bytes_are_read_without_a_crash(tmp_path, content, suffix, is_packed
         assert bool(source.first_bad) == bool(source.bad)
 
 
+@pytest.mark.slow
 def test_a_thousand_small_files_become_one_corpus(tmp_path):
     texts = [f"{number}. {text}" for number in range(2) for text in abstracts()]
     assert len(texts) == 1000
