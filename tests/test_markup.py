@@ -25,9 +25,12 @@ def text(inside):
         ("Ca<sup>2+</sup>, CD4<sup>+</sup>, m<sup>2</sup>", "Ca2+, CD4+, m2"),
         ("<sup>18</sup>F-FDG [<sup>3</sup>H]", "18F-FDG [3H]"),
         ("10<sup>6</sup> and 10<sup>-6</sup>, 10<sup>\u2212 3</sup>", "10^6 and 10^-6, 10\u2212 3"),
-        ("25<sup>+0</sup> weeks, 1<sup>st</sup>", "25+0 weeks, 1st"),
+        ("25<sup>+0</sup> weeks, 1<sup>st</sup>, 37<sup>o</sup>C", "25+0 weeks, 1st, 37oC"),
         ("CO<sub>3</sub><sup>2-</sup>", "CO3^2-"),
         ("virus<sup>RV-C</sup>microbiome<sup>mixed</sup>T2", "virus^RV-C microbiome^mixed T2"),
+        ("<i>Gata6</i><sup><i>del</i></sup><i>Cre</i> <sup>a</sup>b", "Gata6^del Cre ab"),
+        ("(1-f)<sup>-1</sup>, (1-f)<sup>(n/Q)</sup>, [Fe]<sup>3+</sup>", "(1-f)^-1, (1-f)^(n/Q), [Fe]^3+"),
+        ("Gata6<sup>loxP/+</sup> and exp(d<sup>Q</sup>)", "Gata6^loxP/+ and exp(d^Q)"),
         ("NF-<i><sub>\u03ba</sub></i>B", "NF-\u03baB"),
         ("fast-acting \u03b2\n\t\t\t<sub>2</sub>-agonist", "fast-acting \u03b22-agonist"),
         ("a &lt; b &amp; c", "a < b & c"),
@@ -48,9 +51,11 @@ def test_inline_markup_neither_joins_nor_splits_words(markup, expected):
         ('was [<xref ref-type="bibr">1</xref>].', "was [1]."),
         ('(<xref ref-type="bibr">Smith, 2001</xref>)', "(Smith, 2001)"),
         ('see <xref ref-type="fig">Figure 1</xref>', "see Figure 1"),
+        ('at <ext-link xmlns:xlink="http://www.w3.org/1999/xlink" xlink:href="http://a.org"/>.', "at http://a.org."),
+        ("at <ext-link>http://b.org</ext-link>.", "at http://b.org."),
     ],
 )
-def test_raised_citations_are_left_out_and_others_stay(markup, expected):
+def test_raised_citations_are_left_out_and_other_references_stay(markup, expected):
     assert text(markup) == expected
 
 

@@ -98,13 +98,13 @@ def test_a_record_without_its_end_costs_only_itself():
 @pytest.mark.parametrize(
     ("content", "end"),
     [
-        (b"", "holds no `<set>`"),
-        (b"PK\x03\x04 not XML", "holds no `<set>`"),
-        (b"<html><body/></html>", "holds no `<set>`"),
-        (b"<set><r>1</r>", "ends before `</set>`"),
-        (b"<set><r>1</r><r>2", "ends before `</set>`"),
-        (b"<set><r>1</r><!-- </set>", "ends before `</set>`"),
-        (b"<set><r>1</r></set><set>", "ends before `</set>`"),
+        (b"", "holds no `<r>`"),
+        (b"PK\x03\x04 not XML", "holds no `<r>`"),
+        (b"<html><body/></html>", "holds no `<r>`"),
+        (b"<set><r>1</r>", "ends before its last end tag"),
+        (b"<set><r>1</r><r>2", "ends before its last end tag"),
+        (b"<set><r>1</r><!-- </set>", "ends before its last end tag"),
+        (b"<set><r>1</r></set><set>", "ends before its last end tag"),
     ],
 )
 def test_a_file_that_is_not_whole_is_noticed(content, end):

@@ -22,6 +22,7 @@ from jobs.data.readers.medline import read_medline
 from jobs.data.readers.notes import read_mimic_iii, read_mimic_iv
 from jobs.data.readers.parquet import read_parquet
 from jobs.data.readers.pile import read_pile
+from jobs.data.readers.pmc import read_pmc
 from jobs.data.readers.text import read_text
 from launcher.recipe.sources import Source
 
@@ -34,6 +35,7 @@ _READERS: dict[str, Reader] = {
     "mimic_iv": read_mimic_iv,
     "parquet": read_parquet,
     "pile": read_pile,
+    "pmc": read_pmc,
     "text": read_text,
 }
 

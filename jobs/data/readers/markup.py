@@ -21,8 +21,10 @@ _SPACES = re.compile(r"[\t\r\n][ \t\r\n]*| [ \t\r\n]+")
 # Line breaks before a subscript are a pretty printer's; NLM writes none inside of text.
 _INDENT = re.compile(r"[ \t]*\r?\n\s*$")
 _POWER = re.compile(r"\s*[-\u2212\u2013]?[0-9]")
-_WORD = re.compile(r"\s*[^\W\d_]{2}")
+# Not 1st, and not the letter that many write for the sign of degrees.
+_WORD = re.compile(r"\s*(?!(?:st|nd|rd|th|o)\s*$)(?:[^\W\d_]|\()")
 _TEX_BODY = re.compile(r"\\begin\{document\}(.*)\\end\{document\}", re.DOTALL)
+_HREF = "{http://www.w3.org/1999/xlink}href"
 _SCRIPTS = frozenset({"sub", "sup"})
 _NOTES = frozenset({"bibr", "fn", "table-fn", "aff", "corresp", "author-notes"})
 
@@ -93,11 +95,14 @@ class _Writer:
         self._scripts: list[int] = []
         """Where in the pieces the open subscripts and superscripts start."""
         self._depth = 0
+        self._is_after_mark = False
+        """A superscript that was marked ends here; the next word has to stand apart."""
 
     def add(self, text: str | None) -> None:
         """Write text as it stands."""
         if text:
-            self._pieces.append(text)
+            self._pieces.append(f" {text}" if self._is_after_mark and text[0].isalpha() else text)
+            self._is_after_mark = False
 
     def start(self, node: Element) -> bool:
         """Write what stands before the children of an element; whether they are to be written."""
@@ -144,11 +149,11 @@ class _Writer:
         start = min(self._scripts.pop(), len(self._pieces))
         script = "".join(self._pieces[start:])
         before = self._pieces[start - 1][-1:] if start else ""
-        is_power = before.isdecimal() and _POWER.match(script) is not None
-        is_word = before.isalpha() and _WORD.match(script) is not None
+        is_closed = before in (")", "]")
+        is_power = (before.isdecimal() or is_closed) and _POWER.match(script) is not None
+        is_word = (before.isalnum() or is_closed) and _WORD.match(script) is not None
         if _local_name(node) == "sup" and (is_power or is_word):
-            script = "^" + script.strip()
-            script += " " if (node.tail or "")[:1].isalpha() else ""
+            script, self._is_after_mark = "^" + script.strip(), True
         self._pieces[start:] = [script]
 
 
@@ -164,6 +169,8 @@ def _replacement(node: Element, name: str) -> str | None:
         body = _TEX_BODY.search(node.text or "")
         has_mathml = node.getparent().find(MATH) is not None
         return "" if has_mathml else (body[1] if body else node.text or "").strip("$ \n")
+    if name == "ext-link" and not "".join(node.itertext()).strip():
+        return str(node.get(_HREF, ""))
     is_raised_note = (name == "sup" and any(_is_note(child) for child in node.iter("xref"))) or (
         name == "xref" and _is_note(node) and node.find("sup") is not None
     )

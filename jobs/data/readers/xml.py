@@ -82,7 +82,7 @@ class Cutter:
         """
         self._window = _Window(stream)
         self._elements, self._roots = frozenset(elements), frozenset(roots)
-        self._expected = (roots or elements)[0]
+        self._expected = elements[0]
         self._opened, self._open_roots, self._is_empty = "", 0, True
         names = "|".join([*elements, *roots]).encode()
         self._markup = re.compile(rb"<(?:(?:%b)[\s>]|/(?:%b)\s{0,8}>|!--|!\[CDATA\[|\?|!DOCTYPE)" % (names, names))
@@ -132,7 +132,7 @@ class Cutter:
         if self._is_empty:
             raise BrokenXmlError(f"holds no `<{self._expected}>`")
         if self._opened or self._open_roots > 0:
-            raise BrokenXmlError(f"ends before `</{self._expected}>`")
+            raise BrokenXmlError("ends before its last end tag")
 
     def _unfinished(self) -> Cut:
         return Cut(self._window.started, self._opened, b"", "has no end tag")
