@@ -10,7 +10,9 @@ import pytest
 
 from launcher.load import load_cluster, load_recipes
 from launcher.paths import SubmissionDir, submissions_root
+from launcher.preview import plan_calls
 from launcher.render import Request, render
+from launcher.slurm.queue import queue_of
 from tests.conftest import GOLDEN
 from tests.test_render import check_shell
 
@@ -27,25 +29,25 @@ def name_of(path: Path, cluster: str, way: str) -> str:
 def somebodys_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("SCRATCH", "/scratch/someone")
+    monkeypatch.setenv("PATH", "/nowhere")  # no Slurm that could say how long its arrays may be
 
 
 @pytest.mark.parametrize(("path", "cluster", "way"), CASES, ids=[name_of(*case) for case in CASES])
 def test_a_recipe_renders_to_its_golden_script(
     path: Path, cluster: str, way: str, golden: Callable[[str, str], None]
 ) -> None:
-    recipes = tuple(item.recipe for item in load_recipes(path, rehearse=bool(way)))
-    runs = Path("/runs")
+    loaded = load_recipes(path, rehearse=bool(way))
+    profile = load_cluster(str(RECIPES / "clusters" / f"{cluster}.yaml"))
+    runs, scripts = Path("/runs"), []
 
-    script = render(
-        Request(recipes),
-        load_cluster(str(RECIPES / "clusters" / f"{cluster}.yaml")),
-        SubmissionDir(submissions_root(runs) / "0a1b2c3d-1"),
-        runs / ".code" / "0123456789abcdef",
-        "/usr/bin/python3",
-    )
+    for number, call in enumerate(plan_calls(loaded, queue_of(profile)), 1):
+        request = Request(tuple(loaded[run.position].recipe for run in call.runs), purpose=call.purpose)
+        folder = SubmissionDir(submissions_root(runs) / f"0a1b2c3d-{number}")
+        scripts.append(render(request, profile, folder, runs / ".code" / "0123456789abcdef", "/usr/bin/python3"))
 
-    check_shell(script)
-    golden(name_of(path, cluster, way), script)
+    for script in scripts:
+        check_shell(script)
+    golden(name_of(path, cluster, way), "".join(scripts))
 
 
 def test_there_are_recipes_and_no_golden_script_without_one() -> None:
