@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import launcher
+from jobs.data.clean.decontaminate import tell
 from jobs.data.counts import check_quality, summary
 from jobs.data.finalise import finalise
 from jobs.data.parts import Part, finished_part, make_part
@@ -77,7 +78,8 @@ def make_corpus(plan: Plan, context: Context, is_stop_wanted: Callable[[], bool]
             if not finalise(plan, parts, code_version(context), is_stop_wanted):
                 return stopped(context)
         publish(plan)
-    print(f"{plan.folder}: {summary(read_manifest(plan.folder).counts)}", flush=True)
+    manifest = read_manifest(plan.folder)
+    print(f"{plan.folder}: {summary(manifest.counts)}", *tell(manifest.decontamination), sep="\n    ", flush=True)
     append_event(context.run.ledger, context.attempt, last_step=len(plan.files), reason="finished", source="prepare")
     return FINISHED
 

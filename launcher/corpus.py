@@ -65,6 +65,9 @@ class Tally(_Record):
     tokens: dict[Split, int] = dict.fromkeys(SPLITS, 0)
     licenses: dict[str, int] = {}
     """Documents by licence: an article's own where it states one, else its source's."""
+    phi: dict[str, int] = {}
+    """What looks like patients' data, by pattern, in the documents that passed all filters, later duplicates among them
+    (see `jobs.data.clean.phi`); empty if the recipe does not ask for it."""
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(
@@ -74,6 +77,7 @@ class Tally(_Record):
             documents=_sum(self.documents, other.documents),
             tokens=_sum(self.tokens, other.tokens),
             licenses=_sum(self.licenses, other.licenses),
+            phi=_sum(self.phi, other.phi),
         )
 
 
@@ -106,6 +110,24 @@ class SplitRule(_Record):
     )
 
 
+class EvaluationSet(_Record):
+    """A file of evaluation data that no document of the corpus shares a run of words with."""
+
+    path: str
+    sha256: str
+    records: int
+    """List elements, lines or rows."""
+    ngrams: int
+    """Runs of words in it that documents were searched for, without those of files before it."""
+    documents: int
+    """Documents dropped for it; each counts for the first record that is found."""
+    found: int
+    """Records that were found."""
+    found_most: dict[str, int]
+    """The most frequent of them by their number, from 1, with their documents. Where one has many, it may hold
+    a phrase that everybody writes."""
+
+
 class Manifest(_Record):
     """Everything there is to say about a prepared corpus."""
 
@@ -121,6 +143,8 @@ class Manifest(_Record):
     split: SplitRule
     clean: dict[str, Any]
     """The recipe's `clean`."""
+    decontamination: tuple[EvaluationSet, ...] = ()
+    """What the recipe's `clean.decontaminate` found."""
     counts: Tally
     sources: tuple[SourceFile, ...]
     shards: dict[Split, tuple[Shard, ...]]

@@ -71,6 +71,7 @@ def count_documents(parts: Sequence[Part], judged: Sequence[Judged]) -> Tally:
         dropped={reason: count for reason, count in dropped.items() if count},
         documents=dict(documents),
         licenses={name: licenses[name] for name in sorted(licenses) if licenses[name]},
+        phi=read.phi,
     )
 
 
@@ -84,4 +85,5 @@ def summary(tally: Tally) -> str:
     """Say in a line what became of the source text."""
     kept = [f"{split} {tally.documents[split]:,} documents, {tally.tokens[split]:,} tokens" for split in SPLITS]
     dropped = [f"dropped {count:,} ({reason})" for reason, count in tally.dropped.items()]
-    return "; ".join([*kept, *dropped, f"{tally.bad_records:,} of {tally.records:,} records unreadable"])
+    phi = [f"{count:,} matches of {pattern}" for pattern, count in tally.phi.items()]
+    return "; ".join([*kept, *dropped, *phi, f"{tally.bad_records:,} of {tally.records:,} records unreadable"])

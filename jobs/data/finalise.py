@@ -7,6 +7,7 @@ run again, and the bytes depend on the source files and the recipe alone.
 import hashlib
 from collections.abc import Callable, Sequence
 
+from jobs.data.clean.decontaminate import account
 from jobs.data.counts import count_documents, count_tokens, summary
 from jobs.data.decide import NEAR_DUPLICATE, Judged, decide, mark
 from jobs.data.durable import sync_names, write_durably
@@ -117,6 +118,7 @@ def write_manifest(plan: Plan, parts: Sequence[Part], code: str, counts: Tally, 
         dtype=plan.encoder.dtype,
         split=SplitRule(validation=plan.recipe.validation),
         clean=plan.recipe.clean.model_dump(mode="json"),
+        decontamination=account(plan.evaluation, [part.contaminated for part in parts]) if plan.evaluation else (),
         counts=counts,
         sources=tuple(part.source for part in parts),
         shards=shards,

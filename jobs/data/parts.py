@@ -7,11 +7,10 @@ was killed goes on with the files that have no record, in any number of processe
 from collections.abc import Iterable, Iterator
 
 from datatrove.data import Document
-from datatrove.pipeline.filters.base_filter import BaseFilter
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from jobs.data.clean import Cleaner
 from jobs.data.durable import write_durably
-from jobs.data.filters import filters_of
 from jobs.data.keys import KeyRecorder
 from jobs.data.plan import Plan, options_of
 from jobs.data.progress import Gauge
@@ -37,6 +36,8 @@ class Part(BaseModel):
     """The first unreadable lines, as `file:line: what is wrong`."""
     shards: dict[Split, Shard]
     """Names are below `Plan.parts`."""
+    contaminated: dict[str, int] = {}
+    """Documents dropped for each record of the evaluation sets; see `jobs.data.clean.decontaminate`."""
 
 
 def finished_part(plan: Plan, number: int) -> Part | None:
@@ -60,20 +61,23 @@ def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
     path, source = plan.files[number]
     modified_ns = path.stat().st_mtime_ns
     intake, keys = Intake(path), KeyRecorder(source.license)
-    filters = filters_of(plan.recipe.clean)
+    cleaner = Cleaner(plan.recipe.clean, plan.evaluation)
     shards = TokenizedShards(plan.encoder, plan.recipe.validation, plan.parts, f"{number:05d}.ds", intake, keys)
     minhash = plan.recipe.clean.near_duplicates
     signatures = [SignatureWriter(minhash, plan.signatures(number), keys)] if minhash else []
-    documents: Iterable[Document] | None = _watched(keys.number(read(intake, source)), number, intake, gauge)
-    for step in (*filters, *signatures, shards):
+    documents: Iterable[Document] | None = cleaner.run(
+        _watched(keys.number(read(intake, source)), number, intake, gauge)
+    )
+    for step in (*signatures, shards):
         documents = step(documents)
     keys.save(plan.keys(number), intake.deleted)
     part = Part(
         source=_source_file(intake, source),
         modified_ns=modified_ns,
-        tally=_tally(intake, filters, shards.written, keys),
+        tally=_tally(intake, cleaner, shards.written, keys),
         first_bad=tuple(intake.first_bad),
         shards=shards.written,
+        contaminated=cleaner.contaminated,
     )
     write_durably(plan.record(number), part.model_dump_json(indent=1))
     return part
@@ -99,13 +103,13 @@ def _source_file(intake: Intake, source: Source) -> SourceFile:
     )
 
 
-def _tally(intake: Intake, filters: list[BaseFilter], shards: dict[Split, Shard], keys: KeyRecorder) -> Tally:
-    labels = [(label, stat.total) for step in filters for label, stat in step.stats.stats.items()]
+def _tally(intake: Intake, cleaner: Cleaner, shards: dict[Split, Shard], keys: KeyRecorder) -> Tally:
     return Tally(
         records=intake.count,
         bad_records=intake.bad,
-        dropped={label.removeprefix("dropped_"): int(n) for label, n in labels if label.startswith("dropped_")},
+        dropped=cleaner.dropped,
         documents=dict.fromkeys(SPLITS, 0) | {split: shard.documents for split, shard in shards.items()},
         tokens=dict.fromkeys(SPLITS, 0) | {split: shard.tokens for split, shard in shards.items()},
         licenses={name: keys.licenses.count(number) for name, number in keys.license_names.items()},
+        phi=cleaner.phi,
     )

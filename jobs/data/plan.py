@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.data.clean.language import check_languages
+from jobs.data.clean.overlap import EvaluationIndex, build_index
 from jobs.data.tokenize import TextEncoder, load_encoder
 from jobs.runtime.context import Context
 from launcher.corpus import FORMAT
@@ -29,6 +31,8 @@ class Plan:
     fingerprint: str
     folder: Path
     """Where the corpus is published."""
+    evaluation: EvaluationIndex | None
+    """Of the evaluation sets that documents must not overlap with."""
 
     @property
     def work(self) -> Path:
@@ -61,7 +65,7 @@ def make_plan(context: Context) -> Plan:
     """Work out what the recipe asks for.
 
     Raises:
-        LauncherError: source files are missing, or the tokenizer cannot be used.
+        LauncherError: source files or evaluation sets are missing, or the tokenizer or a language cannot be used.
     """
     recipe = context.recipe
     assert isinstance(recipe, PrepareRecipe), recipe.kind
@@ -69,26 +73,49 @@ def make_plan(context: Context) -> Plan:
         raise LauncherError("resources: `prepare` is one task; write `nodes: 1` and `gpus_per_node: 0`")
     files = find_files(context, recipe.sources)
     encoder = load_encoder(context.model_path(recipe.tokenizer), recipe.tokenizer)
-    fingerprint = fingerprint_of(recipe, files, encoder)
-    return Plan(recipe, files, encoder, fingerprint, context.corpus_path(recipe.corpus))
+    check_languages(recipe.clean.languages)
+    evaluation = load_evaluation(context, recipe)
+    fingerprint = fingerprint_of(recipe, files, encoder, evaluation)
+    return Plan(recipe, files, encoder, fingerprint, context.corpus_path(recipe.corpus), evaluation)
 
 
 def find_files(context: Context, sources: Sequence[Source]) -> tuple[SourcePath, ...]:
     """Find the files of all sources, sorted by name within each."""
     found: list[SourcePath] = []
     for number, source in enumerate(sources):
-        pattern = context.data_glob(source.files)
-        paths = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
-        if not paths:
-            raise LauncherError(
-                f"sources.{number}.files: `{source.files}` matches no file ({pattern}); correct it, put the files "
-                "there, or set `roots.data` in the cluster profile"
-            )
-        found += [(path, source) for path in paths]
+        found += [(path, source) for path in matching(context, f"sources.{number}.files", source.files)]
     return tuple(found)
 
 
-def fingerprint_of(recipe: PrepareRecipe, files: Sequence[SourcePath], encoder: TextEncoder) -> str:
+def load_evaluation(context: Context, recipe: PrepareRecipe) -> EvaluationIndex | None:
+    """Read the evaluation sets that the recipe names, each once; None if it names none."""
+    wanted = recipe.clean.decontaminate
+    if wanted is None:
+        return None
+    key = "clean.decontaminate.files"
+    paths = [path for number, files in enumerate(wanted.files) for path in matching(context, f"{key}.{number}", files)]
+    return build_index(dict.fromkeys(paths), wanted.ngram)
+
+
+def matching(context: Context, key: str, files: str) -> list[Path]:
+    """Find the files that a pattern of the recipe means, sorted by name.
+
+    Raises:
+        LauncherError: there are none.
+    """
+    pattern = context.data_glob(files)
+    paths = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+    if not paths:
+        raise LauncherError(
+            f"{key}: `{files}` matches no file ({pattern}); correct it, put the files there, or set `roots.data` in "
+            "the cluster profile"
+        )
+    return paths
+
+
+def fingerprint_of(
+    recipe: PrepareRecipe, files: Sequence[SourcePath], encoder: TextEncoder, evaluation: EvaluationIndex | None
+) -> str:
     """Sum up everything that decides the bytes of the shards, and who may see them.
 
     Of source files that is name, size and reader: reading terabytes for their checksums, to learn that
@@ -101,6 +128,7 @@ def fingerprint_of(recipe: PrepareRecipe, files: Sequence[SourcePath], encoder: 
         "tokenizer": encoder.record.model_dump(exclude={"path"}),
         "validation": recipe.validation,
         "clean": recipe.clean.model_dump(mode="json"),
+        "evaluation": [file.sha256 for file in evaluation.files] if evaluation else [],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

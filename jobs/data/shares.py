@@ -63,8 +63,9 @@ def _explain(group: RunDir, before: dict[str, int], now: dict[str, int]) -> str:
         "of another size": sorted(path for path in before.keys() & now.keys() if before[path] != now[path]),
     }
     what = "; ".join(f"{kind}: {_some(paths)}" for kind, paths in changes.items() if paths)
+    same = "files are the same, the tokenizer or an evaluation set is not"
     return (
-        f"sources: not what the first task of this group found ({what or 'files are the same, the tokenizer is not'}); "
+        f"sources: not what the first task of this group found ({what or same}); "
         f"put things back and `launcher resume {group.root.name}`, or submit the recipe again to start anew"
     )
 

@@ -116,11 +116,14 @@ class _Site:
             yield key, f"`{name}` is not below `{root}`; put it there, or write a Hugging Face id such as `org/name`"
 
     def source_findings(self, recipe: PrepareRecipe) -> Iterator[Finding]:
-        for index, source in enumerate(recipe.sources):
-            is_local = source.files.startswith(("./", "../"))
+        evaluation = recipe.clean.decontaminate.files if recipe.clean.decontaminate else ()
+        patterns = {f"sources.{index}.files": source.files for index, source in enumerate(recipe.sources)}
+        patterns |= {f"clean.decontaminate.files.{index}": files for index, files in enumerate(evaluation)}
+        for key, files in patterns.items():
+            is_local = files.startswith(("./", "../"))
             folder = Path(self.recipe_folder) if is_local else expand(self.cluster.roots.data)
-            if not any(glob.iglob(str(Path(glob.escape(str(folder))) / source.files), recursive=True)):
-                yield f"sources.{index}.files", f"no file matches `{folder / source.files}`; check the pattern"
+            if not any(glob.iglob(str(Path(glob.escape(str(folder))) / files), recursive=True)):
+                yield key, f"no file matches `{folder / files}`; check the pattern"
 
     def corpus_findings(self, recipe: CptRecipe, pending: frozenset[str]) -> Iterator[Finding]:
         for index, corpus in enumerate(recipe.data.corpora):

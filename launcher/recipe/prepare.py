@@ -2,12 +2,21 @@
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from launcher.recipe.sections import ConflictError, Fraction, RecipeBase, Section, refuse_site_path
 from launcher.recipe.sources import Source
+
+
+def _refuse_other_codes(code: str) -> str:
+    if len(code) != 2 or not (code.isascii() and code.isalpha() and code.islower()):
+        raise ValueError(f"`{code}` is no ISO 639-1 code; write two lower-case letters such as `en`")
+    return code
+
+
+LanguageCode: TypeAlias = Annotated[str, AfterValidator(_refuse_other_codes)]
 
 
 class Minhash(Section):
@@ -22,13 +31,19 @@ class Minhash(Section):
 
 
 class Decontamination(Section):
-    """Removal of documents that contain text of evaluation sets."""
+    """Removal of documents that contain text of evaluation sets.
+
+    Words are runs of letters and digits, without case and punctuation; in Chinese and Japanese each character
+    is one, so that `ngram` should be higher there. What was dropped for each file is in the manifest.
+    """
 
     files: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Evaluation sets (JSON, JSON lines or CSV): globs below `roots.data`, or `./...` relative to the recipe."""
+    """Evaluation sets (JSON, JSON lines or CSV, with .gz or .zst, too): globs below `roots.data`, or `./...` relative
+    to the recipe. All strings in them count, whatever their key is."""
     ngram: Annotated[int, Field(ge=1)] = 13
-    """A document goes if it shares this many consecutive words with one of them (Brown et al. 2020,
-    https://arxiv.org/abs/2005.14165, appendix C)."""
+    """A document goes as a whole if it shares this many consecutive words with one of them (Brown et al. 2020,
+    https://arxiv.org/abs/2005.14165, appendix C), or a whole question of at least 8 words. Other short texts are
+    ignored: many an answer stands in any clinical note."""
 
     @field_validator("files")
     @classmethod
@@ -43,13 +58,15 @@ class Clean(Section):
     """Unicode normalisation."""
     min_characters: Annotated[int, Field(ge=0)] = 1
     """Shorter documents are dropped and counted."""
-    languages: tuple[str, ...] = ()
-    """ISO 639-1 codes of the languages to keep, found by the text itself; all if empty."""
+    languages: tuple[LanguageCode, ...] = ()
+    """ISO 639-1 codes of the languages to keep, found by the text itself; all if empty. What may be in one of
+    them stays: only where that is less probable than 1 in 1,000 a document goes."""
     decontaminate: Decontamination | None = None
     """Drop documents that overlap with evaluation sets."""
     phi_check: bool = False
-    """Count patterns that look like patients' data (telephone and record numbers, e-mail addresses, names after
-    titles); counts go into the manifest, text never."""
+    """Count patterns that look like patients' data (telephone, social security and record numbers, e-mail addresses,
+    full dates, names after titles) and marks of de-identification; counts go into the manifest, text never. A smell
+    test: it removes nothing, and finding nothing proves nothing."""
     exact_duplicates: Literal["keep", "drop"] = "keep"
     """Documents with the same text as an earlier one."""
     near_duplicates: Minhash | None = None

@@ -1,14 +1,11 @@
-"""Filters of documents, on datatrove's interface. Each gives the reason under which it drops."""
+"""Steps that look at nothing but the text: Unicode normalisation and length; and what the reader has decided."""
+
+import unicodedata
+from typing import Literal
 
 from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
-
-from launcher.recipe.prepare import Clean
-
-
-def filters_of(clean: Clean) -> list[BaseFilter]:
-    """The filters that a recipe asks for, in the order they are applied."""
-    return [MarkedByReader(), MinimumLength(clean.min_characters)]
+from datatrove.pipeline.formatters.base import BaseFormatter
 
 
 class MarkedByReader(BaseFilter):
@@ -20,6 +17,20 @@ class MarkedByReader(BaseFilter):
         """Tell whether the reader gave no reason to drop the document."""
         reason = doc.metadata.get("drop")
         return True if reason is None else (False, str(reason))
+
+
+class Normaliser(BaseFormatter):
+    """Puts text into a Unicode normalisation form (https://www.unicode.org/reports/tr15/)."""
+
+    name = "unicode normalisation"
+
+    def __init__(self, form: Literal["nfc", "nfkc"]) -> None:
+        super().__init__()
+        self._form: Literal["NFC", "NFKC"] = "NFC" if form == "nfc" else "NFKC"
+
+    def format(self, text: str) -> str:
+        """Normalise a text. Most text is in that form already, which is quicker to find out."""
+        return text if unicodedata.is_normalized(self._form, text) else unicodedata.normalize(self._form, text)
 
 
 class MinimumLength(BaseFilter):
