@@ -146,3 +146,12 @@ def test_a_refusal_quotes_nothing_of_the_line(line):
         said = str(error)
         assert said.isascii()
         assert len(said) < 150
+
+
+def test_a_file_that_gives_nothing_counts_by_its_size(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(b"<html>" + b"not what it should be " * 5000)
+    source = Intake(path)
+
+    assert list(source.lines()) == []
+    assert source.bad == source.count == round(path.stat().st_size / 1000)

@@ -26,6 +26,9 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
 """What decompression raises when a file is truncated or corrupt."""
 
 _NAMED = 5
+_RECORD_BYTES = 1000
+"""Size on disk of a record of a file that gave none: about that of a compressed abstract. A file must not pass for one
+bad record because nothing at all could be read of it."""
 
 
 class Intake:
@@ -76,7 +79,8 @@ class Intake:
             what: What is wrong, in words that quote nothing of it.
         """
         self.first_bad.insert(0, f"{self.path}:{line}: the file is damaged: {what}")
-        self.bad = self.count = max(1, round(self.count / (self.share_read or 1)))
+        known = self.count / self.share_read if self.count and self.share_read else self.size / _RECORD_BYTES
+        self.bad = self.count = max(1, self.count, round(known))
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[io.BufferedIOBase]:

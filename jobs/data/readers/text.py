@@ -32,6 +32,7 @@ def _whole(intake: Intake) -> Iterator[tuple[int, bytes]]:
                 content += piece
         except DAMAGE as error:
             intake.damage(content.count(b"\n") + 1, str(error))
+            intake.bad = intake.count = 1  # however large it is
             return
     if len(content) > MAX_RECORD_BYTES:
         intake.count += 1
