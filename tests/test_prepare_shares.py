@@ -2,9 +2,13 @@
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import pexpect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +23,9 @@ from jobs.prepare import main
 from jobs.runtime.stop import StopFlag
 from launcher.errors import LauncherError
 from launcher.ledger import read_attempts, read_json_lines
-from launcher.paths import CONTINUE, FINISHED
+from launcher.paths import CONTINUE, FINISHED, RunDir, list_shares
 from launcher.record import Share
-from tests.preparing import abstracts, files_of, make_context, write_pile
+from tests.preparing import ASSETS, abstracts, files_of, make_context, write_pile
 
 sizes_of_files = st.lists(st.integers(0, 10**9), max_size=60)
 counts = st.integers(1, 12)
@@ -279,3 +283,53 @@ def test_processes_of_the_same_number_on_two_machines_do_not_disturb_each_other(
     assert made[0] == made[1]
     assert (tmp_path / "a.ds").stat().st_size == 10
     assert sorted(os.listdir(tmp_path)) == ["a.ds", "a.ds.index"]
+
+
+RECIPE = """\
+kind: prepare
+name: array
+corpus: {corpus}
+sources: [{{format: pile, files: "./*.jsonl.zst"}}]
+tokenizer: stories260k
+tasks: {tasks}
+resources: {{cpus_per_task: 1, time: 10min}}
+"""
+
+
+@pytest.mark.slow
+def test_without_slurm_tasks_follow_each_other(tmp_path):
+    sources = write_sources(tmp_path / "sources")
+    roots = f"{{runs: {tmp_path}/runs, data: {tmp_path}, corpora: {tmp_path}/corpora, models: {ASSETS}}}"
+    profile = sources / "local.yaml"
+    profile.write_text(f"name: here\nexecutor: local\nroots: {roots}\n")
+    for tasks in (1, 3):
+        recipe = sources / f"{tasks}.yaml"
+        recipe.write_text(RECIPE.format(tasks=tasks, corpus=f"in-{tasks}"))
+        argv = [sys.executable, "-m", "launcher", "submit", recipe, "--cluster", profile, "--wait", "--json"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    [run] = json.loads(done.stdout)["runs"]
+    shares = list_shares(RunDir(Path(run["folder"])))
+    starts = [read_attempts(member.ledger)[0].started for member in (*shares, RunDir(Path(run["folder"])))]
+    assert starts == sorted(starts)
+    assert [share["id"] for share in run["tasks"]] == [share.root.name for share in shares]
+    made = [shards_of(tmp_path / "corpora" / name) for name in ("in-1", "in-3")]
+    assert [corpus["manifest.json"].pop("corpus") for corpus in made] == ["in-1", "in-3"]
+    assert made[0] == made[1]
+
+
+def test_a_terminal_gets_a_bar(tmp_path):
+    write_pile(tmp_path / "a.jsonl", abstracts())
+    make_context(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from jobs.prepare import main; from jobs.runtime.stop import StopFlag\n"
+        "from jobs.runtime.context import Ranks, load_context; from launcher.paths import RunDir\n"
+        "main(load_context(RunDir(Path(sys.argv[1])), 0, Ranks(0, 1, 0, 1, 0)), StopFlag())"
+    )
+    argv = ["-c", code, str(tmp_path / "run")]
+    terminal = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=60, dimensions=(40, 80))
+
+    terminal.expect(r"0/1 files .*━")
+    terminal.expect(r"1/1 files .*━")
+    terminal.expect(pexpect.EOF)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launcher.cluster import Cluster
 from launcher.errors import SlurmError
@@ -12,6 +13,7 @@ from launcher.ledger import read_json_lines
 from launcher.paths import RunDir, list_shares, submissions_root
 from launcher.preview import SubmitOptions, preview
 from launcher.record import RunRecord, Share
+from tests.command_line import launcher
 from tests.fake_slurm import FakeSlurm, directives
 from tests.submitting import MakeCluster, MakeRecipe, all_runs, all_submissions, loaded, submit
 
@@ -169,3 +171,42 @@ def test_without_slurm_one_process_carries_out_all_of_them_in_turn(
     (submission,) = submissions_root(Path(cluster.roots.runs)).iterdir()
     rows = [json.loads(line)["run"] for line in (submission / "manifest.jsonl").read_text().splitlines()]
     assert rows == [str(member.root) for member in members]
+
+
+@pytest.fixture
+def typed(fake_slurm: FakeSlurm, make_cluster: MakeCluster, tmp_path: Path) -> tuple[str, ...]:
+    """`launcher submit` of a recipe in three tasks, as typed."""
+    profile, recipe = tmp_path / "cluster.yaml", tmp_path / "recipe.yaml"
+    profile.write_text(yaml.safe_dump(make_cluster().model_dump(mode="json", exclude_defaults=True)))
+    recipe.write_text(
+        "kind: prepare\nname: corpus\ncorpus: a\ntokenizer: tokenizer\ntasks: 3\n"
+        "sources: [{format: pile, files: abstracts.jsonl}]\nresources: {time: 1h, cpus_per_task: 2}\n"
+    )
+    return "submit", str(recipe), "--cluster", str(profile)
+
+
+def test_a_dry_run_shows_both_scripts_and_tells_tasks_and_cpus(typed: tuple[str, ...], fake_slurm: FakeSlurm) -> None:
+    printed, said = launcher(*typed, "--dry-run")
+
+    assert printed.count("#SBATCH --job-name=") == 2
+    assert [line.partition(": ")[2] for line in printed.splitlines() if line.startswith("# ^ ")] == [
+        "corpus, tasks 0 to 2",
+        "corpus, finalise",
+    ]
+    assert "1 run in 2 jobs (3 tasks x 2 CPUs, then 1 that finalises, 1h)" in said
+    assert fake_slurm.calls("sbatch") == []
+
+
+def test_test_only_tells_when_the_tasks_would_start(typed: tuple[str, ...]) -> None:
+    assert launcher(*typed, "--test-only")[0].splitlines() == [
+        "corpus, tasks 0 to 2: would start Fri 02 Jan 03:04 on n[1-2] (partition gpu)",
+        "corpus, finalise: starts when its tasks are over",
+    ]
+
+
+def test_submit_prints_the_run_and_its_tasks_in_a_line(typed: tuple[str, ...]) -> None:
+    run, tasks = launcher(*typed)[0].splitlines()
+
+    run_id, name, job, _ = run.split()
+    assert (name, job) == ("corpus", "1002")
+    assert tasks == f"  after its 3 tasks, {run_id}_0 to {run_id}_2, in job 1001"

@@ -150,7 +150,7 @@ def _contents(loaded: "Sequence[LoadedRecipe]", one: "PlannedSubmission") -> str
     names = [*dict.fromkeys(loaded[run.position].recipe.name for run in one.runs)]
     shares = [run.share.index for run in one.runs if run.share]
     tasks = f", tasks {shares[0]} to {shares[-1]}" if shares else ""
-    last = f", {one.call.purpose}" if one.call.purpose else ""
+    last = ", finalise" if any(run.in_group and run.share is None for run in one.runs) else ""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") + tasks + last
 
 
