@@ -9,26 +9,23 @@ completes the corpus, so no lost task can lose it.
 import contextlib
 import os
 import shutil
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import launcher
 from jobs.data.clean.decontaminate import tell
-from jobs.data.counts import check_quality, summary
+from jobs.data.counts import summary
 from jobs.data.finalise import finalise
-from jobs.data.parts import Part, finished_part, make_part
+from jobs.data.making import code_version, make_parts, stopped
+from jobs.data.parts import make_part
 from jobs.data.plan import Plan, make_plan
-from jobs.data.progress import Progress
 from jobs.data.shares import agree, deal
-from jobs.data.workers import run_tasks
 from jobs.runtime.context import Context
 from launcher.corpus import MANIFEST, read_manifest
 from launcher.errors import LauncherError
 from launcher.ledger import append_event
-from launcher.paths import CONTINUE, FINISHED
+from launcher.paths import FINISHED
 from launcher.record import Share
 
 if TYPE_CHECKING:
@@ -57,7 +54,7 @@ def make_share(plan: Plan, share: Share, context: Context, is_stop_wanted: Calla
     """Make the parts of one share; there is nothing to do if the corpus is whole already."""
     numbers = deal([plan.size(number) for number in range(len(plan.files))], share.count)[share.index]
     try:
-        if not is_whole(plan) and len(make_parts(plan, numbers, context, is_stop_wanted)) < len(numbers):
+        if not is_whole(plan) and len(make_parts(plan, numbers, make_part, context, is_stop_wanted)) < len(numbers):
             return stopped(context)
     except OSError:
         if not is_whole(plan):  # otherwise the corpus was completed meanwhile, and the work folder cleared away
@@ -72,7 +69,7 @@ def make_corpus(plan: Plan, context: Context, is_stop_wanted: Callable[[], bool]
     """Make the parts that are missing, and of all parts the corpus."""
     if not is_published(plan):
         if not is_whole(plan):
-            parts = make_parts(plan, range(len(plan.files)), context, is_stop_wanted)
+            parts = make_parts(plan, range(len(plan.files)), make_part, context, is_stop_wanted)
             if len(parts) < len(plan.files):
                 return stopped(context)
             if not finalise(plan, parts, code_version(context), is_stop_wanted):
@@ -106,58 +103,6 @@ def is_whole(plan: Plan) -> bool:
     return is_published(plan) or (plan.work / MANIFEST).exists()
 
 
-def make_parts(plan: Plan, numbers: Sequence[int], context: Context, is_stop_wanted: Callable[[], bool]) -> list[Part]:
-    """Process source files, but for those that have been finished before.
-
-    Args:
-        plan: Of the corpus.
-        numbers: Which of its files.
-        context: This task.
-        is_stop_wanted: Asked about once a second.
-
-    Returns:
-        The parts in the order of the files; fewer than files if a stop was asked for.
-
-    Raises:
-        LauncherError: more is unreadable than the recipe forgives.
-    """
-    plan.work.mkdir(parents=True, exist_ok=True)
-    if plan.recipe.data_use == "credentialed":
-        plan.work.chmod(0o700)
-    files = {number: plan.size(number) for number in numbers}
-    done = find_done(plan, files, context)
-    missing = sorted(files.keys() - done.keys(), key=lambda number: (-files[number], number))  # a shorter tail
-    check_quality(plan, done)
-    cpus, started = plan.recipe.resources.cpus_per_task, time.monotonic()
-    with Progress(context, files, done) as progress:
-        make = partial(make_part, plan, gauge=progress.gauge)
-        for number, part in run_tasks(make, missing, cpus, is_stop_wanted, progress.tell):
-            done[number] = part
-            progress.count(number, part)
-            append_event(context.run.ledger, context.attempt, last_step=len(done))
-            where = f"{len(done)}/{len(numbers)}, {time.monotonic() - started:.0f} s"
-            print(f"[{where}] {part.source.path}: {summary(part.tally)}", *part.first_bad, sep="\n    ", flush=True)
-            check_quality(plan, done)
-    return [done[number] for number in sorted(done)]
-
-
-def find_done(plan: Plan, numbers: Collection[int], context: Context) -> dict[int, Part]:
-    """Find the parts that are there, and tell of them; one whose file has changed is not."""
-    done = {number: part for number in numbers if (part := finished_part(plan, number))}
-    changed = sum(plan.record(number).exists() for number in numbers if number not in done)
-    again = f"; changed since and done again: {changed}" if changed else ""
-    print(f"{len(numbers)} source files, {len(done)} of them done before{again}", flush=True)
-    steps = {"first_step": len(done), "last_step": len(done), "total_steps": len(numbers)}
-    append_event(context.run.ledger, context.attempt, **steps)
-    return done
-
-
-def stopped(context: Context) -> int:
-    """Note that a stop was asked for; what is finished is kept."""
-    append_event(context.run.ledger, context.attempt, reason="stopped", source="prepare")
-    return CONTINUE
-
-
 def publish(plan: Plan) -> None:
     """Move the corpus into place, without what only the making needed."""
     away = plan.work.with_name(f"{plan.work.name}.parts")
@@ -179,8 +124,3 @@ def clear_away_strangers(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path not in ours:
             path.unlink(missing_ok=True)
-
-
-def code_version(context: Context) -> str:
-    """Say which code this is."""
-    return f"{launcher.__version__} {context.record.code_commit or context.record.code_hash}"

@@ -8,14 +8,14 @@ import numpy as np
 
 from jobs.data.decide import REASONS, Judged
 from jobs.data.parts import Part
-from jobs.data.plan import Plan
+from jobs.data.plan import SourcePlan
 from launcher.corpus import SPLITS, Shard, Split, Tally
 from launcher.errors import LauncherError
 
 _SHOWN = 10
 
 
-def check_quality(plan: Plan, done: Mapping[int, Part]) -> None:
+def check_quality(plan: SourcePlan, done: Mapping[int, Part]) -> None:
     """Refuse sources with more unreadable records than the recipe forgives, as soon as that is clear.
 
     The share is that of the whole corpus, so the verdict does not depend on how files are spread over
@@ -23,7 +23,7 @@ def check_quality(plan: Plan, done: Mapping[int, Part]) -> None:
     finished files of their source; a source without a finished file could hold any number.
 
     Args:
-        plan: Of the corpus.
+        plan: Of the corpus or tokenizer.
         done: Finished parts by the number of their file.
 
     Raises:
@@ -43,7 +43,7 @@ def check_quality(plan: Plan, done: Mapping[int, Part]) -> None:
     )
 
 
-def _expected_records(plan: Plan, done: Mapping[int, Part]) -> float:
+def _expected_records(plan: SourcePlan, done: Mapping[int, Part]) -> float:
     records, read, unread = Counter[str](), Counter[str](), Counter[str]()
     for number, (_, source) in enumerate(plan.files):
         if number in done:

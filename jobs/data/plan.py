@@ -16,27 +16,27 @@ from launcher.corpus import FORMAT
 from launcher.errors import LauncherError
 from launcher.recipe.prepare import PrepareRecipe
 from launcher.recipe.sources import Source
+from launcher.recipe.vocabulary import VocabularyRecipe
 
 SourcePath = tuple[Path, Source]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that decides the bytes of a corpus."""
+class SourcePlan:
+    """What is made of source files, and where."""
 
-    recipe: PrepareRecipe
+    recipe: PrepareRecipe | VocabularyRecipe
     files: tuple[SourcePath, ...]
     """Source files, in the order of their documents."""
     encoder: TextEncoder
+    """The tokenizer that the recipe names."""
     fingerprint: str
     folder: Path
-    """Where the corpus is published."""
-    evaluation: EvaluationIndex | None
-    """Of the evaluation sets that documents must not overlap with."""
+    """Where the result is published."""
 
     @property
     def work(self) -> Path:
-        """Where it is made; plans of other corpora under the same name work elsewhere."""
+        """Where it is made; plans of others under the same name work elsewhere."""
         return self.folder.with_name(f"{self.folder.name}.partial") / self.fingerprint[:16]
 
     def size(self, number: int) -> int:
@@ -45,12 +45,21 @@ class Plan:
 
     @property
     def parts(self) -> Path:
-        """Where everything lies that is only needed until the corpus is whole."""
+        """Where everything lies that is only needed until the result is whole."""
         return self.work / "parts"
 
     def record(self, number: int) -> Path:
         """Where the record of a finished source file lies."""
         return self.parts / f"{number:05d}.json"
+
+
+@dataclass(frozen=True)
+class Plan(SourcePlan):
+    """Everything that decides the bytes of a corpus."""
+
+    recipe: PrepareRecipe
+    evaluation: EvaluationIndex | None
+    """Of the evaluation sets that documents must not overlap with."""
 
     def keys(self, number: int) -> Path:
         """Where the keys of its documents lie."""

@@ -1,13 +1,12 @@
 """kind: prepare - from source text to a tokenised, split, checksummed corpus."""
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from launcher.recipe.sections import ConflictError, Fraction, RecipeBase, Section, refuse_site_path
-from launcher.recipe.sources import Source
+from launcher.recipe.sections import ConflictError, FolderName, Fraction, RecipeBase, Section, refuse_site_path
+from launcher.recipe.sources import Source, data_use_conflicts
 
 
 def _refuse_other_codes(code: str) -> str:
@@ -78,7 +77,7 @@ class PrepareRecipe(RecipeBase):
 
     kind: Literal["prepare"]
     """Corpus preparation."""
-    corpus: str
+    corpus: FolderName
     """Name of the corpus to make, below the profile's `roots.corpora`."""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     """Where the text comes from."""
@@ -97,16 +96,14 @@ class PrepareRecipe(RecipeBase):
 
     _tokenizer = field_validator("tokenizer")(refuse_site_path)
 
-    @field_validator("corpus")
-    @classmethod
-    def _is_a_folder_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ValueError(f"`{name}` cannot name a corpus; write letters, digits, `.`, `_` and `-`")
-        return name
+    @property
+    def makes(self) -> str:
+        """Name that other recipes can use once this one has been carried out."""
+        return self.corpus
 
     @model_validator(mode="after")
     def _refuse_conflicts(self) -> "PrepareRecipe":
-        if messages := [*self._resource_conflicts(), *self._data_use_conflicts()]:
+        if messages := [*self._resource_conflicts(), *data_use_conflicts(self.sources, self.data_use)]:
             raise ConflictError(messages)
         return self
 
@@ -114,8 +111,3 @@ class PrepareRecipe(RecipeBase):
         for key, n, only in (("nodes", self.resources.nodes, 1), ("gpus_per_node", self.resources.gpus_per_node, 0)):
             if n > only:
                 yield f"resources.{key}: a task of `prepare` uses the CPUs of one node; write {only}, and raise `tasks`"
-
-    def _data_use_conflicts(self) -> Iterator[str]:
-        for index, source in enumerate(self.sources):
-            if self.data_use == "open" and source.format.startswith("mimic"):
-                yield f"sources.{index}.format: MIMIC is under a data use agreement; write `data_use: credentialed`"

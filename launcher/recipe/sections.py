@@ -43,6 +43,14 @@ def refuse_bad_name(value: str) -> str:
     return value
 
 
+def refuse_bad_folder(name: str) -> str:
+    """Refuse what cannot name a folder below one of the profile's roots."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(f"`{name}` cannot name a folder; write letters, digits, `.`, `_` and `-`")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(refuse_bad_folder)]
 VariableName = Annotated[str, AfterValidator(refuse_bad_name)]
 
 
@@ -209,8 +217,8 @@ class Limits(Section):
     """Crashes, hangs and node failures after which the run stops."""
     hang: Duration | None = Duration("30min")
     """How long an attempt may go without a sign of life before it is ended as hung. A sign of life is a
-    step, a batch of an evaluation, a stage of a checkpoint, the export; for `prepare`, source text that was
-    read. The start counts, too: loading the model and the first step together. `null` = for ever."""
+    step, a batch of an evaluation, a stage of a checkpoint, the export; for `prepare` and `vocabulary`, source
+    text that was read. The start counts, too: loading the model and the first step together. `null` = for ever."""
 
 
 class RecipeBase(Section):
@@ -232,6 +240,11 @@ class RecipeBase(Section):
     """Names (never values) of environment variables the run needs, e.g. `WANDB_API_KEY`."""
     rehearsal: dict[str, Any] | None = None
     """A partial recipe laid over this one by `--rehearse`: small, quick, same strategy."""
+
+    @property
+    def makes(self) -> str | None:
+        """Name that other recipes can use once this one has been carried out: of a corpus or tokenizer."""
+        return None
 
     @field_validator("name")
     @classmethod

@@ -1,5 +1,6 @@
 """Sources of a corpus: one model a format. Pure data."""
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator
@@ -113,3 +114,10 @@ Source: TypeAlias = Annotated[
     Field(discriminator="format"),
 ]
 """Files of one format."""
+
+
+def data_use_conflicts(sources: Sequence[Source], data_use: str) -> Iterator[str]:
+    """Name sources that are under an agreement which the recipe does not speak of."""
+    for index, source in enumerate(sources):
+        if data_use == "open" and source.format.startswith("mimic"):
+            yield f"sources.{index}.format: MIMIC is under a data use agreement; write `data_use: credentialed`"

@@ -1,0 +1,94 @@
+"""Going through source files: a part of each, in several processes and over several attempts.
+
+Parts are made in `<result>.partial/`. Each that is finished is kept, so that a run that was stopped or killed goes on
+where it was.
+"""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Protocol
+
+import launcher
+from jobs.data.counts import check_quality, summary
+from jobs.data.parts import Part, finished_part
+from jobs.data.plan import SourcePlan
+from jobs.data.progress import Gauge, Progress
+from jobs.data.workers import run_tasks
+from jobs.runtime.context import Context
+from launcher.ledger import append_event
+from launcher.paths import CONTINUE
+
+
+class Make(Protocol):
+    """Makes the part of one source file, whole or not at all."""
+
+    def __call__(self, plan: "SourcePlan", number: int, gauge: Gauge | None = None) -> Part:
+        """Make it.
+
+        Args:
+            plan: Of the whole.
+            number: Which of its files.
+            gauge: Where to show how much of the file has been read.
+        """
+
+
+def make_parts(
+    plan: SourcePlan, numbers: Sequence[int], make: Make, context: Context, is_stop_wanted: Callable[[], bool]
+) -> list[Part]:
+    """Process source files, but for those that have been finished before.
+
+    Args:
+        plan: Of the whole.
+        numbers: Which of its files.
+        make: Makes the part of one file, in a worker process.
+        context: This task.
+        is_stop_wanted: Asked about once a second.
+
+    Returns:
+        The parts in the order of the files; fewer than files if a stop was asked for.
+
+    Raises:
+        LauncherError: more is unreadable than the recipe forgives.
+    """
+    plan.work.mkdir(parents=True, exist_ok=True)
+    if plan.recipe.data_use == "credentialed":
+        plan.work.chmod(0o700)
+    files = {number: plan.size(number) for number in numbers}
+    done = find_done(plan, files, context)
+    missing = sorted(files.keys() - done.keys(), key=lambda number: (-files[number], number))  # a shorter tail
+    check_quality(plan, done)
+    cpus, started = plan.recipe.resources.cpus_per_task, time.monotonic()
+    with Progress(context, files, done) as progress:
+        for number, part in run_tasks(
+            partial(make, plan, gauge=progress.gauge), missing, cpus, is_stop_wanted, progress.tell
+        ):
+            done[number] = part
+            progress.count(number, part)
+            append_event(context.run.ledger, context.attempt, last_step=len(done))
+            where = f"{len(done)}/{len(numbers)}, {time.monotonic() - started:.0f} s"
+            print(f"[{where}] {part.source.path}: {summary(part.tally)}", *part.first_bad, sep="\n    ", flush=True)
+            check_quality(plan, done)
+    return [done[number] for number in sorted(done)]
+
+
+def find_done(plan: SourcePlan, numbers: Collection[int], context: Context) -> dict[int, Part]:
+    """Find the parts that are there, and tell of them; one whose file has changed is not."""
+    done = {number: part for number in numbers if (part := finished_part(plan, number))}
+    changed = sum(plan.record(number).exists() for number in numbers if number not in done)
+    again = f"; changed since and done again: {changed}" if changed else ""
+    print(f"{len(numbers)} source files, {len(done)} of them done before{again}", flush=True)
+    steps = {"first_step": len(done), "last_step": len(done), "total_steps": len(numbers)}
+    append_event(context.run.ledger, context.attempt, **steps)
+    return done
+
+
+def stopped(context: Context) -> int:
+    """Note that a stop was asked for; what is finished is kept."""
+    append_event(context.run.ledger, context.attempt, reason="stopped", source=context.recipe.kind)
+    return CONTINUE
+
+
+def code_version(context: Context) -> str:
+    """Say which code this is."""
+    return f"{launcher.__version__} {context.record.code_commit or context.record.code_hash}"
