@@ -111,6 +111,22 @@ def test_show_and_diff_fit_into_the_terminal(corpus, width):
     assert "..." in out
 
 
+def test_show_tells_what_cleaning_found(tmp_path):
+    questions = [{"question": " ".join(text.split()[:20]), "answer": "A"} for text in abstracts()[:2]]
+    (tmp_path / "eval").mkdir()
+    write_pile(tmp_path / "eval" / "medqa.jsonl", questions)
+    write_pile(tmp_path / "a.jsonl", [*abstracts()[:40], *[f"{n}: write to john.doe@hospital.org" for n in range(7)]])
+    folder = prepare(tmp_path, clean={"decontaminate": {"files": ["./eval/*.jsonl"]}, "phi_check": True})
+
+    out, _ = launcher("corpus", "show", str(folder))
+
+    told = rows(out)
+    assert "dropped: contaminated        2           4.3%" in out
+    assert told["medqa.jsonl"] == ["2", "2", "2"]
+    assert told["looks"] == ["like", "patients'", "data", "found"]
+    assert told["email"] == ["7"]
+
+
 def test_show_goes_on_without_the_lengths_when_an_index_is_damaged(corpus):
     (corpus / "train" / "00000.ds.index").write_bytes(b"")
 

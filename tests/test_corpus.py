@@ -16,7 +16,7 @@ from launcher.corpora.find import find_corpus, is_path, open_published
 from launcher.corpora.lengths import Lengths, count_lengths, packings
 from launcher.corpora.sample import draw
 from launcher.corpora.verify import Flaw, check_contents, check_sizes, sound_shards
-from launcher.corpus import MANIFEST, TOKENIZER, SourceFile, read_manifest
+from launcher.corpus import MANIFEST, TOKENIZER, EvaluationSet, SourceFile, read_manifest
 from launcher.errors import LauncherError
 from tests.corpora import make_corpus
 
@@ -354,6 +354,11 @@ def source(name, **changes):
     return SourceFile(path=f"/data/{name}.jsonl", **facts | changes)
 
 
+def evaluation_set():
+    facts = {"sha256": "e" * 64, "records": 40, "ngrams": 900, "documents": 3, "found": 2, "found_most": {"7": 2}}
+    return EvaluationSet(path="/data/medqa.jsonl", **facts)
+
+
 def test_a_corpus_does_not_differ_from_its_copy_under_another_name(tmp_path):
     left = publish(tmp_path / "left").manifest
     right = publish(tmp_path / "right", code="2.0 abc").manifest
@@ -401,6 +406,7 @@ def test_a_file_that_is_read_twice_is_two_sources(tmp_path):
     [
         ({"data_use": "credentialed"}, ("settings", "data_use", "open", "credentialed")),
         ({"clean": {"near_duplicates": {"ngrams": 5}}}, ("settings", "clean.near_duplicates.ngrams", None, 5)),
+        ({"decontamination": (evaluation_set(),)}, ("settings", "evaluation set /data/medqa.jsonl", None, "e" * 64)),
         ({"dtype": "uint32"}, ("settings", "dtype", "uint16", "uint32")),
     ],
 )

@@ -14,7 +14,7 @@ from launcher.cli.wording import file_size
 from launcher.corpora.difference import Difference
 from launcher.corpora.find import PublishedCorpus
 from launcher.corpora.lengths import Lengths, packings
-from launcher.corpus import SPLITS, Manifest, SourceFile, Split, Tally
+from launcher.corpus import SPLITS, EvaluationSet, Manifest, SourceFile, Split, Tally
 from launcher.recipe.prepare import Clean
 
 _SHOWN = 10
@@ -55,9 +55,10 @@ def print_corpus(corpus: PublishedCorpus, lengths: Mapping[Split, Lengths], sequ
     if sequence_length and lengths:
         out.print()
         out.print(_sequences_table(lengths["train"], sequence_length))
-    for table in (_records_table(manifest.counts), _licenses_table(manifest.counts), _sources_table(manifest.sources)):
-        out.print()
-        out.print(table)
+    for table in _tables(manifest):
+        if table.rows:
+            out.print()
+            out.print(table)
 
 
 def _details(corpus: PublishedCorpus) -> Iterator[tuple[str, str]]:
@@ -89,6 +90,14 @@ def _brief(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _tables(manifest: Manifest) -> Iterator[Table]:
+    yield _records_table(manifest.counts)
+    yield _decontamination_table(manifest.decontamination)
+    yield _phi_table(manifest.counts)
+    yield _licenses_table(manifest.counts)
+    yield _sources_table(manifest.sources)
+
+
 def _splits_table(counts: Tally, lengths: Mapping[Split, Lengths]) -> Table:
     table = _table("", ">documents", ">tokens", *((">mean", ">median", ">90 %", ">longest") if lengths else ()))
     for split in SPLITS:
@@ -113,6 +122,20 @@ def _records_table(counts: Tally) -> Table:
     rows += [(f"dropped: {reason}", number) for reason, number in counts.dropped.items()]
     for name, number in (*rows, ("unreadable", counts.bad_records)):
         table.add_row(name, f"{number:,}", _percent(number / counts.records) if counts.records else "")
+    return table
+
+
+def _decontamination_table(sets: Iterable[EvaluationSet]) -> Table:
+    table = _table("evaluation set", ">documents dropped", ">its records", ">found")
+    for its in sets:
+        table.add_row(PurePath(its.path).name, f"{its.documents:,}", f"{its.records:,}", f"{its.found:,}")
+    return table
+
+
+def _phi_table(counts: Tally) -> Table:
+    table = _table("looks like patients' data", ">found")
+    for pattern, number in counts.phi.items():
+        table.add_row(pattern, f"{number:,}")
     return table
 
 

@@ -40,7 +40,8 @@ def compare(left: Manifest, right: Manifest) -> list[Difference]:
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    return _flat(manifest.model_dump(mode="json", include={"format", "data_use", "dtype", "split", "clean"}))
+    said = _flat(manifest.model_dump(mode="json", include={"format", "data_use", "dtype", "split", "clean"}))
+    return said | {f"evaluation set {its.path}": its.sha256 for its in manifest.decontamination}
 
 
 def _tokenizer(manifest: Manifest) -> dict[str, Any]:
