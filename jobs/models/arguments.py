@@ -8,10 +8,10 @@ from transformers.utils import is_torch_tf32_available
 
 from jobs.models.parallel import Layout, accumulation_steps, fsdp_mixed_precision, strategy_arguments
 from launcher.errors import LauncherError
-from launcher.recipe.cpt import CptRecipe
+from launcher.recipe.training import TrainingRecipe
 
 
-def training_arguments(recipe: CptRecipe, layout: Layout, steps: int, output: Path) -> TrainingArguments:
+def training_arguments(recipe: TrainingRecipe, layout: Layout, steps: int, output: Path) -> TrainingArguments:
     """Express a recipe in Trainer's terms.
 
     What Trainer would do besides training is off: saving and stopping at its own discretion,
@@ -57,7 +57,7 @@ def training_arguments(recipe: CptRecipe, layout: Layout, steps: int, output: Pa
     return arguments
 
 
-def refuse_impossible(recipe: CptRecipe, device: torch.device) -> None:
+def refuse_impossible(recipe: TrainingRecipe, device: torch.device) -> None:
     """Refuse what CPUs cannot do.
 
     Raises:

@@ -146,10 +146,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _batch(item: "LoadedRecipe") -> str:
-    from launcher.recipe import CptRecipe
+    from launcher.recipe.training import TrainingRecipe
 
     recipe = item.recipe
-    if not isinstance(recipe, CptRecipe):
+    if not isinstance(recipe, TrainingRecipe):
         return ""
     batch, ranks = recipe.batch, recipe.resources.world_size
     return (

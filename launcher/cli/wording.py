@@ -57,8 +57,10 @@ def file_size(size: int) -> str:
 
 def machine(recipe: "Recipe") -> str:
     """Say what a run occupies: `8 nodes x 4 GPUs`, `16 tasks x 32 CPUs, then 1 that finalises`."""
+    from launcher.recipe.training import TrainingRecipe
+
     wants = recipe.resources
-    if recipe.kind == "cpt":
+    if isinstance(recipe, TrainingRecipe):
         return f"{wants.nodes} node{'s' * (wants.nodes > 1)} x {wants.gpus_per_node or 'no'} GPUs"
     cpus = f"{wants.cpus_per_task} CPU{'s' * (wants.cpus_per_task > 1)}"
     tasks = recipe.tasks if recipe.kind == "prepare" else 1

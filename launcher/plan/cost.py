@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from launcher.gpus import flops_per_token, peak_flops
 from launcher.plan.shape import ModelShape
-from launcher.recipe import CptRecipe, Recipe
+from launcher.recipe import Recipe
+from launcher.recipe.training import TrainingRecipe
 
 ASSUMED_MFU = 0.4
 """Utilisation that well-tuned dense models reach on A100s: 46 % (PaLM on TPUs) and 44 to 57 % (Megatron-LM,
@@ -31,7 +32,7 @@ def attempt_gpu_hours(recipe: Recipe) -> float:
 
 
 def estimate_run(
-    recipe: CptRecipe,
+    recipe: TrainingRecipe,
     shape: ModelShape,
     gpu: str | None,
     corpus_sizes: Sequence[int] | None = None,
@@ -61,7 +62,7 @@ def estimate_run(
     return RunCost(steps, tokens, flops / (peak * mfu) / 3600, mfu)
 
 
-def steps_of(recipe: CptRecipe, corpus_sizes: Sequence[int] | None) -> int | None:
+def steps_of(recipe: TrainingRecipe, corpus_sizes: Sequence[int] | None) -> int | None:
     """Optimizer steps of a run, rounded up; None for a length in epochs of corpora of unknown size."""
     length, batch = recipe.schedule.length, recipe.batch
     tokens_per_step = batch.sequences * batch.sequence_length
@@ -71,4 +72,4 @@ def steps_of(recipe: CptRecipe, corpus_sizes: Sequence[int] | None) -> int | Non
         return math.ceil(length.value / tokens_per_step)
     if corpus_sizes is None:
         return None
-    return math.ceil(length.exact * recipe.data.samples_in_epoch(corpus_sizes) / batch.sequences)
+    return math.ceil(length.exact * recipe.samples_in_epoch(corpus_sizes) / batch.sequences)

@@ -14,6 +14,7 @@ from launcher.load import LoadedRecipe
 from launcher.paths import expand, locate
 from launcher.plan.shape import read_json
 from launcher.recipe import CptRecipe, PrepareRecipe, Recipe
+from launcher.recipe.training import TrainingRecipe
 
 Finding: TypeAlias = tuple[str, str]
 """A key, and what is wrong with its value."""
@@ -39,14 +40,15 @@ def check(
     findings = [*site.gpu_findings(), *site.time_findings(), *site.secret_findings(os.environ)]
     if isinstance(recipe, PrepareRecipe):
         findings += [*site.model_findings("tokenizer", recipe.tokenizer), *site.source_findings(recipe)]
-    else:
+    elif isinstance(recipe, TrainingRecipe):
         findings += [
             *site.model_findings("model.path", recipe.model.path),
-            *site.corpus_findings(recipe, pending_corpora),
             *site.shape_findings(recipe),
             *site.device_findings(recipe),
             *site.tracking_findings(recipe),
         ]
+    if isinstance(recipe, CptRecipe):
+        findings += [*site.corpus_findings(recipe, pending_corpora), *site.vocabulary_findings(recipe)]
     return [Fault(recipe.name, None, key, message) for key, message in findings]
 
 
@@ -137,14 +139,17 @@ class _Site:
             elif manifest and manifest.get("data_use") == "credentialed" and recipe.data_use == "open":
                 yield key, f"`{corpus.name}` is credentialed data; write `data_use: credentialed`"
 
-    def shape_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
+    def shape_findings(self, recipe: TrainingRecipe) -> Iterator[Finding]:
         config = self._model_config(recipe)
         length, limit = recipe.batch.sequence_length, config.get("max_position_embeddings")
         if limit and length > limit:
             yield "batch.sequence_length", f"{length} is more than the model's {limit} positions; write at most {limit}"
+
+    def vocabulary_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
+        rows = self._model_config(recipe).get("vocab_size")
         for index, corpus in enumerate(recipe.data.corpora):
             tokenizer = (self._manifest(corpus.name) or {}).get("tokenizer") or {}
-            ids, rows = tokenizer.get("vocab_size"), config.get("vocab_size")
+            ids = tokenizer.get("vocab_size")
             if ids and rows and ids > rows:
                 yield (
                     f"data.corpora.{index}.name",
@@ -152,13 +157,13 @@ class _Site:
                     "the model's own tokenizer",
                 )
 
-    def device_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
+    def device_findings(self, recipe: TrainingRecipe) -> Iterator[Finding]:
         if self.cluster.gpus.device == "cpu" and recipe.model.attention == "flash":
             yield "model.attention", f"`flash` needs GPUs, and `{self.cluster.name}` trains on CPUs; write `sdpa`"
         if self.cluster.gpus.device == "cpu" and recipe.precision.dtype == "fp16":
             yield "precision.dtype", f"`fp16` needs GPUs, and `{self.cluster.name}` trains on CPUs; write `bf16`"
 
-    def tracking_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
+    def tracking_findings(self, recipe: TrainingRecipe) -> Iterator[Finding]:
         if recipe.data_use == "credentialed" and recipe.tracking.mode == "online" and not self.cluster.wandb_base_url:
             yield (
                 "tracking.mode",
@@ -169,11 +174,11 @@ class _Site:
     def _manifest(self, corpus: str) -> dict[str, Any] | None:
         return read_json(Path(locate(corpus, self.cluster.roots.corpora, self.recipe_folder)) / "manifest.json")
 
-    def _model_config(self, recipe: CptRecipe) -> dict[str, Any]:
+    def _model_config(self, recipe: TrainingRecipe) -> dict[str, Any]:
         return model_config(recipe, self.cluster, self.recipe_folder) or {}
 
 
-def model_config(recipe: CptRecipe, cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
+def model_config(recipe: TrainingRecipe, cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
     """Read config.json of a recipe's model, if the model is on this machine."""
     located = locate(recipe.model.path, cluster.roots.models, recipe_folder)
     return read_json(Path(located) / "config.json") if os.path.isabs(located) else None

@@ -13,6 +13,7 @@ from launcher.plan.feasibility import hub_ids, model_config
 from launcher.plan.memory import MemoryEstimate, estimate_loading, estimate_memory
 from launcher.plan.shape import read_json, read_shape
 from launcher.recipe import CptRecipe
+from launcher.recipe.training import TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
     hours = attempt_gpu_hours(recipe) if cluster.gpus.device == "cuda" else 0.0
     world_size = recipe.resources.world_size
     missing = hub_ids(recipe, cluster, folder)
-    if not isinstance(recipe, CptRecipe):
+    if not isinstance(recipe, TrainingRecipe):
         return Forecast(world_size, hours, hub_ids=missing)
     shape = read_shape(model_config(recipe, cluster, folder) or {})
     if shape is None or cluster.gpus.device == "cpu" or not recipe.resources.gpus_per_node:
@@ -68,8 +69,10 @@ def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
     )
 
 
-def _corpus_sizes(recipe: CptRecipe, cluster: Cluster, folder: str) -> list[int] | None:
+def _corpus_sizes(recipe: TrainingRecipe, cluster: Cluster, folder: str) -> list[int] | None:
     """Training sequences of each corpus, from its manifest; None unless all are known."""
+    if not isinstance(recipe, CptRecipe):
+        return None
     folders = (Path(locate(corpus.name, cluster.roots.corpora, folder)) for corpus in recipe.data.corpora)
     counts = [(read_json(path / "manifest.json") or {}).get("counts") or {} for path in folders]
     if recipe.data.packing == "pad":  # takes the length of every document

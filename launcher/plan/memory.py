@@ -11,7 +11,7 @@ that with what torch really keeps.
 from dataclasses import dataclass
 
 from launcher.plan.shape import ModelShape
-from launcher.recipe import CptRecipe
+from launcher.recipe.training import TrainingRecipe
 
 OVERHEAD = 2_000_000_000
 """CUDA context, NCCL's buffers and fragmentation, in bytes; an assumption, not derived."""
@@ -40,12 +40,12 @@ class MemoryEstimate:
         return states + self.activations + self.logits + self.overhead
 
 
-def estimate_memory(recipe: CptRecipe, shape: ModelShape) -> MemoryEstimate:
+def estimate_memory(recipe: TrainingRecipe, shape: ModelShape) -> MemoryEstimate:
     """Estimate the memory of one rank of a run."""
     return MemoryEstimate(*_model_states(recipe, shape), _activations(recipe, shape), _logits(recipe, shape))
 
 
-def estimate_loading(recipe: CptRecipe, shape: ModelShape) -> int | None:
+def estimate_loading(recipe: TrainingRecipe, shape: ModelShape) -> int | None:
     """Estimate the RAM that a node's ranks need together before the work, in bytes.
 
     Each reads a whole copy in fp32 and only then gives away what is not its part (`jobs/models/build.py`). None for
@@ -56,7 +56,7 @@ def estimate_loading(recipe: CptRecipe, shape: ModelShape) -> int | None:
     return recipe.resources.ranks_per_node * 4 * shape.parameters
 
 
-def _model_states(recipe: CptRecipe, shape: ModelShape) -> tuple[int, int, int, int]:
+def _model_states(recipe: TrainingRecipe, shape: ModelShape) -> tuple[int, int, int, int]:
     """Bytes of parameters, gathered parameters, gradients and optimizer."""
     number, wide = shape.parameters, _bytes(recipe)
     part = number // recipe.shard_size
@@ -80,7 +80,7 @@ def _gathered(shape: ModelShape, wide: int) -> int:
     return wide * (2 * shape.layer_parameters + outside)
 
 
-def _activations(recipe: CptRecipe, shape: ModelShape) -> int:
+def _activations(recipe: TrainingRecipe, shape: ModelShape) -> int:
     tokens = recipe.batch.micro_batch * recipe.batch.sequence_length
     layer = layer_activations(recipe, shape)
     if recipe.model.activation_checkpointing:
@@ -88,7 +88,7 @@ def _activations(recipe: CptRecipe, shape: ModelShape) -> int:
     return tokens * shape.layers * layer
 
 
-def layer_activations(recipe: CptRecipe, shape: ModelShape) -> int:
+def layer_activations(recipe: TrainingRecipe, shape: ModelShape) -> int:
     """Bytes that one layer keeps of one token for the backward pass."""
     wide, hidden = _bytes(recipe), shape.hidden
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
@@ -103,12 +103,12 @@ def layer_activations(recipe: CptRecipe, shape: ModelShape) -> int:
     return norms + attention + matrix + mlp
 
 
-def _logits(recipe: CptRecipe, shape: ModelShape) -> int:
+def _logits(recipe: TrainingRecipe, shape: ModelShape) -> int:
     """Logits in the compute format and, in fp32, their log-softmax and its gradient."""
     tokens = recipe.batch.micro_batch * recipe.batch.sequence_length
     return tokens * shape.vocabulary * (_bytes(recipe) + 8)
 
 
-def _bytes(recipe: CptRecipe) -> int:
+def _bytes(recipe: TrainingRecipe) -> int:
     """Bytes of a number in the compute format."""
     return 4 if recipe.precision.dtype == "fp32" else 2

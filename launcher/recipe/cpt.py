@@ -1,128 +1,36 @@
 """kind: cpt - continued pretraining of a causal language model on prepared corpora."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Literal
 
-from pydantic import model_validator
+from typing_extensions import override
 
 from launcher.recipe.data import Data
-from launcher.recipe.sections import (
-    Batch,
-    Checkpoint,
-    ConflictError,
-    Model,
-    Optim,
-    Parallel,
-    Precision,
-    RecipeBase,
-    Schedule,
-    Tracking,
-)
+from launcher.recipe.training import TrainingRecipe
 
 
-class CptRecipe(RecipeBase):
+class CptRecipe(TrainingRecipe):
     """Continued pretraining."""
 
     kind: Literal["cpt"]
     """Continued pretraining."""
-    model: Model
-    """The model to start from."""
     data: Data
     """What it reads."""
-    batch: Batch
-    """The batch."""
-    optim: Optim
-    """The optimizer."""
-    schedule: Schedule
-    """Length and learning rate."""
-    precision: Precision = Precision()
-    """Number formats."""
-    parallel: Parallel = Parallel()
-    """How ranks share the work."""
-    checkpoint: Checkpoint = Checkpoint()
-    """When to save."""
-    tracking: Tracking = Tracking()
-    """Weights & Biases."""
 
-    @property
-    def accumulation_steps(self) -> int:
-        """Gradient accumulation steps that make the global batch at this world size."""
-        return self.batch.sequences // (self.batch.micro_batch * self.resources.world_size)
+    @override
+    def samples_in_epoch(self, sizes: Sequence[int]) -> Fraction:
+        """Return how many samples it takes to read the mixture once.
 
-    @property
-    def shard_size(self) -> int:
-        """Ranks in one shard group."""
-        if self.parallel.strategy == "ddp":
-            return 1
-        if self.parallel.strategy != "hybrid_shard":
-            return self.resources.world_size
-        shard = self.parallel.shard
-        return self.resources.ranks_per_node if shard == "node" else shard
+        Args:
+            sizes: Samples that each corpus has.
+        """
+        return self.data.samples_in_epoch(sizes)
 
-    @property
-    def replicas(self) -> int:
-        """Number of shard groups."""
-        return self.resources.world_size // self.shard_size
-
-    @model_validator(mode="after")
-    def _holds_together(self) -> "CptRecipe":
-        if conflicts := [
-            *self._batch_conflicts(),
-            *self._shard_conflicts(),
-            *self._schedule_conflicts(),
-            *self._choice_conflicts(),
-        ]:
-            raise ConflictError(conflicts)
-        return self
-
-    def _batch_conflicts(self) -> Iterator[str]:
-        unit = self.batch.micro_batch * self.resources.world_size
-        if self.batch.sequences % unit:
-            nearest = max(unit, round(self.batch.sequences / unit) * unit)
-            yield (
-                f"batch.global_batch: {self.batch.sequences} sequences are not a multiple of "
-                f"batch.micro_batch x world size ({self.batch.micro_batch} x {self.resources.world_size}); "
-                f"write `{nearest} sequences`"
-            )
-
-    def _shard_conflicts(self) -> Iterator[str]:
-        world, shard, replicate = self.resources.world_size, self.shard_size, self.parallel.replicate
-        if self.parallel.strategy != "hybrid_shard":
-            for name in ("shard", "replicate"):
-                if getattr(self.parallel, name) != Parallel.model_fields[name].default:
-                    yield f"parallel.{name}: belongs to `hybrid_shard`, not to `{self.parallel.strategy}`; leave it out"
-            if not self.parallel.reshard_after_forward and self.parallel.strategy != "full_shard":
-                yield f"parallel.reshard_after_forward: has no meaning for `{self.parallel.strategy}`; leave it out"
-        elif world % shard:
-            yield (
-                f"parallel.shard: {shard} ranks do not divide the world size ({world}); "
-                f"write `node` or a divisor of {world}"
-            )
-        elif shard == 1 < world:
-            yield "parallel.shard: groups of 1 rank shard nothing; write `strategy: full_shard` or `ddp`"
-        elif replicate not in ("auto", self.replicas):
-            yield (
-                f"parallel.replicate: {replicate} x shard ({shard}) is not the world size ({world}); "
-                f"write `auto` or `{self.replicas}`"
-            )
-
-    def _schedule_conflicts(self) -> Iterator[str]:
-        schedule = self.schedule
-        parts = (schedule.warmup, schedule.decay) if schedule.shape == "wsd" else (schedule.warmup,)
-        # A length in epochs or tokens becomes steps only on the nodes; shares in percent can be added up all the same.
-        total = schedule.length.value if schedule.length.unit == "step" else 10_000
-        can_tell = schedule.length.unit == "step" or all(part.endswith("%") for part in parts)
-        if can_tell and sum(part.steps(total) for part in parts) > total:
-            names = " and ".join(f"`{part}`" for part in parts)
-            yield f"schedule.warmup: {names} are more than the length (`{schedule.length}`); write less"
+    @override
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
+        length = self.schedule.length
         for i, stage in enumerate(self.data.stages):
-            if stage.until and schedule.length.unit == "step" and stage.until.steps(total) >= total:
-                yield f"data.stages.{i}.until: `{stage.until}` is not before the end (`{schedule.length}`); write less"
-        if schedule.shape != "wsd" and schedule.decay != Schedule.model_fields["decay"].default:
-            yield f"schedule.decay: belongs to `wsd`, not to `{schedule.shape}`; leave it out"
-        if schedule.shape == "constant" and schedule.floor != Schedule.model_fields["floor"].default:
-            yield "schedule.floor: has no meaning for `constant`; leave it out"
-
-    def _choice_conflicts(self) -> Iterator[str]:
-        if self.model.attention == "flash" and self.precision.dtype == "fp32":
-            yield "model.attention: `flash` needs 16 bits; write `sdpa`, or `bf16` for `precision.dtype`"
+            if stage.until and length.unit == "step" and stage.until.steps(length.value) >= length.value:
+                yield f"data.stages.{i}.until: `{stage.until}` is not before the end (`{length}`); write less"

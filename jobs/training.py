@@ -1,0 +1,155 @@
+"""What every kind of training shares: resume, train with guarded checkpoints, export when the end is reached."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
+
+from jobs.models.arguments import refuse_impossible, training_arguments
+from jobs.models.build import published_config
+from jobs.models.parallel import Layout, lay_out
+from jobs.models.schedule import lr_factor
+from jobs.runtime.checkpoint import CheckpointStore, required_files
+from jobs.runtime.context import Context
+from jobs.runtime.control import StepControl
+from jobs.runtime.export import Provenance, export_model, is_exported
+from jobs.runtime.metrics import StepMetrics, print_row
+from jobs.runtime.process_group import Group, process_group
+from jobs.runtime.stop import StopFlag
+from jobs.runtime.throughput import speed_of
+from jobs.runtime.tracking import Tracker, open_tracker
+from jobs.runtime.trainer import GuardedTrainer
+from launcher.ledger import append_event
+from launcher.paths import CONTINUE, FINISHED
+from launcher.recipe.training import TrainingRecipe
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one kind of training brings with it."""
+
+    steps: int
+    """Optimizer steps of the whole training."""
+    samples: Dataset[Any]
+    """In the order in which they are trained on: a pure function of the recipe."""
+    collator: Callable[[list[Any]], dict[str, Any]]
+    """Makes a micro batch of samples."""
+    build_model: Callable[[], PreTrainedModel]
+    """Called when Trainer's arguments are there: ZeRO-3 shards weights while they load, and learns of it from them."""
+    export: Callable[[GuardedTrainer], None]
+    """Publishes the trained model as `export_folder`; a collective."""
+    remark: str | None = None
+    """A line about the data for the log."""
+    callbacks: tuple[TrainerCallback, ...] = ()
+    """Besides those of every training."""
+
+
+def carry_out(context: Context, recipe: TrainingRecipe, stop: StopFlag, plan: Callable[[Group], Work]) -> int:
+    """Train until the recipe's length is reached or a stop is wanted.
+
+    Args:
+        context: The run and this task's rank.
+        recipe: The run's recipe.
+        stop: Tells whether this task was asked to stop.
+        plan: Opens the data and says what the work is; called unless the run is finished already.
+
+    Returns:
+        FINISHED with the export in place, or CONTINUE with everything saved.
+    """
+    with process_group(context) as group:
+        # Rank 0 looks, for all: file systems show a new folder to different nodes at different moments.
+        finished = group.from_main(is_exported(export_folder(context)))
+        if not finished:
+            refuse_impossible(recipe, group.device)
+            finished = train(context, recipe, group, stop, plan(group))
+        if finished and group.is_main:
+            append_event(context.run.ledger, context.attempt, reason="finished")
+        return FINISHED if finished else CONTINUE
+
+
+def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag, work: Work) -> bool:
+    """Resume, train, and export if training came to its end; tell whether it did."""
+    layout = lay_out(recipe.parallel, context.ranks, group.device)
+    required = required_files(layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16")
+    store = CheckpointStore(context.run, group, recipe.checkpoint.keep, required)
+    resumed = _find_resume(store, layout)
+    if group.is_main:
+        append_event(context.run.ledger, context.attempt, first_step=resumed or 0, total_steps=work.steps)
+        print(f"attempt {context.attempt}: {layout}, {store.describe(resumed)}", flush=True)
+        if work.remark:
+            print(work.remark, flush=True)
+
+    arguments = training_arguments(recipe, layout, work.steps, store.staging)
+    model = work.build_model()
+    control = StepControl(context, stop, group, recipe.checkpoint.interval)
+    tracker = open_tracker(context, recipe.tracking)
+    trainer = GuardedTrainer(
+        store,
+        layout,
+        partial(lr_factor, schedule=recipe.schedule, total=work.steps),
+        model=model,
+        args=arguments,
+        train_dataset=work.samples,
+        data_collator=work.collator,
+        callbacks=[control, *_metrics(context, recipe, layout, model, tracker), *work.callbacks],
+    )
+    if not control.wants_stop():
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(context.run.checkpoint(resumed)))
+        if group.is_main:
+            append_event(context.run.ledger, context.attempt, last_step=trainer.state.global_step)
+    if not control.stopped:
+        work.export(trainer)
+    tracker.close(finished=not control.stopped)
+    return not control.stopped
+
+
+def export_folder(context: Context) -> Path:
+    """Where the trained model appears; a run that has it is finished."""
+    return context.run.outputs / "model"
+
+
+def export_trained(
+    context: Context, recipe: TrainingRecipe, group: Group, corpora: tuple[str, ...], trainer: GuardedTrainer
+) -> None:
+    """Publish the trained model with the tokenizer of its base. A collective.
+
+    Args:
+        context: The run.
+        recipe: Its recipe.
+        group: All ranks.
+        corpora: Names of what was trained on.
+        trainer: Holds the trained model.
+    """
+    path = context.model_path(recipe.model.path)
+    provenance = Provenance(
+        run=context.record.id,
+        kind=recipe.kind,
+        fingerprint=context.record.fingerprint,
+        base_model=recipe.model.path,
+        corpora=corpora,
+        data_use=recipe.data_use,
+        steps=trainer.state.global_step,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=recipe.model.trust_remote_code)
+    published = published_config(recipe.model, path)
+    export_model(trainer, group, export_folder(context), tokenizer, published, provenance)
+
+
+def _find_resume(store: CheckpointStore, layout: Layout) -> int | None:
+    step = store.find_resume()
+    if step is not None:
+        layout.check_resumable(store.saved_by(step))
+    return step
+
+
+def _metrics(
+    context: Context, recipe: TrainingRecipe, layout: Layout, model: PreTrainedModel, tracker: Tracker
+) -> list[TrainerCallback]:
+    if not context.ranks.is_main:
+        return []
+    speed = speed_of(model, recipe.batch, recipe.precision, layout)
+    return [StepMetrics(context.run.metrics, context.attempt, speed, (print_row, tracker.log))]
