@@ -63,6 +63,13 @@ def test_a_job_that_slurm_has_requeued_by_itself_counts_as_requeued(commands: Co
     assert slurm.requeue("5", restart_count=0).ok == ok
 
 
+def test_an_element_of_an_array_is_never_named_by_the_id_that_it_shares_with_the_array() -> None:
+    element = {"SLURM_JOB_ID": "5", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+
+    assert slurm.own_id(element) == "5_3"
+    assert slurm.own_id({"SLURM_JOB_ID": "5"}) == "5"
+
+
 def test_the_id_of_a_new_job_is_found_among_a_sites_banners(commands: Commands) -> None:
     commands.say("sbatch", 'echo "project has 17 hours left"; echo "4711;cluster"')
 
@@ -79,7 +86,7 @@ def test_a_new_job_is_for_this_element_alone_waits_for_the_old_one_and_inherits_
 
     slurm.resubmit("submission.sh", "3", "5_3")
 
-    assert (tmp_path / "argv").read_text() == "--parsable --array=3 --dependency=afterany:5 submission.sh\n"
+    assert (tmp_path / "argv").read_text() == "--parsable --array=3 --dependency=afterany:5_3 submission.sh\n"
     assert not [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith(("SLURM_", "SBATCH_"))]
 
 

@@ -50,7 +50,7 @@ def cause_now(attempt: Attempt, job_id: str, logs: list[Path]) -> Cause | None:
 
     Args:
         attempt: The attempt.
-        job_id: Slurm's own id of the job (SLURM_JOB_ID).
+        job_id: The job, or this element of an array.
         logs: What Slurm and srun wrote, oldest last.
     """
     job = slurm.show_job(job_id)

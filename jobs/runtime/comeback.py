@@ -52,7 +52,7 @@ def nodes_to_exclude(job: Job, unfit: Sequence[str], say: Journal) -> str | None
     if len(unfit) == len(job.nodes) > 1:
         say("no node is excluded: all of them have the fault, so it is hardly theirs")
         return None
-    shown = slurm.show_job(job.environ["SLURM_JOB_ID"])
+    shown = slurm.show_job(job.id)
     earlier = shown.get("ExcNodeList", job.slurm_options["exclude"] or "(null)")
     exclude = ",".join([*([] if earlier == "(null)" else [earlier]), *unfit])
     if not _leaves_enough(job, shown, exclude):
@@ -71,14 +71,14 @@ def _requeue(job: Job, say: Journal) -> bool:
     # Slurm answers by ending this job: SIGTERM to every process, and SIGKILL after KillWait. The commands that are
     # started until then inherit that they ignore the first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    answer = slurm.requeue(job.environ["SLURM_JOB_ID"], job.restart_count)
+    answer = slurm.requeue(job.id, job.restart_count)
     say(f"scontrol requeue: {answer.text}")
     return answer.ok
 
 
 def _exclude(job: Job, nodes: str, say: Journal) -> bool:
     """Keep the job, which waits again, from nodes. Slurm refuses that while it runs."""
-    answer = slurm.exclude(job.environ["SLURM_JOB_ID"], nodes)
+    answer = slurm.exclude(job.id, nodes)
     say(f"scontrol update ExcNodeList={nodes}: {answer.text}")
     return answer.ok
 

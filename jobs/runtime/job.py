@@ -41,12 +41,11 @@ class Job:
         """The job's id as people write it: `123`, `123_4` or `local-PID`."""
         if self.local:
             return f"local-{os.getpid()}"
-        array = self.environ.get("SLURM_ARRAY_JOB_ID")
-        return f"{array}_{self.array_index}" if array else self.environ["SLURM_JOB_ID"]
+        return slurm.own_id(self.environ)
 
     @property
     def number(self) -> int:
-        """A number that no other job of this machine has; elements of an array have one each."""
+        """A number that no other job of this machine has; elements of an array have one each. Not for commands."""
         return os.getpid() if self.local else int(self.environ["SLURM_JOB_ID"])
 
     @property

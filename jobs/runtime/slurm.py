@@ -29,6 +29,16 @@ class Answer:
     """Its stdout if it went well, else why it did not."""
 
 
+def own_id(environ: Mapping[str, str]) -> str:
+    """Id of the job that this process belongs to, as every command about it must name it.
+
+    The element of an array that starts last has the array's own id as its SLURM_JOB_ID, and commands take that for
+    all elements (https://slurm.schedmd.com/job_array.html).
+    """
+    array = environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else environ["SLURM_JOB_ID"]
+
+
 def ask(*argv: str, environ: Mapping[str, str] | None = None) -> Answer:
     """Run a Slurm command; a missing or hanging one is an answer that is not `ok`."""
     environ = without_overrides(os.environ) if environ is None else environ
@@ -119,7 +129,7 @@ def requeue(job_id: str, restart_count: int) -> Answer:
     themselves (https://slurm.schedmd.com/preempt.html).
 
     Args:
-        job_id: Slurm's own id of the job.
+        job_id: The job, or this element of an array.
         restart_count: How many times it was requeued when this process started.
     """
     answer = ask("scontrol", "requeue", job_id)
@@ -153,7 +163,7 @@ def resubmit(script: str, array_index: str | None, job_id: str, exclude: str | N
     """
     only = [f"--array={array_index}"] if array_index is not None else []
     # The batch process of the old job has not ended yet: the new one waits until it has.
-    after = [f"--dependency=afterany:{os.environ['SLURM_JOB_ID']}"] if "SLURM_JOB_ID" in os.environ else []
+    after = [f"--dependency=afterany:{job_id}"]
     without = [f"--exclude={exclude}"] if exclude else []
     argv = ["sbatch", "--parsable", *only, *after, *without, script]
     answer = ask(*argv, environ=outside_job(os.environ) | {RESUBMITTED_BY: job_id})

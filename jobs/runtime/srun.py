@@ -100,7 +100,7 @@ class SrunTasks:
     """Tasks under one srun."""
 
     def __init__(self, launch: Launch, say: Callable[[str], None]) -> None:
-        self._job_id = os.environ["SLURM_JOB_ID"]
+        self._job_id = slurm.own_id(os.environ)
         self._say = say
         self._ends: list[TaskEnd] = []
         self._last_line = ""

@@ -202,7 +202,7 @@ class _Supervisor:
         if exit_code in (FINISHED, NEVER_RESTART) or cause is not None:
             return cause
         if not self._job.local:
-            cause = cause_now(self._attempt, self._job.environ["SLURM_JOB_ID"], self._logs)
+            cause = cause_now(self._attempt, self._job.id, self._logs)
         if cause is None and self._signals.wants_end:
             # No preemption, no lost node, and the job is not back in the queue: a person ended it.
             cause = Cause("stopped", self._signals.seen[-1])

@@ -99,6 +99,22 @@ def test_an_array_carries_out_each_run_under_its_own_id(on_stage: Stage) -> None
     ]
 
 
+def test_an_element_that_shares_the_arrays_id_comes_back_alone(on_stage: Stage) -> None:
+    """Slurm gives the last element that starts the array's own id: commands about it would mean all elements."""
+    acts = {"1": {"at_step": 1, "exit_code": 78}}
+    job, runs = on_stage.play(Play(steps=LONG, acts=acts), Play(steps=LONG, acts=acts))
+    for run in runs:
+        on_stage.wait_until_counting(run, ranks=2)
+    [shared] = [run for run in runs if seen(run, 0, 0)["environ"]["SLURM_JOB_ID"] == job]
+    [other] = [run for run in runs if run != shared]
+
+    os.kill(seen(shared, 0, 0)["pid"], signal.SIGKILL)
+
+    assert on_stage.wait_for_end(shared) == [("killed", "requeue"), ("bad_recipe", "stop")]
+    assert summary(other) == [(None, None)]
+    assert not other.stop_request.exists()
+
+
 def test_a_hostile_folder_name_does_no_harm(devcluster: DevCluster, tmp_path: Path, on_stage: Stage) -> None:
     folder = tmp_path / 'it\'s a "path" %j; $(touch pwned) [x]'
     folder.mkdir()
