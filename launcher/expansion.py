@@ -18,15 +18,15 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
-class BaseTokenizer(_Record):
-    """The tokenizer that was expanded."""
+class TokenizerIdentity(_Record):
+    """One of the two tokenizers."""
 
     path: str
     """As the recipe names it."""
     fingerprint: str
     """SHA-256 of its rules and vocabulary, as in the manifest of a corpus."""
     vocab_size: int
-    """Its ids are smaller than this, and mean the same in the expanded tokenizer."""
+    """Its ids are smaller than this: a model's embeddings need so many rows."""
 
 
 class Fertility(_Record):
@@ -62,11 +62,9 @@ class Expansion(_Record):
     """Equal for equal base, source files and settings: the tokenizer is then the same."""
     code: str
     """Version and snapshot of the code that made it."""
-    base: BaseTokenizer
-    fingerprint: str
-    """SHA-256 of this tokenizer's rules and vocabulary, as in the manifest of a corpus."""
-    vocab_size: int
-    """Rows that a model's embeddings need."""
+    base: TokenizerIdentity
+    """Its ids mean the same in the expanded one."""
+    expanded: TokenizerIdentity
     parts: tuple[tuple[int, ...], ...]
     """What each new id, from `base.vocab_size` on, replaces: ids of the base. The mean of their embeddings is a row
     to start from."""

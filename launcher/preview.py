@@ -99,7 +99,7 @@ def require_feasible(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: 
     Raises:
         RecipeError: With all faults of all recipes.
     """
-    pending = _corpus_made_by(find_run(cluster, options.after)) if options.after else []
+    pending = _made_by(find_run(cluster, options.after)) if options.after else []
     if faults := check_all(loaded, cluster, pending):
         raise RecipeError(faults)
 
@@ -180,10 +180,10 @@ def _conditions(after: str | None, cluster: Cluster) -> tuple[str, ...]:
     return (f"afterok:{record.submissions[-1].job_id}",)
 
 
-def _corpus_made_by(run: RunDir) -> list[str]:
-    """The corpus that will be there once a run has finished."""
-    recipe = recipe_adapter.validate_json(run.recipe.read_text(encoding="utf-8"))
-    return [recipe.corpus] if isinstance(recipe, PrepareRecipe) else []
+def _made_by(run: RunDir) -> list[str]:
+    """The corpus or tokenizer that will be there once a run has finished."""
+    made = recipe_adapter.validate_json(run.recipe.read_text(encoding="utf-8")).makes
+    return [made] if made else []
 
 
 def _free_folder(root: Path, members: Sequence[ResolvedRecipe], taken: set[Path]) -> SubmissionDir:

@@ -6,8 +6,7 @@ where it was.
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
-from typing import Protocol
+from typing import TypeAlias, TypeVar
 
 import launcher
 from jobs.data.counts import check_quality, summary
@@ -19,22 +18,13 @@ from jobs.runtime.context import Context
 from launcher.ledger import append_event
 from launcher.paths import CONTINUE
 
-
-class Make(Protocol):
-    """Makes the part of one source file, whole or not at all."""
-
-    def __call__(self, plan: "SourcePlan", number: int, gauge: Gauge | None = None) -> Part:
-        """Make it.
-
-        Args:
-            plan: Of the whole.
-            number: Which of its files.
-            gauge: Where to show how much of the file has been read.
-        """
+AnyPlan = TypeVar("AnyPlan", bound=SourcePlan)
+Make: TypeAlias = Callable[[AnyPlan, int, Gauge], Part]
+"""Makes the part of one source file, whole or not at all; shows on the gauge how much of it has been read."""
 
 
 def make_parts(
-    plan: SourcePlan, numbers: Sequence[int], make: Make, context: Context, is_stop_wanted: Callable[[], bool]
+    plan: AnyPlan, numbers: Sequence[int], make: Make[AnyPlan], context: Context, is_stop_wanted: Callable[[], bool]
 ) -> list[Part]:
     """Process source files, but for those that have been finished before.
 
@@ -53,7 +43,8 @@ def make_parts(
     """
     plan.work.mkdir(parents=True, exist_ok=True)
     if plan.recipe.data_use == "credentialed":
-        plan.work.chmod(0o700)
+        for folder in (plan.work.parent, plan.work):  # parts are moved out of the latter to be removed
+            folder.chmod(0o700)
     files = {number: plan.size(number) for number in numbers}
     done = find_done(plan, files, context)
     missing = sorted(files.keys() - done.keys(), key=lambda number: (-files[number], number))  # a shorter tail
@@ -61,7 +52,7 @@ def make_parts(
     cpus, started = plan.recipe.resources.cpus_per_task, time.monotonic()
     with Progress(context, files, done) as progress:
         for number, part in run_tasks(
-            partial(make, plan, gauge=progress.gauge), missing, cpus, is_stop_wanted, progress.tell
+            lambda number: make(plan, number, progress.gauge), missing, cpus, is_stop_wanted, progress.tell
         ):
             done[number] = part
             progress.count(number, part)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from jobs.data.clean import Cleaner
 from jobs.data.durable import write_durably
 from jobs.data.keys import KeyRecorder
-from jobs.data.plan import Plan, options_of
+from jobs.data.plan import Plan, SourcePlan, options_of
 from jobs.data.progress import Gauge
 from jobs.data.readers import read
 from jobs.data.readers.intake import Intake
@@ -40,7 +40,7 @@ class Part(BaseModel):
     """Documents dropped for each record of the evaluation sets; see `jobs.data.clean.decontaminate`."""
 
 
-def finished_part(plan: Plan, number: int) -> Part | None:
+def finished_part(plan: SourcePlan, number: int) -> Part | None:
     """Return the part that an earlier attempt finished, if its source has not changed since."""
     try:
         part = Part.model_validate_json(plan.record(number).read_bytes())
@@ -66,13 +66,13 @@ def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
     minhash = plan.recipe.clean.near_duplicates
     signatures = [SignatureWriter(minhash, plan.signatures(number), keys)] if minhash else []
     documents: Iterable[Document] | None = cleaner.run(
-        _watched(keys.number(read(intake, source)), number, intake, gauge)
+        watched(keys.number(read(intake, source)), number, intake, gauge)
     )
     for step in (*signatures, shards):
         documents = step(documents)
     keys.save(plan.keys(number), intake.deleted)
     part = Part(
-        source=_source_file(intake, source),
+        source=source_file(intake, source),
         modified_ns=modified_ns,
         tally=_tally(intake, cleaner, shards.written, keys),
         first_bad=tuple(intake.first_bad),
@@ -83,7 +83,8 @@ def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
     return part
 
 
-def _watched(documents: Iterable[Document], number: int, intake: Intake, gauge: Gauge | None) -> Iterator[Document]:
+def watched(documents: Iterable[Document], number: int, intake: Intake, gauge: Gauge | None) -> Iterator[Document]:
+    """Give a sign of life for every document, and show how much of the file has been read."""
     for document in documents:
         WATCHDOG.beat()
         if gauge is not None:
@@ -91,7 +92,8 @@ def _watched(documents: Iterable[Document], number: int, intake: Intake, gauge: 
         yield document
 
 
-def _source_file(intake: Intake, source: Source) -> SourceFile:
+def source_file(intake: Intake, source: Source) -> SourceFile:
+    """Describe a file that has been read to its end."""
     return SourceFile(
         path=str(intake.path),
         format=source.format,

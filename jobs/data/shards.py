@@ -48,7 +48,7 @@ class TokenizedShards(PipelineStep):
         """Write all documents."""
         writers = {split: ShardWriter(self._folder, f"{split}/{self._name}", self._encoder.dtype) for split in SPLITS}
         started = reported = time.monotonic()
-        for batch in _batches(data):
+        for batch in batches(data):
             texts = [document.text for document in batch]
             splits = [self._split(document) for document in batch]
             encoded = self._encoder.encode(texts)
@@ -89,7 +89,8 @@ def split_of(key_hash: int, validation: float) -> Split:
     return "validation" if key_hash < validation * 2**64 else "train"
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Put documents together that are tokenised at once; the last batch may be empty."""
     batch: list[Document] = []
     characters = 0
     for document in documents:

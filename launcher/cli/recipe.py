@@ -31,12 +31,11 @@ def validate(
     from launcher.errors import RecipeError
     from launcher.load import load_all
     from launcher.plan import check_all
-    from launcher.recipe import PrepareRecipe
 
     loaded, faults = load_all(files, overrides or (), rehearse)
     profile = _profile(cluster)
     if profile:
-        made_here = [item.recipe.corpus for item in loaded if isinstance(item.recipe, PrepareRecipe)]
+        made_here = [item.recipe.makes for item in loaded if item.recipe.makes]
         faults += check_all(loaded, profile, made_here)
     if as_json:
         reports = [_report(item, profile) for item in loaded]

@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 
 from launcher.cluster import Cluster
 from launcher.errors import Fault
+from launcher.expansion import EXPANSION
 from launcher.load import LoadedRecipe
 from launcher.paths import expand, locate
 from launcher.plan.shape import read_json
-from launcher.recipe import CptRecipe, PrepareRecipe, Recipe
+from launcher.recipe import CptRecipe, PrepareRecipe, Recipe, VocabularyRecipe
 from launcher.recipe.training import TrainingRecipe
 
 Finding: TypeAlias = tuple[str, str]
@@ -22,25 +23,23 @@ Finding: TypeAlias = tuple[str, str]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
-def check(
-    recipe: Recipe, cluster: Cluster, recipe_folder: str, pending_corpora: frozenset[str] = frozenset()
-) -> list[Fault]:
+def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: frozenset[str] = frozenset()) -> list[Fault]:
     """Find out why a recipe cannot work on a cluster.
 
     Args:
         recipe: The recipe.
         cluster: Where it is to run.
         recipe_folder: Folder of its file, for `./` values.
-        pending_corpora: Corpora that are not there yet, but will be when it starts.
+        pending: Corpora and tokenizers that are not there yet, but will be when it starts.
 
     Returns:
         The faults, with the recipe's name for a file; `LoadedRecipe.place` turns it into file and line.
     """
     site = _Site(recipe, cluster, recipe_folder)
     findings = [*site.gpu_findings(), *site.time_findings(), *site.secret_findings(os.environ)]
-    if isinstance(recipe, PrepareRecipe):
-        findings += [*site.model_findings("tokenizer", recipe.tokenizer), *site.source_findings(recipe)]
-    elif isinstance(recipe, TrainingRecipe):
+    if not isinstance(recipe, TrainingRecipe):
+        findings += [*site.tokenizer_findings(recipe, pending), *site.source_findings(recipe)]
+    else:
         findings += [
             *site.model_findings("model.path", recipe.model.path),
             *site.shape_findings(recipe),
@@ -48,23 +47,23 @@ def check(
             *site.tracking_findings(recipe),
         ]
     if isinstance(recipe, CptRecipe):
-        findings += [*site.corpus_findings(recipe, pending_corpora), *site.vocabulary_findings(recipe)]
+        findings += [*site.corpus_findings(recipe, pending), *site.vocabulary_findings(recipe)]
     return [Fault(recipe.name, None, key, message) for key, message in findings]
 
 
-def check_all(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending_corpora: Iterable[str] = ()) -> list[Fault]:
+def check_all(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending: Iterable[str] = ()) -> list[Fault]:
     """Check recipes as `check` does, each fault at its file and line."""
-    pending = frozenset(pending_corpora)
+    awaited = frozenset(pending)
     return [
         item.place(fault)
         for item in loaded
-        for fault in check(item.recipe, cluster, str(item.path.parent.absolute()), pending)
+        for fault in check(item.recipe, cluster, str(item.path.parent.absolute()), awaited)
     ]
 
 
 def hub_ids(recipe: Recipe, cluster: Cluster, recipe_folder: str) -> list[str]:
     """Name the models and tokenizers that are not on this site; the nodes will ask the Hugging Face Hub for them."""
-    name = recipe.tokenizer if isinstance(recipe, PrepareRecipe) else recipe.model.path
+    name = recipe.model.path if isinstance(recipe, TrainingRecipe) else recipe.tokenizer
     located = locate(name, cluster.roots.models, recipe_folder)
     return [] if os.path.isabs(located) else [name]
 
@@ -117,7 +116,18 @@ class _Site:
             root = expand(self.cluster.roots.models)
             yield key, f"`{name}` is not below `{root}`; put it there, or write a Hugging Face id such as `org/name`"
 
-    def source_findings(self, recipe: PrepareRecipe) -> Iterator[Finding]:
+    def tokenizer_findings(
+        self, recipe: PrepareRecipe | VocabularyRecipe, pending: frozenset[str]
+    ) -> Iterator[Finding]:
+        name = recipe.tokenizer
+        if name in pending:
+            return
+        yield from self.model_findings("tokenizer", name)
+        said = read_json(Path(locate(name, self.cluster.roots.models, self.recipe_folder)) / EXPANSION) or {}
+        if said.get("data_use") == "credentialed" and recipe.data_use == "open":
+            yield "tokenizer", f"`{name}` was made of credentialed text; write `data_use: credentialed`"
+
+    def source_findings(self, recipe: PrepareRecipe | VocabularyRecipe) -> Iterator[Finding]:
         evaluation = recipe.clean.decontaminate.files if recipe.clean.decontaminate else ()
         patterns = {f"sources.{index}.files": source.files for index, source in enumerate(recipe.sources)}
         patterns |= {f"clean.decontaminate.files.{index}": files for index, files in enumerate(evaluation)}

@@ -6,8 +6,9 @@ from pydantic import Field, TypeAdapter
 
 from launcher.recipe.cpt import CptRecipe
 from launcher.recipe.prepare import PrepareRecipe
+from launcher.recipe.vocabulary import VocabularyRecipe
 
-Recipe: TypeAlias = CptRecipe | PrepareRecipe
+Recipe: TypeAlias = CptRecipe | PrepareRecipe | VocabularyRecipe
 
 recipe_adapter: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 """Validates and dumps any recipe; `kind` chooses the model."""
@@ -17,4 +18,4 @@ KINDS: dict[str, type[Recipe]] = {
 }
 """The model of every kind of recipe."""
 
-__all__ = ["KINDS", "CptRecipe", "PrepareRecipe", "Recipe", "recipe_adapter"]
+__all__ = ["KINDS", "CptRecipe", "PrepareRecipe", "Recipe", "VocabularyRecipe", "recipe_adapter"]

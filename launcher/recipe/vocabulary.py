@@ -33,8 +33,8 @@ class VocabularyRecipe(RecipeBase):
     max_characters: Annotated[int, Field(ge=2)] = 16
     """Longest new token, its leading space counted (SentencePiece's default)."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the documents to learn from, chosen by a hash. Some hundred MB of text are enough; all different words
-    have to fit in memory."""
+    """Share of the other documents to learn from, chosen by a hash. Some hundred MB of text are enough; all different
+    words have to fit in memory."""
     heldout: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Share of the documents that nothing is learned from, to measure on; chosen by a hash."""
     clean: Clean = Clean()
@@ -54,8 +54,6 @@ class VocabularyRecipe(RecipeBase):
         conflicts = [*self._resource_conflicts(), *self._clean_conflicts(), *self._data_use_conflicts()]
         if self.output == self.tokenizer:
             conflicts.append("output: the tokenizer itself is never changed; write another name")
-        if self.share + self.heldout > 1:
-            conflicts.append(f"share: `heldout` needs the rest; write at most {1 - self.heldout:g}")
         if conflicts:
             raise ConflictError(conflicts)
         return self

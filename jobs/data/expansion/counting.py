@@ -1,0 +1,75 @@
+"""Counting words: how often each occurs, and in how many different documents, up to as many as matter."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from jobs.data.durable import replace_durably
+
+Holders = tuple[int, ...]
+"""Some of the documents (or patients) that hold a word, by hashes: all, or as many as it takes."""
+
+
+@dataclass
+class Words:
+    """What was counted. Takes some 300 bytes for each different word."""
+
+    enough: int
+    """How many holders of a word are remembered: with these it is common."""
+    counts: Counter[str] = field(default_factory=Counter)
+    holders: dict[str, Holders] = field(default_factory=dict)
+    characters: int = 0
+    """Of all text, words or not."""
+
+    def add(self, text: str, words: Iterable[str], holder: int) -> None:
+        """Count the words of a document.
+
+        Args:
+            text: The document.
+            words: As the base cuts them.
+            holder: A hash that the document shares with those that do not count as different from it.
+        """
+        self.characters += len(text)
+        found = Counter(words)
+        self.counts.update(found)
+        for word in found:
+            self.hold(word, (holder,))
+
+    def merge(self, other: "Words") -> None:
+        """Add what was counted elsewhere."""
+        self.characters += other.characters
+        self.counts.update(other.counts)
+        for word, holders in other.holders.items():
+            self.hold(word, holders)
+
+    def hold(self, word: str, holders: Holders) -> None:
+        """Remember who holds a word, as long as they are not enough."""
+        known = self.holders.get(word, ())
+        if len(known) < self.enough:
+            self.holders[word] = tuple(dict.fromkeys((*known, *holders)))[: self.enough]
+
+    def save(self, path: Path) -> None:
+        """Write the counts, durably."""
+        words = sorted(self.counts)
+        arrays = {
+            "words": np.frombuffer("\n".join(words).encode(), np.uint8),
+            "counts": np.array([self.counts[word] for word in words], "<u8"),
+            "ends": np.cumsum([len(self.holders[word]) for word in words], dtype="<u8"),
+            "holders": np.array([holder for word in words for holder in self.holders[word]], "<u8"),
+            "characters": np.array(self.characters, "<u8"),
+        }
+        with replace_durably(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def load(cls, path: Path, enough: int) -> "Words":
+        """Read counts."""
+        with np.load(path) as arrays:
+            words = arrays["words"].tobytes().decode().split("\n") if len(arrays["counts"]) else []
+            holders = np.split(arrays["holders"], arrays["ends"][:-1].astype(np.int64)) if words else []
+            counts = dict(zip(words, arrays["counts"].tolist(), strict=True))
+            sets = (tuple(part.tolist()) for part in holders)
+            return cls(enough, Counter(counts), dict(zip(words, sets, strict=True)), int(arrays["characters"]))
