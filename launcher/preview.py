@@ -28,8 +28,8 @@ from launcher.snapshot import Snapshot, read_code
 class SubmitOptions:
     """What the user may say about a submission besides recipes and cluster."""
 
-    after: str | None = None
-    """Start only when this run has finished; as `launcher.runs.find_run` understands it."""
+    after: tuple[str, ...] = ()
+    """Start only when these runs have finished; as `launcher.runs.find_run` understands them."""
     max_parallel: int | None = None
     """How many runs of an array may run at once."""
     rehearsal: bool = False
@@ -99,7 +99,7 @@ def require_feasible(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: 
     Raises:
         RecipeError: With all faults of all recipes.
     """
-    pending = _made_by(find_run(cluster, options.after)) if options.after else []
+    pending = [made for run in options.after for made in _made_by(find_run(cluster, run))]
     if faults := check_all(loaded, cluster, pending):
         raise RecipeError(faults)
 
@@ -110,7 +110,8 @@ def preview(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpt
     Raises:
         RunError: `options.after` names a run that failed, or none.
     """
-    runs_root, conditions = _runs_root(cluster), _conditions(options.after, cluster)
+    runs_root = _runs_root(cluster)
+    conditions = tuple(condition for run in options.after if (condition := _condition(run, cluster)))
     snapshot = read_code(runs_root)
     recipes = tuple(resolve(item) for item in loaded)
     planned, taken = [], set[Path]()
@@ -165,19 +166,17 @@ def _runs_root(cluster: Cluster) -> Path:
     return root
 
 
-def _conditions(after: str | None, cluster: Cluster) -> tuple[str, ...]:
+def _condition(after: str, cluster: Cluster) -> str | None:
     """What makes sbatch wait for a run; nothing if that run finished already."""
-    if after is None:
-        return ()
     run = find_run(cluster, after)
     record, attempts = RunRecord.read(run.record), read_attempts(run.ledger)
     if any(attempt.reason == "finished" for attempt in attempts):
-        return ()
+        return None
     if attempts and attempts[-1].action == "stop":
         raise RunError(f"--after: `{record.id}` ended: {attempts[-1].reason}; `launcher resume {record.id}` first")
     if not record.submissions:
         raise RunError(f"--after: `{record.id}` was never queued; `launcher resume {record.id}` first")
-    return (f"afterok:{record.submissions[-1].job_id}",)
+    return f"afterok:{record.submissions[-1].job_id}"
 
 
 def _made_by(run: RunDir) -> list[str]:

@@ -189,11 +189,24 @@ def test_after_makes_the_job_wait_for_the_other(
     submit(loaded(*[make_recipe(name="first")] * 2), cluster, SubmitOptions())
     other = RunRecord.read(RunDir(all_runs(cluster)[0]).record)
 
-    submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after=other.id))
+    submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after=(other.id,)))
 
     argv = fake_slurm.calls("sbatch")[1].argv
     assert f"--dependency=afterok:{other.submissions[0].job_id}" in argv
     assert "--kill-on-invalid-dep=yes" in argv
+
+
+def test_a_job_waits_for_several_others(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    first, second, done = (submit(loaded(make_recipe(name=name)), cluster, SubmitOptions())[0] for name in "abc")
+    append_event(done.ledger, 0, reason="finished", action="done")
+
+    submit(loaded(make_recipe(name="last")), cluster, SubmitOptions(after=("a", "b", "c")))
+
+    jobs = [RunRecord.read(run.record).submissions[0].job_id for run in (first, second)]
+    assert f"--dependency=afterok:{jobs[0]},afterok:{jobs[1]}" in fake_slurm.calls("sbatch")[3].argv
 
 
 def test_after_a_finished_run_nothing_waits(
@@ -203,7 +216,7 @@ def test_after_a_finished_run_nothing_waits(
     (first,) = submit(loaded(make_recipe(name="first")), cluster, SubmitOptions())
     append_event(first.ledger, 0, reason="finished", action="done")
 
-    submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after="first"))
+    submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after=("first",)))
 
     assert fake_slurm.calls("sbatch")[1].argv[:-1] == ["--parsable"]
 
@@ -216,7 +229,7 @@ def test_after_a_failed_run_is_refused(
     append_event(first.ledger, 0, reason="bad_recipe", action="stop")
 
     with pytest.raises(RunError, match="ended: bad_recipe; `launcher resume"):
-        submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after="first"))
+        submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after=("first",)))
 
 
 def test_the_local_executor_starts_a_process_that_outlives_the_caller(
@@ -245,7 +258,7 @@ def test_the_local_executor_cannot_wait_for_another_run(make_cluster: MakeCluste
     os.waitpid(int(RunRecord.read(first.record).submissions[0].job_id.removeprefix("local-")), 0)
 
     with pytest.raises(LauncherError, match="needs Slurm"):
-        submit(loaded(make_recipe()), cluster, SubmitOptions(after="first"))
+        submit(loaded(make_recipe()), cluster, SubmitOptions(after=("first",)))
 
     assert all_runs(cluster) == [first.root]
 
@@ -260,7 +273,7 @@ def test_training_may_wait_for_the_corpus_that_another_run_makes(
 
     with pytest.raises(RecipeError, match="there is no corpus `abstracts`"):
         submit(training, cluster, SubmitOptions())
-    (run,) = submit(training, cluster, SubmitOptions(after="corpus"))
+    (run,) = submit(training, cluster, SubmitOptions(after=("corpus",)))
 
     assert "--dependency=afterok:1001" in fake_slurm.calls("sbatch")[1].argv
     assert RunRecord.read(run.record).kind == "cpt"

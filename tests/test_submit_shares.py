@@ -102,7 +102,7 @@ def test_what_waits_for_another_run_waits_for_it_and_its_tasks(
     cluster = make_cluster()
     submit(loaded(make_recipe(name="first", tasks=2)), cluster, SubmitOptions())
 
-    submit(loaded(make_recipe(name="second", tasks=2)), cluster, SubmitOptions(after="first"))
+    submit(loaded(make_recipe(name="second", tasks=2)), cluster, SubmitOptions(after=("first",)))
 
     options = [call.argv[1:-1] for call in fake_slurm.calls("sbatch")]
     kill = "--kill-on-invalid-dep=yes"

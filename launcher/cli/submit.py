@@ -47,8 +47,8 @@ def render(
     from launcher.load import load_cluster
     from launcher.preview import SubmitOptions, preview
 
-    profile = load_cluster(cluster)
-    wanted = preview(_load(recipes, overrides or (), rehearse), profile, SubmitOptions(None, max_parallel, rehearse))
+    profile, options = load_cluster(cluster), SubmitOptions(max_parallel=max_parallel, rehearsal=rehearse)
+    wanted = preview(_load(recipes, overrides or (), rehearse), profile, options)
     for one in wanted.submissions:
         typer.echo(one.script, nl=False)
 
@@ -59,7 +59,9 @@ def submit(
     overrides: Overrides = None,
     rehearse: Rehearse = False,
     cluster: ClusterOption = None,
-    after: Annotated[str | None, typer.Option(help="Start only when this run has finished.", metavar="RUN")] = None,
+    after: Annotated[
+        list[str], typer.Option(help="Start only when this run has finished; repeatable.", metavar="RUN")
+    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
     max_parallel: MaxParallel = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent; touch nothing.")] = False,
     test_only: Annotated[
@@ -79,7 +81,7 @@ def submit(
 
     profile = load_cluster(cluster)
     loaded = _load(recipes, overrides or (), rehearse)
-    options = SubmitOptions(after, max_parallel, rehearse)
+    options = SubmitOptions(tuple(after), max_parallel, rehearse)
     _warn(loaded, profile)
     if dry_run or test_only:
         _preview(loaded, profile, options, with_estimate=test_only)

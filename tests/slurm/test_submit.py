@@ -146,7 +146,7 @@ def test_a_run_waits_for_another_and_dies_with_it(
     cluster = make_site(python="/bin/false")
     submit(loaded(make_recipe(name="first")), cluster, SubmitOptions())
 
-    (second,) = submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after="first"))
+    (second,) = submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after=("first",)))
 
     (job,) = jobs_of([second])
     wait_for(lambda: "JobState=CANCELLED" in devcluster.slurm("scontrol", "show", "job", job), 60, "the cancellation")
