@@ -178,6 +178,19 @@ def test_source_files_and_tokenizers_must_be_there(tmp_path: Path) -> None:
     assert not complaints(tmp_path, text)
 
 
+def test_evaluation_sets_must_be_there(tmp_path: Path) -> None:
+    write(tmp_path, "", "data/pile/0.zst")
+    write(tmp_path, "", "own.json")
+    text = f"{PREPARE}clean: {{decontaminate: {{files: [qa/*.jsonl, ./own.json]}}}}\n"
+
+    said = complaints(tmp_path, text)
+    write(tmp_path, "", "data/qa/medqa.jsonl")
+
+    assert len(said) == 1
+    assert "clean.decontaminate.files.0: no file matches `data/qa/*.jsonl`; check the pattern" in said[0]
+    assert not complaints(tmp_path, text)
+
+
 def test_sources_beside_the_recipe_are_found_in_folders_with_brackets(tmp_path: Path) -> None:
     folder = tmp_path / "a [b] *"
     write(folder, "", "own/x.jsonl")

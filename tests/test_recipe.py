@@ -202,6 +202,17 @@ sources:
     ]
 
 
+@pytest.mark.parametrize("code", ["eng", "EN", "e", "é1", "english"])
+def test_a_language_is_a_code_of_two_letters(tmp_path: Path, code: str) -> None:
+    text = "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nresources: {time: 1h}\n"
+    text += f"sources: [{{format: text, files: a}}]\nclean: {{languages: [en, {code}]}}\n"
+
+    (said,) = faults(tmp_path, text)
+
+    assert "clean.languages.1: " in said
+    assert f"`{code}` is no ISO 639-1 code; write two lower-case letters such as `en`" in said
+
+
 DATA = """data:
   corpora: [{name: a}, {name: b, weight: 2.0}]
 """

@@ -19,6 +19,7 @@ from launcher.errors import LauncherError
 Record: TypeAlias = list[str]
 
 _COMPRESSED = (".gz", ".zst")
+_BLOCK = 2**20
 
 
 def read_records(path: Path) -> tuple[list[Record], str]:
@@ -33,7 +34,7 @@ def read_records(path: Path) -> tuple[list[Record], str]:
     intake = Intake(path)
     try:
         with intake.stream() as stream:
-            content = stream.read()
+            content = b"".join(iter(lambda: stream.read(_BLOCK), b""))  # read at once, it is not checksummed
     except DAMAGE as error:
         raise LauncherError(f"{path}: the file is damaged: {error}; fetch it again") from None
     return list(_parse(path, content)), intake.sha256

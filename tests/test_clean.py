@@ -1,0 +1,172 @@
+"""Steps between reading and tokenising: which documents stay, how they are changed, and what is counted."""
+
+import gzip
+import json
+import unicodedata
+
+import pytest
+from datatrove.data import Document
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.data.clean import Cleaner
+from jobs.data.clean.language import LanguageFilter, check_languages, sample
+from jobs.data.clean.phi import PATTERNS, PhiCheck
+from jobs.data.clean.text import Normaliser
+from launcher.errors import LauncherError
+from launcher.recipe.prepare import Clean
+from tests.preparing import abstracts
+from tests.shared_data import shared_data
+
+GERMAN = "Die Behandlung der chronischen Niereninsuffizienz bei älteren Patienten mit Diabetes mellitus."
+FRENCH = "Le traitement de l'insuffisance rénale chronique chez les patients âgés atteints de diabète."
+CHINESE = "慢性肾功能不全是指各种原因造成的慢性进行性肾实质损害。致使肾脏明显萎缩。不能维持其基本功能。"
+
+
+def clean(texts, **section):
+    """Texts that are left, and the cleaner."""
+    cleaner = Cleaner(Clean.model_validate_json(json.dumps(section)), None)
+    return [document.text for document in cleaner.run(Document(text, "") for text in texts)], cleaner
+
+
+def test_nothing_is_done_that_is_not_asked_for():
+    texts = [GERMAN, "Cafe\u0301 ﬁne", "Dr. Smith, 617-632-7000"]
+
+    left, cleaner = clean(texts)
+
+    assert left == texts
+    assert (cleaner.dropped, cleaner.phi, cleaner.contaminated) == ({}, {}, {})
+
+
+def test_steps_come_in_the_documented_order():
+    marked = Document("short", "", metadata={"drop": "error"})
+    # Ten characters before normalisation, nine after it: too short. The other way round it would stay.
+    texts = [Document("cafe\u0301 abcd", ""), Document("abc", ""), Document(GERMAN, "")]
+    cleaner = Cleaner(Clean(normalise="nfc", min_characters=10, languages=("de",), phi_check=True), None)
+
+    assert [document.text for document in cleaner.run([marked, *texts])] == [GERMAN]
+    assert cleaner.dropped == {"error": 1, "too_short": 2}
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"), [("none", "e\u0301 ﬁ ①"), ("nfc", "\u00e9 ﬁ ①"), ("nfkc", "\u00e9 fi 1")]
+)
+def test_text_is_normalised_as_the_recipe_says(form, expected):
+    assert clean(["e\u0301 ﬁ ①"], normalise=form)[0] == [expected]
+
+
+@given(st.text(), st.sampled_from(["nfc", "nfkc"]))
+def test_the_quick_check_changes_no_result(text, form):
+    assert Normaliser(form).format(text) == unicodedata.normalize(form.upper(), text)
+
+
+def test_other_languages_go_and_are_counted():
+    left, cleaner = clean([abstracts()[0], GERMAN, FRENCH, CHINESE], languages=["en"])
+
+    assert left == [abstracts()[0]]
+    assert cleaner.dropped == {"other_language_by_text": 3}
+    assert clean([abstracts()[0], GERMAN, FRENCH, CHINESE], languages=["fr", "zh"])[0] == [FRENCH, CHINESE]
+
+
+@pytest.mark.parametrize("change", [str, str.upper, lambda text: text.upper().replace("PATIENTS", "patients")])
+def test_no_english_abstract_goes_whatever_its_case(change):
+    texts = [change(text) for text in abstracts()]
+
+    assert clean(texts, languages=["en"])[0] == texts
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "12 34 56 7.8 9",
+        "___",
+        "HR 88 BP 120/80 RR 16 SAT 98% RA",
+        "WBC-7.2 RBC-4.31 Hgb-13.2 Hct-39.1 MCV-91",
+        "PERRLA EOMI NC/AT",
+        "NO ACUTE CARDIOPULMONARY PROCESS.",
+        "pt c/o SOB x2d, denies CP/N/V",
+    ],
+)
+def test_text_that_tells_nothing_of_its_language_stays(text):
+    assert clean([text], languages=["en"], min_characters=0)[0] == [text]
+
+
+def test_no_clinical_note_goes():
+    with gzip.open(shared_data("clinical/mtsamples.visible.jsonl.gz"), "rt", encoding="utf-8") as file:
+        notes = [json.loads(line)["text"] for line in file][::3]
+    either = [*notes, *(note.upper() for note in notes), *(note[:120] for note in notes)]
+
+    assert len(clean(either, languages=["en"])[0]) == len(either) > 1_000
+
+
+def test_chinese_stays_where_it_is_wanted_and_goes_where_it_is_not():
+    lines = shared_data("sft/medicalgpt/medical_sft_sharegpt.600.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["conversations"][1]["value"] for line in lines]
+
+    assert len(clean(texts, languages=["zh"])[0]) == len(texts)
+    assert len(clean(texts, languages=["en"])[0]) < 0.05 * len(texts)
+
+
+@given(st.text(max_size=2_000))
+def test_a_sample_is_a_bounded_part_of_the_text(text):
+    taken = sample(text)
+
+    assert taken == text if len(text) <= 400 else len(taken) == 403 and taken.endswith(text[-97:])
+
+
+def test_any_text_has_a_probability():
+    judge = LanguageFilter(["en"])
+
+    assert all(0 <= judge.probability(text) <= 1.001 for text in ("", "\x00", "\U0010ffff" * 500, "a" * 10_000))
+
+
+def test_a_language_that_cannot_be_told_is_refused():
+    with pytest.raises(LauncherError, match=r"clean\.languages\.1: `xx` is none of the .*; write some of af, am, "):
+        check_languages(["en", "xx"])
+
+
+FOUND = {
+    "removal_mark": ["[**Hospital 18**]", "Dr. ___"],
+    "email": ["write to a.b@example.org"],
+    "us_ssn": ["SSN 123-45-6789."],
+    "phone": ["(617) 632-7000", "call 617-632-7000", "617.632.7000"],
+    "record_number": ["MRN: 1234567", "Medical Record Number: 99887766", "unit no. 1234567", "ACCOUNT #55512"],
+    "date": ["01/02/2015", "on 1/2/15", "2015-01-02", "January 3, 2019", "Aug. 3rd 2004"],
+    "titled_name": ["Mr. Smith came", "Mrs Jones", "DR. HOUSE"],
+}
+NOT_FOUND = [
+    "BP 120/80, 2/6 murmur, 10/10 pain, ratio 3/4/2151",
+    "1123-45-6789 and 123-45-67890 are too long, 1617-632-7000, too",
+    "Dr. Last Name (STitle) and Mr. Known lastname 1234 saw the patient on 2151-7-16",
+    "____________ fill in here",
+    "@ noon, foo@bar",
+    "TMS Score 12345, the unit 5 no 3, p < 0.05",
+    "in the years 2015-2019, PMID 12345678",
+]
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in FOUND.items() for text in texts])
+def test_what_looks_like_patients_data_is_counted(name, text):
+    _, cleaner = clean([f"before {text} behind", text], phi_check=True)
+
+    assert cleaner.phi == dict.fromkeys(PATTERNS, 0) | {name: 2}
+
+
+@pytest.mark.parametrize("text", NOT_FOUND)
+def test_what_is_ordinary_is_not_counted(text):
+    assert not any(clean([text], phi_check=True)[1].phi.values())
+
+
+def test_only_documents_that_stay_are_checked():
+    _, cleaner = clean(["Mr. Smith", f"Mr. Smith is {GERMAN}"], phi_check=True, min_characters=20)
+
+    assert cleaner.phi["titled_name"] == 1
+
+
+@given(st.text())
+def test_the_check_changes_no_document(text):
+    document = Document(text, "")
+
+    assert list(PhiCheck()([document])) == [document]
+    assert document.text == text

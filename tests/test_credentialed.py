@@ -1,0 +1,146 @@
+"""Credentialed text stays where it is: none in logs, errors, metrics, W&B's files, manifests or run directories."""
+
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.data.corpus import open_corpus
+from jobs.prepare import main
+from jobs.runtime.stop import StopFlag
+from launcher.corpus import TOKENIZER
+from launcher.errors import LauncherError
+from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
+from tests.preparing import abstracts, make_context, write_source
+from tests.ranks import make_run, train
+
+PLANTED = "Zaphodia"
+SENTENCE = (
+    f"Mrs. {PLANTED} Beeblebrox was seen on 01/02/2015 and can be called at 617-632-7000 or {PLANTED}@example.org"
+)
+CLEAN = {
+    "normalise": "nfkc",
+    "languages": ["en"],
+    "decontaminate": {"files": ["./sets/*"]},
+    "phi_check": True,
+    "exact_duplicates": "drop",
+    "near_duplicates": {},
+}
+
+
+def write_notes(folder: Path) -> None:
+    """Notes with the planted name in what stays, in what each step drops, and in what cannot be read."""
+    notes = [f"{SENTENCE}. {text}" for text in abstracts()[:60]]
+    dropped = [
+        PLANTED,
+        f"{PLANTED}: Die Behandlung der chronischen Niereninsuffizienz bei älteren Patienten mit Diabetes mellitus.",
+        f"The patient {PLANTED} came to the hospital with pain in the chest and was sent home after two days.",
+        notes[0],
+        f"{notes[1]} Signed.",
+    ]
+    records = [json.dumps({"text": text, "meta": {"pile_set_name": PLANTED}}) for text in (*notes, *dropped)]
+    broken = ['{"text": "' + PLANTED, json.dumps([PLANTED]), json.dumps({PLANTED: 1}), json.dumps({"text": [PLANTED]})]
+    write_source(folder / "notes.jsonl", "\n".join([*records, *broken]).encode() + b'\n{"text": "Zaphodia \xff"}\n')
+    (folder / "sets").mkdir()
+    (folder / "sets" / "set.json").write_text(json.dumps({"Q": dropped[2]}))
+
+
+def tells(folder: Path) -> Iterator[Path]:
+    """Files that hold the planted name."""
+    sources = {folder / "notes.jsonl", folder / "sets" / "set.json"}
+    for path in sorted(set(folder.rglob("*")) - sources):
+        if path.is_file() and any(form in path.read_bytes() for form in (PLANTED.encode(), PLANTED.lower().encode())):
+            yield path
+
+
+def others_may_enter(folder: Path) -> bool:
+    return bool(stat.S_IMODE(folder.stat().st_mode) & 0o077)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    write_notes(tmp_path)
+    return tmp_path
+
+
+def prepare(folder: Path, **changes: object) -> int:
+    changes = {"data_use": "credentialed", "clean": CLEAN | {"min_characters": 20}, "max_bad_fraction": 0.5} | changes
+    return main(make_context(folder, **changes), StopFlag())
+
+
+def test_no_step_of_a_prepare_tells_of_the_text(notes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert prepare(notes) == FINISHED
+
+    said = "".join(capfd.readouterr())
+    manifest = open_corpus(notes / "corpora" / "corpus").manifest
+    reasons = ("too_short", "other_language_by_text", "contaminated", "duplicate", "near_duplicate")
+    assert manifest.counts.dropped == dict.fromkeys(reasons, 1)
+    assert manifest.counts.bad_records == 5
+    assert manifest.counts.phi["email"] == manifest.counts.phi["phone"] == manifest.counts.phi["titled_name"] == 62
+    assert "62 matches of titled_name" in said
+    assert "notes.jsonl:66: is not JSON" in said
+    assert "set.json: 1 documents dropped for words of 1 of its 1 records" in said
+    assert PLANTED.lower() not in said.lower()
+    assert not list(tells(notes))
+
+
+def test_no_error_tells_of_the_text(notes: Path) -> None:
+    with pytest.raises(LauncherError) as too_many:
+        prepare(notes, max_bad_fraction=0.001)
+    (notes / "sets" / "set.jsonl").write_text('{"Q": ' + PLANTED)
+    with pytest.raises(LauncherError) as bad_set:
+        prepare(notes)
+    (notes / "sets" / "set.jsonl").unlink()
+
+    assert "5 of 70 records cannot be read" in str(too_many.value)
+    assert "set.jsonl:1: is not JSON" in str(bad_set.value)
+    assert PLANTED not in str(too_many.value) + str(bad_set.value)
+    assert not list(tells(notes))
+
+
+def test_nobody_else_may_enter_what_is_half_done_or_done(notes: Path) -> None:
+    (notes / "more.jsonl").write_text(json.dumps({"text": abstracts()[99]}))
+
+    class StopSoon(StopFlag):
+        looks = 2
+
+        def wanted(self, run: object, is_main: bool) -> bool:  # noqa: ARG002
+            self.looks -= 1
+            return self.looks < 0
+
+    changes = {"data_use": "credentialed", "max_bad_fraction": 0.5, "resources": {"cpus_per_task": 1, "time": "1h"}}
+    assert main(make_context(notes, **changes), StopSoon()) == CONTINUE
+    assert others_may_enter(notes / "corpora" / "corpus.partial") is False
+    assert main(make_context(notes, **changes), StopFlag()) == FINISHED
+    assert others_may_enter(notes / "corpora" / "corpus") is False
+
+
+@pytest.mark.slow
+def test_a_training_on_credentialed_text_tells_nothing_of_it(notes: Path) -> None:
+    context = make_context(
+        notes, data_use="credentialed", clean=CLEAN | {"min_characters": 20}, max_bad_fraction=0.5, validation=0.2
+    )
+    task = subprocess.run([sys.executable, "-m", "jobs", context.run.root], capture_output=True, check=False)
+    changes = {
+        "data": {"corpora": [{"name": "corpus"}]},
+        "tracking": {"mode": "offline"},
+        "schedule": {"length": "4 steps", "warmup": "1 steps"},
+        "checkpoint": {"interval": "2 steps"},
+    }
+
+    run = make_run(notes, data_use="credentialed", **changes)
+    attempt = train(run)
+    refused = train(make_run(notes, data_use="open", **changes))
+
+    assert task.returncode == FINISHED
+    assert attempt.exit_codes == [FINISHED], attempt.log()
+    assert list(run.root.rglob("*.wandb"))
+    assert refused.exit_codes == [NEVER_RESTART]
+    assert "holds credentialed data" in refused.log()
+    assert PLANTED.encode() not in task.stdout + task.stderr
+    assert not list(tells(notes))
+    assert (notes / "corpora" / "corpus" / TOKENIZER).exists()
