@@ -70,6 +70,38 @@ def test_an_element_of_an_array_is_never_named_by_the_id_that_it_shares_with_the
     assert slurm.own_id({"SLURM_JOB_ID": "5"}) == "5"
 
 
+AWAY_TWICE = """
+count={folder}/count
+case "$*" in
+  *ping) [ "$(wc -l <$count)" -ge 3 ] && echo "Slurmctld(primary) at c1 is UP" \\
+    || {{ echo "Slurmctld(primary) at c1 is DOWN"; exit 1; }} ;;
+  *) echo >>$count
+     [ "$(wc -l <$count)" -ge 3 ] || {{ echo "Unable to contact slurm controller (connect failure)" >&2; exit 1; }}
+     {answer} ;;
+esac
+"""
+
+
+def test_a_job_is_brought_back_when_a_slurmctld_that_was_restarted_is_there_again(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "PAUSE_SECONDS", 0)
+    commands.say("scontrol", AWAY_TWICE.format(folder=tmp_path, answer="true"))
+    assert slurm.requeue("5", 0) == slurm.Answer(True, "requeued")
+
+    (tmp_path / "count").unlink()
+    commands.say("sbatch", AWAY_TWICE.format(folder=tmp_path, answer="echo 6"))
+    assert slurm.resubmit("submission.sh", None, "5") == slurm.Answer(True, "6")
+
+
+def test_patience_with_an_absent_slurmctld_has_an_end(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(slurm, "PAUSE_SECONDS", 0.1)
+    commands.say("scontrol", 'echo "Slurmctld(primary) at c1 is DOWN"; exit 1')
+
+    assert not slurm.requeue("5", 0).ok
+
+
 def test_the_id_of_a_new_job_is_found_among_a_sites_banners(commands: Commands) -> None:
     commands.say("sbatch", 'echo "project has 17 hours left"; echo "4711;cluster"')
 

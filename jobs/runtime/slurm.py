@@ -7,14 +7,22 @@ so every call has a time limit, and every caller has something to do without the
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 RESUBMITTED_BY = "LAUNCHER_RESUBMITTED_BY"
 """Variable by which a job knows the one that queued it: unlike a person, that one starts no budget anew."""
 
 TIMEOUT_SECONDS = 60
 """Slurm's own MessageTimeout is 10 s by default and sites raise it (https://slurm.schedmd.com/slurm.conf.html)."""
+
+PATIENCE_SECONDS = 300
+"""How long to try again while no slurmctld is there: a restart or a takeover by the backup takes minutes, and who gave
+up at once would lose all runs that end meanwhile."""
+
+PAUSE_SECONDS = 10
 
 # Options in variables override argv for some of these commands, and a job must not inherit another job's.
 _OVERRIDES = ("SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
@@ -122,6 +130,21 @@ def signal_steps(job_id: str, name: str) -> Answer:
     return ask("scancel", f"--signal={name}", job_id)
 
 
+def _patiently(command: Callable[[], Answer]) -> Answer:
+    """Run a command on which the run's return depends again as long as no slurmctld is there to take it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    answer = command()
+    while not answer.ok and time.monotonic() < deadline and _is_controller_away():
+        time.sleep(PAUSE_SECONDS)
+        answer = command()
+    return answer
+
+
+def _is_controller_away() -> bool:
+    text = ask("scontrol", "ping").text
+    return " is DOWN" in text and " is UP" not in text
+
+
 def requeue(job_id: str, restart_count: int) -> Answer:
     """Put the job back into the queue; one that Slurm has put back by itself is a success.
 
@@ -132,6 +155,10 @@ def requeue(job_id: str, restart_count: int) -> Answer:
         job_id: The job, or this element of an array.
         restart_count: How many times it was requeued when this process started.
     """
+    return _patiently(partial(_requeue_once, job_id, restart_count))
+
+
+def _requeue_once(job_id: str, restart_count: int) -> Answer:
     answer = ask("scontrol", "requeue", job_id)
     if answer.ok:
         return Answer(True, "requeued")
@@ -166,7 +193,7 @@ def resubmit(script: str, array_index: str | None, job_id: str, exclude: str | N
     after = [f"--dependency=afterany:{job_id}"]
     without = [f"--exclude={exclude}"] if exclude else []
     argv = ["sbatch", "--parsable", *only, *after, *without, script]
-    answer = ask(*argv, environ=outside_job(os.environ) | {RESUBMITTED_BY: job_id})
+    answer = _patiently(partial(ask, *argv, environ=outside_job(os.environ) | {RESUBMITTED_BY: job_id}))
     if not answer.ok:
         return answer
     found = re.findall(r"^(\d+)(?:;\S+)?$", answer.text, re.MULTILINE)
