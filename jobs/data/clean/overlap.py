@@ -6,9 +6,9 @@ ends in a question mark and has at least `SHORTEST` words, the smallest run that
 everybody writes. The option "CT scan of the chest, abdomen, and pelvis" alone would empty a corpus of radiology
 reports. Words are runs of letters and digits in lower case, or one Chinese or Japanese character each.
 
-datatrove's NGramsDecontFilter hashes every n-gram of every document in Python, 2 MB/s. Here a document is
-looked at in seeds: some words at every few words, so close that each run of the shortest length holds one
-whole. Only around seeds that are also in the index all runs are looked up.
+datatrove's NGramsDecontFilter looks up every n-gram of every document: 6 MB/s, with words split as here. Here a
+document is looked at in seeds: some words at every few words, so close that each run of the shortest length
+holds one whole. Only around seeds that are also in the index all runs are looked up: 22 MB/s.
 """
 
 import re
