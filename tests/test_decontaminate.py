@@ -153,7 +153,7 @@ def test_rows_of_csv_are_read_without_a_heading(tmp_path):
         ("set.csv", b"SECRET,\xff\n", r"set\.csv: is not UTF-8; mend the file"),
         (
             "set.json.gz",
-            gzip.compress(b'"SECRET"' * 99)[:-9],
+            gzip.compress(b'"SECRET"' * 99, mtime=0)[:-9],
             r"set\.json\.gz: the file is damaged: .*; fetch it again",
         ),
         ("set.txt", b"SECRET", r"clean\.decontaminate\.files: `set\.txt` is neither JSON nor CSV by its name; write"),
