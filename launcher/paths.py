@@ -84,6 +84,11 @@ class RunDir:
         return self.checkpoints / f"step-{step:08d}"
 
     @property
+    def examples(self) -> Path:
+        """Conversations as token ids (`jobs.data.chat.store`), prepared once for all attempts."""
+        return self.root / "examples"
+
+    @property
     def outputs(self) -> Path:
         """What the run was for: model or adapter, predictions, scores."""
         return self.root / "outputs"
@@ -170,9 +175,10 @@ COMPLETE = "COMPLETE"
 
 
 def published_steps(run: RunDir) -> list[int]:
-    """Steps of all published checkpoints, oldest first."""
+    """Steps of all published checkpoints, oldest first; copies by other names are their owners' business."""
     folders = run.checkpoints.glob("step-*") if run.checkpoints.is_dir() else ()
-    return sorted(int(f.name.removeprefix("step-")) for f in folders if is_checkpoint_complete(f))
+    steps = {int(digits) for folder in folders if (digits := folder.name.removeprefix("step-")).isdecimal()}
+    return sorted(step for step in steps if is_checkpoint_complete(run.checkpoint(step)))
 
 
 def locate(name: str, root: str, recipe_folder: str) -> str:

@@ -45,19 +45,22 @@ def cpt_recipe(**changes: Any) -> dict[str, Any]:
 
 def make_run(folder: Path, **changes: Any) -> RunDir:
     """Make the run directory of a `cpt` recipe, and the corpus it reads."""
-    corpora = folder / "corpora"
-    if not corpora.exists():
-        make_corpus(corpora / "words", [words(400)])
+    if not (folder / "corpora").exists():
+        make_corpus(folder / "corpora" / "words", [words(400)])
+    return make_run_of(cpt_recipe(**changes), folder)
+
+
+def make_run_of(recipe: dict[str, Any], folder: Path) -> RunDir:
+    """Make the run directory of a recipe; its data and corpora are below `folder`."""
     run = RunDir(folder / f"run-{len(list(folder.glob('run-*')))}")
     run.root.mkdir()
-    recipe = cpt_recipe(**changes)
     run.recipe.write_text(json.dumps(recipe))
-    roots = {"runs": str(folder), "corpora": str(corpora), "models": str(ASSETS), "data": str(folder)}
+    roots = {"runs": str(folder), "corpora": str(folder / "corpora"), "models": str(ASSETS), "data": str(folder)}
     cluster = {"name": "test", "roots": roots, "gpus": {"device": "cpu"}}
     RunRecord(
         id="abc123",
         name=recipe["name"],
-        kind="cpt",
+        kind=recipe["kind"],
         fingerprint=fingerprint(recipe),
         created=0.0,
         code_hash="0",

@@ -104,7 +104,7 @@ class Corpus:
         return np.dtype(self.manifest.dtype).newbyteorder("<").str
 
     def _ends(self, split: Split, number: int) -> NDArray[Any]:
-        return _mapped(self._paths[split][number] + ".index", _INDEX_FORMAT)
+        return mapped(self._paths[split][number] + ".index", _INDEX_FORMAT)
 
     def _pieces(self, split: Split, start: int, stop: int) -> Iterator[tuple[Split, int, int, int]]:
         starts = self._starts[split]
@@ -115,7 +115,7 @@ class Corpus:
             start, number = end, number + 1
 
     def _read_piece(self, split: Split, number: int, start: int, stop: int) -> tuple[Ids, Ids]:
-        ids, ends = _mapped(self._paths[split][number], self._id_format), self._ends(split, number)
+        ids, ends = mapped(self._paths[split][number], self._id_format), self._ends(split, number)
         # Ends after `start` and before `stop`. The bounds are uint64 like the array: of Python's integers numpy would
         # make another type, and convert the whole array to it first.
         first, last = ends.searchsorted(np.array((start + 1, stop), np.uint64))
@@ -162,7 +162,8 @@ def _positions(restarts: Ids, length: int) -> Ids:
 
 
 @lru_cache(maxsize=256)  # each map holds a file descriptor, and the usual limit is 1,024
-def _mapped(path: str, dtype: str) -> NDArray[Any]:
+def mapped(path: str, dtype: str) -> NDArray[Any]:
+    """Map a file of numbers of one format."""
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))  # slicing a memmap itself costs three times as much
 
 

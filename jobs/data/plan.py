@@ -14,6 +14,7 @@ from jobs.data.tokenize import TextEncoder, load_encoder
 from jobs.runtime.context import Context
 from launcher.corpus import FORMAT
 from launcher.errors import LauncherError
+from launcher.recipe.chat import ChatSource
 from launcher.recipe.prepare import PrepareRecipe
 from launcher.recipe.sources import Source
 from launcher.recipe.vocabulary import VocabularyRecipe
@@ -142,6 +143,6 @@ def fingerprint_of(
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def options_of(source: Source) -> dict[str, Any]:
+def options_of(source: Source | ChatSource) -> dict[str, Any]:
     """Say how a source is read."""
     return source.model_dump(mode="json", exclude={"files", "license"})

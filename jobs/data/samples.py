@@ -7,7 +7,6 @@ world size.
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from jobs.data.mixture import Mixture
-from jobs.data.permutation import Permutation
+from jobs.data.order import Order
 from jobs.data.pieces import Pieces
 from launcher.recipe.sections import Batch
 from launcher.recipe.units import Length
@@ -36,10 +35,9 @@ class Samples(Dataset[dict[str, Tensor]]):
 
     def __init__(self, pieces: Sequence[Pieces], mixture: Mixture, length: int, seed: int, num_samples: int) -> None:
         self._pieces = tuple(pieces)
-        self._counts = tuple(map(len, pieces))
-        self._mixture = mixture
+        names = [f"{one.corpus.manifest.corpus}/{one.split}" for one in pieces]
+        self._order = Order(mixture, list(map(len, pieces)), names, seed)
         self._length = length
-        self._seed = seed
         self._num_samples = num_samples
 
     def __len__(self) -> int:
@@ -60,16 +58,8 @@ class Samples(Dataset[dict[str, Tensor]]):
         return {name: torch.from_numpy(array) for name, array in sample.items()}
 
     def locate(self, index: int) -> tuple[int, int]:
-        """Return the corpus of sample `index` and which of its pieces it is.
-
-        Each corpus gives all its pieces once, in an order of its own for every epoch, before it gives
-        one twice.
-        """
-        corpus, given = self._mixture.place(index)
-        pieces, count = self._pieces[corpus], self._counts[corpus]
-        epoch, turn = divmod(given, count)
-        key = f"{self._seed}/{pieces.corpus.manifest.corpus}/{pieces.split}/{epoch}"
-        return corpus, _permutation(count, key)(turn)
+        """Return the corpus of sample `index` and which of its pieces it is."""
+        return self._order.locate(index)
 
 
 def packed_collator(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -103,8 +93,3 @@ def steps_in(length: Length, batch: Batch, epoch: Fraction) -> int:
     if length.unit == "token":
         return math.ceil(length.value / (batch.sequences * batch.sequence_length))
     return math.ceil(length.exact * epoch / batch.sequences)
-
-
-@lru_cache(maxsize=64)
-def _permutation(size: int, key: str) -> Permutation:
-    return Permutation(size, key)

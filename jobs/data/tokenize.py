@@ -51,7 +51,7 @@ def load_encoder(path: str, name: str) -> TextEncoder:
     Raises:
         LauncherError: it cannot be loaded, or cannot end a document.
     """
-    tokenizer = _load(path, name)
+    tokenizer = load_tokenizer(path, name)
     if tokenizer.eos_token_id is None:
         raise LauncherError(f"tokenizer `{name}` has no end-of-sequence token, which ends documents; set `eos_token`")
     backend: Tokenizer = tokenizer.backend_tokenizer
@@ -71,9 +71,19 @@ def load_encoder(path: str, name: str) -> TextEncoder:
     return TextEncoder(backend, record, adds_eos=frame.ids[-1] == tokenizer.eos_token_id)
 
 
-def _load(path: str, name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that is made of rules and a vocabulary alone, in tokenizer.json.
+
+    Args:
+        path: Folder, or Hugging Face id.
+        name: What the recipe calls it.
+        trust_remote_code: Run code that comes with it.
+
+    Raises:
+        LauncherError: it cannot be loaded, or is of another kind.
+    """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise LauncherError(
             f"tokenizer `{name}` ({path}) cannot be loaded: {' '.join(str(error).split())}; write a folder below the "

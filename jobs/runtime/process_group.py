@@ -6,7 +6,8 @@ in the middle of a NCCL collective.
 
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +19,7 @@ import torch.distributed as dist
 
 from jobs.runtime.context import Context, Ranks
 from jobs.runtime.watchdog import WATCHDOG
+from launcher.errors import LauncherError
 
 T = TypeVar("T")
 
@@ -75,6 +77,38 @@ class Group:
         if self.world_size > 1:
             dist.barrier(group=self.control)
         WATCHDOG.beat()
+
+
+def wait_for_main(group: Group, work: Callable[[], Iterator[None]]) -> None:
+    """Let rank 0 do something for all while the others wait, however long it takes. A collective.
+
+    Args:
+        group: All ranks.
+        work: Called on rank 0. Each pause of its iterator is a chance to tell the others to go on waiting.
+
+    Raises:
+        LauncherError: rank 0 raised it; every rank does.
+    """
+    steps = work() if group.is_main else iter(())
+    while (said := group.from_main(_go_on(steps) if group.is_main else "")) != _DONE:
+        if said != _UNDER_WAY:
+            raise LauncherError(said)
+
+
+_DONE, _UNDER_WAY = "done", "under way"
+_WORD_SECONDS = 10
+
+
+def _go_on(steps: Iterator[None]) -> str:
+    """Work for a while; return what to tell the others, an error's message if there is one."""
+    until = time.monotonic() + _WORD_SECONDS
+    try:
+        for _ in steps:
+            if time.monotonic() > until:
+                return _UNDER_WAY
+    except LauncherError as error:
+        return str(error)
+    return _DONE
 
 
 @contextmanager

@@ -1,0 +1,37 @@
+"""kind: sft - supervised fine-tuning: a language model learns the answers of conversations."""
+
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from launcher.recipe.chat import ChatData
+from launcher.recipe.training import TrainingRecipe
+
+
+class SftRecipe(TrainingRecipe):
+    """Supervised fine-tuning."""
+
+    kind: Literal["sft"]
+    """Supervised fine-tuning."""
+    data: ChatData
+    """What it reads."""
+    neftune_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Noise on the embeddings while training (NEFTune, Jain et al. 2023, https://arxiv.org/abs/2310.05914); 5 to 15."""
+
+    @override
+    def samples_in_epoch(self, sizes: Sequence[int]) -> Fraction:
+        """Return how many sequences it takes to read the mixture once.
+
+        Args:
+            sizes: Sequences that each source has.
+        """
+        return sum(self.data.shares(sizes), Fraction(0)) if self.data.mixture == "epochs" else Fraction(sum(sizes))
+
+    @override
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
+        if self.schedule.length.unit == "token":
+            yield f"schedule.length: `{self.schedule.length}` depends on padding; write epochs or steps"
