@@ -96,6 +96,16 @@ def test_a_requeue_that_nobody_had_announced_was_our_own(
     assert (cause.reason if cause else None) == reason
 
 
+def test_a_log_that_cannot_be_read_says_nothing_and_hides_no_other(tmp_path: Path) -> None:
+    log = tmp_path / "batch.log"
+    log.write_text("2026-11-21 04:41:00 srun: error: Node failure on a100-02\n")
+
+    cause = cause_in_logs([tmp_path, log], ATTEMPT)
+
+    assert cause is not None
+    assert cause.reason == "node_failure"
+
+
 def test_what_srun_said_counts_only_in_the_attempts_own_log(tmp_path: Path) -> None:
     of_all_attempts = tmp_path / "slurm-12.log"
     of_all_attempts.write_text("2026-11-21 04:41:00 srun: error: Node failure on a100-02\n")

@@ -84,7 +84,10 @@ def cause_in_job(job: Mapping[str, str], attempt: Attempt) -> Cause | None:
 def cause_in_logs(logs: list[Path], attempt: Attempt) -> Cause | None:
     """Find what Slurm or srun wrote into the logs while the attempt ran."""
     for path in logs:
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # not there, or its disk is gone, which must not end the process that brings the run back
+            continue
         cause = _marked(text, attempt) or (_said_by_srun(text) if path.name == "batch.log" else None)
         if cause is not None:
             return cause

@@ -27,7 +27,15 @@ class LocalTasks:
         self._grace = grace_seconds
         self._kill_at: float | None = None
         self._ends: list[TaskEnd] = []
-        self._running = {rank: start_task(launch, rank) for rank in range(launch.world_size)}
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        try:
+            for rank in range(launch.world_size):
+                self._running[rank] = start_task(launch, rank)
+        except OSError:  # the next attempt must not find them at work
+            self._signal(signal.SIGKILL)
+            for process in self._running.values():
+                process.wait()
+            raise
 
     def poll(self) -> Outcome | None:
         """Tell how the tasks ended; None while any runs. One that fails takes the others with it."""

@@ -123,6 +123,7 @@ class _Supervisor:
         self._limit = LocalLimit(job) if job.local else None
         self._hang = HangWatch(job, attempt, job.hang_limit) if job.hang_limit else None
         self._logs = [job.slurm_log(job.id), job.run.batch_log(attempt.number)]
+        self._is_out_of_time = False
 
     def run(self) -> Ending:
         """Wait until all tasks have ended, and pass on what asks them to."""
@@ -130,13 +131,10 @@ class _Supervisor:
             name = self._signals.next()
             if name is not None:
                 self._ask_to_stop(name)
-                if self._is_out_of_time(name):
-                    return Ending(
-                        None, cause=Cause("killed", "Slurm's log", "the time limit came before the tasks had saved")
-                    )
+                self._is_out_of_time = self._is_out_of_time or self._ends_for_good(name)
             if self._limit is not None:
                 self._keep(self._limit)
-            if self._hang is not None and self._is_given_up(self._hang):
+            if self._is_out_of_time or (self._hang is not None and self._is_given_up(self._hang)):
                 outcome = Outcome(128 + signal.SIGKILL)
                 break
             time.sleep(POLL_SECONDS)
@@ -153,7 +151,7 @@ class _Supervisor:
             self._say(f"{why}: STOP cannot be written ({error.strerror}); the signal alone must do")
         self._say(self._tasks.ask_to_stop())
 
-    def _is_out_of_time(self, name: str) -> bool:
+    def _ends_for_good(self, name: str) -> bool:
         """Tell whether Slurm is ending the tasks for good because of the time limit.
 
         It ends this process with them, so there is no time to wait for their end: the run would be lost,
@@ -198,6 +196,8 @@ class _Supervisor:
         )
 
     def _cause(self, exit_code: int) -> Cause | None:
+        if self._is_out_of_time:
+            return Cause("killed", "Slurm's log", "the time limit came before the tasks had saved")
         cause = preflight_failure(self._job.run.preflight(self._attempt.number))
         if exit_code in (FINISHED, NEVER_RESTART) or cause is not None:
             return cause
