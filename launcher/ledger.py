@@ -140,7 +140,7 @@ class StopRequest:
     def read(cls, path: Path) -> "StopRequest | None":
         """Read the request; None when there is none."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
         try:

@@ -59,6 +59,9 @@ def test_a_stop_file_touched_by_hand_is_a_persons_request(tmp_path: Path) -> Non
     stop.touch()
     assert StopRequest.read(stop) == StopRequest("user")
 
+    stop.write_bytes("bitte für heute aufhören".encode("latin-1"))
+    assert StopRequest.read(stop) == StopRequest("user")
+
     StopRequest("time_limit", 3).write(stop)
     assert StopRequest.read(stop) == StopRequest("time_limit", 3)
     assert list(tmp_path.iterdir()) == [stop]

@@ -127,6 +127,13 @@ def test_a_run_directory_that_cannot_be_written_is_a_fault(tmp_path: Path) -> No
     assert fault == f"cannot write and read `{tmp_path}/gone`: No such file or directory"
 
 
+def test_a_run_directory_where_not_even_the_probe_can_be_removed_is_a_fault(tmp_path: Path) -> None:
+    """A file system that has become read-only refuses to remove what is not there, too."""
+    [fault] = write_faults(RunDir(tmp_path / ("x" * 300)))
+
+    assert fault.endswith("File name too long")
+
+
 def test_room_for_another_checkpoint_is_needed(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     assert write_faults(run) + space_faults(run) == []

@@ -57,6 +57,13 @@ def test_only_rank_zero_looks_at_the_stop_file(tmp_path: Path) -> None:
     assert not stop.wanted(run, is_main=False)
 
 
+def test_a_file_system_that_does_not_answer_ends_no_training(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / ("x" * 300))
+
+    assert not StopFlag().wanted(run, is_main=True)
+    assert not StopFlag().save_wanted(run, is_main=True)
+
+
 def test_the_stop_file_of_a_time_limit_counts_as_well(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     StopRequest("time_limit", 3).write(run.stop_request)

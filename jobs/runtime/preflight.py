@@ -138,7 +138,8 @@ def write_faults(run: RunDir) -> list[str]:
     except OSError as error:
         return [f"cannot write and read `{run.root}`: {error.strerror or error}"]
     finally:
-        probe.unlink(missing_ok=True)
+        with suppress(OSError):
+            probe.unlink()
     return []
 
 

@@ -1,5 +1,6 @@
 """The request to stop, as a task sees it: a signal that sets a flag, and files that rank 0 looks at. No torch."""
 
+import os
 import signal
 from types import FrameType
 
@@ -33,16 +34,18 @@ class StopFlag:
     def wanted(self, run: RunDir, is_main: bool) -> bool:
         """Tell whether this task knows of a request to stop; the ranks then agree on it.
 
+        A file system that does not answer for a moment is no request, and no reason to end a training.
+
         Args:
             run: Whose STOP file counts.
             is_main: Only rank 0 looks at the file: many ranks that ask a network file system at every
                 step are a load, and one that knows is enough.
         """
-        return self._signal is not None or (is_main and run.stop_request.exists())
+        return self._signal is not None or (is_main and os.path.exists(run.stop_request))
 
     def save_wanted(self, run: RunDir, is_main: bool) -> bool:
         """Tell whether somebody wants a checkpoint without a stop."""
-        return is_main and run.save_request.exists()
+        return is_main and os.path.exists(run.save_request)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self._signal = signal.Signals(number).name
