@@ -321,6 +321,33 @@ def test_an_attempt_that_did_not_tell_its_end_is_closed_by_the_next_start(staged
     assert (second.number, second.reason) == (1, "finished")
 
 
+def test_a_person_may_resume_a_run_under_the_number_that_its_process_had_before(staged: Staged) -> None:
+    """In a container that is started again processes get the same numbers again."""
+    submission, run = staged()
+    program = f"""
+import os, sys
+from pathlib import Path
+from jobs.runtime.batch import main
+from launcher.ledger import append_event
+append_event(Path({str(run.ledger)!r}), 0, job_id=f"local-{{os.getpid()}}", ended=1.0, reason="error", action="stop")
+sys.exit(main([{str(submission.root)!r}, "--local"]))
+"""
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, timeout=60, check=False)
+
+    assert (done.returncode, summary(run)) == (0, [("error", "stop"), ("finished", "done")])
+
+
+def test_logs_that_a_person_put_aside_do_not_keep_a_run_from_starting(staged: Staged) -> None:
+    submission, run = staged()
+    (run.logs / "attempt-000-before-the-fix").mkdir(parents=True)
+
+    run_batch(submission)
+
+    assert summary(run) == [("finished", "done")]
+
+
 def test_a_run_is_never_started_twice_at_once(staged: Staged) -> None:
     submission, run = staged(steps=LONG)
 

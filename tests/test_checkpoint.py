@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -43,6 +44,16 @@ def test_newest_checkpoint_is_resumed_from(run: RunDir) -> None:
 
     assert store_of(run).find_resume() == 10
     assert published_steps(run) == [5, 10]
+
+
+def test_copies_that_a_person_made_are_no_checkpoints_and_in_nobodys_way(run: RunDir) -> None:
+    save(store_of(run), 10)
+    for name in ("step-00000010-keep", "step-20"):
+        shutil.copytree(run.checkpoint(10), run.checkpoints / name)
+
+    assert published_steps(run) == [10]
+    assert store_of(run).find_resume() == 10
+    assert (run.checkpoints / "step-00000010-keep").is_dir()
 
 
 def test_a_run_without_checkpoints_starts_from_scratch(run: RunDir) -> None:

@@ -65,8 +65,9 @@ def open_attempt(job: Job) -> Attempt:
 
 def _next_number(run: RunDir) -> int:
     # A process that died between its folder and its first line has used the number up.
-    folders = [int(folder.name.removeprefix("attempt-")) for folder in run.logs.glob("attempt-*")]
-    return max([*folders, *(attempt.number for attempt in read_attempts(run.ledger))], default=-1) + 1
+    folders = [folder.name.removeprefix("attempt-") for folder in run.logs.glob("attempt-*")]
+    used = [int(digits) for digits in folders if digits.isdecimal()]
+    return max([*used, *(attempt.number for attempt in read_attempts(run.ledger))], default=-1) + 1
 
 
 def close_attempt(job: Job, attempt: Attempt, ending: Ending, ended: float | None = None) -> Verdict:

@@ -115,6 +115,8 @@ def _check_start(job: Job) -> None:
 
 def _refuse_stopped(job: Job) -> None:
     """Refuse a run that was given up and whose job came back all the same: sites requeue by exit code, too."""
+    if job.local:  # only people start those; after a restart of a container the process may have the same number
+        return
     last = next(reversed(read_attempts(job.run.ledger)), None)
     if last is not None and last.action == "stop" and last.job_id == job.id:
         message = f"{job.run.root.name}: not started again: {last.message}; `launcher resume` starts it anew"
