@@ -122,6 +122,17 @@ def test_a_new_job_is_for_this_element_alone_waits_for_the_old_one_and_inherits_
     assert not [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith(("SLURM_", "SBATCH_"))]
 
 
+def test_the_search_path_does_not_grow_with_every_new_job(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/runs/code:/runs/code:/site")
+    commands.say("sbatch", f'echo "$PYTHONPATH" > {tmp_path}/path; echo 6')
+
+    slurm.resubmit("submission.sh", None, "5")
+
+    assert (tmp_path / "path").read_text() == "/runs/code:/site\n"
+
+
 @pytest.mark.parametrize(
     ("script", "running"),
     [("echo RUNNING", True), ("echo COMPLETING", True), ("echo PENDING", False), ("true", False),

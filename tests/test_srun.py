@@ -63,6 +63,14 @@ def test_options_that_another_shell_left_behind_do_not_reach_the_step(make_launc
     assert not set(leftovers) & environ.keys()
 
 
+def test_a_place_that_another_launcher_left_behind_is_nobodys_place(make_launch: MakeLaunch) -> None:
+    leftovers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
+
+    environ = srun_environment(make_launch(), dict.fromkeys(leftovers, "0"))
+
+    assert not set(leftovers) & environ.keys()
+
+
 def test_a_new_job_inherits_nothing_of_the_old_one_but_which_slurm_it_is() -> None:
     environ = {"SLURM_JOB_ID": "5", "SLURM_CPUS_PER_TASK": "4", "SBATCH_QOS": "x", "SLURM_CONF": "/c", "HOME": "/h"}
 

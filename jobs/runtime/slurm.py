@@ -193,7 +193,10 @@ def resubmit(script: str, array_index: str | None, job_id: str, exclude: str | N
     after = [f"--dependency=afterany:{job_id}"]
     without = [f"--exclude={exclude}"] if exclude else []
     argv = ["sbatch", "--parsable", *only, *after, *without, script]
-    answer = _patiently(partial(ask, *argv, environ=outside_job(os.environ) | {RESUBMITTED_BY: job_id}))
+    environ = outside_job(os.environ) | {RESUBMITTED_BY: job_id}
+    if "PYTHONPATH" in environ:  # the script puts the code in front once more, each time
+        environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(environ["PYTHONPATH"].split(os.pathsep)))
+    answer = _patiently(partial(ask, *argv, environ=environ))
     if not answer.ok:
         return answer
     found = re.findall(r"^(\d+)(?:;\S+)?$", answer.text, re.MULTILINE)

@@ -20,13 +20,14 @@ WAIT_SECONDS = 600
 
 # The submitting shell may itself have been a task: what would change the shape of our step must go. What the
 # job sets for itself (SLURM_JOB_*, SLURM_MEM_*, SLURM_NNODES) stays; the rest is restated on the command line.
-_LEFTOVERS = frozenset(
+# torchrun's words for a task's place would win over Slurm's own (`jobs.runtime.rendezvous.ranks_from`).
+_LEFTOVERS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK"} | {
     f"SLURM_{name}"
     for name in (
         *("GPUS_PER_TASK", "GPU_BIND", "CPU_BIND", "HINT", "NTASKS_PER_GPU", "TRES_PER_TASK", "EXCLUSIVE", "RELATIVE"),
         *("HOSTFILE", "PROLOG", "EPILOG", "TASK_PROLOG", "TASK_EPILOG", "INPUT", "ERROR", "LABELIO"),
     )
-)
+}
 
 _TASK_END = re.compile(r"srun: error: (\S+): tasks? ([\d,\-]+): (.+)")
 _EXIT_CODE = re.compile(r"Exited with exit code (\d+)")
