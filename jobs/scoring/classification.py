@@ -1,0 +1,132 @@
+"""Scores of a classifier's predictions, by scikit-learn.
+
+A ranking score (AUROC, AUPRC) of several classes is the mean over those that have notes with and notes without them;
+how many have not, `skipped_classes` tells.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit, softmax
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, roc_auc_score
+
+from launcher.recipe.classify import METRICS
+from launcher.recipe.notes import Labels
+
+Floats: TypeAlias = NDArray[np.float64]
+Truth: TypeAlias = NDArray[np.int64]
+
+THRESHOLD = 0.5
+"""From this probability on a note of several labels has the label."""
+
+
+def probabilities_of(logits: NDArray[np.float32], labels: Labels) -> Floats:
+    """Turn logits into probabilities: of labels that exclude each other, or (`multilabel`) of each for itself."""
+    wide = logits.astype(np.float64)
+    chances: Floats = expit(wide) if labels == "multilabel" else softmax(wide, axis=1)
+    return chances
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model predicts for notes, and what is right."""
+
+    truth: Truth
+    """Class of each note; multilabel: a row of 0 and 1 for each."""
+    probabilities: Floats
+    """A row for each note, a column for each class."""
+    labels: Labels
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.probabilities.shape[1]
+
+    @cached_property
+    def indicators(self) -> NDArray[np.bool_]:
+        """What is right, as a row of flags for each note."""
+        if self.labels == "multilabel":
+            return self.truth.astype(bool)
+        return self.truth[:, None] == np.arange(self.classes)
+
+    @cached_property
+    def decisions(self) -> NDArray[np.bool_]:
+        """What the model decides for, as a row of flags for each note."""
+        if self.labels == "multilabel":
+            return self.probabilities >= THRESHOLD
+        return self.probabilities.argmax(axis=1)[:, None] == np.arange(self.classes)
+
+    @cached_property
+    def ranked_classes(self) -> list[int]:
+        """The classes whose ranking scores count: those that some notes have and some have not.
+
+        Of two classes that exclude each other one says all.
+        """
+        counts = self.indicators.sum(axis=0)
+        known = [number for number, count in enumerate(counts) if 0 < count < len(self.truth)]
+        return [1] if self.labels == "binary" and known else known
+
+    @property
+    def skipped_classes(self) -> int:
+        """Classes that ranking scores leave out."""
+        return (1 if self.labels == "binary" else self.classes) - len(self.ranked_classes)
+
+
+def compute_scores(found: Predictions) -> dict[str, float]:
+    """Compute all scores that labels of this kind have; NaN where one cannot be told."""
+    compute = {
+        "auroc": _auroc,
+        "auprc": _auprc,
+        "f1": lambda found: _f1(found, "binary"),
+        "micro_f1": lambda found: _f1(found, "micro"),
+        "macro_f1": lambda found: _f1(found, "macro"),
+        "accuracy": lambda found: float(accuracy_score(found.indicators, found.decisions)),
+        "log_loss": _log_loss,
+    }
+    return {name: compute[name](found) for name in METRICS[found.labels]}
+
+
+def pairs(found: Predictions) -> Iterator[tuple[NDArray[np.intp], int]]:
+    """Give the comparisons of one class with one other: the notes of both, and which class's probability ranks them.
+
+    Their AUROC's mean over all ordered pairs is the one-versus-one AUROC (Hand & Till 2001,
+    https://doi.org/10.1023/A:1010920819831), what scikit-learn calls `ovo` and `macro`.
+    """
+    for one, other in permutations(found.ranked_classes, 2):
+        yield np.flatnonzero((found.truth == one) | (found.truth == other)), one
+
+
+def _auroc(found: Predictions) -> float:
+    if found.labels == "multiclass":
+        compared = pairs(found)
+        return _mean(
+            [roc_auc_score(found.indicators[rows, one], found.probabilities[rows, one]) for rows, one in compared]
+        )
+    columns = found.ranked_classes
+    return _mean([roc_auc_score(found.indicators[:, one], found.probabilities[:, one]) for one in columns])
+
+
+def _auprc(found: Predictions) -> float:
+    columns = found.ranked_classes
+    return _mean([average_precision_score(found.indicators[:, one], found.probabilities[:, one]) for one in columns])
+
+
+def _f1(found: Predictions, average: str) -> float:
+    if average == "binary":
+        return float(f1_score(found.indicators[:, 1], found.decisions[:, 1], zero_division=0))
+    return float(f1_score(found.indicators, found.decisions, average=average, zero_division=0))
+
+
+def _log_loss(found: Predictions) -> float:
+    if found.labels == "multilabel":
+        return float(log_loss(found.truth.ravel(), found.probabilities.ravel(), labels=[0, 1]))
+    return float(log_loss(found.truth, found.probabilities, labels=range(found.classes)))
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

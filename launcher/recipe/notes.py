@@ -1,0 +1,204 @@
+"""Notes with labels: which files, which columns, what the labels mean. Pure data."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from launcher.recipe.sections import ConflictError, Section, refuse_site_path
+
+Labels = Literal["binary", "multiclass", "multilabel"]
+NoteSplit = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of a table's columns."""
+
+    id: str
+    text: str
+    label: str
+
+
+class NotesBase(Section):
+    """What all tables of notes have."""
+
+    long_notes: Literal["head", "tail", "head_and_tail", "chunks"] = "head"
+    """What is read of a note that is longer than `batch.sequence_length`: its first tokens, its last ones, half of
+    each (Sun et al. 2019, https://arxiv.org/abs/1905.05583), or all of it in chunks. Each chunk is trained on as a
+    note of its own with the note's labels; `pooling` makes one prediction of them (as Huang et al. 2019,
+    https://arxiv.org/abs/1904.05342)."""
+    pooling: Literal["mean", "max"] | None = None
+    """The logits of a note of several chunks: their mean, or the largest of each class. `chunks` only; `mean` if left
+    out."""
+
+    @model_validator(mode="after")
+    def _pools_chunks(self) -> "NotesBase":
+        if self.pooling and self.long_notes != "chunks":
+            raise ConflictError(["pooling: belongs to `long_notes: chunks`; leave it out"])
+        return self
+
+
+@dataclass(frozen=True)
+class CoreTask:
+    """One task of CORe or BEEP: its files, and what its labels mean."""
+
+    files: str
+    label: str
+    labels: Labels
+    classes: tuple[str, ...] = ()
+    """Names; the files have their numbers."""
+    class_file: str | None = None
+    """File of the codes, where these are the classes."""
+
+
+CORE_TASKS = {
+    "los": CoreTask("LOS_WEEKS_adm_{}.csv", "los_label", "multiclass", ("LT3D", "3DTO7D", "1WTO2W", "GT2W")),
+    "mor": CoreTask("MP_IN_adm_{}.csv", "hospital_expire_flag", "binary", ("NOT_DIE", "DIE")),
+    "pmv": CoreTask("pmv_{}.csv", "label", "binary", ("LT1W", "GT1W")),
+    "diag": CoreTask(
+        "DIA_GROUPS_3_DIGITS_adm_{}.csv", "short_codes", "multilabel", class_file="ALL_3_DIGIT_DIA_CODES.txt"
+    ),
+    "proc": CoreTask(
+        "PRO_GROUPS_3_DIGITS_adm_{}.csv", "short_codes", "multilabel", class_file="ALL_3_DIGIT_PRO_CODES.txt"
+    ),
+}
+"""Layouts of van Aken et al. 2021 (https://github.com/bvanaken/clinical-outcome-prediction) and, for `pmv`, Naik et al.
+2022 (https://github.com/allenai/BEEP); names of the classes as in Clinical LLaMA-LoRA."""
+
+
+class CoreNotes(NotesBase):
+    """Tables as the code of CORe makes them of MIMIC-III (`pmv`: that of BEEP)."""
+
+    format: Literal["core"]
+    """Tables of CORe and BEEP."""
+    task: Literal["los", "mor", "pmv", "diag", "proc"]
+    """Length of stay in four classes, death in hospital, ventilation of more than a week, groups of diagnoses, groups
+    of procedures."""
+    folder: str
+    """Folder of the tables below the profile's `roots.data`, or `./...` relative to the recipe; their names are CORe's
+    and BEEP's."""
+
+    _folder = field_validator("folder")(refuse_site_path)
+
+    @property
+    def name(self) -> str:
+        """What the outcome says it was trained on."""
+        return f"core/{self.task}"
+
+    @property
+    def files(self) -> dict[NoteSplit, str]:
+        """The glob of each split's files."""
+        validation = "dev" if self.task == "pmv" else "val"
+        names: dict[NoteSplit, str] = {"train": "train", "validation": validation, "test": "test"}
+        return {split: self._place(self._spec.files.format(name)) for split, name in names.items()}
+
+    @property
+    def columns(self) -> Columns:
+        """The columns to read."""
+        return Columns("id", "text", self._spec.label)
+
+    @property
+    def labels(self) -> Labels:
+        """What a note has: one of two classes, one of several, or any number of them."""
+        return self._spec.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, if these are not in a file; the second of two is the positive one."""
+        return self._spec.classes
+
+    @property
+    def class_file(self) -> str | None:
+        """The glob of the file that lists the classes."""
+        return self._spec.class_file and self._place(self._spec.class_file)
+
+    @property
+    def label_values(self) -> tuple[str, ...]:
+        """What stands in the table for each class, if that is not its name."""
+        return tuple(str(number) for number in range(len(self.classes)))
+
+    @property
+    def _spec(self) -> CoreTask:
+        return CORE_TASKS[self.task]
+
+    def _place(self, name: str) -> str:
+        return f"{self.folder.rstrip('/')}/{name}"
+
+
+class CsvNotes(NotesBase):
+    """CSV tables of any origin (.csv, .csv.gz, .csv.zst)."""
+
+    format: Literal["csv"]
+    """CSV tables of any origin."""
+    train: str
+    """Glob of the training notes below the profile's `roots.data`, or `./...` relative to the recipe."""
+    validation: str
+    """Glob of the notes by which the best checkpoint is chosen."""
+    test: str | None = None
+    """Glob of the notes of the final scores, if there are any."""
+    id_column: str = "id"
+    """Column that tells notes apart. Rows with the same value (a patient's) are resampled together."""
+    text_column: str = "text"
+    """Column of the text."""
+    label_column: str = "label"
+    """Column of the label; `multilabel`: labels with commas between them, or nothing."""
+    labels: Labels
+    """What a note has: one of two classes, one of several, or any number of them."""
+    classes: tuple[str, ...] = ()
+    """The classes as they stand in the table, in order; the second of two is the positive one."""
+    class_file: str | None = None
+    """File of the classes instead, with white space between them."""
+
+    @field_validator("train", "validation", "test", "class_file")
+    @classmethod
+    def _is_no_site_path(cls, value: str | None) -> str | None:
+        return value and refuse_site_path(value)
+
+    @property
+    def name(self) -> str:
+        """What the outcome says it was trained on."""
+        return self.train
+
+    @property
+    def files(self) -> dict[NoteSplit, str]:
+        """The glob of each split's files."""
+        patterns: dict[NoteSplit, str | None] = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: pattern for split, pattern in patterns.items() if pattern is not None}
+
+    @property
+    def columns(self) -> Columns:
+        """The columns to read."""
+        return Columns(self.id_column, self.text_column, self.label_column)
+
+    @property
+    def label_values(self) -> tuple[str, ...]:
+        """What stands in the table for each class, if that is not its name."""
+        return ()
+
+    @model_validator(mode="after")
+    def _lists_classes_once(self) -> "CsvNotes":
+        if conflicts := [*self._class_conflicts()]:
+            raise ConflictError(conflicts)
+        return self
+
+    def _class_conflicts(self) -> Iterator[str]:
+        if bool(self.classes) == bool(self.class_file):
+            yield "classes: list the classes here or name a `class_file`; write one of the two"
+        if self.classes and (complaint := complain_of_classes(self.classes, self.labels)):
+            yield f"classes: {complaint}"
+
+
+def complain_of_classes(classes: tuple[str, ...], labels: Labels) -> str | None:
+    """Say what is wrong with a list of classes; None if nothing is."""
+    twice = next((name for place, name in enumerate(classes) if name in classes[:place]), None)
+    if twice is not None:
+        return f"`{twice}` is there twice; list each class once"
+    fits = {"binary": len(classes) == 2, "multiclass": len(classes) > 2, "multilabel": bool(classes)}
+    wanted = {"binary": "two", "multiclass": "three or more", "multilabel": "at least one"}[labels]
+    return None if fits[labels] else f"`{labels}` needs {wanted}, and there are {len(classes)}; list them all"
+
+
+Notes: TypeAlias = Annotated[CoreNotes | CsvNotes, Field(discriminator="format")]
+"""Labelled notes."""
