@@ -130,7 +130,7 @@ def _details(one: RunStatus, goodput: Goodput) -> list[tuple[str, str]]:
         ("job", job),
         ("created", clock(one.created)),
         ("folder", one.folder),
-        ("W&B", one.wandb_id if one.kind not in ("prepare", "vocabulary") else ""),
+        ("W&B", one.wandb_id if one.kind not in ("prepare", "vocabulary", "merge") else ""),
         ("cost", _cost(goodput)),
     ]
 

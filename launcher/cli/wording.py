@@ -62,6 +62,8 @@ def machine(recipe: "Recipe") -> str:
     wants = recipe.resources
     if isinstance(recipe, TrainingRecipe):
         return f"{wants.nodes} node{'s' * (wants.nodes > 1)} x {wants.gpus_per_node or 'no'} GPUs"
+    if wants.gpus_per_node:
+        return "1 task x 1 GPU"
     cpus = f"{wants.cpus_per_task} CPU{'s' * (wants.cpus_per_task > 1)}"
     tasks = recipe.tasks if recipe.kind == "prepare" else 1
     return f"{tasks} tasks x {cpus}, then 1 that finalises" if tasks > 1 else f"1 task x {cpus}"

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from launcher.adapters import is_credentialed, read_adapter
 from launcher.cluster import Cluster
-from launcher.errors import Fault
+from launcher.errors import Fault, LauncherError
 from launcher.expansion import EXPANSION
 from launcher.load import LoadedRecipe
 from launcher.paths import expand, locate
 from launcher.plan.shape import read_json
-from launcher.recipe import CptRecipe, PrepareRecipe, Recipe, VocabularyRecipe
+from launcher.recipe import CptRecipe, MergeRecipe, PrepareRecipe, Recipe, VocabularyRecipe
+from launcher.recipe.merge import MergedAdapter
 from launcher.recipe.training import TrainingRecipe
 
 Finding: TypeAlias = tuple[str, str]
@@ -37,7 +39,9 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: frozens
     """
     site = _Site(recipe, cluster, recipe_folder)
     findings = [*site.gpu_findings(), *site.time_findings(), *site.secret_findings(os.environ)]
-    if not isinstance(recipe, TrainingRecipe):
+    if isinstance(recipe, MergeRecipe):
+        findings += site.merge_findings(recipe, pending)
+    elif not isinstance(recipe, TrainingRecipe):
         findings += [*site.tokenizer_findings(recipe, pending), *site.source_findings(recipe)]
     else:
         findings += [
@@ -63,9 +67,14 @@ def check_all(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending: Iterabl
 
 def hub_ids(recipe: Recipe, cluster: Cluster, recipe_folder: str) -> list[str]:
     """Name the models and tokenizers that are not on this site; the nodes will ask the Hugging Face Hub for them."""
-    name = recipe.model.path if isinstance(recipe, TrainingRecipe) else recipe.tokenizer
-    located = locate(name, cluster.roots.models, recipe_folder)
-    return [] if os.path.isabs(located) else [name]
+    located = (locate(name, cluster.roots.models, recipe_folder) for name in _models_of(recipe))
+    return [name for name, place in zip(_models_of(recipe), located, strict=True) if not os.path.isabs(place)]
+
+
+def _models_of(recipe: Recipe) -> list[str]:
+    if isinstance(recipe, MergeRecipe):
+        return [recipe.base_model, *(adapter.path for adapter in recipe.adapters)]
+    return [recipe.model.path if isinstance(recipe, TrainingRecipe) else recipe.tokenizer]
 
 
 @dataclass(frozen=True)
@@ -127,6 +136,27 @@ class _Site:
         if said.get("data_use") == "credentialed" and recipe.data_use == "open":
             yield "tokenizer", f"`{name}` was made of credentialed text; write `data_use: credentialed`"
 
+    def merge_findings(self, recipe: MergeRecipe, pending: frozenset[str]) -> Iterator[Finding]:
+        places = {"base_model": recipe.base_model}
+        places |= {f"adapters.{index}.path": adapter.path for index, adapter in enumerate(recipe.adapters)}
+        for key, name in places.items():
+            if name in pending:
+                continue
+            yield from self.model_findings(key, name)
+            if recipe.data_use == "open" and is_credentialed(self._model(name)):
+                yield key, f"`{name}` was made of credentialed data; write `data_use: credentialed`"
+        for index, adapter in enumerate(recipe.adapters):
+            if adapter.path not in pending and self._model(adapter.path).is_dir():
+                yield from self._adapter_findings(f"adapters.{index}.path", recipe, adapter)
+
+    def _adapter_findings(self, key: str, recipe: MergeRecipe, wanted: MergedAdapter) -> Iterator[Finding]:
+        try:
+            adapter = read_adapter(self._model(wanted.path))
+            adapter.require_mergeable()
+            adapter.require_base(recipe.base_model, str(self._model(recipe.base_model)), wanted.trained_on)
+        except LauncherError as error:
+            yield key, str(error)
+
     def source_findings(self, recipe: PrepareRecipe | VocabularyRecipe) -> Iterator[Finding]:
         evaluation = recipe.clean.decontaminate.files if recipe.clean.decontaminate else ()
         patterns = {f"sources.{index}.files": source.files for index, source in enumerate(recipe.sources)}
@@ -180,6 +210,9 @@ class _Site:
                 "credentialed data must not be tracked at wandb.ai; write `offline` or `disabled`, or name a W&B "
                 "server of your own as `wandb_base_url` in the profile",
             )
+
+    def _model(self, name: str) -> Path:
+        return Path(locate(name, self.cluster.roots.models, self.recipe_folder))
 
     def _manifest(self, corpus: str) -> dict[str, Any] | None:
         return read_json(Path(locate(corpus, self.cluster.roots.corpora, self.recipe_folder)) / "manifest.json")

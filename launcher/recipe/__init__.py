@@ -5,10 +5,11 @@ from typing import Annotated, TypeAlias, get_args
 from pydantic import Field, TypeAdapter
 
 from launcher.recipe.cpt import CptRecipe
+from launcher.recipe.merge import MergeRecipe
 from launcher.recipe.prepare import PrepareRecipe
 from launcher.recipe.vocabulary import VocabularyRecipe
 
-Recipe: TypeAlias = CptRecipe | PrepareRecipe | VocabularyRecipe
+Recipe: TypeAlias = CptRecipe | MergeRecipe | PrepareRecipe | VocabularyRecipe
 
 recipe_adapter: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 """Validates and dumps any recipe; `kind` chooses the model."""
@@ -18,4 +19,4 @@ KINDS: dict[str, type[Recipe]] = {
 }
 """The model of every kind of recipe."""
 
-__all__ = ["KINDS", "CptRecipe", "PrepareRecipe", "Recipe", "VocabularyRecipe", "recipe_adapter"]
+__all__ = ["KINDS", "CptRecipe", "MergeRecipe", "PrepareRecipe", "Recipe", "VocabularyRecipe", "recipe_adapter"]
