@@ -1,6 +1,7 @@
 """Reading source lines, whatever is in the file; run as a fuzz test of the JSON reader as well."""
 
 import gzip
+import hashlib
 import json
 
 import pytest
@@ -155,3 +156,15 @@ def test_a_file_that_gives_nothing_counts_by_its_size(tmp_path):
 
     assert list(source.lines()) == []
     assert source.bad == source.count == round(path.stat().st_size / 1000)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
+def test_the_checksum_is_the_files_however_it_is_read(tmp_path, suffix):
+    path = write_source(tmp_path / f"a.{suffix}", b"some text\n" * 300_000)
+    source = Intake(path)
+
+    with source.stream() as stream:
+        assert stream.readline() == b"some text\n"
+        assert len(stream.read()) == 2_999_990
+
+    assert source.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()

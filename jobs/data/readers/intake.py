@@ -146,6 +146,17 @@ class _HashedFile(io.FileIO):
         self.checksum.update(memoryview(buffer)[:count])
         return count
 
+    def read(self, size: int | None = -1) -> bytes:
+        """Read by `readinto`, which sums up; FileIO's own passes by it."""
+        if size is None or size < 0:
+            return self.readall()
+        buffer = bytearray(size)
+        return bytes(buffer[: self.readinto(buffer)])
+
+    def readall(self) -> bytes:
+        """Read the rest."""
+        return b"".join(iter(lambda: self.read(2**20), b""))
+
 
 def _decompressed(file: "io.BufferedReader[Any]", suffix: str) -> io.BufferedIOBase:
     if suffix in (".gz", ".tgz"):
