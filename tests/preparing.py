@@ -13,6 +13,7 @@ from jobs.runtime.context import Context, Ranks
 from launcher.cluster import Cluster, Roots
 from launcher.corpus import Split
 from launcher.paths import RunDir
+from launcher.recipe import Recipe
 from launcher.recipe.prepare import PrepareRecipe
 from launcher.record import RunRecord, fingerprint
 
@@ -31,12 +32,16 @@ def make_context(folder: Path, **changes: object) -> Context:
         "validation": 0.1,
         "resources": {"cpus_per_task": 2, "time": "1h"},
     }
-    recipe = PrepareRecipe.model_validate_json(json.dumps(fields | changes))
-    roots = Roots(data=str(folder), corpora=str(folder / "corpora"), models=str(ASSETS), runs=str(folder))
+    return context_of(folder, PrepareRecipe.model_validate_json(json.dumps(fields | changes)))
+
+
+def context_of(folder: Path, recipe: Recipe, models: Path = ASSETS) -> Context:
+    """A task of a recipe that lies in `folder`."""
+    roots = Roots(data=str(folder), corpora=str(folder / "corpora"), models=str(models), runs=str(folder))
     record = RunRecord(
         id="abc123",
-        name="prepare",
-        kind="prepare",
+        name=recipe.name,
+        kind=recipe.kind,
         fingerprint=fingerprint(recipe.model_dump(mode="json")),
         created=0.0,
         code_hash="hash",

@@ -8,8 +8,8 @@ package rest on: replacing every new id by the base's ids that it stands for giv
 text, whatever the text. Ids keep their meaning, text without new words keeps its ids, decoding gives the
 same text, no text becomes longer, and the mean of the replaced embeddings is there to start from.
 
-Other ways do not have this. Tokens added with `add_tokens` are cut out before the base sees the text, inside
-of words as well (`stent` in `consistent`), and the rest of the word is encoded differently. MedicalGPT, like
+Other ways do not have this. Tokens added with `add_tokens` are cut out before the base sees the text, in most
+tokenizers inside of words as well (`stent` in `consistent`), and the rest of the word is encoded differently. MedicalGPT, like
 Chinese-LLaMA, appends the pieces of another SentencePiece model with score 0: in SentencePiece's BPE that is
 before all merges of the base, whose rank is minus their score.
 """
