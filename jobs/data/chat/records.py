@@ -125,7 +125,7 @@ class _Scanner:
     def _brackets(self, stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int]]:
         """Give each bracket that is not in a string, and its place."""
         place = 0
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read1(_CHUNK):  # `read` would lose what comes before damage
             self._forget()
             self._data += chunk
             for mark in _MARK.finditer(self._data, place - self._first):

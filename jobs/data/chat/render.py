@@ -24,6 +24,8 @@ from launcher.errors import LauncherError
 
 Span: TypeAlias = tuple[int, int]
 
+_PROBE: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
 
 @dataclass(frozen=True)
 class Example:
@@ -60,7 +62,7 @@ class Renderer:
         Raises:
             ValueError: the template cannot show where.
         """
-        messages = self._with_system(conversation)
+        messages = self._completed(conversation)
         if any(self._control_tokens.search(message["content"]) for message in messages):
             raise ValueError("holds the name of one of the tokenizer's control tokens")
         text, spans = self._apply(messages), []
@@ -79,21 +81,28 @@ class Renderer:
         Raises:
             LauncherError: it is one.
         """
-        example = self.encode([[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]])[0]
+        example = self.encode([_PROBE])[0]
         if isinstance(example, ValueError):
-            raise LauncherError(f"data.chat_template: a probe {example}; write the name of another template")
-        if int(example.ids[example.is_answer][-1]) not in self._control_ids:
-            raise LauncherError(
-                "data.chat_template: puts no token at the end of an answer, so the model would never learn to stop; "
-                "write the name of another template"
-            )
+            fault = f"a probe {example}"
+        elif self.end_of_answer not in self._control_ids:
+            fault = "puts no token at the end of an answer, so the model would never learn to stop"
+        elif self._prompt_ids() != example.ids[: int(example.is_answer.argmax())].tolist():
+            fault = "ends a prompt with what becomes other tokens once an answer follows"
+        else:
+            return
+        raise LauncherError(f"data.chat_template: {fault}; write the name of another template")
 
     @property
     def end_of_answer(self) -> int:
         """The token that ends an answer."""
-        example = self.encode([[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]])[0]
+        example = self.encode([_PROBE])[0]
         assert isinstance(example, Example), example
         return int(example.ids[example.is_answer][-1])
+
+    def _prompt_ids(self) -> list[int]:
+        prompt = self._apply(self._completed(_PROBE)[:-1], add_generation_prompt=True)
+        ids: list[int] = self._backend.encode(prompt, add_special_tokens=False).ids
+        return ids
 
     @cached_property
     def _backend(self) -> Tokenizer:
@@ -111,10 +120,15 @@ class Renderer:
         names = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return re.compile("|".join(map(re.escape, names)) or "(?!)")
 
-    def _with_system(self, conversation: Sequence[Message]) -> list[dict[str, str]]:
+    def _completed(self, conversation: Sequence[Message]) -> list[Message]:
+        """Add the system prompt, and strip answers: their first space could join with the template's to one token."""
+        stripped = [
+            message | {"content": message["content"].strip()} if message["role"] == "assistant" else message
+            for message in conversation
+        ]
         if self.system_prompt is None or conversation[0]["role"] == "system":
-            return list(conversation)
-        return [{"role": "system", "content": self.system_prompt}, *conversation]
+            return stripped
+        return [{"role": "system", "content": self.system_prompt}, *stripped]
 
     def _apply(self, messages: Sequence[Message], **options: Any) -> str:
         rendered = self.tokenizer.apply_chat_template(
