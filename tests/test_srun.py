@@ -50,7 +50,7 @@ def test_tasks_get_their_meeting_point_and_the_profiles_variables(make_launch: M
 
     environ = srun_environment(launch, {"PATH": "/bin", "SLURM_JOB_ID": "5"})
 
-    assert environ["MASTER_ADDR"], environ["MASTER_PORT"] == ("gpu01", "10000")
+    assert (environ["MASTER_ADDR"], environ["MASTER_PORT"]) == ("gpu01", "10000")
     assert (environ["LAUNCHER_ATTEMPT"], environ["NCCL_DEBUG"], environ["OMP_NUM_THREADS"]) == ("2", "INFO", "2")
     assert (environ["PATH"], environ["SLURM_JOB_ID"], environ["SRUN_CPUS_PER_TASK"]) == ("/bin", "5", "8")
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from jobs.runtime.verdict import (
     FAILURES,
-    FREE,
     Cause,
     Ending,
     Policy,
@@ -187,12 +186,12 @@ def numbered(history: list[Attempt]) -> list[Attempt]:
 
 
 @given(HISTORIES, ENDINGS, POLICIES)
-def test_a_free_reason_never_stops_a_run_that_may_come_back(
+def test_a_preemption_never_stops_a_run_that_may_come_back(
     history: list[Attempt], ending: Ending, policy: Policy
 ) -> None:
     verdict = judge(numbered(history), ending, policy)
 
-    if verdict.reason in FREE and policy.requeue != "never":
+    if verdict.reason == "preempted" and policy.requeue != "never":
         wanted = ending.stop is not None and ending.stop.reason == "user"
         assert verdict.action == ("stop" if wanted else policy.requeue)
 

@@ -11,7 +11,7 @@ from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
 RequeuePolicy: TypeAlias = Literal["requeue", "resubmit", "never"]
 
 FREE: frozenset[Reason] = frozenset({"preempted", "time_limit"})
-"""Ends that are nobody's fault: they never use up a budget."""
+"""Ends that are nobody's fault: they do not count against `limits.max_failures`."""
 FAILURES: frozenset[Reason] = frozenset({"node_failure", "killed", "out_of_memory", "hang", "error"})
 """Ends that count against `limits.max_failures`."""
 
