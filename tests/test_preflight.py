@@ -29,6 +29,7 @@ from launcher.errors import RunError
 from launcher.ledger import append_event
 from launcher.paths import COMPLETE, RunDir
 from tests.plays import PROJECT, Play, write_run
+from tests.waiting import wait_for
 
 NODES = ["gpu01", "gpu02"]
 
@@ -62,16 +63,23 @@ def in_all_ranks(act: Callable[[int], Any], ranks: range = range(4)) -> list[Any
 
 @pytest.mark.usefixtures("meeting_place")
 def test_all_ranks_hear_one_judgement_of_all_reports_and_leave_together() -> None:
+    ready: list[int] = []
     left: list[int] = []
+    left_early: list[int] = []
 
     def meet(rank: int) -> str:
         meeting = Meeting(place(rank), where, seconds=20)
         said = meeting.ask_all({"rank": rank}, lambda reports: str([report["rank"] for report in reports]))
+        ready.append(rank)
+        if rank == 0:
+            wait_for(lambda: len(ready) == 4, 20, "the other ranks")
+            left_early.extend(left)
         meeting.leave()
         left.append(rank)
         return said
 
     assert in_all_ranks(meet) == ["[0, 1, 2, 3]"] * 4
+    assert left_early == []
     assert sorted(left) == [0, 1, 2, 3]
 
 

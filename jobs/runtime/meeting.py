@@ -91,14 +91,20 @@ class Meeting:
         hangs the batch process hears nothing more.
         """
         self._store.set(f"done/{self._ranks.rank}", "")
-        self._wait_for_all("done")
+        if self._ranks.is_main:
+            self._wait_for_all("done")
+            self._store.set("all done", "")
+        else:  # one question, however many ranks there are: rank 0 answers all of them
+            self._wait_until(["all done"])
         # Rank 0 keeps the store, so it goes last: who asks a store that is gone prints a page of C++ frames.
         self._store.set(f"left/{self._ranks.rank}", "")
         if self._ranks.is_main:
             self._wait_for_all("left")
 
     def _wait_for_all(self, what: str) -> None:
-        keys = [f"{what}/{rank}" for rank in range(self._ranks.world_size)]
+        self._wait_until([f"{what}/{rank}" for rank in range(self._ranks.world_size)])
+
+    def _wait_until(self, keys: list[str]) -> None:
         while not self._store.check(keys):
             time.sleep(_POLL_SECONDS)
 
