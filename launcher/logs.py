@@ -32,7 +32,7 @@ class Failure:
 def attempts_with_logs(run: RunDir) -> list[int]:
     """List the attempts that left logs, oldest first."""
     folders = run.logs.glob("attempt-*") if run.logs.is_dir() else ()
-    return sorted(int(folder.name.removeprefix("attempt-")) for folder in folders)
+    return sorted(int(digits) for one in folders if (digits := one.name.removeprefix("attempt-")).isdecimal())
 
 
 def choose_attempt(run: RunDir, attempt: int | None) -> int:

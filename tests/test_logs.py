@@ -42,6 +42,12 @@ def test_the_newest_attempt_and_rank_0_are_the_default(history: History) -> None
     assert choose_rank(history.run, attempt, 0) == log
 
 
+def test_logs_that_a_person_put_aside_are_no_attempt(history: History) -> None:
+    (history.run.logs / "attempt-000-before-the-fix").mkdir()
+
+    assert attempts_with_logs(history.run) == [0]
+
+
 def test_an_unknown_attempt_or_rank_is_refused_with_the_known_ones(history: History) -> None:
     with pytest.raises(RunError, match="has no attempt 3; write one of 0"):
         choose_attempt(history.run, 3)
