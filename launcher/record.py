@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ class RunRecord:
 
     def write(self, path: Path) -> None:
         """Write run.json atomically, one line a field: an array of 1,000 runs writes 2,000 of them."""
-        fields = vars(self) | {"submissions": [vars(entry) for entry in self.submissions]}
-        fields["share"] = vars(self.share) if self.share else None
-        lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+        values = vars(self) | {"submissions": [vars(entry) for entry in self.submissions]}
+        values["share"] = vars(self.share) if self.share else None
+        lines = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in values.items())
         content = f"{{\n{lines}\n}}\n".encode()
         staging = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -74,12 +74,12 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: Path) -> "RunRecord":
-        """Read run.json."""
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        fields["submissions"] = [Submitted(**entry) for entry in fields["submissions"]]
-        if fields.get("share"):
-            fields["share"] = Share(**fields["share"])
-        return cls(**fields)
+        """Read run.json; a launcher that is newer than the run's own code may have added fields."""
+        found = json.loads(path.read_text(encoding="utf-8"))
+        found["submissions"] = [Submitted(**entry) for entry in found["submissions"]]
+        if found.get("share"):
+            found["share"] = Share(**found["share"])
+        return cls(**{known.name: found[known.name] for known in fields(cls) if known.name in found})
 
 
 def fingerprint(recipe: Mapping[str, Any]) -> str:

@@ -9,6 +9,16 @@ import pytest
 from launcher.record import RunRecord, Submitted
 
 
+def test_what_a_newer_launcher_wrote_can_be_read_by_the_code_that_a_run_was_queued_with(tmp_path: Path) -> None:
+    """`launcher resume` rewrites run.json; the run's snapshot stays as old as the run."""
+    path = tmp_path / "run.json"
+    record = RunRecord("7f3a2b", "pretrain", "cpt", "", 0.0, "", None, "", "", {"name": "dev"})
+    record.write(path)
+    path.write_text(path.read_text().replace('"id"', '"invented_later": 1, "id"', 1))
+
+    assert RunRecord.read(path) == record
+
+
 def test_a_disk_that_is_full_leaves_the_record_as_it_was(
     tmp_path: Path, file_size_limit: Callable[[int], AbstractContextManager[None]]
 ) -> None:
