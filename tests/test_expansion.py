@@ -298,11 +298,11 @@ def test_a_bpe_with_marks_for_inner_parts_is_refused(tmp_path):
         tables_of(tmp_path)
 
 
-def test_medicalgpts_chinese_becomes_much_shorter():
+def test_medicalgpts_chinese_becomes_much_shorter(tmp_path):
     lines = shared_data("sft/medicalgpt/medical_sft_sharegpt.600.jsonl").read_text(encoding="utf-8").splitlines()
     texts = ["\n".join(turn["value"] for turn in json.loads(line)["conversations"]) for line in lines]
 
-    its = learned(shared_data("tokenizers/mistral_v1_spm32k"), texts[30:], new_tokens=2000)
+    its = learned(base_folder("mistral_v1_spm32k", tmp_path), texts[30:], new_tokens=2000)
     old, new = (sum(len(tokenizer(text)["input_ids"]) for text in texts[:30]) for tokenizer in (its.base, its.new))
 
     assert new < 0.65 * old

@@ -7,7 +7,7 @@ import pytest
 from launcher.devcluster.config import Layout, Settings, Shape, cluster_profile
 from launcher.load import load_cluster, load_recipes
 from launcher.plan import check
-from launcher.recipe import CptRecipe, PrepareRecipe
+from launcher.recipe import CptRecipe, VocabularyRecipe
 from tests.loading import write
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -55,6 +55,14 @@ def test_biomed_llama_has_its_published_values() -> None:
     assert (recipe.precision.dtype, recipe.precision.tf32) == ("bf16", True)
 
 
+def test_medicalgpts_vocabulary_has_its_published_values() -> None:
+    (loaded,) = load_recipes(FOLDER / "medicalgpt_vocabulary.yaml")
+
+    recipe = loaded.recipe
+    assert isinstance(recipe, VocabularyRecipe)
+    assert (recipe.new_tokens, recipe.max_characters, recipe.clean.normalise) == (20_000, 16, "nfkc")
+
+
 def test_clinical_recipes_are_credentialed_and_keep_to_the_site() -> None:
     clinical = [path for path in RECIPES if "mimic" in path.stem or "clinical" in path.stem]
     loaded = [item for path in clinical for rehearse in (False, True) for item in load_recipes(path, rehearse=rehearse)]
@@ -71,7 +79,7 @@ def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path)
     cluster = load_cluster(str(write(tmp_path, profile, "profile.yaml")))
     rehearsals = [item.recipe for path in RECIPES for item in load_recipes(path, rehearse=True)]
 
-    made = frozenset(recipe.corpus for recipe in rehearsals if isinstance(recipe, PrepareRecipe))
+    made = frozenset(recipe.makes for recipe in rehearsals if recipe.makes)
     found = [fault for recipe in rehearsals for fault in check(recipe, cluster, str(FOLDER), made)]
 
     assert not found

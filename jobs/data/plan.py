@@ -14,6 +14,7 @@ from jobs.data.tokenize import TextEncoder, load_encoder
 from jobs.runtime.context import Context
 from launcher.corpus import FORMAT
 from launcher.errors import LauncherError
+from launcher.expansion import EXPANSION, read_expansion
 from launcher.recipe.chat import ChatSource
 from launcher.recipe.prepare import PrepareRecipe
 from launcher.recipe.sources import Source
@@ -82,11 +83,26 @@ def make_plan(context: Context) -> Plan:
     if context.ranks.world_size > 1:
         raise LauncherError("resources: `prepare` is one task; write `nodes: 1` and `gpus_per_node: 0`")
     files = find_files(context, recipe.sources)
-    encoder = load_encoder(context.model_path(recipe.tokenizer), recipe.tokenizer)
+    encoder = load_tokenizer(context, recipe)
     check_languages(recipe.clean.languages)
     evaluation = load_evaluation(context, recipe)
     fingerprint = fingerprint_of(recipe, files, encoder, evaluation)
     return Plan(recipe, files, encoder, fingerprint, context.corpus_path(recipe.corpus), evaluation)
+
+
+def load_tokenizer(context: Context, recipe: PrepareRecipe | VocabularyRecipe) -> TextEncoder:
+    """Load the tokenizer that a recipe names.
+
+    Raises:
+        LauncherError: it cannot be used, or was made of text that the recipe may not use.
+    """
+    path = Path(context.model_path(recipe.tokenizer))
+    is_learned = (path / EXPANSION).exists()
+    if recipe.data_use == "open" and is_learned and read_expansion(path).data_use == "credentialed":
+        raise LauncherError(
+            f"tokenizer: `{recipe.tokenizer}` was made of credentialed text; write `data_use: credentialed`"
+        )
+    return load_encoder(str(path), recipe.tokenizer)
 
 
 def find_files(context: Context, sources: Sequence[Source]) -> tuple[SourcePath, ...]:

@@ -9,7 +9,7 @@ text, whatever the text. Ids keep their meaning, text without new words keeps it
 same text, no text becomes longer, and the mean of the replaced embeddings is there to start from.
 
 Other ways do not have this. Tokens added with `add_tokens` are cut out before the base sees the text, in most
-tokenizers inside of words as well (`stent` in `consistent`), and the rest of the word is encoded differently. MedicalGPT, like
-Chinese-LLaMA, appends the pieces of another SentencePiece model with score 0: in SentencePiece's BPE that is
-before all merges of the base, whose rank is minus their score.
+tokenizers inside of words as well (`stent` in `consistent`), and the rest of the word is encoded
+differently. MedicalGPT, like Chinese-LLaMA, appends the pieces of another SentencePiece model with score 0:
+in SentencePiece's BPE that is before all merges of the base, whose rank is minus their score.
 """

@@ -15,7 +15,7 @@ Holders = tuple[int, ...]
 
 @dataclass
 class Words:
-    """What was counted. Takes some 300 bytes for each different word."""
+    """What was counted. Takes 200 to 450 bytes for each different word."""
 
     enough: int
     """How many holders of a word are remembered: with these it is common."""

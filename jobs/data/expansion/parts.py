@@ -17,12 +17,11 @@ from jobs.data.durable import replace_durably, write_durably
 from jobs.data.expansion.base import Base, read_base
 from jobs.data.expansion.counting import Words
 from jobs.data.parts import Part, source_file, watched
-from jobs.data.plan import SourcePath, SourcePlan, find_files, options_of
+from jobs.data.plan import SourcePath, SourcePlan, find_files, load_tokenizer, options_of
 from jobs.data.progress import Gauge
 from jobs.data.readers import read
 from jobs.data.readers.intake import Intake
 from jobs.data.shards import batches, text_hash
-from jobs.data.tokenize import load_encoder
 from jobs.runtime.context import Context
 from launcher.corpus import SPLITS, Split, Tally
 from launcher.errors import LauncherError
@@ -58,7 +57,7 @@ def make_plan(context: Context) -> VocabularyPlan:
     if context.ranks.world_size > 1:
         raise LauncherError("resources: `vocabulary` is one task; write `nodes: 1` and `gpus_per_node: 0`")
     files = find_files(context, recipe.sources)
-    encoder = load_encoder(context.model_path(recipe.tokenizer), recipe.tokenizer)
+    encoder = load_tokenizer(context, recipe)
     check_languages(recipe.clean.languages)
     base = read_base(encoder.backend, recipe.tokenizer)
     folder = expand(context.record.cluster["roots"]["models"]) / recipe.output
