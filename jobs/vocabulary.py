@@ -85,7 +85,7 @@ def make_tokenizer(plan: VocabularyPlan, context: Context, is_stop_wanted: StopW
     """Make the tokenizer and put it in place; tell whether that came to its end before a stop.
 
     Raises:
-        LauncherError: there is no text to learn from, or none to measure on.
+        LauncherError: there is no text to learn from, or none to measure on, or nothing in it is common enough.
     """
     parts = make_parts(plan, range(len(plan.files)), count_part, context, is_stop_wanted)
     if len(parts) < len(plan.files):
@@ -128,6 +128,9 @@ def learn_once(plan: VocabularyPlan, parts: Sequence[Part], is_stop_wanted: Stop
     """Learn new tokens, unless an earlier attempt has; None if a stop was asked for before it began.
 
     It takes memory and minutes: a process of its own gives the memory back, and this one tells that it is alive.
+
+    Raises:
+        LauncherError: nothing is common enough.
     """
     stamp = hashlib.sha256("".join(part.model_dump_json() for part in parts).encode()).hexdigest()[:16]
     path = plan.parts / f"learned-{stamp}.json"
@@ -137,7 +140,10 @@ def learn_once(plan: VocabularyPlan, parts: Sequence[Part], is_stop_wanted: Stop
         done = [*run_tasks(lambda _: learn_tokens(plan, path), [0], cpus, is_stop_wanted, WATCHDOG.beat)]
         if not done:
             return None
-    return _TOKENS.validate_json(path.read_bytes())
+    tokens = _TOKENS.validate_json(path.read_bytes())
+    if not tokens:
+        raise LauncherError("min_documents: no part of a word is in documents enough; write less, or take more text")
+    return tokens
 
 
 def learn_tokens(plan: VocabularyPlan, path: Path) -> None:

@@ -213,6 +213,13 @@ def test_documents_are_needed_on_both_sides(tmp_path, documents, key):
         expand(tmp_path, **chosen)
 
 
+def test_text_without_common_words_is_refused(tmp_path):
+    write_pile(tmp_path / "a.jsonl", [f"{number}" for number in range(50)])
+
+    with pytest.raises(LauncherError, match="min_documents: no part of a word is in documents enough"):
+        expand(tmp_path)
+
+
 def test_too_many_bad_lines_fail_the_run(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"text": bad\n')
 
