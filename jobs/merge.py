@@ -54,7 +54,8 @@ def main(context: Context, stop: "StopFlag") -> int:
     if not is_published(plan) and not make_model(plan, context, is_stop_wanted):
         append_event(run.ledger, context.attempt, reason="stopped", source="merge")
         return CONTINUE
-    print(f"{plan.folder}: {len(plan.adapters)} merged into `{plan.recipe.base_model}`", flush=True)
+    names = ", ".join(adapter.folder.name for adapter in plan.adapters)
+    print(f"{plan.folder}: {plan.recipe.base_model} with {names}", flush=True)
     append_event(run.ledger, context.attempt, last_step=len(plan.adapters), reason="finished", source="merge")
     return FINISHED
 
@@ -173,6 +174,8 @@ def write(plan: MergePlan, context: Context, model: PreTrainedModel, tokenizer: 
     model.config.dtype = plan.dtype
     model.generation_config = GenerationConfig()  # saving checks it, and published ones are not always consistent
     model.to(plan.dtype).save_pretrained(staging, max_shard_size="5GB")
+    for path in staging.glob("*.safetensors"):  # which safetensors 0.8 makes for its owner alone
+        path.chmod((staging / "config.json").stat().st_mode)
     copy_generation_config([*(adapter.folder for adapter in reversed(plan.adapters)), plan.base], staging)
     return staging
 

@@ -30,10 +30,14 @@ def make_base(folder: Path, **changes: object) -> Path:
 
 
 def make_adapter(
-    folder: Path, config: PeftConfig | None = None, base: Path = BASE, seed: int = 0, rows: int | None = None
+    folder: Path,
+    config: PeftConfig | None = None,
+    base: Path = BASE,
+    rows: int | None = None,
+    **saving: object,
 ) -> Path:
-    """An adapter that says something: peft's own, with noise on what it trains, as `save_pretrained` writes it."""
-    torch.manual_seed(seed)
+    """An adapter that says something: peft's own, with noise (by its name) on what it trains, as peft saves it."""
+    torch.manual_seed(sum(folder.name.encode()))
     model = load(base)
     if rows:
         model.resize_token_embeddings(rows, mean_resizing=False)
@@ -44,7 +48,7 @@ def make_adapter(
             for parameter in adapted.parameters():
                 if parameter.requires_grad:
                     parameter.add_(torch.randn_like(parameter), alpha=0.05)
-        adapted.save_pretrained(folder)
+        adapted.save_pretrained(folder, **saving)
     return folder
 
 
