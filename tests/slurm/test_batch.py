@@ -113,6 +113,8 @@ def test_an_element_that_shares_the_arrays_id_comes_back_alone(on_stage: Stage) 
     assert on_stage.wait_for_end(shared) == [("killed", "requeue"), ("bad_recipe", "stop")]
     assert summary(other) == [(None, None)]
     assert not other.stop_request.exists()
+    other.stop_request.touch()
+    assert on_stage.wait_for_end(other) == [("stopped", "stop")]
 
 
 def test_a_hostile_folder_name_does_no_harm(devcluster: DevCluster, tmp_path: Path, on_stage: Stage) -> None:
@@ -359,6 +361,7 @@ def test_a_run_comes_back_although_the_full_disk_could_not_take_its_end(
     assert on_stage.wait_for_end(run) == [("killed", requeue), ("finished", "done")]
     assert "the ledger cannot take the end of attempt 0: [Errno 28] No space left on device" in log
     assert "Traceback" not in log
+    wait_for(lambda: not on_stage.devcluster.slurm("squeue", "--noheader"), 30, "the job to let go of the disk")
 
 
 def test_two_runs_on_one_node_at_once_have_gpus_and_ports_of_their_own(on_stage: Stage) -> None:
