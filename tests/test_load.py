@@ -146,8 +146,8 @@ def test_endless_nesting_is_refused(tmp_path: Path) -> None:
         ("cpt\n", "recipe.yaml:1: a recipe is made of `key: value` lines, this is a single value; start with"),
         ("", "recipe.yaml: the file is empty; see the examples under `recipes/`"),
         ("# only a comment\n---\n", "recipe.yaml: the file is empty; see the examples under `recipes/`"),
-        ("name: x\n", "recipe.yaml:1: kind: required, but missing; write `cpt` or `prepare`"),
-        ("kind: ctp\n", "recipe.yaml:1: kind: `ctp` is not a kind of recipe; write `cpt` or `prepare`"),
+        ("name: x\n", "recipe.yaml:1: kind: required, but missing; write one of `"),
+        ("kind: ctp\n", "recipe.yaml:1: kind: `ctp` is not a kind of recipe; did you mean `cpt`?"),
     ],
 )
 def test_what_is_no_recipe_is_explained_at_its_line(tmp_path: Path, text: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """What `launcher corpus show` and `diff` print, as rich tables and lines; it fits into 80 columns."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import PurePath
@@ -214,7 +215,7 @@ def _wording(one: Difference) -> str:
 
 
 def _fact(value: Any) -> str:
-    if isinstance(value, str) and len(value) == 64:
+    if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value):
         return value[:12]
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _brief(value)
 

@@ -1,5 +1,6 @@
 """YAML files to recipes: every fault at once, each with its file, its line and the fix."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -136,9 +137,11 @@ def _faults_of_rehearsal(rehearsed: Node, known: Sequence[Fault], is_changed: bo
 def _check(root: Node) -> Recipe | list[Fault]:
     assert isinstance(root.value, dict)
     node = root.value.get("kind")
-    kinds = " or ".join(f"`{kind}`" for kind in KINDS)
+    kinds = ", ".join(f"`{kind}`" for kind in KINDS)
     if node is None or node.value is None:
-        return [fault_at(root, ("kind",), f"required, but missing; write {kinds}")]
+        return [fault_at(root, ("kind",), f"required, but missing; write one of {kinds}")]
     if node.text not in KINDS:
-        return [fault_at(root, ("kind",), f"`{node.text}` is not a kind of recipe; write {kinds}")]
+        nearest = difflib.get_close_matches(node.text, KINDS, n=1)
+        fix = f"did you mean `{nearest[0]}`?" if nearest else f"write one of {kinds}"
+        return [fault_at(root, ("kind",), f"`{node.text}` is not a kind of recipe; {fix}")]
     return validate(KINDS[node.text], root)
