@@ -50,6 +50,11 @@ class RunDir:
         return self.root / "metrics.jsonl"
 
     @property
+    def evaluations(self) -> Path:
+        """One JSON line per evaluation: its scores, step, attempt."""
+        return self.root / "evaluations.jsonl"
+
+    @property
     def logs(self) -> Path:
         """Logs of all attempts."""
         return self.root / "logs"

@@ -1,6 +1,7 @@
 """metrics.jsonl: one line per optimizer step, by rank 0, in full precision."""
 
 import json
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing_extensions import override
 from jobs.runtime.throughput import Speed
 
 Row: TypeAlias = dict[str, float | int | None]
+
+_OF_TRAINER = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch")
 
 
 class StepMetrics(TrainerCallback):
@@ -60,6 +63,11 @@ class StepMetrics(TrainerCallback):
         """Leave the time of saving out of the next step's speed."""
         self._mark = time.perf_counter()
 
+    @override
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
+        """Leave the time of an evaluation out, too."""
+        self._mark = time.perf_counter()
+
     def _row(self, step: int, logs: dict[str, float]) -> Row:
         now = time.perf_counter()
         rate, mfu = self._speed.rates(now - self._mark)
@@ -75,6 +83,39 @@ class StepMetrics(TrainerCallback):
             "mfu": mfu,
             "memory_gib": _peak_memory_gib(),
         }
+
+
+class EvaluationMetrics(TrainerCallback):
+    """Writes a row for each evaluation, and hands it on. For rank 0.
+
+    An attempt that evaluates a step again appends it again: readers take the last row of a step.
+    """
+
+    def __init__(self, path: Path, attempt: int, receive: Callable[[Row], None]) -> None:
+        self._path = path
+        self._attempt = attempt
+        self._receive = receive
+
+    @override
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **others: Any,
+    ) -> None:
+        """Write the evaluation's row, without what Trainer says of its own speed; null for what cannot be told."""
+        named = {key.removeprefix("eval_"): value for key, value in metrics.items()}
+        scores = {
+            name: None if math.isnan(value) else value for name, value in named.items() if name not in _OF_TRAINER
+        }
+        row: Row = {"time": time.time(), "step": state.global_step, "attempt": self._attempt, **scores}
+        _end_torn_line(self._path)
+        _append(self._path, row)
+        said = "  ".join(f"{name} {value:.4f}" for name, value in scores.items() if value is not None)
+        print(f"evaluation at step {state.global_step}  {said}", flush=True)
+        self._receive(row)
 
 
 def print_row(row: Row) -> None:

@@ -53,6 +53,14 @@ class Tracker:
             self.log(row)
         self._send()
 
+    def log_evaluation(self, row: "Row") -> None:
+        """Send an evaluation's row."""
+        named = {f"validation/{key}": value for key, value in row.items() if key not in ("time", "step", "attempt")}
+        scores = {key: value for key, value in named.items() if value is not None}
+        if self._run is not None:
+            with _only_warn():
+                self._run.log({**scores, STEP_METRIC: row["step"]})
+
     def close(self, finished: bool) -> None:
         """Send the last step, and end this attempt's part: the run is done, or goes on in another attempt."""
         self._send()

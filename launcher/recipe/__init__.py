@@ -4,12 +4,14 @@ from typing import Annotated, TypeAlias, get_args
 
 from pydantic import Field, TypeAdapter
 
+from launcher.recipe.classify import ClassifyRecipe
 from launcher.recipe.cpt import CptRecipe
 from launcher.recipe.merge import MergeRecipe
 from launcher.recipe.prepare import PrepareRecipe
+from launcher.recipe.sft import SftRecipe
 from launcher.recipe.vocabulary import VocabularyRecipe
 
-Recipe: TypeAlias = CptRecipe | MergeRecipe | PrepareRecipe | VocabularyRecipe
+Recipe: TypeAlias = ClassifyRecipe | CptRecipe | MergeRecipe | PrepareRecipe | SftRecipe | VocabularyRecipe
 
 recipe_adapter: TypeAdapter[Recipe] = TypeAdapter(Annotated[Recipe, Field(discriminator="kind")])
 """Validates and dumps any recipe; `kind` chooses the model."""
@@ -19,4 +21,14 @@ KINDS: dict[str, type[Recipe]] = {
 }
 """The model of every kind of recipe."""
 
-__all__ = ["KINDS", "CptRecipe", "MergeRecipe", "PrepareRecipe", "Recipe", "VocabularyRecipe", "recipe_adapter"]
+__all__ = [
+    "KINDS",
+    "ClassifyRecipe",
+    "CptRecipe",
+    "MergeRecipe",
+    "PrepareRecipe",
+    "Recipe",
+    "SftRecipe",
+    "VocabularyRecipe",
+    "recipe_adapter",
+]

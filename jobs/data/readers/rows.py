@@ -91,7 +91,9 @@ class _Table:
         return tuple(text_of(cells[index]) for index in self.wanted)
 
     def row_start(self) -> re.Pattern[bytes]:
-        """What a newline and the row behind it look like, up to the last number."""
+        """What a newline and the row behind it look like, up to the last number; any newline without numbers."""
+        if not self.numbers:
+            return _ANY_LINE
         columns = range(max(self.numbers) + 1)
         cells = [_NUMBER_IN_LINE if index in self.numbers else _CELL_IN_LINE for index in columns]
         return re.compile(rb"\n(?=" + rb",".join(cells) + rb"[,\r\n])")
