@@ -8,7 +8,7 @@ from jobs.data.corpus import Corpus, open_corpora
 from jobs.data.mixture import mixture_of
 from jobs.data.pieces import cut, describe_loss
 from jobs.data.samples import Samples, flattening_collator, packed_collator, steps_in
-from jobs.models.build import build_causal_lm, check_fits
+from jobs.models.build import build_causal_lm, check_fits, weights_dtype
 from jobs.runtime.context import Context
 from jobs.runtime.process_group import Group
 from jobs.runtime.stop import StopFlag
@@ -49,6 +49,7 @@ def _plan(context: Context, recipe: CptRecipe, group: Group) -> Work:
 
 
 def _build(context: Context, recipe: CptRecipe, corpora: list[Corpus]) -> PreTrainedModel:
-    model = build_causal_lm(recipe.model, context.model_path(recipe.model.path), recipe.seed)
+    path = context.model_path(recipe.model.path)
+    model = build_causal_lm(recipe.model, path, recipe.seed, weights_dtype(recipe))
     check_fits(model, recipe.batch, (corpus.manifest for corpus in corpora))
     return model

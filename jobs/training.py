@@ -1,7 +1,7 @@
 """What every kind of training shares: resume, train with guarded checkpoints, export when the end is reached."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,8 @@ from typing import Any
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 
+from jobs.models.adapter_state import adapter_callbacks
+from jobs.models.adapters import adapted, declared_trainable
 from jobs.models.arguments import refuse_impossible, training_arguments
 from jobs.models.build import published_config
 from jobs.models.parallel import Layout, lay_out
@@ -17,7 +19,8 @@ from jobs.runtime.checkpoint import CheckpointStore, required_files
 from jobs.runtime.context import Context
 from jobs.runtime.control import StepControl
 from jobs.runtime.export import Provenance, export_model, is_exported
-from jobs.runtime.metrics import StepMetrics, print_row
+from jobs.runtime.gradient_guard import GradientGuard
+from jobs.runtime.metrics import EvaluationMetrics, StepMetrics, print_row
 from jobs.runtime.process_group import Group, process_group
 from jobs.runtime.stop import StopFlag
 from jobs.runtime.throughput import speed_of
@@ -42,10 +45,18 @@ class Work:
     """Called when Trainer's arguments are there: ZeRO-3 shards weights while they load, and learns of it from them."""
     export: Callable[[GuardedTrainer], None]
     """Publishes the trained model as `export_folder`; a collective."""
+    task: str = "CAUSAL_LM"
+    """peft's name for what the model does."""
     remark: str | None = None
     """A line about the data for the log."""
     callbacks: tuple[TrainerCallback, ...] = ()
     """Besides those of every training."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Of TrainingArguments, besides those of every training."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Of GuardedTrainer, besides those of every training: a loss, what to evaluate on."""
+    tokens_per_sequence: float | None = None
+    """Mean length of the sequences, where they are shorter than the recipe's `sequence_length`."""
 
 
 def carry_out(context: Context, recipe: TrainingRecipe, stop: StopFlag, plan: Callable[[Group], Work]) -> int:
@@ -74,7 +85,9 @@ def carry_out(context: Context, recipe: TrainingRecipe, stop: StopFlag, plan: Ca
 def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag, work: Work) -> bool:
     """Resume, train, and export if training came to its end; tell whether it did."""
     layout = lay_out(recipe.parallel, context.ranks, group.device)
-    required = required_files(layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16")
+    required = required_files(
+        layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16", adapted=recipe.adapter is not None
+    )
     store = CheckpointStore(context.run, group, recipe.checkpoint.keep, required)
     resumed = _find_resume(store, layout)
     if group.is_main:
@@ -83,8 +96,9 @@ def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag
         if work.remark:
             print(work.remark, flush=True)
 
-    arguments = training_arguments(recipe, layout, work.steps, store.staging)
-    model = work.build_model()
+    arguments = training_arguments(recipe, layout, work.steps, store.staging, **work.arguments)
+    model = _build(recipe, work)
+    guard = GradientGuard(group, declared_trainable(model), by_hooks=layout.zero_stage is not None)
     control = StepControl(context, stop, group, recipe.checkpoint.interval)
     tracker = open_tracker(context, recipe.tracking)
     trainer = GuardedTrainer(
@@ -95,7 +109,14 @@ def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag
         args=arguments,
         train_dataset=work.samples,
         data_collator=work.collator,
-        callbacks=[control, *_metrics(context, recipe, layout, model, tracker), *work.callbacks],
+        **work.trainer,
+        callbacks=[
+            control,
+            guard,
+            *adapter_callbacks(model),
+            *_metrics(context, recipe, layout, model, tracker, work.tokens_per_sequence),
+            *work.callbacks,
+        ],
     )
     if not control.wants_stop():
         trainer.train(resume_from_checkpoint=None if resumed is None else str(context.run.checkpoint(resumed)))
@@ -113,7 +134,12 @@ def export_folder(context: Context) -> Path:
 
 
 def export_trained(
-    context: Context, recipe: TrainingRecipe, group: Group, corpora: tuple[str, ...], trainer: GuardedTrainer
+    context: Context,
+    recipe: TrainingRecipe,
+    group: Group,
+    corpora: tuple[str, ...],
+    trainer: GuardedTrainer,
+    **of_tokenizer: str | None,
 ) -> None:
     """Publish the trained model with the tokenizer of its base. A collective.
 
@@ -123,6 +149,8 @@ def export_trained(
         group: All ranks.
         corpora: Names of what was trained on.
         trainer: Holds the trained model.
+        **of_tokenizer: Attributes that the tokenizer is to have, e.g. the `chat_template` that the model was taught
+            with; None: as it has them.
     """
     path = context.model_path(recipe.model.path)
     provenance = Provenance(
@@ -132,11 +160,20 @@ def export_trained(
         base_model=recipe.model.path,
         corpora=corpora,
         data_use=recipe.data_use,
-        steps=trainer.state.global_step,
+        steps=trainer.state.best_global_step or trainer.state.global_step,
     )
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=recipe.model.trust_remote_code)
+    for name, value in of_tokenizer.items():
+        setattr(tokenizer, name, getattr(tokenizer, name) if value is None else value)
     published = published_config(recipe.model, path)
     export_model(trainer, group, export_folder(context), tokenizer, published, provenance)
+
+
+def _build(recipe: TrainingRecipe, work: Work) -> PreTrainedModel:
+    model = work.build_model()
+    if recipe.adapter is None:
+        return model
+    return adapted(model, recipe.adapter, recipe.seed, work.task, work.steps)
 
 
 def _find_resume(store: CheckpointStore, layout: Layout) -> int | None:
@@ -147,9 +184,19 @@ def _find_resume(store: CheckpointStore, layout: Layout) -> int | None:
 
 
 def _metrics(
-    context: Context, recipe: TrainingRecipe, layout: Layout, model: PreTrainedModel, tracker: Tracker
+    context: Context,
+    recipe: TrainingRecipe,
+    layout: Layout,
+    model: PreTrainedModel,
+    tracker: Tracker,
+    tokens_per_sequence: float | None,
 ) -> list[TrainerCallback]:
     if not context.ranks.is_main:
         return []
     speed = speed_of(model, recipe.batch, recipe.precision, layout)
-    return [StepMetrics(context.run.metrics, context.attempt, speed, (print_row, tracker.log))]
+    if tokens_per_sequence is not None:
+        speed = replace(speed, tokens_per_step=round(tokens_per_sequence * recipe.batch.sequences))
+    return [
+        StepMetrics(context.run.metrics, context.attempt, speed, (print_row, tracker.log)),
+        EvaluationMetrics(context.run.evaluations, context.attempt, tracker.log_evaluation),
+    ]

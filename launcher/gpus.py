@@ -30,16 +30,17 @@ def peak_flops(gpu: str, dtype: str, tf32: bool) -> float | None:
     return None
 
 
-def flops_per_token(parameters: int, layers: int, hidden: int, sequence_length: int) -> float:
-    """Return the FLOPs of forward and backward for one token: 6 N + 12 L d s.
+def flops_per_token(parameters: int, layers: int, hidden: int, sequence_length: int, frozen: int = 0) -> float:
+    """Return the FLOPs of forward and backward for one token: 6 N + 12 L d s, less 2 for each frozen parameter.
 
     PaLM, appendix B (https://arxiv.org/abs/2204.02311). Recomputed activations do not count, and attention counts as if
-    every sequence were one document.
+    every sequence were one document. Of the three products with a weight, a frozen one needs no gradient of its own.
 
     Args:
         parameters: Those that take part in matrix products: all but an embedding table that is only looked up.
         layers: Decoder layers.
         hidden: Width of the model.
         sequence_length: Tokens of a sequence.
+        frozen: How many of the parameters are not trained.
     """
-    return 6.0 * parameters + 12.0 * layers * hidden * sequence_length
+    return 6.0 * parameters - 2.0 * frozen + 12.0 * layers * hidden * sequence_length

@@ -1,6 +1,7 @@
 """From the sections of a recipe to transformers' TrainingArguments."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -11,7 +12,9 @@ from launcher.errors import LauncherError
 from launcher.recipe.training import TrainingRecipe
 
 
-def training_arguments(recipe: TrainingRecipe, layout: Layout, steps: int, output: Path) -> TrainingArguments:
+def training_arguments(
+    recipe: TrainingRecipe, layout: Layout, steps: int, output: Path, **special: Any
+) -> TrainingArguments:
     """Express a recipe in Trainer's terms.
 
     What Trainer would do besides training is off: saving and stopping at its own discretion,
@@ -22,6 +25,7 @@ def training_arguments(recipe: TrainingRecipe, layout: Layout, steps: int, outpu
         layout: How ranks share the model.
         steps: Optimizer steps of the whole training.
         output: Where Trainer writes checkpoints before they are published.
+        **special: Arguments of Trainer that only this kind of training sets.
     """
     on_cpu = layout.device.type == "cpu"
     optim = recipe.optim
@@ -50,6 +54,7 @@ def training_arguments(recipe: TrainingRecipe, layout: Layout, steps: int, outpu
         logging_nan_inf_filter=False,  # a loss that is not a number must be seen
         disable_tqdm=True,
         report_to="none",
+        **special,
         **strategy_arguments(layout, recipe.precision, recipe.model.activation_checkpointing),
     )
     if layout.uses_fsdp:

@@ -1,45 +1,96 @@
 """From the recipe's `model` section to a model in memory."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    set_seed,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from launcher.corpus import Manifest
 from launcher.errors import LauncherError
-from launcher.recipe.sections import Batch, Model
+from launcher.recipe.sections import Batch, Model, Quantization
+from launcher.recipe.training import TrainingRecipe
 
 _ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 """The recipe's words in transformers' own."""
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-def build_causal_lm(section: Model, path: str, seed: int) -> PreTrainedModel:
-    """Load or initialise a causal language model, in fp32.
+def weights_dtype(recipe: TrainingRecipe) -> torch.dtype:
+    """Choose the format of a model's weights: fp32 if they are trained, else the one that the recipe computes in.
 
-    Parameters and optimizer stay in fp32 whatever format the recipe computes in. Weights come from
-    safetensors only: a pickle can run code. Special tokens are left as the model has them.
+    Training adds to a weight less than 16 bits resolve; a frozen one stays what it is.
+    """
+    return torch.float32 if recipe.adapter is None else _DTYPES[recipe.precision.dtype]
+
+
+def build_causal_lm(section: Model, path: str, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load or initialise a causal language model; see `build`."""
+    return build(AutoModelForCausalLM, section, path, seed, dtype)
+
+
+def build(
+    auto: Any, section: Model, path: str, seed: int, dtype: torch.dtype, settings: Mapping[str, Any] | None = None
+) -> PreTrainedModel:
+    """Load or initialise a model.
+
+    Weights come from safetensors only: a pickle can run code. Special tokens are left as the model has them.
 
     Args:
+        auto: transformers' class for what the model does.
         section: The recipe's section.
         path: Folder of the model, or its Hugging Face id.
-        seed: For random initialisation; every rank draws the same weights.
+        seed: For random initialisation, of the head at least; every rank draws the same weights.
+        dtype: Format of the weights, and of the layers that quantisation leaves as they are.
+        settings: What to change in the model's configuration.
     """
     disable_progress_bar()  # a log file is no terminal
-    options = {"trust_remote_code": section.trust_remote_code, "attn_implementation": _ATTENTION[section.attention]}
+    options = {
+        "trust_remote_code": section.trust_remote_code,
+        "attn_implementation": _ATTENTION[section.attention],
+        "dtype": dtype,
+    }
     model: PreTrainedModel
+    set_seed(seed)
     if section.init == "random":
-        set_seed(seed)
-        model = AutoModelForCausalLM.from_config(published_config(section, path), dtype=torch.float32, **options)
+        model = auto.from_config(published_config(section, path, settings), **options)
     else:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **options)
+        if section.quantization:
+            options["quantization_config"] = _quantization(section.quantization, dtype)
+        model = auto.from_pretrained(path, use_safetensors=True, **options, **(settings or {}))
     model.config.use_cache = False
     return model
 
 
-def published_config(section: Model, path: str) -> PreTrainedConfig:
-    """Read the model's configuration as it was published."""
-    config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=section.trust_remote_code)
+def _quantization(section: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Express a section in transformers' terms.
+
+    The bytes of 4-bit weights are stored as numbers of the model's format: sharding cuts weights where they are
+    stored as one kind of number, and corrupted bytes (https://github.com/huggingface/accelerate/issues/3983).
+    """
+    if section.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=section.type,
+        bnb_4bit_use_double_quant=section.double,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype,
+    )
+
+
+def published_config(section: Model, path: str, settings: Mapping[str, Any] | None = None) -> PreTrainedConfig:
+    """Read the model's configuration as it was published, but for some settings."""
+    trust = section.trust_remote_code
+    config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=trust, **(settings or {}))
     return config
 
 
@@ -56,7 +107,16 @@ def check_fits(model: PreTrainedModel, batch: Batch, corpora: Iterable[Manifest]
                 f"data.corpora: `{corpus.corpus}` was made with a tokenizer of {corpus.tokenizer.vocab_size} tokens, "
                 f"but the model has {config.vocab_size}; prepare the corpus with this model's tokenizer"
             )
-    positions = getattr(config, "max_position_embeddings", None)
+    check_positions(model, batch)
+
+
+def check_positions(model: PreTrainedModel, batch: Batch) -> None:
+    """Refuse sequences that the model has no positions for.
+
+    Raises:
+        LauncherError: they are too long.
+    """
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if positions is not None and batch.sequence_length > positions:
         raise LauncherError(
             f"batch.sequence_length: {batch.sequence_length} tokens are more than the model's {positions} positions; "

@@ -59,8 +59,13 @@ class CheckpointStore:
         self._group.barrier()
         return folder
 
-    def publish(self, folder: Path, step: int) -> None:
+    def publish(self, folder: Path, step: int, best: int | None = None) -> None:
         """Turn a staged folder that all ranks have written into the checkpoint of a step.
+
+        Args:
+            folder: What `open_staging` made.
+            step: The step.
+            best: Step of the best checkpoint so far, which stays as long as this one does.
 
         Raises:
             OSError: the disk is full or failed. Nothing is published; older checkpoints are as before.
@@ -79,7 +84,7 @@ class CheckpointStore:
         if absent:
             raise FileNotFoundError(f"{folder}: {absent} was not saved, and the run cannot resume without")
         if self._group.is_main:
-            _seal(folder, {"step": step, "world_size": self._group.world_size, "files": files})
+            _seal(folder, {"step": step, "world_size": self._group.world_size, "best": best, "files": files})
             self._put_in_place(folder, step)
             self._rotate()
         self._group.barrier()
@@ -106,6 +111,17 @@ class CheckpointStore:
             if self._group.is_main:
                 self._quarantine(self._run.checkpoint(step), faults[0])
             self._group.barrier()
+
+    def intact(self, step: int) -> Path:
+        """Return the checkpoint of a step.
+
+        Raises:
+            RuntimeError: it is damaged.
+        """
+        folder = self._run.checkpoint(step)
+        if faults := self._faults(folder, step):
+            raise RuntimeError(f"checkpoint {folder.name}: {faults[0]}")
+        return folder
 
     def saved_by(self, step: int) -> int:
         """Return the number of ranks that saved a checkpoint. Not a collective."""
@@ -162,15 +178,18 @@ class CheckpointStore:
         sync(self._run.checkpoints)
 
     def _rotate(self) -> None:
-        """Remove all but the newest; renamed first, so that no half-removed folder looks complete."""
+        """Remove all but the newest and their best; renamed first, so that no half-removed folder looks complete."""
         trash = self._run.checkpoints / TRASH
-        for step in published_steps(self._run)[: -self._keep]:
+        steps = published_steps(self._run)
+        newest = steps[-self._keep :]
+        kept = {*newest, *(_best_known_to(self._run.checkpoint(step)) for step in newest)}
+        for step in (step for step in steps if step not in kept):
             trash.mkdir(exist_ok=True)
             os.rename(self._run.checkpoint(step), trash / f"{step}")
         shutil.rmtree(trash, ignore_errors=True)
 
 
-def required_files(uses_fsdp: bool, zero_stage: int | None, scales_loss: bool) -> list[str]:
+def required_files(uses_fsdp: bool, zero_stage: int | None, scales_loss: bool, adapted: bool = False) -> list[str]:
     """Name what a run cannot resume without: weights, optimizer, schedule, position and random state.
 
     Trainer itself resumes without an optimizer or schedule file, silently, from zero moments.
@@ -179,6 +198,7 @@ def required_files(uses_fsdp: bool, zero_stage: int | None, scales_loss: bool) -
         uses_fsdp: Whether FSDP2 writes the checkpoint.
         zero_stage: DeepSpeed's stage, if it does.
         scales_loss: Whether the loss is scaled (fp16); DeepSpeed keeps the scale in its own files.
+        adapted: Whether an adapter is trained, so that a checkpoint holds nothing else.
     """
     files = ["trainer_state.json", "scheduler.pt", "rng_state{suffix}.pth"]
     if zero_stage is not None:
@@ -187,7 +207,7 @@ def required_files(uses_fsdp: bool, zero_stage: int | None, scales_loss: bool) -
         files.append("scaler.pt")
     if uses_fsdp:
         return [*files, "pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"]
-    return [*files, "model*.safetensors", "optimizer.pt"]
+    return [*files, "adapter.safetensors" if adapted else "model*.safetensors", "optimizer.pt"]
 
 
 def first_absent(files: Collection[str], required: Sequence[str], world_size: int) -> str | None:
@@ -215,6 +235,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     manifest = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
     files = {name: (int(size), str(digest)) for name, (size, digest) in manifest["files"].items()}
     return {"step": int(manifest["step"]), "world_size": int(manifest["world_size"]), "files": files}
+
+
+def _best_known_to(folder: Path) -> int | None:
+    best: int | None = json.loads((folder / COMPLETE).read_text(encoding="utf-8")).get("best")
+    return best
 
 
 def _try_manifest(folder: Path, step: int) -> dict[str, Any] | str:

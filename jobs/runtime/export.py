@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
+from jobs.models.adapter_state import gather_adapter
 from jobs.runtime.checkpoint import sync, sync_tree
 from jobs.runtime.process_group import Group
 
@@ -47,13 +49,15 @@ def export_model(
         published: Configuration of the model that training started from; the export has its number format.
         provenance: Becomes manifest.json.
     """
-    # Not `Trainer.save_model`, which writes nothing at all, without an error, for a model whose
-    # checkpoints are sharded.
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = _gather(trainer)
     if group.is_main:
         staging = folder.with_name(f".{folder.name}.staging")
         shutil.rmtree(staging, ignore_errors=True)
-        _write(trainer.accelerator.unwrap_model(trainer.model), weights, published, staging)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if isinstance(model, PeftModel):
+            _write_adapter(model, weights, provenance.base_model, staging)
+        else:
+            _write(model, weights, published, staging)
         tokenizer.save_pretrained(staging)
         (staging / MANIFEST).write_text(json.dumps(asdict(provenance), indent=1) + "\n", encoding="utf-8")
         sync_tree(staging)
@@ -61,6 +65,28 @@ def export_model(
         os.rename(staging, folder)
         sync(folder.parent)
     group.barrier()
+
+
+def _gather(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Gather the weights, of an adapted model the adapter's. A collective.
+
+    Not by `Trainer.save_model`, which writes nothing at all, without an error, for a model whose
+    checkpoints are sharded.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        return gather_adapter(model)
+    weights: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return weights
+
+
+def _write_adapter(model: PeftModel, weights: dict[str, torch.Tensor], base: str, folder: Path) -> None:
+    """Write the adapter as peft does, for its base as the recipe names it: paths of this site are no use elsewhere."""
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = base
+    # Embeddings are never changed here; peft would ask the Hugging Face Hub whether they might have been.
+    model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # a form to be filled in, with the base's path
 
 
 def _write(model: PreTrainedModel, weights: dict[str, torch.Tensor], published: PreTrainedConfig, folder: Path) -> None:

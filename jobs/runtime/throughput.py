@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from jobs.models.parallel import Layout
@@ -19,11 +20,13 @@ class ModelCost:
     layers: int
     hidden: int
     sequence_length: int
+    frozen: int = 0
+    """Of the parameters, those that are not trained."""
 
     @property
     def flops_per_token(self) -> float:
         """Forward and backward FLOPs."""
-        return flops_per_token(self.parameters, self.layers, self.hidden, self.sequence_length)
+        return flops_per_token(self.parameters, self.layers, self.hidden, self.sequence_length, self.frozen)
 
     def mfu(self, tokens_per_second: float, peak: float, gpus: int) -> float:
         """Return the utilisation at a rate of tokens over all GPUs."""
@@ -58,6 +61,16 @@ def speed_of(model: PreTrainedModel, batch: Batch, precision: Precision, layout:
 def cost_of(model: PreTrainedModel, sequence_length: int) -> ModelCost:
     """Count what a model computes with."""
     config = model.config.get_text_config()
-    total = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
+    trainable, total = count_parameters(model)
     looked_up = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
-    return ModelCost(total - looked_up, config.num_hidden_layers, config.hidden_size, sequence_length)
+    frozen = total - trainable - looked_up if trainable < total else 0
+    return ModelCost(total - looked_up, config.num_hidden_layers, config.hidden_size, sequence_length, frozen)
+
+
+def count_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:
+    """Return how many parameters are trained and how many there are, as if none were sharded or in 4 bits."""
+    if isinstance(model, PeftModel):
+        trainable, total = model.get_nb_trainable_parameters()
+        return trainable, total
+    sizes = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()]
+    return sum(sizes), sum(sizes)

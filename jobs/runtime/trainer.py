@@ -5,15 +5,21 @@ one minor version, and tests/test_cpt.py drives each of them.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PrinterCallback, Trainer
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.trainer_utils import EvalLoopOutput
 from typing_extensions import override
 
+from jobs.models.adapter_state import load_adapter_state, save_adapter_state
 from jobs.models.parallel import Layout, describe, fsdp_on_cpu, verify
 from jobs.runtime.checkpoint import CheckpointStore
 
@@ -70,6 +76,44 @@ class GuardedTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     @override
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save of an adapted model what is trained, whole."""
+        if not isinstance(self.model, PeftModel):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            save_adapter_state(self.model, Path(output_dir or self.args.output_dir))
+
+    @override
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if isinstance(self.model, PeftModel) and not self._layout.uses_fsdp:
+            load_adapter_state(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    @override
+    def evaluation_loop(self, *arguments: Any, **options: Any) -> EvalLoopOutput:
+        """Leave the random state as it is: torch's DataLoader draws a number for each pass over its data."""
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluation_loop(*arguments, **options)
+
+    def load_best(self) -> int:
+        """Go back to the weights of the best checkpoint, if evaluations chose one. A collective.
+
+        Returns:
+            The step whose weights the model has now.
+        """
+        step = self.state.best_global_step
+        if step is None or step == self.state.global_step:
+            return self.state.global_step
+        folder = str(self._store.intact(step))
+        if self._layout.zero_stage is not None:
+            is_whole = not isinstance(self.model, PeftModel)
+            deepspeed_load_checkpoint(self.model_wrapped, folder, load_module_strict=is_whole)
+        else:
+            self._load_from_checkpoint(folder, self.model_wrapped if self._layout.uses_fsdp else None)
+        return step
+
+    @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         verify(self.model_wrapped, self._layout)
@@ -83,7 +127,7 @@ class GuardedTrainer(Trainer):
         try:
             folder = self._store.open_staging(f"checkpoint-{step}")
             super()._save_checkpoint(model, trial)
-            self._store.publish(folder, step)
+            self._store.publish(folder, step, self.state.best_global_step)
         except Exception as error:  # safetensors, torch and DeepSpeed each raise their own for a full disk
             # The end of this process ends the other ranks; none of them has published anything.
             self._store.discard_staging()

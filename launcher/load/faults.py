@@ -4,7 +4,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -215,21 +215,28 @@ def section_at(model: type[BaseModel], path: Path, root: Node) -> type[BaseModel
 
 
 def _formats(path: Path, model: type[BaseModel], root: Node) -> list[str]:
-    """The choices of a `format` key."""
+    """The choices of a key that tells forms of a section apart, e.g. `format`."""
     *section, key = (key for key in path if isinstance(key, str))
     within = section_at(model, tuple(section[:-1]), root)
     assert within is not None, path
-    return [_format_of(choice, key) for choice in sections_in(within.model_fields[section[-1]].annotation)]
+    return [_tag_value(choice, key) for choice in sections_in(within.model_fields[section[-1]].annotation)]
 
 
 def _chosen(choices: Sequence[type[BaseModel]], node: Node) -> type[BaseModel] | None:
-    if len(choices) > 1 and "format" in choices[0].model_fields:
-        named = node.value.get("format") if isinstance(node.value, dict) else None
-        return next((choice for choice in choices if named and _format_of(choice, "format") == named.value), None)
+    if len(choices) > 1:
+        key = next(key for key in choices[0].model_fields if all(_is_tag(choice, key) for choice in choices))
+        named = node.value.get(key) if isinstance(node.value, dict) else None
+        return next((choice for choice in choices if named and _tag_value(choice, key) == named.value), None)
     return next(iter(choices), None)
 
 
-def _format_of(section: type[BaseModel], key: str) -> str:
+def _is_tag(section: type[BaseModel], key: str) -> bool:
+    """Whether a key has a single value in this form of a section, and so tells it from the others."""
+    annotation = section.model_fields[key].annotation if key in section.model_fields else None
+    return get_origin(annotation) is Literal and len(get_args(annotation)) == 1
+
+
+def _tag_value(section: type[BaseModel], key: str) -> str:
     return str(get_args(section.model_fields[key].annotation)[0])
 
 

@@ -58,7 +58,8 @@ def estimate_run(
     tokens = steps * batch.sequences * batch.sequence_length
     computing = shape.parameters - (0 if shape.is_tied else shape.table_parameters)
     width = shape.heads * shape.head_size
-    flops = tokens * flops_per_token(computing, shape.layers, width, batch.sequence_length)
+    frozen = computing if recipe.adapter else 0
+    flops = tokens * flops_per_token(computing, shape.layers, width, batch.sequence_length, frozen)
     return RunCost(steps, tokens, flops / (peak * mfu) / 3600, mfu)
 
 

@@ -10,6 +10,7 @@ that with what torch really keeps.
 
 from dataclasses import dataclass
 
+from launcher.plan.adapters import trainable_parameters
 from launcher.plan.shape import ModelShape
 from launcher.recipe.training import TrainingRecipe
 
@@ -22,7 +23,7 @@ class MemoryEstimate:
     """Bytes on one GPU at the fullest moment of a step."""
 
     parameters: int
-    """This rank's part: in fp32, but with DeepSpeed in the compute format."""
+    """This rank's part: in fp32, but with DeepSpeed, and where an adapter leaves them frozen, in the compute format."""
     gathered: int
     """Parameters of other ranks, in the compute format, while they are needed."""
     gradients: int
@@ -40,44 +41,72 @@ class MemoryEstimate:
         return states + self.activations + self.logits + self.overhead
 
 
-def estimate_memory(recipe: TrainingRecipe, shape: ModelShape) -> MemoryEstimate:
-    """Estimate the memory of one rank of a run."""
+def estimate_memory(recipe: TrainingRecipe, shape: ModelShape) -> MemoryEstimate | None:
+    """Estimate the memory of one rank of a run; None for an adapter of layers that the shape does not know.
+
+    The activations are those of training all weights: with an adapter they are somewhat fewer.
+    """
+    if _trainable(recipe, shape) is None:
+        return None
     return MemoryEstimate(*_model_states(recipe, shape), _activations(recipe, shape), _logits(recipe, shape))
 
 
 def estimate_loading(recipe: TrainingRecipe, shape: ModelShape) -> int | None:
     """Estimate the RAM that a node's ranks need together before the work, in bytes.
 
-    Each reads a whole copy in fp32 and only then gives away what is not its part (`jobs/models/build.py`). None for
-    ZeRO-3, which does that while it loads.
+    Each reads a whole copy and only then gives away what is not its part (`jobs/models/build.py`). None for ZeRO-3,
+    which does that while it loads, and for quantised weights, which are read one by one.
     """
-    if recipe.parallel.strategy == "zero3":
+    if recipe.parallel.strategy == "zero3" or recipe.model.quantization:
         return None
-    return recipe.resources.ranks_per_node * 4 * shape.parameters
+    return recipe.resources.ranks_per_node * (4 if recipe.adapter is None else _bytes(recipe)) * shape.parameters
+
+
+def _trainable(recipe: TrainingRecipe, shape: ModelShape) -> int | None:
+    return shape.parameters if recipe.adapter is None else trainable_parameters(recipe.adapter, shape)
+
+
+def _frozen_bytes(recipe: TrainingRecipe, shape: ModelShape) -> int:
+    """Bytes of all frozen weights."""
+    if recipe.adapter is None:
+        return 0
+    in_layers = shape.layers * shape.layer_parameters
+    return _bytes(recipe) * (shape.parameters - in_layers) + round(_stored_bytes(recipe) * in_layers)
+
+
+def _stored_bytes(recipe: TrainingRecipe) -> float:
+    """Bytes of a weight in a layer; 4 bits have a scale for each 64, of 4 bytes or, quantised, of about 1 (QLoRA,
+    https://arxiv.org/abs/2305.14314, section 3)."""
+    chosen = recipe.model.quantization
+    if chosen is None:
+        return _bytes(recipe)
+    if chosen.bits == 8:
+        return 1
+    return (4 + (0.127 if chosen.double else 0.5)) / 8
 
 
 def _model_states(recipe: TrainingRecipe, shape: ModelShape) -> tuple[int, int, int, int]:
     """Bytes of parameters, gathered parameters, gradients and optimizer."""
-    number, wide = shape.parameters, _bytes(recipe)
-    part = number // recipe.shard_size
+    number, wide, frozen = _trainable(recipe, shape) or 0, _bytes(recipe), _frozen_bytes(recipe, shape)
+    part, frozen_part = number // recipe.shard_size, frozen // recipe.shard_size
     match recipe.parallel.strategy:
         case "ddp":
             # Gradients twice: the buckets that are reduced are copies.
-            return 4 * number, 0, (8 if recipe.resources.world_size > 1 else 4) * number, 8 * number
+            return frozen + 4 * number, 0, (8 if recipe.resources.world_size > 1 else 4) * number, 8 * number
         case "zero2":
-            return wide * number, 0, wide * part, 12 * part
+            return frozen + wide * number, 0, wide * part, 12 * part
         case "zero3":
-            return wide * part, _gathered(shape, wide), wide * part, 12 * part
-    gathered = _gathered(shape, wide) if recipe.parallel.reshard_after_forward else wide * number
+            return frozen_part + wide * part, _gathered(recipe, shape), wide * part, 12 * part
+    gathered = _gathered(recipe, shape) if recipe.parallel.reshard_after_forward else frozen + wide * number
     # FSDP2 keeps the whole gradient in fp32 while micro batches accumulate: it reduces with the last one.
     accumulated = 4 * number if recipe.accumulation_steps > 1 else 0
-    return 4 * part, gathered, 4 * part + accumulated, 8 * part
+    return frozen_part + 4 * part, gathered, 4 * part + accumulated, 8 * part
 
 
-def _gathered(shape: ModelShape, wide: int) -> int:
+def _gathered(recipe: TrainingRecipe, shape: ModelShape) -> int:
     """Two layers, one computing and one arriving, and what is not in a layer."""
     outside = shape.parameters - shape.layers * shape.layer_parameters
-    return wide * (2 * shape.layer_parameters + outside)
+    return round(_stored_bytes(recipe) * 2 * shape.layer_parameters) + _bytes(recipe) * outside
 
 
 def _activations(recipe: TrainingRecipe, shape: ModelShape) -> int:

@@ -18,6 +18,12 @@ class CptRecipe(TrainingRecipe):
     data: Data
     """What it reads."""
 
+    @property
+    @override
+    def isolates_documents(self) -> bool:
+        """Whether sequences hold several documents that must not see each other."""
+        return self.data.packing == "packed"
+
     @override
     def samples_in_epoch(self, sizes: Sequence[int]) -> Fraction:
         """Return how many samples it takes to read the mixture once.

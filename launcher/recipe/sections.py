@@ -54,6 +54,24 @@ FolderName = Annotated[str, AfterValidator(refuse_bad_folder)]
 VariableName = Annotated[str, AfterValidator(refuse_bad_name)]
 
 
+class Quantization(Section):
+    """Frozen weights in few bits, by bitsandbytes (QLoRA, https://arxiv.org/abs/2305.14314)."""
+
+    bits: Literal[4, 8] = 4
+    """Bits of a weight; 8 is LLM.int8() (https://arxiv.org/abs/2208.07339)."""
+    type: Literal["nf4", "fp4"] = "nf4"
+    """Format of 4 bits: quantiles of a normal distribution, or floating point."""
+    double: bool = True
+    """Quantise the 4-bit format's scales as well: 0.4 bits less for a weight."""
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "Quantization":
+        changed = [key for key in ("type", "double") if getattr(self, key) != type(self).model_fields[key].default]
+        if self.bits == 8 and changed:
+            raise ConflictError([f"{key}: belongs to 4 bits; leave it out" for key in changed])
+        return self
+
+
 class Model(Section):
     """The model to start from."""
 
@@ -65,6 +83,8 @@ class Model(Section):
     """Attention implementation; `flash` needs the flash-attn package on the nodes."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more compute."""
+    quantization: Quantization | None = None
+    """Keep the weights in few bits; needs an `adapter`, since such weights cannot be trained."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read it."""
 

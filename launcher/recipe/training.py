@@ -6,6 +6,7 @@ from typing import Self
 
 from pydantic import model_validator
 
+from launcher.recipe.adapter import PROMPTS, Adapter, strategy_limit
 from launcher.recipe.sections import (
     Batch,
     Checkpoint,
@@ -27,6 +28,8 @@ class TrainingRecipe(RecipeBase):
     """The kind of training."""
     model: Model
     """The model to start from."""
+    adapter: Adapter | None = None
+    """Train a small part beside the model's frozen weights, by the method that it names; all weights if left out."""
     batch: Batch
     """The batch."""
     optim: Optim
@@ -81,6 +84,7 @@ class TrainingRecipe(RecipeBase):
         yield from self._batch_conflicts()
         yield from self._shard_conflicts()
         yield from self._schedule_conflicts()
+        yield from self._adapter_conflicts()
         if self.model.attention == "flash" and self.precision.dtype == "fp32":
             yield "model.attention: `flash` needs 16 bits; write `sdpa`, or `bf16` for `precision.dtype`"
 
@@ -114,6 +118,27 @@ class TrainingRecipe(RecipeBase):
                 f"parallel.replicate: {replicate} x shard ({shard}) is not the world size ({world}); "
                 f"write `auto` or `{self.replicas}`"
             )
+
+    def _adapter_conflicts(self) -> Iterator[str]:
+        if self.model.quantization and self.adapter is None:
+            yield "model.quantization: quantised weights cannot be trained; add an `adapter`, or leave it out"
+        if self.model.quantization and self.model.init == "random":
+            yield "model.quantization: only published weights are quantised; leave it out, or write `init: pretrained`"
+        if self.adapter is None:
+            return
+        strategy = self.parallel.strategy
+        if reason := strategy_limit(self.adapter, strategy):
+            yield f"parallel.strategy: `{strategy}` does not work with `{self.adapter.method}`: {reason}; write `ddp`"
+        if self.isolates_documents and isinstance(self.adapter, PROMPTS):
+            yield (
+                f"adapter.method: `{self.adapter.method}` cannot keep packed documents from seeing each other (peft "
+                f"leaves `position_ids` out); choose a `data.packing` of one document a sequence"
+            )
+
+    @property
+    def isolates_documents(self) -> bool:
+        """Whether sequences hold several documents that must not see each other."""
+        return False
 
     def _schedule_conflicts(self) -> Iterator[str]:
         schedule = self.schedule

@@ -1,0 +1,84 @@
+"""How many parameters an adapter trains, in closed form: what peft builds on a decoder with gated MLPs.
+
+A test compares with what peft really builds.
+"""
+
+from launcher.plan.shape import ModelShape
+from launcher.recipe.adapter import (
+    IA3,
+    OFT,
+    AdaLora,
+    Adapter,
+    AdaptionPrompt,
+    Lora,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+)
+
+
+def trainable_parameters(adapter: Adapter, shape: ModelShape) -> int | None:
+    """Count what an adapter trains; None if it names layers that such models do not have."""
+    match adapter:
+        case PrefixTuning():
+            return _prefix(adapter, shape)
+        case PromptTuning():
+            return adapter.virtual_tokens * shape.hidden
+        case PTuning():
+            return adapter.virtual_tokens * shape.hidden + _prompt_encoder(adapter, shape.hidden)
+        case AdaptionPrompt():
+            return min(adapter.layers, shape.layers) * (adapter.length * shape.hidden + 1)
+    linear = _linear_layers(shape)
+    names = list(linear) if adapter.targets == "all-linear" else list(adapter.targets)
+    if not set(names) <= set(linear):
+        return None
+    return shape.layers * sum(_beside(adapter, name, *linear[name]) for name in names)
+
+
+def _linear_layers(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of a layer's matrices, by their names."""
+    hidden, queries, keys = shape.hidden, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    return {
+        "q_proj": (hidden, queries),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (queries, hidden),
+        "gate_proj": (hidden, shape.intermediate),
+        "up_proj": (hidden, shape.intermediate),
+        "down_proj": (shape.intermediate, hidden),
+    }
+
+
+def _beside(adapter: Lora | AdaLora | IA3 | OFT, name: str, inputs: int, outputs: int) -> int:
+    """Parameters beside one matrix."""
+    match adapter:
+        case Lora():
+            return adapter.r * (inputs + outputs) + (outputs if adapter.dora else 0)
+        case AdaLora():
+            return adapter.init_r * (inputs + outputs + 1)
+        case IA3():
+            return inputs if name in adapter.feedforward else outputs
+        case OFT():
+            return inputs * (adapter.block_size - 1) // 2  # of a skew-symmetric block, what is above the diagonal
+
+
+def _prefix(adapter: PrefixTuning, shape: ModelShape) -> int:
+    width = shape.layers * 2 * shape.kv_heads * shape.head_size
+    if not adapter.projection:
+        return adapter.virtual_tokens * width
+    keys = shape.kv_heads * shape.head_size
+    hidden = adapter.hidden or keys
+    return adapter.virtual_tokens * keys + _affine(keys, hidden) + _affine(hidden, width)
+
+
+def _prompt_encoder(adapter: PTuning, width: int) -> int:
+    hidden = adapter.hidden
+    if adapter.encoder == "mlp":
+        return _affine(width, hidden) + _affine(hidden, hidden) + _affine(hidden, width)
+    inner = (adapter.layers - 1) * 2 * (4 * hidden * (2 * hidden + hidden) + 8 * hidden)
+    lstm = 2 * (4 * hidden * (width + hidden) + 8 * hidden) + inner  # in both directions, with two biases a gate
+    return lstm + _affine(2 * hidden, 2 * hidden) + _affine(2 * hidden, width)
+
+
+def _affine(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs

@@ -1,0 +1,205 @@
+"""Adapters: small trainable parts beside frozen weights, one section a method. Pure data.
+
+The methods are those of peft (https://huggingface.co/docs/peft), which builds them.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from launcher.recipe.sections import ConflictError, Positive, Section
+from launcher.recipe.units import Share
+
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Scale = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Targets: TypeAlias = Literal["all-linear"] | Names
+
+
+class Lora(Section):
+    """Low-rank updates: W + (alpha / r) B A (Hu et al., https://arxiv.org/abs/2106.09685)."""
+
+    method: Literal["lora"]
+    """Low-rank adaptation."""
+    r: Positive = 16
+    """Rank."""
+    alpha: Scale = 32
+    """The update is scaled by alpha / r."""
+    dropout: Dropout = 0.0
+    """Dropout on the input of the update."""
+    targets: Targets = "all-linear"
+    """Names of the layers to adapt, e.g. `[q_proj, v_proj]`; `all-linear`: all but the output embedding."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) (Kalajdzievski, https://arxiv.org/abs/2312.03732)."""
+    dora: bool = False
+    """Learn lengths and directions of the weights apart (Liu et al., https://arxiv.org/abs/2402.09353)."""
+    init: Literal["default", "gaussian", "orthogonal", "pissa", "olora"] = "default"
+    """Where A and B start. All but `pissa` (https://arxiv.org/abs/2404.02948) and `olora`
+    (https://arxiv.org/abs/2406.01775) leave the model's output as it is and its weights alone; these two move the
+    weights' principal part into A and B."""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """Biases to train besides: none, all, or those of the adapted layers."""
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "Lora":
+        conflicts = []
+        if self.init == "orthogonal" and self.r % 2:
+            conflicts.append(f"r: `init: orthogonal` needs an even rank; write `{self.r + 1}`")
+        if self.dora and self.init in ("pissa", "olora"):
+            conflicts.append(f"dora: splits weights that `init: {self.init}` has changed; write one of both")
+        if conflicts:
+            raise ConflictError(conflicts)
+        return self
+
+
+class AdaLora(Section):
+    """LoRA as a product of three, whose ranks are cut where they matter least (https://arxiv.org/abs/2303.10512)."""
+
+    method: Literal["adalora"]
+    """Adaptive low-rank adaptation."""
+    init_r: Positive = 12
+    """Rank of each layer at the start."""
+    target_r: Positive = 8
+    """Mean rank at the end."""
+    alpha: Scale = 32
+    """The update is scaled by alpha / rank."""
+    dropout: Dropout = 0.0
+    """Dropout on the input of the update."""
+    targets: Targets = "all-linear"
+    """Names of the layers to adapt, e.g. `[q_proj, v_proj]`; `all-linear`: all but the output embedding."""
+    tinit: Share = Share("0 steps")
+    """Steps before ranks are cut."""
+    tfinal: Share = Share("0 steps")
+    """Steps at the end during which ranks stay."""
+    delta_t: Positive = 1
+    """Steps between two cuts."""
+    beta1: Rate = 0.85
+    """Smoothing of a weight's importance."""
+    beta2: Rate = 0.85
+    """Smoothing of its uncertainty."""
+    orth_reg_weight: Scale = 0.5
+    """Weight of the penalty that keeps the outer factors orthogonal."""
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "AdaLora":
+        if self.target_r >= self.init_r:
+            raise ConflictError([f"target_r: {self.target_r} is not less than `init_r` ({self.init_r}); write less"])
+        return self
+
+
+class PrefixTuning(Section):
+    """Trainable keys and values before those of each layer (Li & Liang, https://arxiv.org/abs/2101.00190)."""
+
+    method: Literal["prefix"]
+    """Prefix tuning."""
+    virtual_tokens: Positive = 20
+    """Length of the prefix."""
+    projection: bool = False
+    """Compute the prefix by a network of two layers while training."""
+    hidden: Positive | None = None
+    """Width of that network; that of a layer's keys if left out."""
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "PrefixTuning":
+        if self.hidden and not self.projection:
+            raise ConflictError(["hidden: is the width of the projection; write `projection: true`, or leave it out"])
+        return self
+
+
+class PromptTuning(Section):
+    """Trainable embeddings before the text (Lester et al., https://arxiv.org/abs/2104.08691)."""
+
+    method: Literal["prompt"]
+    """Prompt tuning."""
+    virtual_tokens: Positive = 20
+    """Length of the prompt."""
+    init_text: str | None = None
+    """Start from the embeddings of this text, repeated or cut; random if left out."""
+
+
+class PTuning(Section):
+    """A prompt that a small network computes (Liu et al., https://arxiv.org/abs/2103.10385)."""
+
+    method: Literal["p_tuning"]
+    """P-tuning."""
+    virtual_tokens: Positive = 20
+    """Length of the prompt."""
+    encoder: Literal["mlp", "lstm"] = "mlp"
+    """The network."""
+    hidden: Positive = 128
+    """Its width."""
+    layers: Positive = 2
+    """Layers of the LSTM; the MLP always has three."""
+    dropout: Dropout = 0.0
+    """Dropout in the LSTM."""
+
+
+class IA3(Section):
+    """Trainable factors on keys, values and inner activations (Liu et al., https://arxiv.org/abs/2205.05638)."""
+
+    method: Literal["ia3"]
+    """(IA)3."""
+    targets: Names = ("k_proj", "v_proj", "down_proj")
+    """Names of the layers to rescale."""
+    feedforward: tuple[str, ...] = ("down_proj",)
+    """Those of them whose input is rescaled, not their output."""
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "IA3":
+        if unknown := sorted({*self.feedforward} - {*self.targets}):
+            raise ConflictError([f"feedforward: `{unknown[0]}` is none of `targets`; add it there"])
+        return self
+
+
+class OFT(Section):
+    """Rotations of blocks of the weights' inputs (Qiu et al., https://arxiv.org/abs/2306.07280)."""
+
+    method: Literal["oft"]
+    """Orthogonal fine-tuning."""
+    block_size: Positive = 32
+    """Inputs that are rotated together; has to divide the layers' widths."""
+    dropout: Dropout = 0.0
+    """Share of blocks that is left unrotated in a step."""
+    targets: Targets = "all-linear"
+    """Names of the layers to adapt, e.g. `[q_proj, v_proj]`; `all-linear`: all but the output embedding."""
+
+
+class AdaptionPrompt(Section):
+    """LLaMA-Adapter: gated attention to a trainable prompt in the last layers (https://arxiv.org/abs/2303.16199)."""
+
+    method: Literal["adaption_prompt"]
+    """LLaMA-Adapter."""
+    length: Positive = 10
+    """Tokens of the prompt."""
+    layers: Positive = 30
+    """Layers that attend to it, from the last one down."""
+
+
+Adapter: TypeAlias = Annotated[
+    Lora | AdaLora | PrefixTuning | PromptTuning | PTuning | IA3 | OFT | AdaptionPrompt,
+    Field(discriminator="method"),
+]
+"""What is trained beside frozen weights."""
+
+PROMPTS = (PrefixTuning, PromptTuning, PTuning)
+"""Methods that put something before the text."""
+
+_SHARDED = frozenset({"full_shard", "hybrid_shard"})
+_WHOLE_PROMPT = (_SHARDED, "peft computes the prompt that it saves from whole weights, and there are only parts")
+_LIMITS: dict[str, tuple[frozenset[str], str]] = {
+    "adalora": (
+        _SHARDED | {"zero2", "zero3"},
+        "cutting ranks needs whole gradients, and what is to be cut next is in no sharded checkpoint",
+    ),
+    "prefix": _WHOLE_PROMPT,
+    "prompt": _WHOLE_PROMPT,
+    "p_tuning": _WHOLE_PROMPT,
+}
+"""Strategies that a method does not work with, and why."""
+
+
+def strategy_limit(adapter: Adapter, strategy: str) -> str | None:
+    """Say why a method cannot be trained with a strategy; None if it can."""
+    strategies, reason = _LIMITS.get(adapter.method, (frozenset(), ""))
+    return reason if strategy in strategies else None

@@ -1,0 +1,248 @@
+"""Adapters: what recipes may ask for, what peft builds of it, how many parameters that trains."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config
+
+from jobs.models.adapters import adapted, declared_trainable
+from jobs.models.build import build_causal_lm, weights_dtype
+from jobs.runtime.throughput import cost_of, count_parameters
+from launcher.errors import LauncherError
+from launcher.plan.adapters import trainable_parameters
+from launcher.plan.memory import estimate_loading, estimate_memory
+from launcher.plan.shape import read_shape
+from launcher.recipe import CptRecipe
+from launcher.recipe.adapter import Adapter
+from tests.loading import RECIPE, faults
+from tests.ranks import ASSETS, cpt_recipe
+
+STORIES = str(ASSETS / "stories260k")
+
+# https://huggingface.co/huggyllama/llama-7b, Meta-Llama-3-8B and Qwen1.5-7B: their config.json.
+LLAMA_7B = LlamaConfig(tie_word_embeddings=False)
+LLAMA_3_8B = LlamaConfig(
+    vocab_size=128256, intermediate_size=14336, num_key_value_heads=8, tie_word_embeddings=False
+)  # fmt: skip
+QWEN_7B = Qwen2Config(
+    vocab_size=151936, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
+    num_key_value_heads=32, tie_word_embeddings=False,
+)  # fmt: skip
+SMALL = LlamaConfig(
+    vocab_size=64, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=6,
+    num_key_value_heads=2, tie_word_embeddings=False,
+)  # fmt: skip
+
+METHODS: list[dict[str, Any]] = [
+    {"method": "lora"},
+    {"method": "lora", "targets": ["q_proj", "v_proj"], "dora": True},
+    {"method": "lora", "r": 6, "init": "orthogonal", "rslora": True},
+    {"method": "lora", "init": "gaussian"},
+    {"method": "adalora"},
+    {"method": "prefix"},
+    {"method": "prefix", "projection": True},
+    {"method": "prefix", "projection": True, "hidden": 24},
+    {"method": "prompt"},
+    {"method": "p_tuning"},
+    {"method": "p_tuning", "encoder": "lstm", "layers": 3},
+    {"method": "ia3"},
+    {"method": "oft", "block_size": 4},
+    {"method": "adaption_prompt", "layers": 2},
+]
+
+
+def adapter(**fields: Any) -> Adapter:
+    found: Adapter = TypeAdapter(Adapter).validate_json(json.dumps(fields))
+    return found
+
+
+def on_meta(config: Any, section: Adapter) -> PreTrainedModel:
+    """An adapted model of a size that would not fit, without its numbers."""
+    with torch.device("meta"):
+        return adapted(AutoModelForCausalLM.from_config(config), section, 1, "CAUSAL_LM", steps=20)
+
+
+def on_stories(section: Adapter, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return adapted(AutoModelForCausalLM.from_pretrained(STORIES, dtype=dtype), section, 1, "CAUSAL_LM", steps=20)
+
+
+@pytest.mark.parametrize(
+    ("config", "r", "targets", "trainable", "total"),
+    [
+        # Clinical LLaMA-LoRA (https://arxiv.org/abs/2307.03042), table 2: 8.39M, and 2.10M for PMC-LLaMA.
+        (LLAMA_7B, 16, ["q_proj", "v_proj"], 8_388_608, 6_738_415_616),
+        (LLAMA_7B, 4, ["q_proj", "v_proj"], 2_097_152, 6_738_415_616),
+        # LoRA on query and value projections of Llama 3 8B, whose values are four times narrower.
+        (LLAMA_3_8B, 16, ["q_proj", "v_proj"], 6_815_744, 8_030_261_248),
+        # MedCare's attention LoRA of stage 1: four square matrices of 4,096 in 32 layers.
+        (QWEN_7B, 16, ["q_proj", "k_proj", "v_proj", "o_proj"], 16_777_216, 7_721_324_544),
+    ],
+)
+def test_published_configurations_train_as_many_parameters_as_published(
+    config: Any, r: int, targets: list[str], trainable: int, total: int
+) -> None:
+    model = on_meta(config, adapter(method="lora", r=r, targets=targets))
+
+    assert count_parameters(model) == (trainable, trainable + total)
+
+
+@pytest.mark.parametrize("fields", METHODS, ids=str)
+def test_the_plan_counts_what_peft_builds(fields: dict[str, Any]) -> None:
+    shape = read_shape(SMALL.to_dict())
+    assert shape is not None
+
+    assert trainable_parameters(adapter(**fields), shape) == count_parameters(on_meta(SMALL, adapter(**fields)))[0]
+
+
+def test_the_plan_counts_nothing_for_layers_it_does_not_know() -> None:
+    shape = read_shape(SMALL.to_dict())
+    assert shape is not None
+
+    assert trainable_parameters(adapter(method="lora", targets=["qkv_proj"]), shape) is None
+
+
+@pytest.mark.parametrize("fields", METHODS, ids=str)
+def test_the_base_stays_frozen_in_16_bits_and_the_adapter_trains_in_32(fields: dict[str, Any]) -> None:
+    model = on_stories(
+        adapter(**fields | ({"layers": 3} if fields["method"] == "adaption_prompt" else {})), torch.bfloat16
+    )
+
+    declared = declared_trainable(model)
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    formats = {parameter.dtype for name, parameter in model.named_parameters() if name in declared}
+    frozen = {parameter.dtype for name, parameter in model.named_parameters() if name.endswith("norm.weight")}
+
+    assert trainable == declared != set()
+    assert formats == {torch.float32}
+    assert frozen == {torch.bfloat16}
+
+
+def test_every_rank_starts_from_the_same_adapter() -> None:
+    first, second = (on_stories(adapter(method="lora")) for _ in range(2))
+
+    pairs = zip(first.parameters(), second.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_frozen_weights_have_the_format_that_is_computed_in() -> None:
+    def dtype(**changes: Any) -> torch.dtype:
+        return weights_dtype(CptRecipe.model_validate_json(json.dumps(cpt_recipe(**changes))))
+
+    assert dtype(precision={"dtype": "bf16"}) == torch.float32
+    assert dtype(precision={"dtype": "bf16"}, adapter={"method": "lora"}) == torch.bfloat16
+    assert dtype(precision={"dtype": "fp32"}, adapter={"method": "lora"}) == torch.float32
+
+
+def test_4_bit_weights_are_stored_as_numbers_of_the_models_format() -> None:
+    pytest.importorskip("bitsandbytes")
+    recipe = CptRecipe.model_validate_json(
+        json.dumps(cpt_recipe(model={"path": "stories260k", "quantization": {}}, adapter={"method": "lora"}))
+    )
+
+    model = build_causal_lm(recipe.model, STORIES, 1, torch.bfloat16)
+    weight = model.model.layers[0].mlp.up_proj.weight
+
+    assert (type(weight).__name__, weight.dtype) == ("Params4bit", torch.bfloat16)
+    assert weight.quant_state.quant_type == "nf4"
+    assert weight.quant_state.nested
+    assert model.lm_head.weight.dtype == torch.bfloat16
+
+
+def test_layers_that_the_model_does_not_have_are_named() -> None:
+    with pytest.raises(LauncherError, match=r"adapter: peft cannot build `lora` on this model .*query_key_value"):
+        on_stories(adapter(method="lora", targets=["query_key_value"]))
+
+
+def test_adalora_needs_steps_to_cut_ranks_in() -> None:
+    with pytest.raises(LauncherError, match=r"adapter.tinit: 10 steps and `tfinal` \(10\) leave no step of 20"):
+        on_stories(adapter(method="adalora", tinit="10 steps", tfinal="50%"))
+
+
+def test_a_frozen_weight_costs_4_flops_and_a_trained_one_6() -> None:
+    model = on_meta(SMALL, adapter(method="lora"))
+    trainable, total = count_parameters(model)
+
+    cost = cost_of(model, sequence_length=8)
+
+    table = 64 * 48
+    assert cost.flops_per_token == 6 * trainable + 4 * (total - trainable - table) + 12 * 3 * 48 * 8
+
+
+ADAPTED = RECIPE + "adapter: {method: lora, r: 8}\n"
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ("{method: lroa}", "adapter.method: `lroa` is not known; did you mean `lora`?"),
+        ("{r: 8}", "adapter.method: required, but missing; write `lora`, `adalora`, `prefix`, `prompt`, `p_tuning`,"),
+        ("{method: lora, rank: 8}", "adapter.rank: unknown key; known keys: `method`, `r`, `alpha`,"),
+        ("{method: ia3, target: [x]}", "adapter.target: unknown key; did you mean `targets`?"),
+        ("{method: lora, r: 0}", "adapter.r: `0` does not fit here; write a number of at least 1"),
+        ("{method: lora, r: 7, init: orthogonal}", "adapter.r: `init: orthogonal` needs an even rank; write `8`"),
+        ("{method: adalora, target_r: 12}", "adapter.target_r: 12 is not less than `init_r` (12); write less"),
+        ("{method: ia3, feedforward: [up_proj]}", "adapter.feedforward: `up_proj` is none of `targets`; add it"),
+        ("{method: prefix, hidden: 8}", "adapter.hidden: is the width of the projection; write `projection: true`"),
+        ("{method: prefix}", "adapter.method: `prefix` cannot keep packed documents from seeing each other"),
+    ],
+)
+def test_what_an_adapter_cannot_be_is_explained(tmp_path: Path, section: str, told: str) -> None:
+    (found,) = faults(tmp_path, RECIPE + f"adapter: {section}\n")
+
+    assert told in found
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (RECIPE, "quantised weights cannot be trained; add an `adapter`"),
+        (ADAPTED, "only published weights are quantised"),
+    ],
+)
+def test_only_published_frozen_weights_are_quantised(tmp_path: Path, text: str, told: str) -> None:
+    init = "random" if "adapter" in text else "pretrained"
+    model = f"{{path: org/model, init: {init}, quantization: {{bits: 4}}}}"
+
+    (found,) = faults(tmp_path, text.replace("{path: org/model}", model))
+
+    assert told in found
+
+
+def test_memory_of_a_run_is_the_frozen_base_and_a_small_optimizer() -> None:
+    shape = read_shape(LLAMA_7B.to_dict())
+    assert shape is not None
+    number, trainable = 6_738_415_616, 8_388_608
+
+    def estimate(**changes: Any) -> Any:
+        lora = {"method": "lora", "r": 16, "targets": ["q_proj", "v_proj"]}
+        recipe = cpt_recipe(adapter=lora, precision={"dtype": "bf16"}, resources={"gpus_per_node": 2}, **changes)
+        return estimate_memory(CptRecipe.model_validate_json(json.dumps(recipe)), shape)
+
+    plain, sharded = estimate(), estimate(parallel={"strategy": "full_shard"})
+    quantised = estimate(model={"path": "stories260k", "quantization": {}})
+
+    assert plain.parameters == 2 * number + 4 * trainable
+    assert (plain.gradients, plain.optimizer) == (8 * trainable, 8 * trainable)
+    assert sharded.parameters == number + 2 * trainable
+    assert sharded.optimizer == 4 * trainable
+    in_layers = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008 + 2 * 4096)
+    assert quantised.parameters == pytest.approx(0.516 * in_layers + 2 * (number - in_layers) + 4 * trainable, rel=1e-3)
+
+
+def test_a_frozen_base_is_loaded_in_16_bits() -> None:
+    shape = read_shape(LLAMA_7B.to_dict())
+    assert shape is not None
+    recipe = cpt_recipe(adapter={"method": "lora"}, precision={"dtype": "bf16"}, resources={"gpus_per_node": 2})
+
+    assert estimate_loading(CptRecipe.model_validate_json(json.dumps(recipe)), shape) == 2 * 2 * 6_738_415_616
+
+
+def test_all_weights_of_a_model_without_an_adapter_are_declared_trainable() -> None:
+    model: nn.Module = LlamaForCausalLM(SMALL)
+
+    assert declared_trainable(model) == {name for name, _ in model.named_parameters()}
