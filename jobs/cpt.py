@@ -1,6 +1,7 @@
 """kind: cpt - continued pretraining of a causal language model on prepared corpora."""
 
 from functools import partial
+from pathlib import Path
 
 from transformers import PreTrainedModel
 
@@ -33,7 +34,8 @@ def main(context: Context, stop: StopFlag) -> int:
 
 def _plan(context: Context, recipe: CptRecipe, group: Group) -> Work:
     data, batch = recipe.data, recipe.batch
-    corpora = open_corpora([context.corpus_path(corpus.name) for corpus in data.corpora], recipe.data_use)
+    folders, model = [context.corpus_path(corpus.name) for corpus in data.corpora], recipe.model.path
+    corpora = open_corpora(folders, recipe.data_use, Path(context.model_path(model)))
     pieces = cut(corpora, data.packing, "train", batch.sequence_length)
     sizes = list(map(len, pieces))
     steps = steps_in(recipe.schedule.length, batch, recipe.samples_in_epoch(sizes))

@@ -140,6 +140,16 @@ def test_a_corpus_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
     assert "`abstracts` was made with a tokenizer of 32001 tokens, the model has 32000; " in said
 
 
+def test_a_corpus_of_another_tokenizer_of_the_same_size_is_refused(tmp_path: Path) -> None:
+    site(tmp_path, manifest={"data_use": "open", "tokenizer": {"vocab_size": 32000}})
+    write(tmp_path, json.dumps({"model": {"vocab": {"a": 0, "b": 1}}}), "models/org/model/tokenizer.json")
+    write(tmp_path, json.dumps({"model": {"vocab": {"b": 0, "a": 1}}}), "corpora/abstracts/tokenizer.json")
+
+    (said,) = complaints(tmp_path)
+
+    assert said.startswith("recipe.yaml:6: data.corpora.0.name: `abstracts` was made with another tokenizer")
+
+
 @pytest.mark.parametrize(
     ("override", "key", "fix"),
     [("model.attention=flash", "model.attention", "`sdpa`"), ("precision.dtype=fp16", "precision.dtype", "`bf16`")],
@@ -176,6 +186,17 @@ def test_source_files_and_tokenizers_must_be_there(tmp_path: Path) -> None:
         "recipe.yaml:5: sources.0.files: no file matches `data/pile/*.zst`; check the pattern",
     ]
     assert not complaints(tmp_path, text)
+
+
+def test_a_folder_is_no_source_file(tmp_path: Path) -> None:
+    write(tmp_path, "", "tokenizer/tokenizer.json")
+    write(tmp_path, "", "data/pile/0.zst")
+    text = PREPARE.replace("org/model", "./tokenizer").replace("pile/*.zst", "pile")
+
+    assert complaints(tmp_path, text) == [
+        "recipe.yaml:5: sources.0.files: no file matches `data/pile`; check the pattern, or write `pile/*` for the "
+        "files in that folder",
+    ]
 
 
 def test_evaluation_sets_must_be_there(tmp_path: Path) -> None:

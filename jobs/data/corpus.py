@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from launcher.corpus import SPLITS, Manifest, Shard, Split, file_sha256, read_manifest
 from launcher.errors import LauncherError
+from launcher.tokens import strangers
 
 Ids: TypeAlias = NDArray[np.int64]
 _INDEX_FORMAT = "<u8"
@@ -133,17 +134,21 @@ def open_corpus(folder: Path) -> Corpus:
     return corpus
 
 
-def open_corpora(folders: Iterable[Path], data_use: str) -> list[Corpus]:
-    """Open what a recipe reads, if the recipe says what it is.
+def open_corpora(folders: Iterable[Path], data_use: str, model: Path | None = None) -> list[Corpus]:
+    """Open what a recipe reads, if the recipe says what it is and its model can read it.
 
     Args:
         folders: Of the corpora.
         data_use: The recipe's.
+        model: Folder of the model, if it has one.
 
     Raises:
-        LauncherError: a corpus cannot be opened, or is credentialed and the recipe is not.
+        LauncherError: a corpus cannot be opened, is credentialed and the recipe is not, or was made with another
+            tokenizer.
     """
     corpora = [open_corpus(folder) for folder in folders]
+    for number, message in strangers(((one.manifest.corpus, one.folder) for one in corpora), model):
+        raise LauncherError(f"data.corpora.{number}.name: {message}")
     for corpus in corpora:
         if corpus.manifest.data_use == "credentialed" and data_use != "credentialed":
             raise LauncherError(

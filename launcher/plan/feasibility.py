@@ -18,6 +18,7 @@ from launcher.plan.shape import read_json
 from launcher.recipe import CptRecipe, MergeRecipe, PrepareRecipe, Recipe, VocabularyRecipe
 from launcher.recipe.merge import MergedAdapter
 from launcher.recipe.training import TrainingRecipe
+from launcher.tokens import strangers
 
 Finding: TypeAlias = tuple[str, str]
 """A key, and what is wrong with its value."""
@@ -164,8 +165,9 @@ class _Site:
         for key, files in patterns.items():
             is_local = files.startswith(("./", "../"))
             folder = Path(self.recipe_folder) if is_local else expand(self.cluster.roots.data)
-            if not any(glob.iglob(str(Path(glob.escape(str(folder))) / files), recursive=True)):
-                yield key, f"no file matches `{folder / files}`; check the pattern"
+            found = glob.iglob(str(Path(glob.escape(str(folder))) / files), recursive=True)
+            if not any(map(os.path.isfile, found)):
+                yield key, f"no file matches `{folder / files}`; check the pattern{_inside(folder / files)}"
 
     def corpus_findings(self, recipe: CptRecipe, pending: frozenset[str]) -> Iterator[Finding]:
         for index, corpus in enumerate(recipe.data.corpora):
@@ -187,15 +189,22 @@ class _Site:
 
     def vocabulary_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
         rows = self._model_config(recipe).get("vocab_size")
+        too_large = set()
         for index, corpus in enumerate(recipe.data.corpora):
             tokenizer = (self._manifest(corpus.name) or {}).get("tokenizer") or {}
             ids = tokenizer.get("vocab_size")
             if ids and rows and ids > rows:
+                too_large.add(index)
                 yield (
                     f"data.corpora.{index}.name",
                     f"`{corpus.name}` was made with a tokenizer of {ids} tokens, the model has {rows}; prepare it with "
                     "the model's own tokenizer",
                 )
+        model, root = self._model(recipe.model.path), self.cluster.roots.corpora
+        folders = [(corpus.name, Path(locate(corpus.name, root, self.recipe_folder))) for corpus in recipe.data.corpora]
+        for index, message in strangers(folders, model if model.is_absolute() else None):
+            if index not in too_large:
+                yield f"data.corpora.{index}.name", message
 
     def device_findings(self, recipe: TrainingRecipe) -> Iterator[Finding]:
         if self.cluster.gpus.device == "cpu" and recipe.model.attention == "flash":
@@ -225,6 +234,10 @@ def model_config(recipe: TrainingRecipe, cluster: Cluster, recipe_folder: str) -
     """Read config.json of a recipe's model, if the model is on this machine."""
     located = locate(recipe.model.path, cluster.roots.models, recipe_folder)
     return read_json(Path(located) / "config.json") if os.path.isabs(located) else None
+
+
+def _inside(path: Path) -> str:
+    return f", or write `{path.name}/*` for the files in that folder" if path.is_dir() else ""
 
 
 def _names_in(secrets_file: str | None) -> set[str]:
