@@ -66,19 +66,32 @@ def make_share(plan: Plan, share: Share, context: Context, is_stop_wanted: Calla
 
 
 def make_corpus(plan: Plan, context: Context, is_stop_wanted: Callable[[], bool]) -> int:
-    """Make the parts that are missing, and of all parts the corpus."""
-    if not is_published(plan):
-        if not is_whole(plan):
-            parts = make_parts(plan, range(len(plan.files)), make_part, context, is_stop_wanted)
-            if len(parts) < len(plan.files):
+    """Make the parts that are missing, and of all parts the corpus; or find that it is there."""
+    if is_published(plan):
+        print(f"{plan.folder}: is there already, made from the same files with the same settings", flush=True)
+    else:
+        try:
+            if not complete(plan, context, is_stop_wanted):
                 return stopped(context)
-            if not finalise(plan, parts, code_version(context), is_stop_wanted):
-                return stopped(context)
-        publish(plan)
-    manifest = read_manifest(plan.folder)
+        except OSError:
+            if not is_published(plan):  # otherwise another run was quicker, and cleared the work folder away
+                raise
+            shutil.rmtree(plan.work.parent, ignore_errors=True)
+    manifest, count = read_manifest(plan.folder), len(plan.files)
     print(f"{plan.folder}: {summary(manifest.counts)}", *tell(manifest.decontamination), sep="\n    ", flush=True)
-    append_event(context.run.ledger, context.attempt, last_step=len(plan.files), reason="finished", source="prepare")
+    steps = {"last_step": count, "total_steps": count}
+    append_event(context.run.ledger, context.attempt, **steps, reason="finished", source="prepare")
     return FINISHED
+
+
+def complete(plan: Plan, context: Context, is_stop_wanted: Callable[[], bool]) -> bool:
+    """Make what is missing, and publish it; False if a stop was asked for before."""
+    if not is_whole(plan):
+        parts = make_parts(plan, range(len(plan.files)), make_part, context, is_stop_wanted)
+        if len(parts) < len(plan.files) or not finalise(plan, parts, code_version(context), is_stop_wanted):
+            return False
+    publish(plan)
+    return True
 
 
 def is_published(plan: Plan) -> bool:

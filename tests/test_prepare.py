@@ -179,10 +179,11 @@ def test_a_bad_line_is_counted_and_named(tmp_path, capsys, line, complaint):
 def test_too_many_bad_lines_fail_the_run_and_forgiving_them_costs_no_second_reading(tmp_path, capsys):
     content = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in abstracts()[:20])
     path = write_source(tmp_path / "a.jsonl", content + b'{"text": broken\n{"txt": 1}\n')
-    other = write_pile(tmp_path / "b.jsonl", ["more"] * 10)
+    other = write_pile(tmp_path / "b.jsonl", ["more " * 1000] * 10)  # larger, so that it is read first
+    one_worker = {"cpus_per_task": 1, "time": "1h"}
 
     with pytest.raises(LauncherError) as caught:
-        prepare(tmp_path)
+        prepare(tmp_path, resources=one_worker)
     message = str(caught.value)
     assert "2 of 32 records cannot be read, more than `max_bad_fraction: 0.001` forgives" in message
     assert f"{path}:21: is not JSON" in message
@@ -473,3 +474,51 @@ def test_a_killed_prepare_goes_on_and_makes_the_same_bytes(tmp_path):
     assert process.wait() == FINISHED
     assert files_of(tmp_path / "corpora" / "corpus") == expected
     assert os.listdir(tmp_path / "corpora") == ["corpus"]
+
+
+def test_a_file_of_two_sources_is_refused_unless_they_take_different_things_from_it(tmp_path):
+    write_pile(tmp_path / "a.jsonl", ["one", "two"])
+    sources = [{"format": "pile", "files": files, "license": "MIT"} for files in ("./*.jsonl", "./a.*")]
+
+    with pytest.raises(LauncherError, match=r"sources\.1\.files: `\S+/a\.jsonl` is a file of sources\.0 as well; make"):
+        prepare(tmp_path, sources=sources)
+
+    sources[1]["subsets"] = ["PubMed Central"]
+    assert prepare(tmp_path, sources=sources, max_bad_fraction=1).manifest.counts.records == 4
+
+
+class QuickerRun(StopFlag):
+    """Once so many parts are there, another run makes the corpus of that name and clears the work folder away."""
+
+    def __init__(self, context, parts):
+        super().__init__()
+        self._context, self._parts = context, parts
+
+    def wanted(self, run, *_):
+        if self._context is not None and len(list(run.root.parent.glob("corpora/*/*/parts/*.json"))) == self._parts:
+            context, self._context = self._context, None
+            assert main(context, StopFlag()) == FINISHED
+        return False
+
+
+@pytest.mark.parametrize("parts", [0, 6])
+def test_of_two_runs_of_a_recipe_the_slower_one_finds_the_corpus_of_the_other(tmp_path, capsys, parts):
+    for number in range(6):
+        write_pile(tmp_path / f"{number}.jsonl", abstracts()[number::6])
+
+    assert main(make_context(tmp_path), QuickerRun(make_context(tmp_path), parts)) == FINISHED
+    assert main(make_context(tmp_path), StopFlag()) == FINISHED
+
+    assert sum(open_corpus(tmp_path / "corpora" / "corpus").manifest.counts.documents.values()) == 500
+    assert "corpus: is there already, made from the same files with the same settings" in capsys.readouterr().out
+    assert os.listdir(tmp_path / "corpora") == ["corpus"]
+
+
+@pytest.mark.parametrize("parts", [0, 6])
+def test_of_two_recipes_of_one_name_the_slower_one_is_told_that_it_is_taken(tmp_path, parts):
+    for number in range(6):
+        write_pile(tmp_path / f"{number}.jsonl", abstracts()[number::6])
+    other = make_context(tmp_path, validation=0.5)
+
+    with pytest.raises(LauncherError, match="holds a corpus made from other files or settings"):
+        main(make_context(tmp_path), QuickerRun(other, parts))

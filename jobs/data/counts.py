@@ -38,8 +38,8 @@ def check_quality(plan: SourcePlan, done: Mapping[int, Part]) -> None:
     missing = len(plan.files) - len(done)
     raise LauncherError(
         f"{bad:,} of {records:,} records cannot be read{f' ({missing:,} files are still to come)' if missing else ''}, "
-        f"more than `max_bad_fraction: {allowed:g}` forgives; mend the files, or raise it (finished files are kept). "
-        "The first ones:\n  " + "\n  ".join(first)
+        f"more than `max_bad_fraction: {allowed:g}` forgives; raise it (finished files are kept), or mend the files "
+        "(all are read again if the size of one changes). The first ones:\n  " + "\n  ".join(first)
     )
 
 

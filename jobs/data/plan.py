@@ -106,11 +106,21 @@ def load_tokenizer(context: Context, recipe: PrepareRecipe | VocabularyRecipe) -
 
 
 def find_files(context: Context, sources: Sequence[Source]) -> tuple[SourcePath, ...]:
-    """Find the files of all sources, sorted by name within each."""
-    found: list[SourcePath] = []
+    """Find the files of all sources, sorted by name within each.
+
+    Raises:
+        LauncherError: there are none, or one would be read twice in the same way.
+    """
+    found: dict[tuple[Path, str], tuple[int, Source]] = {}
     for number, source in enumerate(sources):
-        found += [(path, source) for path in matching(context, f"sources.{number}.files", source.files)]
-    return tuple(found)
+        for path in matching(context, f"sources.{number}.files", source.files):
+            first, _ = found.setdefault((path, json.dumps(options_of(source))), (number, source))
+            if first != number:
+                raise LauncherError(
+                    f"sources.{number}.files: `{path}` is a file of sources.{first} as well; make one of the patterns "
+                    "narrower"
+                )
+    return tuple((path, source) for (path, _), (_, source) in found.items())
 
 
 def load_evaluation(context: Context, recipe: PrepareRecipe) -> EvaluationIndex | None:
