@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from launcher.ledger import Attempt, read_attempts, read_json_lines
 from launcher.metrics import Row
-from launcher.paths import RunDir
+from launcher.paths import RunDir, list_shares
 from launcher.record import RunRecord
 
 
@@ -29,8 +29,21 @@ class Goodput:
 
 
 def measure_goodput(run: RunDir) -> Goodput:
-    """Measure what a run cost so far; reads its run.json, ledger and metrics."""
-    return compute_goodput(RunRecord.read(run.record), read_attempts(run.ledger), read_json_lines(run.metrics))
+    """Measure what a run cost so far, with its tasks if it has any; reads run.json, ledger and metrics of each."""
+    own = compute_goodput(RunRecord.read(run.record), read_attempts(run.ledger), read_json_lines(run.metrics))
+    tasks = [measure_goodput(share) for share in list_shares(run)]
+    return _sum_up(own, tasks) if tasks else own
+
+
+def _sum_up(finalise: Goodput, tasks: Sequence[Goodput]) -> Goodput:
+    return Goodput(
+        # The last run counts the files of all of them once it has started. Until the tasks are over it waits for them,
+        # not in the queue.
+        useful_steps=max(finalise.useful_steps, sum(task.useful_steps for task in tasks)),
+        redone_steps=finalise.redone_steps + sum(task.redone_steps for task in tasks),
+        queued_seconds=sum(task.queued_seconds for task in tasks),
+        attempt_seconds=finalise.attempt_seconds + sum(task.attempt_seconds for task in tasks),
+    )
 
 
 def compute_goodput(record: RunRecord, attempts: Sequence[Attempt], rows: Sequence[Row]) -> Goodput:

@@ -185,7 +185,7 @@ def compose(facts: RunFacts, answer: Answer) -> RunStatus:
     verdict = judge(facts, answer)
     job = answer.jobs.get(facts.job_id)
     row = facts.newest[-1] if facts.newest else {}
-    running = verdict.state == "running"
+    running, finished = verdict.state == "running", verdict.state == "finished"
     return RunStatus(
         id=facts.record.id,
         name=facts.record.name,
@@ -197,7 +197,8 @@ def compose(facts: RunFacts, answer: Answer) -> RunStatus:
         start_estimate=job.start if job and job.phase == "queued" else None,
         job_id=facts.job_id,
         nodes=_nodes(facts, job),
-        step=row.get("step", facts.last.last_step if facts.last else None),
+        # What it had to do may have been done by another run: no rows tell of it.
+        step=facts.total_steps if finished and facts.total_steps else row.get("step", _last_step(facts)),
         total_steps=facts.total_steps,
         loss=row.get("loss"),
         tokens_per_second=row.get("tokens_per_second") if running else None,
@@ -207,7 +208,7 @@ def compose(facts: RunFacts, answer: Answer) -> RunStatus:
         created=facts.record.created,
         wandb_id=facts.record.wandb_id,
         attempts=facts.attempts,
-        bytes_done=row.get("bytes"),
+        bytes_done=row.get("bytes_total" if finished else "bytes"),
         bytes_total=row.get("bytes_total"),
         bytes_per_second=facts.speed if running and "bytes" in row else None,
     )
@@ -272,6 +273,10 @@ def _presumed(facts: RunFacts) -> State:
     if facts.waits_for_first_start or facts.last is None:
         return "queued"
     return "requeued" if facts.last.action in ("requeue", "resubmit") else "running"
+
+
+def _last_step(facts: RunFacts) -> int | None:
+    return facts.last.last_step if facts.last else None
 
 
 def _nodes(facts: RunFacts, job: Job | None) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from launcher.cluster import Cluster
 from launcher.ledger import append_event
 from launcher.paths import list_shares
 from launcher.record import RunRecord, Share
+from launcher.report import measure_goodput
 from launcher.runs import find_run
 from launcher.slurm.parse import Job
 from launcher.slurm.query import Answer
@@ -109,6 +110,35 @@ def test_the_last_run_tells_when_the_tasks_are_over(
     status = told(last, make_cluster, monkeypatch, Job("1002", "RUNNING", "squeue"))
 
     assert (status.state, status.job_id, status.step, status.bytes_done) == ("running", "1002", 5, 5e9)
+
+
+def test_a_group_costs_what_all_its_runs_cost(tmp_path: Path) -> None:
+    last, shares = begin_group(tmp_path, tasks=2)
+    for index, share in enumerate(shares):
+        work(share, index, 100)
+        share.end(0, "finished", "done", at=200)
+    last.start(0, "1002", at=300)
+    last.train(0, 2, 8, at=300).end(0, "finished", "done", at=330, last_step=8)
+
+    cost = measure_goodput(last.run)
+
+    assert (cost.useful_steps, cost.redone_steps) == (8, 0)
+    assert cost.attempt_seconds == pytest.approx(2 * 190 + 30)
+    assert cost.queued_seconds == pytest.approx(2 * 10)  # the last run waited for the tasks
+
+
+def test_a_run_that_others_finished_has_nothing_left_to_do(
+    tmp_path: Path, make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last, _ = begin_group(tmp_path, tasks=0)
+    row = {"time": MIDNIGHT + 310, "step": 5, "attempt": 0, "bytes": 5e9, "bytes_total": BYTES}
+    last.run.metrics.write_text(json.dumps(row) + "\n")
+    append_event(last.run.ledger, 0, total_steps=8)
+    last.start(0, "1002", at=300).end(0, "finished", "done", at=400, last_step=8)
+
+    status = told(last, make_cluster, monkeypatch)
+
+    assert (status.step, status.bytes_done) == (8, BYTES)
 
 
 def test_tasks_of_a_finished_group_are_read_only_if_asked_for(

@@ -101,6 +101,8 @@ def sample(
     if as_json:
         typer.echo(json.dumps({"split": split, "documents": [asdict(one) for one in documents]}, indent=2))
         return
+    if not documents:
+        typer.echo(f"{found.folder}: its {split} split holds no documents", err=True)
     for one in documents:
         typer.secho(f"{split} {one.number:,}, {one.tokens:,} tokens", bold=True)
         typer.echo(f"{_printable(one.text)}{'' if one.is_whole else ' ...'}\n")

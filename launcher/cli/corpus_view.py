@@ -70,11 +70,17 @@ def _details(corpus: PublishedCorpus) -> Iterator[tuple[str, str]]:
     starts = f"start with {' '.join(map(str, tokenizer.prefix))} and " if tokenizer.prefix else ""
     yield "tokenizer", f"{tokenizer.path}: {tokenizer.vocab_size:,} ids ({manifest.dtype})"
     yield "", f"documents {starts}end with {tokenizer.eos}; SHA-256 {tokenizer.fingerprint[:12]}"
-    yield "validation", f"{manifest.split.validation * 100:.4g}% of the documents, by a hash"
+    yield "validation", f"{manifest.split.validation * 100:.4g}% of the {_split_units(manifest)}, by a hash"
     for number, text in enumerate(_unusual(manifest) or ["nothing but the defaults"]):
         yield "" if number else "clean", text
     yield "made by", f"launcher {manifest.code}"
     yield "fingerprint", manifest.fingerprint[:12]
+
+
+def _split_units(manifest: Manifest) -> str:
+    """Say what the split keeps whole: notes of MIMIC go by their patient."""
+    units = {"patients" if source.format.startswith("mimic") else "documents" for source in manifest.sources}
+    return " and ".join(sorted(units)) or "documents"
 
 
 def _unusual(manifest: Manifest) -> list[str]:

@@ -131,7 +131,7 @@ def _details(one: RunStatus, goodput: Goodput) -> list[tuple[str, str]]:
         ("created", clock(one.created)),
         ("folder", one.folder),
         ("W&B", one.wandb_id if one.kind not in ("prepare", "vocabulary", "merge") else ""),
-        ("cost", _cost(goodput)),
+        ("cost", _cost(one, goodput)),
     ]
 
 
@@ -147,12 +147,13 @@ def _training(one: RunStatus) -> str:
     return f"{one.step}{of}{loss}{speed}"
 
 
-def _cost(goodput: Goodput) -> str:
+def _cost(one: RunStatus, goodput: Goodput) -> str:
     if goodput.useful_fraction is None:
         return ""
-    steps = (
-        f"{goodput.useful_steps} useful steps, {goodput.redone_steps} redone (goodput {goodput.useful_fraction:.1%})"
-    )
+    unit, share = "useful steps", f" (goodput {goodput.useful_fraction:.1%})"
+    if one.bytes_total is not None:
+        unit, share = "files", ""
+    steps = f"{goodput.useful_steps} {unit}, {goodput.redone_steps} redone{share}"
     return f"{steps}; {duration(goodput.attempt_seconds)} running, {duration(goodput.queued_seconds)} in the queue"
 
 
