@@ -53,14 +53,17 @@ def test_questions_are_worded_as_published():
     asked = "### Question: Q?\n### Options: (A) one (B) two\n### Answer:"
 
     assert turns(MEDQA, "medqa") == pair(asked, "two")
+    assert turns(MEDQA | {"answer_idx": "A", "answer": "one"}, "medqa") == pair(asked, "one")
+    assert turns({key: MEDQA[key] for key in ("question", "options", "answer")}, "medqa") == pair(asked, "two")
     assert turns(MEDQA, "medqa", answer="letter") == pair(asked, "B")
     assert turns(MEDQA, "medqa", answer="both") == pair(asked, "(B) two")
     assert turns(MEDMCQA, "medmcqa", cop_base=1)[1] == ("assistant", "two")
     assert turns(MEDMCQA, "medmcqa", cop_base=0)[1] == ("assistant", "three")
-    assert turns(PUBMEDQA, "pubmedqa") == pair("### Context: one. two.\n### Question: Q?\n### Answer:", "yes")
-    assert turns(HUB, "pubmedqa") == pair("### Context: one. two.\n### Question: Q?\n### Answer:", "no")
+    decide = "### Question: Q?\n### Options: (A) yes (B) no (C) maybe\n### Answer:"
+    assert turns(PUBMEDQA, "pubmedqa") == pair(f"### Context: one.\ntwo.\n{decide}", "yes")
+    assert turns(HUB, "pubmedqa") == pair(f"### Context: one.\ntwo.\n{decide}", "no")
     assert turns(PUBMEDQA, "pubmedqa", context=False, answer="decision_and_reason") == pair(
-        "### Question: Q?\n### Answer:", "Final Decision: yes\nLong Answer: So it is."
+        decide, "Final Decision: yes\nLong Answer: So it is."
     )
 
 
@@ -104,8 +107,13 @@ def test_subsets_choose_by_source():
             {"messages": [{"role": "user", "content": "secret"}] * 2},
             "its turn 2 is by the user, where one by the assistant should be",
         ),
-        ("medqa", MEDQA | {"answer_idx": "C"}, "its `answer_idx` names none of its `options`"),
-        ("medqa", MEDQA | {"answer": "secret"}, "its `answer` is not the option that `answer_idx` names"),
+        ("medqa", MEDQA | {"answer_idx": "C"}, "its `answer` and `answer_idx` do not name one of its `options`"),
+        ("medqa", MEDQA | {"answer": "secret"}, "its `answer` and `answer_idx` do not name one of its `options`"),
+        (
+            "medqa",
+            {key: MEDQA[key] for key in ("question", "options")},
+            "its `answer` and `answer_idx` do not name one of its `options`",
+        ),
         ("medqa", MEDQA | {"options": {"A": 1, "B": 2}}, "its `options` are not texts by letter"),
         ("medmcqa", MEDMCQA | {"cop": 0}, "its `cop` is not one of 1 to 4"),
         ("medmcqa", MEDMCQA | {"cop": True}, "its `cop` is not one of 1 to 4"),

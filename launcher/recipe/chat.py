@@ -66,7 +66,7 @@ class InstructSource(ChatSourceBase):
 
 
 class MedQaSource(ChatSourceBase):
-    """MedQA (https://arxiv.org/abs/2009.13081): `question`, `options` by letter, `answer_idx`, `answer`."""
+    """MedQA (https://arxiv.org/abs/2009.13081): `question`, `options` by letter, and `answer_idx` or `answer`."""
 
     format: Literal["medqa"]
     """MedQA's questions."""

@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from launcher.recipe.chat import ChatData
 from launcher.recipe.training import TrainingRecipe
+from launcher.recipe.units import Length
 
 
 class SftRecipe(TrainingRecipe):
@@ -20,6 +21,9 @@ class SftRecipe(TrainingRecipe):
     """What it reads."""
     neftune_alpha: Annotated[float, Field(gt=0)] | None = None
     """Noise on the embeddings while training (NEFTune, Jain et al. 2023, https://arxiv.org/abs/2310.05914); 5 to 15."""
+    evaluate: Length = Length("1 epoch")
+    """How often the loss of held-out answers (`data.validation`) is measured; also before the first step and after the
+    last."""
 
     @override
     def samples_in_epoch(self, sizes: Sequence[int]) -> Fraction:
@@ -33,5 +37,6 @@ class SftRecipe(TrainingRecipe):
     @override
     def _conflicts(self) -> Iterator[str]:
         yield from super()._conflicts()
-        if self.schedule.length.unit == "token":
-            yield f"schedule.length: `{self.schedule.length}` depends on padding; write epochs or steps"
+        for key, length in (("schedule.length", self.schedule.length), ("evaluate", self.evaluate)):
+            if length.unit == "token":
+                yield f"{key}: `{length}` depends on padding; write epochs or steps"

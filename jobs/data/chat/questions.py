@@ -1,7 +1,7 @@
 """Medical questions with answers to choose from, worded as BioMed-LLaMA worded them for its fine-tuning.
 
 `### Context: ...` if there is one, `### Question: ...`, `### Options: (A) ... (B) ...` if there are any, `### Answer:`.
-With `chat_template: plain` the text is that of https://github.com/Coldog2333/BioMed-LLaMA to the letter.
+With `chat_template: plain` the text is to the letter that of github.com/Coldog2333/BioMed-LLaMA, commit 7a5876a.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,11 @@ def medqa_turns(record: Record, source: MedQaSource) -> tuple[str, str]:
     options = record.get("options")
     if not isinstance(options, dict) or len(options) < 2 or not all(_is_text(text) for text in options.values()):
         raise ValueError("its `options` are not texts by letter")
-    letter = record.get("answer_idx")
-    if letter not in options:
-        raise ValueError("its `answer_idx` names none of its `options`")
-    if "answer" in record and record["answer"] != options[letter]:
-        raise ValueError("its `answer` is not the option that `answer_idx` names")
-    return _worded(record, options), _chosen(str(letter), options, source.answer)
+    letters = [letter for letter, text in options.items() if text == record.get("answer", text)]
+    letters = [letter for letter in letters if letter == record.get("answer_idx", letter)]
+    if len(letters) != 1:
+        raise ValueError("its `answer` and `answer_idx` do not name one of its `options`")
+    return _worded(record, options), _chosen(letters[0], options, source.answer)
 
 
 def medmcqa_turns(record: Record, source: MedMcqaSource) -> tuple[str, str]:
@@ -59,16 +58,21 @@ def pubmedqa_turns(record: Record, source: PubMedQaSource) -> tuple[str, str]:
     decision = fields.get("final_decision")
     if decision not in _DECISIONS:
         raise ValueError(f"its `final_decision` is not one of {', '.join(_DECISIONS)}")
-    contexts = fields.get("contexts", (fields.get("context") or {}) if source.context else ())
-    contexts = contexts.get("contexts") if isinstance(contexts, dict) else contexts
-    if source.context and not (isinstance(contexts, list) and contexts and all(map(_is_text, contexts))):
-        raise ValueError("has no `CONTEXTS`, a list of texts")
-    question = _worded(fields, {}, " ".join(contexts) if source.context and contexts else "")
+    context = "\n".join(_contexts(fields)) if source.context else ""
+    question = _worded(fields, dict(zip("ABC", _DECISIONS, strict=True)), context)
     if source.answer == "decision":
         return question, str(decision)
     if not _is_text(fields.get("long_answer")):
         raise ValueError("has no text as `LONG_ANSWER`")
     return question, f"Final Decision: {decision}\nLong Answer: {fields['long_answer']}"
+
+
+def _contexts(fields: Record) -> list[str]:
+    nested = fields.get("context")
+    listed = nested.get("contexts") if isinstance(nested, dict) else fields.get("contexts")
+    if not (isinstance(listed, list) and listed and all(map(_is_text, listed))):
+        raise ValueError("has no `CONTEXTS`, a list of texts")
+    return listed
 
 
 def _worded(record: Record, options: Mapping[str, str], context: str = "") -> str:

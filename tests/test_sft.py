@@ -1,0 +1,278 @@
+"""kind: sft for real: processes, gloo, FSDP2 and DeepSpeed on CPUs, real questions and answers, a real small Llama."""
+
+import gzip
+import json
+import os
+import random
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from jobs.data.chat.making import finished_source
+from jobs.data.chat.samples import padding_collator
+from jobs.data.chat.store import open_sequences
+from jobs.data.permutation import Permutation
+from jobs.models.schedule import lr_factor
+from launcher.ledger import read_json_lines
+from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir
+from launcher.recipe import SftRecipe
+from tests.ranks import ASSETS, Attempt, cpt_recipe, losses, make_run_of, start, train
+from tests.shared_data import shared_data
+
+pytestmark = pytest.mark.slow
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 real questions with short answers."""
+    folder = tmp_path_factory.mktemp("sft")
+    records = json.loads(gzip.decompress(shared_data("sft/medquad_alpaca.2000.json.gz").read_bytes()))
+    short = [record for record in records if len(record["output"]) < 500][:200]
+    (folder / "medquad.json").write_text(json.dumps(short, indent=1))
+    return folder
+
+
+def make_run(folder: Path, **changes: Any) -> RunDir:
+    source = {"name": "medquad", "files": "medquad.json", "format": "alpaca"}
+    data = {"sources": [source], "chat_template": "alpaca", "packing": "pad", **changes.pop("data", {})}
+    sizes = {"batch": {"sequence_length": 384}, "schedule": {"length": f"{STEPS} steps"}}
+    return make_run_of(cpt_recipe(**{"kind": "sft", **sizes, **changes}) | {"data": data}, folder)
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> RunDir:
+    """A finished run of one process."""
+    run = make_run(folder)
+    assert train(run).exit_codes == [FINISHED]
+    return run
+
+
+def exported(run: RunDir) -> dict[str, torch.Tensor]:
+    return load_file(run.outputs / "model" / "model.safetensors")
+
+
+def bare_losses(run: RunDir) -> list[float]:
+    """Losses of the first steps in a loop of torch alone: one example a time, the mean over a step's answer tokens."""
+    recipe = SftRecipe.model_validate_json(run.recipe.read_bytes())
+    source = finished_source(run.examples, "medquad")
+    assert source is not None
+    (sequences,) = open_sequences(run.examples, [source], "train")
+    order = Permutation(len(sequences), f"{recipe.seed}/medquad/0")
+    torch.manual_seed(recipe.seed)
+    model = AutoModelForCausalLM.from_pretrained(ASSETS / "stories260k", dtype=torch.float32, use_cache=False)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+
+    expected = []
+    for step in range(8):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * lr_factor(step, recipe.schedule, STEPS)
+        examples = [one for place in range(step * 8, step * 8 + 8) for one in sequences.read(order(place))]
+        answers = sum(int(one.is_answer.sum()) for one in examples)
+        total = 0.0
+        for one in examples:
+            ids, wanted = torch.from_numpy(one.ids.astype("int64")), torch.from_numpy(one.is_answer)
+            logits = model(input_ids=ids[None]).logits[0, :-1]
+            loss = torch.nn.functional.cross_entropy(logits[wanted[1:]], ids[1:][wanted[1:]], reduction="sum") / answers
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(total)
+    return expected
+
+
+def first_losses(run: RunDir) -> list[float]:
+    return [losses(run)[step] for step in range(1, 9)]
+
+
+def test_losses_are_those_of_a_bare_loop_that_takes_one_example_at_a_time(alone: RunDir) -> None:
+    expected = bare_losses(alone)
+
+    assert first_losses(alone) == pytest.approx(expected, abs=2e-6 * expected[0])
+
+
+def test_losses_of_packed_examples_are_those_of_a_bare_loop_that_takes_them_apart(folder: Path) -> None:
+    run = make_run(folder, data={"packing": "bfd"})
+
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+
+    source = finished_source(run.examples, "medquad")
+    assert source is not None
+    assert source.packs["train"].documents < source.examples["train"].documents, "some do share a sequence"
+    expected = bare_losses(run)
+    assert first_losses(run) == pytest.approx(expected, abs=2e-6 * expected[0])
+
+
+def test_data_parallel_ranks_with_accumulation_train_as_one_process(folder: Path, alone: RunDir) -> None:
+    run = make_run(folder, batch={"sequence_length": 384, "micro_batch": 1})
+
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+
+    assert losses(run) == pytest.approx(losses(alone), abs=2e-6)
+
+
+def test_the_export_answers_in_the_form_that_it_was_taught(alone: RunDir) -> None:
+    export = alone.outputs / "model"
+    tokenizer, model = AutoTokenizer.from_pretrained(export), AutoModelForCausalLM.from_pretrained(export)
+    messages = [{"role": "user", "content": "What is asthma?"}]
+
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    generated = model.generate(**prompt, max_new_tokens=5, do_sample=False, pad_token_id=0)
+
+    assert tokenizer.decode(prompt["input_ids"][0]).endswith("### Instruction:\nWhat is asthma?\n\n### Response:\n")
+    assert generated.shape[1] > prompt["input_ids"].shape[1]
+    assert GenerationConfig.from_pretrained(export).eos_token_id == tokenizer.eos_token_id
+    manifest = json.loads((export / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["corpora"], manifest["steps"]) == ("sft", ["medquad"], STEPS)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "full_shard"])
+def test_held_out_answers_are_learned_and_their_loss_is_told(folder: Path, strategy: str) -> None:
+    run = make_run(
+        folder,
+        data={"validation": 0.2},
+        parallel={"strategy": strategy},
+        schedule={"length": "40 steps"},
+        optim={"lr": 5e-3},
+        evaluate="15 steps",
+    )
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+
+    source = finished_source(run.examples, "medquad")
+    assert source is not None
+    (held_out,) = open_sequences(run.examples, [source], "validation")
+    assert len(held_out) > 20
+    before, after = (answer_loss(path, held_out) for path in (ASSETS / "stories260k", run.outputs / "model"))
+    assert after < before - 0.8, (before, after)
+    told = {row["step"]: row["answer_loss"] for row in read_json_lines(run.evaluations)}
+    assert list(told) == [0, 15, 30, 40]
+    assert (told[0], told[40]) == pytest.approx((before, after), abs=1e-5)
+
+
+def answer_loss(path: Path, sequences: Any) -> float:
+    """Mean loss per answer token."""
+    model = AutoModelForCausalLM.from_pretrained(path).eval()
+    total, count = 0.0, 0
+    for index in range(len(sequences)):
+        for one in sequences.read(index):
+            ids = torch.from_numpy(one.ids.astype("int64"))
+            labels = torch.where(torch.from_numpy(one.is_answer), ids, -100)
+            with torch.no_grad():
+                loss = model(input_ids=ids[None], labels=labels[None]).loss.item()
+            total, count = total + loss * int(one.is_answer.sum()), count + int(one.is_answer.sum())
+    return total / count
+
+
+MIXED = {
+    "packing": "pad",
+    "draws": "independent",
+    "sources": [
+        {"name": "medquad", "files": "medquad.json", "format": "alpaca", "weight": 0.5},
+        {"name": "again", "files": "medquad.json", "format": "alpaca", "weight": 2.0},
+    ],
+}
+NOISY = {"parallel": {"strategy": "full_shard"}, "neftune_alpha": 5.0, "data": MIXED}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path) -> RunDir:
+    """Two ranks, fully sharded, with noise, of a mixture."""
+    run = make_run(folder, **NOISY)
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+    return run
+
+
+def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one_to_the_last_bit(
+    folder: Path, uninterrupted: RunDir
+) -> None:
+    run = make_run(folder, **NOISY)
+    dice = random.Random(os.getpid())  # other moments in every test run
+
+    preempted = start(run, ranks=2)
+    preempted.wait_for_step(1 + dice.randrange(3))
+    preempted.processes[1].send_signal(signal.SIGUSR2)
+    assert preempted.wait() == [CONTINUE] * 2
+    before = examples_on_disk(run)
+    killed = start(run, ranks=2, attempt=1)
+    killed.wait_for_step(preempted.steps()[-1] + 1)
+    killed.kill()
+    killed.wait()
+    last = train(run, ranks=2, attempt=2)
+
+    assert last.exit_codes == [FINISHED] * 2
+    assert losses(run) == losses(uninterrupted)
+    assert all(torch.equal(tensor, exported(uninterrupted)[name]) for name, tensor in exported(run).items())
+    assert examples_on_disk(run) == before, "examples are prepared once"
+
+
+def examples_on_disk(run: RunDir) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(run.examples.rglob("*"))}
+
+
+def test_noise_changes_the_training(folder: Path, uninterrupted: RunDir) -> None:
+    run = make_run(folder, **NOISY | {"neftune_alpha": None})
+
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+
+    difference = [abs(losses(run)[step] - losses(uninterrupted)[step]) for step in range(1, STEPS + 1)]
+    assert min(difference) > 1e-4
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "hybrid_shard"])
+def test_every_strategy_trains_as_one_process(folder: Path, alone: RunDir, strategy: str) -> None:
+    run = make_run(folder, parallel={"strategy": strategy}, batch={"sequence_length": 384, "micro_batch": 1})
+
+    assert train(run, ranks=4 if strategy == "hybrid_shard" else 2, nodes=2).exit_codes[0] == FINISHED
+
+    assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
+
+
+def refused(folder: Path, content: str, **data: Any) -> Attempt:
+    (folder / "bad.jsonl").write_text(content)
+    run = make_run(folder, data={"sources": [{"name": "bad", "files": "bad.jsonl", "format": "alpaca"}], **data})
+    return train(run, ranks=2)
+
+
+def test_every_rank_refuses_what_holds_no_answers_that_fit(folder: Path) -> None:
+    attempt = refused(folder, json.dumps({"instruction": "Why?", "output": "because " * 500}))
+
+    assert attempt.exit_codes == [NEVER_RESTART] * 2
+    assert "data.sources.0: nothing is left to train on (bad: dropped 1 (too_long)" in attempt.log()
+
+
+def test_every_rank_refuses_bad_records_and_tells_no_text(folder: Path) -> None:
+    attempt = refused(folder, '{"instruction": "secret"}\n{"output": "secret"\n')
+
+    assert attempt.exit_codes == [NEVER_RESTART] * 2
+    for rank in range(2):
+        assert "bad.jsonl:1: has no `output`" in attempt.log(rank)
+        assert "bad.jsonl:2: is not JSON" in attempt.log(rank)
+        assert "secret" not in attempt.log(rank)
+
+
+def test_rows_are_padded_to_the_longest_only(folder: Path, alone: RunDir) -> None:
+    rows = read_json_lines(alone.metrics)
+    source = finished_source(alone.examples, "medquad")
+    assert source is not None
+    shard = source.examples["train"]
+
+    speeds = {row["tokens_per_second"] for row in rows}
+
+    assert len(speeds) == STEPS
+    assert shard.tokens / shard.documents < 300, "and the recipe's length is 384"
+    assert padding_collator(0)([{name: torch.arange(3) for name in ("input_ids", "labels", "position_ids")}])[
+        "input_ids"
+    ].shape == (1, 3)
