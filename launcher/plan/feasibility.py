@@ -15,7 +15,8 @@ from launcher.expansion import EXPANSION
 from launcher.load import LoadedRecipe
 from launcher.paths import expand, locate
 from launcher.plan.shape import read_json
-from launcher.recipe import CptRecipe, MergeRecipe, PrepareRecipe, Recipe, VocabularyRecipe
+from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, PrepareRecipe, Recipe, SftRecipe, VocabularyRecipe
+from launcher.recipe.chat import PubMedQaSource
 from launcher.recipe.merge import MergedAdapter
 from launcher.recipe.training import TrainingRecipe
 from launcher.tokens import strangers
@@ -53,6 +54,10 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: frozens
         ]
     if isinstance(recipe, CptRecipe):
         findings += [*site.corpus_findings(recipe, pending), *site.vocabulary_findings(recipe)]
+    if isinstance(recipe, SftRecipe):
+        findings += site.chat_findings(recipe)
+    if isinstance(recipe, ClassifyRecipe):
+        findings += site.note_findings(recipe)
     return [Fault(recipe.name, None, key, message) for key, message in findings]
 
 
@@ -162,6 +167,25 @@ class _Site:
         evaluation = recipe.clean.decontaminate.files if recipe.clean.decontaminate else ()
         patterns = {f"sources.{index}.files": source.files for index, source in enumerate(recipe.sources)}
         patterns |= {f"clean.decontaminate.files.{index}": files for index, files in enumerate(evaluation)}
+        yield from self._file_findings(patterns)
+
+    def chat_findings(self, recipe: SftRecipe) -> Iterator[Finding]:
+        patterns = {}
+        for index, source in enumerate(recipe.data.sources):
+            patterns[f"data.sources.{index}.files"] = source.files
+            if isinstance(source, PubMedQaSource) and source.exclude:
+                patterns[f"data.sources.{index}.exclude"] = source.exclude
+        yield from self._file_findings(patterns)
+
+    def note_findings(self, recipe: ClassifyRecipe) -> Iterator[Finding]:
+        data = recipe.data
+        patterns: list[tuple[str, str]] = [*data.files.items()]
+        if data.class_file:
+            patterns.append(("class_file", data.class_file))
+        for key, files in patterns:
+            yield from self._file_findings({"data.folder" if data.format == "core" else f"data.{key}": files})
+
+    def _file_findings(self, patterns: Mapping[str, str]) -> Iterator[Finding]:
         for key, files in patterns.items():
             is_local = files.startswith(("./", "../"))
             folder = Path(self.recipe_folder) if is_local else expand(self.cluster.roots.data)
