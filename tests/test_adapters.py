@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,8 +18,9 @@ from launcher.plan.adapters import trainable_parameters
 from launcher.plan.memory import estimate_loading, estimate_memory
 from launcher.plan.shape import read_shape
 from launcher.recipe import CptRecipe
-from launcher.recipe.adapter import Adapter
-from tests.loading import RECIPE, faults
+from launcher.recipe.adapter import Adapter, strategy_limit
+from launcher.recipe.sections import Parallel
+from tests.loading import RECIPE, faults, load
 from tests.ranks import ASSETS, cpt_recipe
 
 STORIES = str(ASSETS / "stories260k")
@@ -188,13 +189,48 @@ ADAPTED = RECIPE + "adapter: {method: lora, r: 8}\n"
         ("{method: adalora, target_r: 12}", "adapter.target_r: 12 is not less than `init_r` (12); write less"),
         ("{method: ia3, feedforward: [up_proj]}", "adapter.feedforward: `up_proj` is none of `targets`; add it"),
         ("{method: prefix, hidden: 8}", "adapter.hidden: is the width of the projection; write `projection: true`"),
-        ("{method: prefix}", "adapter.method: `prefix` cannot keep packed documents from seeing each other"),
     ],
 )
 def test_what_an_adapter_cannot_be_is_explained(tmp_path: Path, section: str, told: str) -> None:
     (found,) = faults(tmp_path, RECIPE + f"adapter: {section}\n")
 
     assert told in found
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt", "p_tuning"])
+def test_prompts_do_not_go_with_packed_documents(tmp_path: Path, method: str) -> None:
+    text = RECIPE + f"adapter: {{method: {method}}}\nparallel: {{strategy: ddp}}\n"
+
+    (found,) = faults(tmp_path, text)
+
+    assert f"adapter.method: `{method}` cannot keep packed documents from seeing each other" in found
+    load(tmp_path, text.replace("data:\n", "data:\n  packing: truncate\n"))
+
+
+@pytest.mark.parametrize(
+    ("method", "strategies"),
+    [
+        ("lora", set()),
+        ("ia3", set()),
+        ("oft", set()),
+        ("adaption_prompt", set()),
+        ("prefix", {"full_shard", "hybrid_shard"}),
+        ("prompt", {"full_shard", "hybrid_shard"}),
+        ("p_tuning", {"full_shard", "hybrid_shard"}),
+        ("adalora", {"full_shard", "hybrid_shard", "zero2", "zero3"}),
+    ],
+)
+def test_strategies_that_a_method_was_seen_to_fail_with_are_refused(method: str, strategies: set[str]) -> None:
+    known = get_args(Parallel.model_fields["strategy"].annotation)
+
+    assert {strategy for strategy in known if strategy_limit(adapter(method=method), strategy)} == strategies
+
+
+def test_a_refused_strategy_is_explained(tmp_path: Path) -> None:
+    (found,) = faults(tmp_path, RECIPE + "adapter: {method: adalora}\nparallel: {strategy: zero3}\n")
+
+    assert "parallel.strategy: `zero3` does not work with `adalora`: cutting ranks needs whole gradients" in found
+    assert found.endswith("write `ddp`")
 
 
 @pytest.mark.parametrize(

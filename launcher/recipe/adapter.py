@@ -185,11 +185,12 @@ Adapter: TypeAlias = Annotated[
 PROMPTS = (PrefixTuning, PromptTuning, PTuning)
 """Methods that put something before the text."""
 
-_SHARDED = frozenset({"full_shard", "hybrid_shard"})
-_WHOLE_PROMPT = (_SHARDED, "peft computes the prompt that it saves from whole weights, and there are only parts")
+FSDP = frozenset({"full_shard", "hybrid_shard"})
+"""Strategies that FSDP2 carries out."""
+_WHOLE_PROMPT = (FSDP, "peft computes the prompt that it saves from whole weights, and there are only parts")
 _LIMITS: dict[str, tuple[frozenset[str], str]] = {
     "adalora": (
-        _SHARDED | {"zero2", "zero3"},
+        FSDP | {"zero2", "zero3"},
         "cutting ranks needs whole gradients, and what is to be cut next is in no sharded checkpoint",
     ),
     "prefix": _WHOLE_PROMPT,

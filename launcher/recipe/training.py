@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from launcher.recipe.adapter import PROMPTS, Adapter, strategy_limit
+from launcher.recipe.adapter import FSDP, PROMPTS, Adapter, strategy_limit
 from launcher.recipe.sections import (
     Batch,
     Checkpoint,
@@ -122,6 +122,11 @@ class TrainingRecipe(RecipeBase):
     def _adapter_conflicts(self) -> Iterator[str]:
         if self.model.quantization and self.adapter is None:
             yield "model.quantization: quantised weights cannot be trained; add an `adapter`, or leave it out"
+        if self.model.quantization and self.model.quantization.bits == 8 and self.parallel.strategy in FSDP:
+            yield (
+                f"model.quantization.bits: bitsandbytes loses the scales of 8 bits where `{self.parallel.strategy}` "
+                "cuts weights in parts; write `bits: 4`, or another `parallel.strategy`"
+            )
         if self.model.quantization and self.model.init == "random":
             yield "model.quantization: only published weights are quantised; leave it out, or write `init: pretrained`"
         if self.adapter is None:
