@@ -62,7 +62,7 @@ def debug_run(terminal: "pexpect.spawn[str]") -> RunDir:
 
 def test_two_ranks_on_two_nodes_reach_a_breakpoint_on_rank_0(clean: Site, tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path)
-    entry = checkout / "jobs" / "cpt.py"
+    entry = checkout / "jobs" / "training.py"
     lines = ("everybody = group.collect(group.rank)", "group.is_main and breakpoint()", "here = everybody")
     marked = entry.read_text().replace("as group:\n", "\n        ".join(["as group:", *lines]) + "\n")
     assert marked != entry.read_text()
