@@ -157,6 +157,18 @@ def test_finished_sources_are_not_made_again(tmp_path):
     assert (first.tally.records, second.tally.records) == (1, 1)
 
 
+def test_a_source_of_which_a_file_was_cut_short_is_made_again(tmp_path):
+    context = context_for(tmp_path, [write(tmp_path, "a.jsonl", [ask(1), ask(2)])])
+    make(context)
+    path = context.run.examples / "a" / "train.examples"
+    content = path.read_bytes()
+    path.write_bytes(content[:-4])
+
+    make(context)
+
+    assert path.read_bytes() == content
+
+
 def test_the_same_records_give_the_same_bytes(tmp_path):
     source = write(tmp_path, "a.jsonl", [ask(number) for number in range(600)])
     files = []

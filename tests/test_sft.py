@@ -144,9 +144,9 @@ def test_held_out_answers_are_learned_and_their_loss_is_told(folder: Path, strat
         folder,
         data={"validation": 0.2},
         parallel={"strategy": strategy},
-        schedule={"length": "40 steps"},
+        schedule={"length": "16 steps"},
         optim={"lr": 5e-3},
-        evaluate="15 steps",
+        evaluate="6 steps",
     )
     assert train(run, ranks=2).exit_codes == [FINISHED] * 2
 
@@ -157,8 +157,8 @@ def test_held_out_answers_are_learned_and_their_loss_is_told(folder: Path, strat
     before, after = (answer_loss(path, held_out) for path in (ASSETS / "stories260k", run.outputs / "model"))
     assert after < before - 0.8, (before, after)
     told = {row["step"]: row["answer_loss"] for row in read_json_lines(run.evaluations)}
-    assert list(told) == [0, 15, 30, 40]
-    assert (told[0], told[40]) == pytest.approx((before, after), abs=1e-5)
+    assert list(told) == [0, 6, 12, 16]
+    assert (told[0], told[16]) == pytest.approx((before, after), abs=1e-5)
 
 
 def answer_loss(path: Path, sequences: Any) -> float:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from jobs.data.chat.formats import Message, conversation_of
 from jobs.data.chat.records import Record, read_records
 from jobs.data.chat.render import Example, Renderer
-from jobs.data.chat.store import ExamplesTally, ExampleWriter, PreparedSource
+from jobs.data.chat.store import ExamplesTally, ExampleWriter, PreparedSource, has_all_bytes
 from jobs.data.chat.templates import chat_template
 from jobs.data.durable import write_durably
 from jobs.data.plan import matching, options_of
@@ -67,9 +67,10 @@ def make_examples(context: Context, recipe: SftRecipe, folder: Path) -> Iterator
 
 
 def finished_source(folder: Path, name: str) -> PreparedSource | None:
-    """Return the record of a source that was finished."""
+    """Return the record of a source that was finished, if its files are there in full length."""
     try:
-        return PreparedSource.model_validate_json((folder / name / "source.json").read_bytes())
+        source = PreparedSource.model_validate_json((folder / name / "source.json").read_bytes())
+        return source if has_all_bytes(folder, source) else None
     except (FileNotFoundError, ValidationError):
         return None
 

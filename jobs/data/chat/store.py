@@ -130,6 +130,18 @@ class ExampleWriter:
         return packs
 
 
+def has_all_bytes(folder: Path, source: PreparedSource) -> bool:
+    """Tell whether the files of a source have the sizes that its record says.
+
+    Raises:
+        FileNotFoundError: one is not there at all.
+    """
+    sizes = {}
+    for shard in [*source.examples.values(), *source.packs.values()]:
+        sizes |= {shard.name: 4 * shard.tokens, f"{shard.name}.index": 8 * shard.documents}
+    return all((folder / name).stat().st_size == size for name, size in sizes.items())
+
+
 def open_sequences(folder: Path, sources: Sequence[PreparedSource], split: Split) -> list[Sequences]:
     """Open what was prepared; sources without examples in a split are left out."""
     return [
