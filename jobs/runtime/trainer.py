@@ -92,9 +92,17 @@ class GuardedTrainer(Trainer):
 
     @override
     def evaluation_loop(self, *arguments: Any, **options: Any) -> EvalLoopOutput:
-        """Leave the random state as it is: torch's DataLoader draws a number for each pass over its data."""
+        """Leave the random state and the layout of the weights as they are.
+
+        torch's DataLoader draws a number for each pass over its data. FSDP2 keeps the weights of its root gathered
+        after a forward pass, for a backward pass that does not come: who reads them then holds memory that it frees.
+        """
         with torch.random.fork_rng(devices=[]):
-            return super().evaluation_loop(*arguments, **options)
+            output = super().evaluation_loop(*arguments, **options)
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return output
 
     def load_best(self) -> int:
         """Go back to the weights of the best checkpoint, if evaluations chose one. A collective.
