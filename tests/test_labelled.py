@@ -73,6 +73,12 @@ def test_tables_of_mimic_need_a_recipe_that_says_so() -> None:
         ClassifyRecipe.model_validate_json(json.dumps(changed))
 
 
+@pytest.mark.parametrize("method", ["prompt", "p_tuning", "adaption_prompt"])
+def test_adapters_that_have_no_way_to_a_head_are_refused(method: str) -> None:
+    assert f"adapter.method: `{method}` does not work here" in complaints(adapter={"method": method})
+    assert recipe(adapter={"method": "prefix"}).adapter
+
+
 def core(task: str, folder: str = ".") -> CoreNotes:
     return CoreNotes.model_validate({"format": "core", "task": task, "folder": folder})
 

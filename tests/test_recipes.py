@@ -7,7 +7,10 @@ import pytest
 from launcher.devcluster.config import Layout, Settings, Shape, cluster_profile
 from launcher.load import load_cluster, load_recipes
 from launcher.plan import check
-from launcher.recipe import CptRecipe, VocabularyRecipe
+from launcher.recipe import ClassifyRecipe, CptRecipe, VocabularyRecipe
+from launcher.recipe.adapter import Lora
+from launcher.recipe.notes import CoreNotes
+from launcher.recipe.training import TrainingRecipe
 from tests.loading import write
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -69,9 +72,28 @@ def test_clinical_recipes_are_credentialed_and_keep_to_the_site() -> None:
     recipes = [item.recipe for item in loaded]
     notes = [recipe for recipe in recipes if recipe.name not in ("prepare-pubmed", "prepare-pubmed-rehearsal")]
 
-    assert len(notes) == 8
+    assert len(notes) == 28
     assert {recipe.data_use for recipe in notes} == {"credentialed"}
-    assert {recipe.tracking.mode for recipe in notes if isinstance(recipe, CptRecipe)} == {"offline"}
+    assert {recipe.tracking.mode for recipe in notes if isinstance(recipe, TrainingRecipe)} == {"offline"}
+
+
+@pytest.mark.parametrize("task", ["los", "mor", "pmv", "diag", "proc"])
+def test_clinical_llama_lora_and_its_baselines_have_their_published_values(task: str) -> None:
+    (ours,) = load_recipes(FOLDER / f"clinical_llama_lora_{task}.yaml")
+    (baseline,) = load_recipes(FOLDER / f"clinical_baseline_{task}.yaml")
+
+    lora, encoder = ours.recipe, baseline.recipe
+    assert isinstance(lora, ClassifyRecipe)
+    assert isinstance(encoder, ClassifyRecipe)
+    assert isinstance(lora.adapter, Lora)
+    assert (lora.adapter.r, lora.adapter.alpha, lora.adapter.targets) == (16, 32, ("q_proj", "v_proj"))
+    assert (lora.batch.micro_batch, lora.accumulation_steps, lora.optim.lr) == (10, 2, 3e-4 if task == "mor" else 5e-5)
+    assert encoder.adapter is None
+    assert (encoder.batch.micro_batch, encoder.accumulation_steps, encoder.optim.lr) == (32, 2, 5e-5)
+    for recipe in (lora, encoder):
+        assert isinstance(recipe.data, CoreNotes)
+        assert (recipe.data.task, recipe.schedule.length, recipe.evaluation.metric) == (task, "10 epochs", "auroc")
+        assert (recipe.class_weights == "none") == (recipe.data.labels == "multilabel")
 
 
 def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path) -> None:

@@ -22,6 +22,15 @@ LOWER_IS_BETTER = frozenset({"log_loss"})
 """The metrics of which less is better."""
 
 
+_WITHOUT_IDS = "peft gives the model embeddings for ids, by which a head finds a note's end; write `lora` or `prefix`"
+_HEADLESS = {
+    "prompt": _WITHOUT_IDS,
+    "p_tuning": _WITHOUT_IDS,
+    "adaption_prompt": "peft has it for generation only; write `lora` or `prefix`",
+}
+"""Adapters that cannot be trained with a head, and why."""
+
+
 class Evaluation(Section):
     """How the model is judged. The outcome is the best checkpoint, not the last."""
 
@@ -69,6 +78,8 @@ class ClassifyRecipe(TrainingRecipe):
         ):
             if length.unit == "token":
                 yield f"{key}: `{length}` depends on padding; write epochs or steps"
+        if self.adapter and self.adapter.method in _HEADLESS:
+            yield f"adapter.method: `{self.adapter.method}` does not work here: {_HEADLESS[self.adapter.method]}"
         if self.class_weights == "balanced" and self.data.labels == "multilabel":
             yield "class_weights: `balanced` is for notes with one label each; write `none`"
         if self.data.format == "core" and self.data_use == "open":

@@ -8,6 +8,8 @@ import ast
 import inspect
 import itertools
 import textwrap
+from collections.abc import Iterator
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -23,10 +25,29 @@ def field_words(model: type[BaseModel]) -> dict[str, str]:
 
 def describe_fields(base: type[BaseModel]) -> None:
     """Make JSON schemas of all models below `base` carry the words of their fields."""
+    made: set[type[BaseModel]] = set()
     for model in _below(base):
-        for name, text in field_words(model).items():
-            model.model_fields[name].description = text
-        model.model_rebuild(force=True)
+        _describe(model, made)
+
+
+def _describe(model: type[BaseModel], made: set[type[BaseModel]]) -> None:
+    """Make a model anew, after those that it holds: it has copies of their schemas."""
+    if model in made:
+        return
+    made.add(model)
+    for name, text in field_words(model).items():
+        field = model.model_fields[name]
+        field.description = text
+        for held in _models_in(field.annotation):
+            _describe(held, made)
+    model.model_rebuild(force=True)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _own_words(owner: type[BaseModel]) -> dict[str, str]:
@@ -41,6 +62,6 @@ def _own_words(owner: type[BaseModel]) -> dict[str, str]:
 
 
 def _below(base: type[BaseModel]) -> list[type[BaseModel]]:
-    """All subclasses; one that holds another comes after it, as in the source."""
+    """All subclasses, at any depth."""
     direct = base.__subclasses__()
     return [*direct, *(model for subclass in direct for model in _below(subclass))]
