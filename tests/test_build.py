@@ -46,6 +46,17 @@ def test_random_weights_are_the_same_on_every_rank_and_not_the_published_ones() 
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_quantised_weights_stay_as_they_are_when_the_model_is_evaluated() -> None:
+    model = model_of(quantization={})
+    before = [parameter.detach().clone().view(torch.uint8) for parameter in model.parameters()]
+
+    with torch.no_grad():
+        model.eval()(torch.ones(1, 4, dtype=torch.long))
+
+    after = [parameter.detach().view(torch.uint8) for parameter in model.parameters()]
+    assert all(map(torch.equal, before, after))
+
+
 def test_the_attention_of_the_recipe_is_used() -> None:
     assert model_of(attention="eager").config._attn_implementation == "eager"
 

@@ -66,6 +66,7 @@ def build(
         if section.quantization:
             options["quantization_config"] = _quantization(section.quantization, dtype)
         model = auto.from_pretrained(path, use_safetensors=True, **options, **(settings or {}))
+        _keep_layout(model)
     model.config.use_cache = False
     return model
 
@@ -85,6 +86,17 @@ def _quantization(section: Quantization, dtype: torch.dtype) -> BitsAndBytesConf
         bnb_4bit_compute_dtype=dtype,
         bnb_4bit_quant_storage=dtype,
     )
+
+
+def _keep_layout(model: PreTrainedModel) -> None:
+    """Have 4-bit weights stay as they are when the model is evaluated.
+
+    For evaluation on CPUs with bfloat16 bitsandbytes (0.50) lays them out anew, in place, and not all shapes can be;
+    training, which goes on after it, and checkpoints know one layout.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def published_config(section: Model, path: str, settings: Mapping[str, Any] | None = None) -> PreTrainedConfig:
