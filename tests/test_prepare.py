@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -301,7 +302,8 @@ def test_folders_named_like_patterns_are_found(tmp_path):
     write_pile(folder / "a.jsonl", ["text"])
 
     assert prepare(folder, validation=0).manifest.counts.records == 1
-    assert prepare(folder, validation=0, sources=[{"format": "pile", "files": "a.jsonl"}]).manifest.counts.records == 1
+    sources = [{"format": "pile", "files": "a.jsonl", "license": "MIT"}]
+    assert prepare(folder, validation=0, sources=sources).manifest.counts.records == 1
 
 
 def test_several_tasks_are_refused(tmp_path):
@@ -368,6 +370,40 @@ def test_a_file_that_changed_since_its_part_was_made_is_read_again(tmp_path):
     corpus.verify()
     decode = AutoTokenizer.from_pretrained(ASSETS / "stories260k").decode
     assert decode(documents_of(corpus, "train")[0], skip_special_tokens=True) == "fresh"
+
+
+def test_after_a_file_was_fetched_again_only_that_one_is_read(tmp_path, capsys):
+    for name in "abc":
+        write_pile(tmp_path / f"{name}.jsonl", [f"{name} {text}" for text in abstracts()[:20]])
+    whole = (tmp_path / "b.jsonl").read_bytes()
+    (tmp_path / "b.jsonl").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(LauncherError, match="max_bad_fraction"):
+        prepare(tmp_path, max_bad_fraction=0.001, resources={"cpus_per_task": 1, "time": "1h"})
+    (tmp_path / "b.jsonl").write_bytes(whole)
+    capsys.readouterr()
+
+    corpus = prepare(tmp_path)
+
+    assert "3 source files, 2 of them done before" in capsys.readouterr().out
+    corpus.verify()
+    made = files_of(corpus.folder)
+    shutil.rmtree(corpus.folder)
+    assert files_of(prepare(tmp_path).folder) == made
+
+
+def test_a_part_of_another_licence_or_with_other_settings_is_not_taken_over(tmp_path, capsys):
+    for name in "ab":
+        write_pile(tmp_path / f"{name}.jsonl", abstracts()[:3])
+    one_cpu = {"cpus_per_task": 1, "time": "1h"}
+    assert main(make_context(tmp_path, resources=one_cpu), StopAfter(1)) == CONTINUE
+
+    for changes in (
+        {"sources": [{"format": "pile", "files": "./*.jsonl", "license": "CC0-1.0"}]},
+        {"clean": {"min_characters": 7}},
+        {"data_use": "credentialed"},
+    ):
+        assert main(make_context(tmp_path, resources=one_cpu, **changes), StopAfter(1)) == CONTINUE
+        assert "2 source files, 0 of them done before" in capsys.readouterr().out.splitlines()[-2]
 
 
 def test_a_published_corpus_is_not_made_again(tmp_path):

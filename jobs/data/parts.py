@@ -4,7 +4,9 @@ A part is a pure function of its file and the plan, and appears whole or not at 
 was killed goes on with the files that have no record, in any number of processes, to the same bytes.
 """
 
+import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from datatrove.data import Document
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,6 +30,8 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
+    settings: str
+    """Of the plan that it was made for; see `SourcePlan.settings`."""
     source: SourceFile
     modified_ns: int
     """Time of the file's last change: a part of an older file is made again."""
@@ -42,12 +46,42 @@ class Part(BaseModel):
 
 def finished_part(plan: SourcePlan, number: int) -> Part | None:
     """Return the part that an earlier attempt finished, if its source has not changed since."""
+    return _read_part(plan, number, plan.record(number)) or _adopted_part(plan, number)
+
+
+def _read_part(plan: SourcePlan, number: int, record: Path) -> Part | None:
     try:
-        part = Part.model_validate_json(plan.record(number).read_bytes())
+        part = Part.model_validate_json(record.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
-    file = plan.files[number][0].stat()
-    return part if (file.st_size, file.st_mtime_ns) == (part.source.size, part.modified_ns) else None
+    path, source = plan.files[number]
+    file = path.stat()
+    wanted = (plan.settings, str(path), options_of(source), source.license, file.st_size, file.st_mtime_ns)
+    of, modified_ns = part.source, part.modified_ns
+    return part if wanted == (part.settings, of.path, of.options, of.license, of.size, modified_ns) else None
+
+
+def _adopted_part(plan: SourcePlan, number: int) -> Part | None:
+    """Take over the part that another try at this corpus finished, before some other file was fetched again or added."""
+    for record in sorted(plan.work.parent.glob(f"*/parts/{number:05d}.json")):
+        part = _read_part(plan, number, record)
+        if part is None:
+            continue
+        try:
+            for path in {*record.parent.rglob(f"{number:05d}.*")} - {record}:
+                _link(path, plan.parts / path.relative_to(record.parent))
+            _link(record, plan.record(number))  # last: it says that everything is there
+        except OSError:  # it is being removed, or the file system has no hard links
+            continue
+        return part
+    return None
+
+
+def _link(path: Path, target: Path) -> None:
+    """Give a file a second name; files of parts are replaced when they are made anew, never written to."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    os.link(path, target)
 
 
 def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
@@ -72,6 +106,7 @@ def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
         documents = step(documents)
     keys.save(plan.keys(number), intake.deleted)
     part = Part(
+        settings=plan.settings,
         source=source_file(intake, source),
         modified_ns=modified_ns,
         tally=_tally(intake, cleaner, shards.written, keys),

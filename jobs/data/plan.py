@@ -32,7 +32,10 @@ class SourcePlan:
     """Source files, in the order of their documents."""
     encoder: TextEncoder
     """The tokenizer that the recipe names."""
+    settings: str
+    """Sum of what decides the result besides the files; see `settings_of`."""
     fingerprint: str
+    """Sum of that and the files."""
     folder: Path
     """Where the result is published."""
 
@@ -86,8 +89,9 @@ def make_plan(context: Context) -> Plan:
     encoder = load_tokenizer(context, recipe)
     check_languages(recipe.clean.languages)
     evaluation = load_evaluation(context, recipe)
-    fingerprint = fingerprint_of(recipe, files, encoder, evaluation)
-    return Plan(recipe, files, encoder, fingerprint, context.corpus_path(recipe.corpus), evaluation)
+    settings = settings_of(recipe, encoder, evaluation)
+    folder = context.corpus_path(recipe.corpus)
+    return Plan(recipe, files, encoder, settings, fingerprint_of(settings, files), folder, evaluation)
 
 
 def load_tokenizer(context: Context, recipe: PrepareRecipe | VocabularyRecipe) -> TextEncoder:
@@ -149,23 +153,32 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
     return paths
 
 
-def fingerprint_of(
-    recipe: PrepareRecipe, files: Sequence[SourcePath], encoder: TextEncoder, evaluation: EvaluationIndex | None
-) -> str:
-    """Sum up everything that decides the bytes of the shards, and who may see them.
+def settings_of(recipe: PrepareRecipe, encoder: TextEncoder, evaluation: EvaluationIndex | None) -> str:
+    """Sum up everything but the files that decides the bytes of the shards, and who may see them."""
+    return digest(
+        {
+            "format": FORMAT,
+            "data_use": recipe.data_use,
+            "tokenizer": encoder.record.model_dump(exclude={"path"}),
+            "validation": recipe.validation,
+            "clean": recipe.clean.model_dump(mode="json"),
+            "evaluation": [file.sha256 for file in evaluation.files] if evaluation else [],
+        }
+    )
 
-    Of source files that is name, size and reader: reading terabytes for their checksums, to learn that
+
+def fingerprint_of(settings: str, files: Sequence[SourcePath]) -> str:
+    """Sum up everything that decides a result.
+
+    Of source files that is name, size, reader and licence: reading terabytes for their checksums, to learn that
     there is nothing to do, is not worth it.
     """
-    facts = {
-        "format": FORMAT,
-        "data_use": recipe.data_use,
-        "files": [(path.name, path.stat().st_size, options_of(source)) for path, source in files],
-        "tokenizer": encoder.record.model_dump(exclude={"path"}),
-        "validation": recipe.validation,
-        "clean": recipe.clean.model_dump(mode="json"),
-        "evaluation": [file.sha256 for file in evaluation.files] if evaluation else [],
-    }
+    found = [(path.name, path.stat().st_size, options_of(source), source.license) for path, source in files]
+    return digest({"settings": settings, "files": found})
+
+
+def digest(facts: dict[str, Any]) -> str:
+    """Sum up what JSON can express."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,7 +1,6 @@
 """One source file becomes counted words and held-out documents; the plan of it all."""
 
 import gzip
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from jobs.data.durable import replace_durably, write_durably
 from jobs.data.expansion.base import Base, read_base
 from jobs.data.expansion.counting import Words
 from jobs.data.parts import Part, source_file, watched
-from jobs.data.plan import SourcePath, SourcePlan, find_files, load_tokenizer, options_of
+from jobs.data.plan import SourcePlan, digest, find_files, fingerprint_of, load_tokenizer
 from jobs.data.progress import Gauge
 from jobs.data.readers import read
 from jobs.data.readers.intake import Intake
@@ -61,21 +60,21 @@ def make_plan(context: Context) -> VocabularyPlan:
     check_languages(recipe.clean.languages)
     base = read_base(encoder.backend, recipe.tokenizer)
     folder = expand(context.record.cluster["roots"]["models"]) / recipe.output
-    fingerprint = fingerprint_of(recipe, files, encoder.record.fingerprint)
-    return VocabularyPlan(recipe, files, encoder, fingerprint, folder, base)
+    settings = settings_of(recipe, encoder.record.fingerprint)
+    return VocabularyPlan(recipe, files, encoder, settings, fingerprint_of(settings, files), folder, base)
 
 
-def fingerprint_of(recipe: VocabularyRecipe, files: Sequence[SourcePath], base: str) -> str:
-    """Sum up everything that decides the tokens, and who may see them; of source files, their names and sizes."""
-    facts = {
-        "format": FORMAT,
-        "data_use": recipe.data_use,
-        "files": [(path.name, path.stat().st_size, options_of(source)) for path, source in files],
-        "base": base,
-        "settings": [recipe.new_tokens, recipe.min_documents, recipe.max_characters, recipe.share, recipe.heldout],
-        "clean": recipe.clean.model_dump(mode="json"),
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+def settings_of(recipe: VocabularyRecipe, base: str) -> str:
+    """Sum up everything but the files that decides the tokens, and who may see them."""
+    return digest(
+        {
+            "format": FORMAT,
+            "data_use": recipe.data_use,
+            "base": base,
+            "settings": [recipe.new_tokens, recipe.min_documents, recipe.max_characters, recipe.share, recipe.heldout],
+            "clean": recipe.clean.model_dump(mode="json"),
+        }
+    )
 
 
 def count_part(plan: VocabularyPlan, number: int, gauge: Gauge | None = None) -> Part:
@@ -98,6 +97,7 @@ def count_part(plan: VocabularyPlan, number: int, gauge: Gauge | None = None) ->
             counter.add(batch, cast(BinaryIO, heldout))
     counter.words.save(plan.words(number))
     part = Part(
+        settings=plan.settings,
         source=source_file(intake, source),
         modified_ns=modified_ns,
         tally=counter.tally(intake, cleaner),
