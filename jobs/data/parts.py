@@ -62,7 +62,7 @@ def _read_part(plan: SourcePlan, number: int, record: Path) -> Part | None:
 
 
 def _adopted_part(plan: SourcePlan, number: int) -> Part | None:
-    """Take over the part that another try at this corpus finished, before some other file was fetched again or added."""
+    """Take over the part that another try at this finished, before another file was fetched again or added."""
     for record in sorted(plan.work.parent.glob(f"*/parts/{number:05d}.json")):
         part = _read_part(plan, number, record)
         if part is None:
