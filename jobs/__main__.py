@@ -5,6 +5,8 @@ Exit codes: 0 finished, 75 saved and to be continued, 78 never to be restarted, 
 
 import argparse
 import atexit
+import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -41,6 +43,7 @@ from jobs.runtime.preflight import UnfitNodeError, preflight  # noqa: E402
 from jobs.runtime.rendezvous import ranks_from  # noqa: E402
 from jobs.runtime.secrets import load_secrets  # noqa: E402
 from launcher.errors import LauncherError  # noqa: E402
+from launcher.ledger import append_event  # noqa: E402
 from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir  # noqa: E402
 
 
@@ -55,10 +58,16 @@ def main() -> int:
         load_secrets(context.record.cluster.get("secrets_file"), context.recipe.secrets)
         return _work(context)
     except (LauncherError, ValidationError) as error:
-        print(f"rank {ranks.rank} on {os.uname().nodename}: {error}", file=sys.stderr, flush=True)
+        _tell(options, f"rank {ranks.rank} on {os.uname().nodename}: {error}")
         return NEVER_RESTART
     except UnfitNodeError as error:
         print(f"preflight: {error}", file=sys.stderr, flush=True)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"rank {ranks.rank} on {os.uname().nodename}: {error.strerror}{where}", file=sys.stderr, flush=True)
         return 1
 
 
@@ -69,6 +78,13 @@ def _work(context: Context) -> int:
     if meeting is not None and code in (FINISHED, CONTINUE):
         meeting.leave()
     return code
+
+
+def _tell(options: argparse.Namespace, fault: str) -> None:
+    """Say what cannot work: in the log, and in a line for those who ask how the run is doing."""
+    print(fault, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):
+        append_event(RunDir(options.run).ledger, options.attempt, fault=fault.partition("\n")[0])
 
 
 def _parse() -> argparse.Namespace:

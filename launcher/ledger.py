@@ -49,6 +49,8 @@ class Attempt:
     exit_code: int | None = None
     action: Action | None = None
     message: str = ""
+    fault: str = ""
+    """What a task said of a recipe or of data that cannot work, in a line."""
 
 
 def append_event(ledger: Path, attempt: int, **event: object) -> None:

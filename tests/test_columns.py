@@ -117,7 +117,9 @@ def test_a_file_that_is_something_else_is_damaged(tmp_path, suffix):
         intake, documents = read_table(path)
 
         assert (documents, intake.count, intake.bad) == ([], 1, 1)
-        assert intake.first_bad == [f"{path}:1: the file is damaged: pyarrow cannot read it (ArrowInvalid)"]
+        assert intake.first_bad == [
+            f"{path}:1: the file is damaged, or of another format: pyarrow cannot read it (ArrowInvalid)"
+        ]
 
 
 @FORMATS

@@ -26,7 +26,7 @@ from jobs.runtime.preflight import (
 from jobs.runtime.rendezvous import choose_port
 from launcher.cluster import Cluster
 from launcher.errors import RunError
-from launcher.ledger import append_event
+from launcher.ledger import append_event, read_attempts
 from launcher.paths import COMPLETE, RunDir
 from tests.plays import PROJECT, Play, write_run
 from tests.waiting import wait_for
@@ -226,6 +226,9 @@ def test_a_task_with_a_recipe_it_cannot_read_ends_with_the_code_that_is_never_re
     assert done.returncode == 78
     assert "spelling" in done.stderr
     assert "Traceback" not in done.stderr
+    (attempt,) = read_attempts(run.ledger)
+    assert attempt.fault
+    assert done.stderr.startswith(attempt.fault)
 
 
 def test_a_task_without_its_secret_ends_with_the_code_that_is_never_restarted(

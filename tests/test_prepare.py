@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -481,6 +482,17 @@ def test_bad_data_ends_the_task_with_the_code_that_forbids_a_restart(tmp_path):
     assert task.returncode == NEVER_RESTART
     assert f"{path}:2: is not JSON" in task.stderr
     assert "Traceback" not in task.stderr
+
+
+def test_a_full_disk_is_told_in_a_line(tmp_path, small_disk):
+    write_pile(tmp_path / "a.jsonl", abstracts())
+    (tmp_path / "corpora").symlink_to(small_disk)
+    context = make_context(tmp_path)
+
+    task = subprocess.run([sys.executable, "-m", "jobs", context.run.root], capture_output=True, text=True, check=False)
+
+    assert task.returncode == 1
+    assert re.fullmatch(r"rank 0 on \S+: No space left on device.*\n", task.stderr)
 
 
 @pytest.mark.slow

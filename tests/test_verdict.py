@@ -40,6 +40,14 @@ def after(history: Sequence[tuple[Reason, int]], ending: Ending, policy: Policy 
     return judge(attempts, ending, policy)
 
 
+def test_what_a_task_said_of_a_recipe_that_cannot_work_is_told() -> None:
+    said = judge(
+        [Attempt(0, fault="rank 0 on n1: data: is gone")], Ending(78, detail="Exited with 78"), Policy()
+    ).message
+
+    assert said.startswith("cannot work as it is (rank 0 on n1: data: is gone), no step is safe yet; ")
+
+
 @pytest.mark.parametrize(
     ("ending", "reason", "source", "action"),
     [

@@ -38,8 +38,8 @@ def check_quality(plan: SourcePlan, done: Mapping[int, Part]) -> None:
     missing = len(plan.files) - len(done)
     raise LauncherError(
         f"{bad:,} of {records:,} records cannot be read{f' ({missing:,} files are still to come)' if missing else ''}, "
-        f"more than `max_bad_fraction: {allowed:g}` forgives; raise it (finished files are kept), or mend the files "
-        "(all are read again if the size of one changes). The first ones:\n  " + "\n  ".join(first)
+        f"more than `max_bad_fraction: {allowed:g}` forgives; raise it, or mend the files (what was made of "
+        "the others is kept). The first ones:\n  " + "\n  ".join(first)
     )
 
 
@@ -85,5 +85,5 @@ def summary(tally: Tally) -> str:
     """Say in a line what became of the source text."""
     kept = [f"{split} {tally.documents[split]:,} documents, {tally.tokens[split]:,} tokens" for split in SPLITS]
     dropped = [f"dropped {count:,} ({reason})" for reason, count in tally.dropped.items()]
-    phi = [f"{count:,} matches of {pattern}" for pattern, count in tally.phi.items()]
+    phi = [f"{count:,} matches of {pattern}" for pattern, count in tally.phi.items() if count]
     return "; ".join([*kept, *dropped, *phi, f"{tally.bad_records:,} of {tally.records:,} records unreadable"])

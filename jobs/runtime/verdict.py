@@ -189,7 +189,9 @@ _WORDS: dict[Reason, str] = {
 
 
 def _describe(attempts: Sequence[Attempt], ending: Ending, reason: Reason) -> str:
-    details = [ending.detail if reason in FAILURES or reason == "bad_recipe" else ""]
+    details = [ending.detail if reason in FAILURES else ""]
+    if reason == "bad_recipe":
+        details = [attempts[-1].fault or ending.detail]
     details.append(ending.cause.detail if ending.cause and ending.cause.reason == reason else "")
     detail = "; ".join(part for part in details if part)
     words = [_WORDS[reason] + (f" ({detail})" if detail else "")]

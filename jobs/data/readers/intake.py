@@ -78,7 +78,8 @@ class Intake:
             line: Where it shows.
             what: What is wrong, in words that quote nothing of it.
         """
-        self.first_bad.insert(0, f"{self.path}:{line}: the file is damaged: {what}")
+        doubt = "" if self.count else ", or of another format"
+        self.first_bad.insert(0, f"{self.path}:{line}: the file is damaged{doubt}: {what}")
         known = self.count / self.share_read if self.count and self.share_read else self.size / _RECORD_BYTES
         self.bad = self.count = max(1, self.count, round(known))
 
