@@ -6,7 +6,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from jobs.data.corpus import Corpus, open_corpora
-from jobs.data.mixture import mixture_of
+from jobs.data.mixture import describe_mixture, mixture_of
 from jobs.data.pieces import cut, describe_loss
 from jobs.data.samples import Samples, flattening_collator, packed_collator, steps_in
 from jobs.models.build import build_causal_lm, check_fits, weights_dtype
@@ -39,14 +39,16 @@ def _plan(context: Context, recipe: CptRecipe, group: Group) -> Work:
     pieces = cut(corpora, data.packing, "train", batch.sequence_length)
     sizes = list(map(len, pieces))
     steps = steps_in(recipe.schedule.length, batch, recipe.samples_in_epoch(sizes))
-    mixture = mixture_of(data, sizes, steps, batch.sequences)
+    samples, mixture = steps * batch.sequences, mixture_of(data, sizes, steps, batch.sequences)
+    names = tuple(corpus.name for corpus in data.corpora)
+    remarks = describe_mixture(names, sizes, mixture, samples), describe_loss(data, pieces)
     return Work(
         steps=steps,
-        samples=Samples(pieces, mixture, batch.sequence_length, recipe.seed, steps * batch.sequences),
+        samples=Samples(pieces, mixture, batch.sequence_length, recipe.seed, samples),
         collator=flattening_collator if recipe.model.attention == "flash" else packed_collator,
         build_model=partial(_build, context, recipe, corpora),
-        export=partial(export_trained, context, recipe, group, tuple(corpus.name for corpus in data.corpora)),
-        remark=describe_loss(data, pieces),
+        export=partial(export_trained, context, recipe, group, names),
+        remark="\n".join(filter(None, remarks)),
     )
 
 

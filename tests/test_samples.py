@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from jobs.data.corpus import open_corpus
-from jobs.data.mixture import Mixture, Proportions, mixture_of
+from jobs.data.mixture import Mixture, Proportions, describe_mixture, mixture_of
 from jobs.data.permutation import Permutation
 from jobs.data.pieces import cut, describe_loss
 from jobs.data.samples import IGNORED, Samples, packed_collator, steps_in
@@ -294,6 +294,17 @@ def test_stages_change_the_proportions_and_no_corpus_starts_anew(weights, gaps):
         end = starts[number + 1] if number + 1 < len(starts) else 160
         firsts = sum(which == 0 for which, _ in given[start:end])
         assert abs(firsts - (end - start) * pair[0] / sum(pair)) <= 1
+
+
+def test_what_a_mixture_will_have_read_is_what_it_deals():
+    mixture = Mixture([(0, [Fraction(3), Fraction(1)]), (10, [Fraction(0), Fraction(1)]), (25, [Fraction(1)] * 2)])
+
+    for samples in (1, 9, 10, 11, 25, 40):
+        dealt = [mixture.place(index)[0] for index in range(samples)]
+        assert mixture.counts(samples) == [dealt.count(0), dealt.count(1)]
+    said = describe_mixture(["pubmed", "mimic"], [30, 50], mixture, 40)
+    assert said == "mixture: pubmed 35.0% (14 samples, 0.467 epochs), mimic 65.0% (26 samples, 0.52 epochs)"
+    assert describe_mixture(["pubmed"], [3], Mixture([(0, [Fraction(1)])]), 40) is None
 
 
 def test_stages_change_at_the_boundaries_of_steps():

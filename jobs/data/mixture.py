@@ -59,6 +59,12 @@ class Mixture:
         corpus, given = self._stages[stage].place(index - self._starts[stage])
         return corpus, given + self._before[stage][corpus]
 
+    def counts(self, samples: int) -> list[int]:
+        """Return how many of the first `samples` samples each corpus gives."""
+        stage = bisect_right(self._starts, samples) - 1
+        own = self._stages[stage].counts(samples - self._starts[stage])
+        return [sum(pair) for pair in zip(self._before[stage], own, strict=True)]
+
 
 def mixture_of(data: Data, sizes: Sequence[int], steps: int, sequences: int) -> Mixture:
     """Work out a recipe's mixture.
@@ -83,6 +89,22 @@ def mixture_of(data: Data, sizes: Sequence[int], steps: int, sequences: int) -> 
     starts = [0, *(end * sequences for end in ends)]
     weights = [[stage.weights.get(corpus.name, 0.0) for corpus in data.corpora] for stage in data.stages]
     return Mixture([(start, _weights(data, own, sizes)) for start, own in zip(starts, weights, strict=True)])
+
+
+def describe_mixture(names: Sequence[str], sizes: Sequence[int], mixture: Mixture, samples: int) -> str | None:
+    """Say what a training reads of each corpus; None if there is only one.
+
+    Args:
+        names: Of the corpora.
+        sizes: Samples that each corpus has.
+        mixture: Deals samples to them.
+        samples: Of the whole training.
+    """
+    shares = [
+        f"{name} {count / samples:.1%} ({count:,} samples, {count / size:.3g} epochs)"
+        for name, size, count in zip(names, sizes, mixture.counts(samples), strict=True)
+    ]
+    return f"mixture: {', '.join(shares)}" if len(shares) > 1 else None
 
 
 def _weights(data: Data, weights: Sequence[float], sizes: Sequence[int]) -> list[Fraction]:

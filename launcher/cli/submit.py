@@ -203,7 +203,7 @@ def _report(runs: "Sequence[FrozenRun]", as_json: bool) -> None:
             typer.echo(f"  after its {len(its_tasks)} tasks, {first} to {last}, in job {jobs}")
     first = rows[0]["id"]
     typer.echo(f"\nlauncher status          all runs\nlauncher logs -f {first}  what it prints", err=True)
-    typer.echo(f"launcher stop {first}     save a checkpoint and stop", err=True)
+    typer.echo(f"launcher stop {first}     save and stop", err=True)
 
 
 def _row(folder: "RunDir", record: "RunRecord") -> dict[str, str]:
