@@ -113,6 +113,20 @@ def test_counts_of_an_update_file():
     assert sum(one.text != other.text for one, other in zip(documents, unlabelled, strict=True)) == 768
 
 
+def test_inline_markup_is_text_in_all_abstracts_that_have_any():
+    _, documents = read(shared_data(NEW), languages=())
+    found = {document.id: document.text for document in documents}
+    with gzip.open(shared_data(NEW)) as file:
+        citations = list(SlowTree.parse(file).getroot().iter("MedlineCitation"))
+    marked = [one for one in citations if one.find("Article/Abstract/AbstractText/*") is not None]
+
+    assert len(marked) == 369
+    for citation in marked:
+        text = bare(found[f"{citation.findtext('PMID')}.{citation.find('PMID').get('Version')}"])
+        inline = citation.iterfind("Article/Abstract/AbstractText/*")
+        assert all(bare("".join(node.itertext())) in text for node in inline)
+
+
 def test_texts_that_may_not_be_copied_are_those_checked_by_eye():
     _, new = read(shared_data(NEW))
     _, efetch = read(shared_data("pubmed/medline/efetch-29768149.xml.gz"))
