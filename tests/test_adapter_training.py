@@ -207,7 +207,7 @@ def test_a_stacked_adapter_that_is_not_active_ends_the_run_for_good(folder: Path
 
     attempt = start(run, ranks=2, program=two_step("default"))
 
-    assert attempt.wait() == [NEVER_RESTART] * 2
+    assert NEVER_RESTART in attempt.wait()  # whoever is slower to leave is ended
     assert "lora_A.downstream.weight`" in attempt.log()
     assert "declared trainable, but of no effect on the loss; is the adapter active?" in attempt.log()
     assert losses(run) == {}
