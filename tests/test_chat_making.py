@@ -43,6 +43,7 @@ def ask(number, answer="Yes, it is."):
     return {"instruction": f"Is {number} a number?", "output": answer}
 
 
+@pytest.mark.slow
 def test_real_sources_are_prepared_and_accounted_for(tmp_path):
     sources = []
     for name, (file, options) in REAL.items():

@@ -33,7 +33,7 @@ def verdicts_of(files, drops_duplicates=True):
     return [[REASONS.get(verdict) for verdict in part.verdicts.tolist()] for part in judged]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(files=files, drops_duplicates=st.booleans())
 @example(files=[], drops_duplicates=True)
 @example(files=[File()], drops_duplicates=True)

@@ -88,6 +88,7 @@ def test_the_index_finds_what_a_plain_program_finds(tmp_path_factory, data):
         assert (index.find(text) is not None) == plain_search(strings, ngram, text)
 
 
+@pytest.mark.slow
 def test_real_abstracts_give_the_same_as_a_plain_program(tmp_path):
     texts = abstracts()[:120]
     strings = [" ".join(text.split()[start : start + 20]) for start, text in enumerate(texts[:10])]
@@ -235,6 +236,7 @@ def test_evaluation_sets_that_are_not_there_are_named(tmp_path):
         run(tmp_path, clean={"decontaminate": {"files": ["./a.jsonl", "./no/*"]}})
 
 
+@pytest.mark.slow
 def test_all_abstracts_of_pubmedqa_are_found_and_none_has_a_question_of_medqa():
     contexts = shared_data("qa/pubmedqa/ori_pqal.json")
     medqa = sorted(shared_data("qa/medqa").glob("US/*/*.jsonl"))
@@ -246,6 +248,7 @@ def test_all_abstracts_of_pubmedqa_are_found_and_none_has_a_question_of_medqa():
     assert not any(exams.find(text) is not None for text in abstracts())
 
 
+@pytest.mark.slow
 def test_clinical_notes_do_not_look_like_exams():
     sets = [*sorted(shared_data("qa/medqa").glob("US/*/*.jsonl")), shared_data("qa/medmcqa/dev.2000.jsonl")]
     with gzip.open(shared_data("clinical/mtsamples.visible.jsonl.gz"), "rt", encoding="utf-8") as file:

@@ -19,7 +19,8 @@ from tests.expanding import CHINESE, base_folder, count, learned, learning_texts
 from tests.preparing import ASSETS, abstracts
 from tests.shared_data import shared_data
 
-BASES = ("stories260k", "llama-3", "mistral_v1_spm32k", "gpt2_bpe50k")
+OTHERS = ("llama-3", "mistral_v1_spm32k", "gpt2_bpe50k")
+BASES = ("stories260k", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS))
 words = [*sorted({word for text in abstracts()[:40] for word in text.split()}), *CHINESE[0], "糖尿病", "血压", "whole"]
 texts = st.lists(
     st.sampled_from(
@@ -298,6 +299,7 @@ def test_a_bpe_with_marks_for_inner_parts_is_refused(tmp_path):
         tables_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_medicalgpts_chinese_becomes_much_shorter(tmp_path):
     lines = shared_data("sft/medicalgpt/medical_sft_sharegpt.600.jsonl").read_text(encoding="utf-8").splitlines()
     texts = ["\n".join(turn["value"] for turn in json.loads(line)["conversations"]) for line in lines]

@@ -95,6 +95,7 @@ def expected_documents(files, plan, drops_duplicates):
     return expected
 
 
+@pytest.mark.slow
 @some
 @given(
     files=files.filter(len),
@@ -390,6 +391,7 @@ def citations(part):
     return part.keys.identities[np.isin(part.keys.identified, part.keys.ordinals[part.stays])].tolist()
 
 
+@pytest.mark.slow
 def test_of_real_citations_the_newest_versions_stay_and_deleted_ones_go(tmp_path):
     for name in ("pubmed20n0014.slice-a.xml.gz", "pubmed21n1298.slice-a.xml.gz"):
         (tmp_path / name).symlink_to(shared_data(f"pubmed/medline/{name}"))

@@ -60,6 +60,7 @@ def test_texts_are_those_checked_by_eye(golden):
     assert (source.count, source.bad) == (20, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [OLD, NEW, "pubmed/medline/efetch-29768149.xml.gz"])
 def test_texts_of_real_files_are_those_of_a_plain_parser(name):
     path = shared_data(name)
@@ -113,6 +114,7 @@ def test_counts_of_an_update_file():
     assert sum(one.text != other.text for one, other in zip(documents, unlabelled, strict=True)) == 768
 
 
+@pytest.mark.slow
 def test_inline_markup_is_text_in_all_abstracts_that_have_any():
     _, documents = read(shared_data(NEW), languages=())
     found = {document.id: document.text for document in documents}

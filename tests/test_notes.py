@@ -73,7 +73,6 @@ def test_the_published_cleaning_gives_one_line_and_keeps_the_words_of_markers():
     assert clean_note(text, "published") == (" Name: Known lastname 801 , Known firstname 801 Unit No:\t___\r ]x ")
 
 
-@settings(max_examples=300)
 @given(text=st.text("[*] \nab", max_size=40) | st.text(max_size=40))
 def test_the_published_cleaning_equals_a_slow_reference(text):
     assert clean_note(text, "published") == slowly_published(text)
@@ -179,6 +178,7 @@ def shared_notes(name):
         return path, list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_mimic_iii_sample_holds_what_another_reader_finds():
     path, table = shared_notes("mimic_iii_like/NOTEEVENTS.csv.gz")
     intake, documents = read_notes(path, mimic_iii())

@@ -9,6 +9,7 @@ import inspect
 import itertools
 import textwrap
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -23,6 +24,7 @@ def field_words(model: type[BaseModel]) -> dict[str, str]:
     return words
 
 
+@cache
 def describe_fields(base: type[BaseModel]) -> None:
     """Make JSON schemas of all models below `base` carry the words of their fields."""
     made: set[type[BaseModel]] = set()
@@ -50,6 +52,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(part)
 
 
+@cache
 def _own_words(owner: type[BaseModel]) -> dict[str, str]:
     definition = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
     assert isinstance(definition, ast.ClassDef)
