@@ -1,6 +1,7 @@
 """`python -m jobs RUN_DIR [--attempt N]`: one task of one attempt.
 
-Exit codes: 0 finished, 75 saved and to be continued, 78 never to be restarted, anything else a failure.
+Exit codes: 0 finished, 75 saved and to be continued, 76 a micro batch does not fit, 78 never to be restarted,
+anything else a failure.
 """
 
 import argparse
@@ -39,12 +40,13 @@ if __name__ == "__main__":
 from pydantic import ValidationError  # noqa: E402
 
 from jobs.runtime.context import Context, Ranks, load_context  # noqa: E402
+from jobs.runtime.micro_batch import DoesNotFitError  # noqa: E402
 from jobs.runtime.preflight import UnfitNodeError, preflight  # noqa: E402
 from jobs.runtime.rendezvous import ranks_from  # noqa: E402
 from jobs.runtime.secrets import load_secrets  # noqa: E402
 from launcher.errors import LauncherError  # noqa: E402
 from launcher.ledger import append_event  # noqa: E402
-from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir  # noqa: E402
+from launcher.paths import CONTINUE, DOES_NOT_FIT, FINISHED, NEVER_RESTART, RunDir  # noqa: E402
 
 
 def main() -> int:
@@ -60,6 +62,9 @@ def main() -> int:
     except (LauncherError, ValidationError) as error:
         _tell(options, f"rank {ranks.rank} on {os.uname().nodename}: {error}")
         return NEVER_RESTART
+    except DoesNotFitError as error:
+        print(f"rank {ranks.rank} on {os.uname().nodename}: {error}", file=sys.stderr, flush=True)
+        return DOES_NOT_FIT
     except UnfitNodeError as error:
         print(f"preflight: {error}", file=sys.stderr, flush=True)
         return 1

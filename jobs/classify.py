@@ -37,7 +37,7 @@ def main(context: Context, stop: StopFlag) -> int:
     """
     recipe = context.recipe
     assert isinstance(recipe, ClassifyRecipe)
-    return carry_out(context, recipe, stop, partial(_plan, context, recipe))
+    return carry_out(context, recipe, stop, partial(_plan, context))
 
 
 def _plan(context: Context, recipe: ClassifyRecipe, group: Group) -> Work:
@@ -54,7 +54,7 @@ def _plan(context: Context, recipe: ClassifyRecipe, group: Group) -> Work:
         task="SEQ_CLS",
         remark=notes.describe(),
         callbacks=(BestCheckpoint(evaluation.metric, evaluation.is_lower_better, interval),),
-        arguments={"per_device_eval_batch_size": _EVALUATION_BATCH * batch.micro_batch},
+        arguments={"per_device_eval_batch_size": _EVALUATION_BATCH * batch.least_micro_batch},
         trainer={
             "eval_dataset": notes.windows["validation"],
             "compute_metrics": partial(_score_validation, group, notes),

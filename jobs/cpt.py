@@ -29,7 +29,7 @@ def main(context: Context, stop: StopFlag) -> int:
     """
     recipe = context.recipe
     assert isinstance(recipe, CptRecipe)
-    return carry_out(context, recipe, stop, partial(_plan, context, recipe))
+    return carry_out(context, recipe, stop, partial(_plan, context))
 
 
 def _plan(context: Context, recipe: CptRecipe, group: Group) -> Work:

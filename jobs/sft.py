@@ -35,7 +35,7 @@ def main(context: Context, stop: StopFlag) -> int:
     """
     recipe = context.recipe
     assert isinstance(recipe, SftRecipe)
-    return carry_out(context, recipe, stop, partial(_plan, context, recipe))
+    return carry_out(context, recipe, stop, partial(_plan, context))
 
 
 def _plan(context: Context, recipe: SftRecipe, group: Group) -> Work:
@@ -58,7 +58,7 @@ def _plan(context: Context, recipe: SftRecipe, group: Group) -> Work:
         callbacks=(HeldOutLoss(interval),) if held_out else (),
         arguments={
             "neftune_noise_alpha": recipe.neftune_alpha,
-            "per_device_eval_batch_size": 1 if is_flash else recipe.batch.micro_batch,
+            "per_device_eval_batch_size": 1 if is_flash else recipe.batch.least_micro_batch,
         },
         trainer={
             "eval_dataset": held_out,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
@@ -21,6 +21,7 @@ from jobs.runtime.control import StepControl
 from jobs.runtime.export import Provenance, export_model, is_exported
 from jobs.runtime.gradient_guard import GradientGuard
 from jobs.runtime.metrics import EvaluationMetrics, StepMetrics, print_row
+from jobs.runtime.micro_batch import explaining_memory, sized
 from jobs.runtime.process_group import Group, process_group
 from jobs.runtime.stop import StopFlag
 from jobs.runtime.throughput import speed_of
@@ -29,6 +30,8 @@ from jobs.runtime.trainer import GuardedTrainer
 from launcher.ledger import append_event
 from launcher.paths import CONTINUE, FINISHED
 from launcher.recipe.training import TrainingRecipe
+
+R = TypeVar("R", bound=TrainingRecipe)
 
 
 @dataclass(frozen=True)
@@ -59,14 +62,15 @@ class Work:
     """Mean length of the sequences, where they are shorter than the recipe's `sequence_length`."""
 
 
-def carry_out(context: Context, recipe: TrainingRecipe, stop: StopFlag, plan: Callable[[Group], Work]) -> int:
+def carry_out(context: Context, recipe: R, stop: StopFlag, plan: Callable[[R, Group], Work]) -> int:
     """Train until the recipe's length is reached or a stop is wanted.
 
     Args:
         context: The run and this task's rank.
         recipe: The run's recipe.
         stop: Tells whether this task was asked to stop.
-        plan: Opens the data and says what the work is; called unless the run is finished already.
+        plan: Opens the data and says what the work is; called unless the run is finished already, with the recipe
+            as it is for this attempt: its micro batch is one that is to be tried.
 
     Returns:
         FINISHED with the export in place, or CONTINUE with everything saved.
@@ -76,7 +80,9 @@ def carry_out(context: Context, recipe: TrainingRecipe, stop: StopFlag, plan: Ca
         finished = group.from_main(is_exported(export_folder(context)))
         if not finished:
             refuse_impossible(recipe, group.device)
-            finished = train(context, recipe, group, stop, plan(group))
+            recipe = sized(recipe, context, group)
+            with explaining_memory(recipe, context):
+                finished = train(context, recipe, group, stop, plan(recipe, group))
         if finished and group.is_main:
             append_event(context.run.ledger, context.attempt, reason="finished")
         return FINISHED if finished else CONTINUE

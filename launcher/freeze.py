@@ -14,6 +14,7 @@ from typing import Any
 from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir
+from launcher.plan import starting_micro_batch
 from launcher.record import RunRecord, Share, Submitted, fingerprint
 from launcher.render import slug
 from launcher.snapshot import Snapshot
@@ -121,6 +122,7 @@ class Freezer:
             rehearsal=self.rehearsal,
             group=new.group,
             share=new.share,
+            micro_batch=starting_micro_batch(item.loaded, self.cluster),
         )
 
     @cached_property

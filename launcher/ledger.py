@@ -15,13 +15,13 @@ from typing import Any, Literal, TypeAlias
 
 Reason: TypeAlias = Literal[
     "finished", "preempted", "time_limit", "stopped", "node_failure", "killed", "out_of_memory",
-    "hang", "bad_recipe", "error",
+    "does_not_fit", "hang", "bad_recipe", "error",
 ]  # fmt: skip
-"""Why an attempt ended. `stopped` = a person asked; `killed` = ended without a word (SIGKILL, power); `hang` = made
-no progress for `limits.hang`."""
+"""Why an attempt ended. `stopped` = a person asked; `killed` = ended without a word (SIGKILL, power); `out_of_memory` =
+the node's RAM, `does_not_fit` = a micro batch in a GPU's memory; `hang` = made no progress for `limits.hang`."""
 
-Action: TypeAlias = Literal["done", "requeue", "resubmit", "stop"]
-"""What was decided about the run when an attempt ended."""
+Action: TypeAlias = Literal["done", "restart", "requeue", "resubmit", "stop"]
+"""What was decided about the run when an attempt ended; `restart` = started again at once, in the same job."""
 
 
 @dataclass
@@ -42,6 +42,10 @@ class Attempt:
     """Last optimizer step that a published checkpoint or the end of training covers."""
     total_steps: int | None = None
     """Optimizer steps of the whole training, as rank 0 worked it out."""
+    micro_batch: int | None = None
+    """Sequences per forward pass on one rank."""
+    max_micro_batch: int | None = None
+    """What later attempts may take at most, since this one's did not fit."""
     ended: float | None = None
     reason: Reason | None = None
     source: str = ""
@@ -91,6 +95,11 @@ def read_attempts(ledger: Path) -> list[Attempt]:
             if key != "time":
                 setattr(attempt, key, value)
     return [attempts[number] for number in sorted(attempts)]
+
+
+def micro_batch_limit(attempts: Sequence[Attempt]) -> int | None:
+    """Return the largest micro batch that may be tried after these attempts; None if all of them fitted."""
+    return min((attempt.max_micro_batch for attempt in attempts if attempt.max_micro_batch is not None), default=None)
 
 
 def has_finished(attempts: Sequence[Attempt]) -> bool:

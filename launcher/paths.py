@@ -4,8 +4,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-FINISHED, CONTINUE, NEVER_RESTART = 0, 75, 78
-"""Exit codes of a task: finished; checkpointed, continue me (EX_TEMPFAIL); never restart (EX_CONFIG)."""
+FINISHED, CONTINUE, DOES_NOT_FIT, NEVER_RESTART = 0, 75, 76, 78
+"""Exit codes of a task: finished; checkpointed, continue me (EX_TEMPFAIL); the micro batch is too large for the
+GPU's memory, start me with a smaller one; never restart (EX_CONFIG)."""
 
 
 @dataclass(frozen=True)

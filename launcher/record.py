@@ -56,6 +56,8 @@ class RunRecord:
     """Runs that work for one result carry the id of the one that completes it; None for a run on its own."""
     share: Share | None = None
     """What this run does for its group; None for the run that completes it."""
+    micro_batch: int | None = None
+    """What `micro_batch: auto` starts with; None for a micro batch that the recipe says."""
 
     def write(self, path: Path) -> None:
         """Write run.json atomically, one line a field: an array of 1,000 runs writes 2,000 of them."""

@@ -28,6 +28,7 @@ class Play:
     save_every: int = 1000
     acts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By attempt: `{"rank": 1, "at_step": 3, "exit_code": 1}`, `{"signal": 9}`, `{"block": true}`, `{"deaf": true}`,
+    `{"micro_batch": 8}` (noted in the ledger),
     `{"fill": true}` (the disk, up to the last byte), `{"remove": true}` (the run directory)."""
     nodes: int = 1
     gpus_per_node: int = 2
@@ -108,10 +109,12 @@ def start_batch(submission: SubmissionDir, option: str = "--local", **environ: s
     )
 
 
-def run_batch(submission: SubmissionDir, option: str = "--local", **environ: str) -> tuple[int, str]:
+def run_batch(
+    submission: SubmissionDir, option: str = "--local", timeout: float = 60, **environ: str
+) -> tuple[int, str]:
     """Run the batch process to its end; return its exit code and what it said."""
     process = start_batch(submission, option, **environ)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=timeout)
     return process.returncode, said
 
 

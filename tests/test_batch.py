@@ -169,6 +169,17 @@ def test_a_crash_ends_the_other_tasks_and_the_run_goes_on_from_its_checkpoint(st
     assert resumed.first_step == crashed.last_step
 
 
+def test_a_micro_batch_that_does_not_fit_starts_again_at_once_and_counts_as_no_failure(staged: Staged) -> None:
+    acts = {str(n): {"rank": 1, "at_step": 2, "micro_batch": 8 >> n, "exit_code": 76} for n in range(3)}
+    submission, run = staged(max_failures=0, acts=acts)
+
+    code, said = run_batch(submission)
+
+    assert (code, summary(run)) == (0, [("does_not_fit", "restart")] * 3 + [("finished", "done")]), said
+    assert [attempt.max_micro_batch for attempt in read_attempts(run.ledger)] == [4, 2, 1, None]
+    assert "a micro batch of 8 did not fit (rank 1 on" in read_attempts(run.ledger)[0].message
+
+
 def test_a_task_that_is_killed_is_told_from_one_that_failed(staged: Staged) -> None:
     submission, run = staged(acts={"0": {"at_step": 2, "signal": 9}})
 

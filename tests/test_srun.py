@@ -151,5 +151,12 @@ def test_a_task_that_says_never_restart_is_believed_whenever_it_speaks() -> None
     assert decide(ends, Outcome(137)).exit_code == 78
 
 
+def test_a_task_whose_micro_batch_does_not_fit_is_believed_though_others_fail_first() -> None:
+    ends = [TaskEnd("0", "n1", 1, "Exited with exit code 1"), TaskEnd("3", "n2", 76, "Exited with exit code 76")]
+
+    assert decide(ends, Outcome(1)) == Outcome(76, "rank 3 on n2: Exited with exit code 76")
+    assert decide([*ends, TaskEnd("1", "n1", 78, "...")], Outcome(1)).exit_code == 78
+
+
 def test_without_a_word_about_tasks_the_code_of_srun_counts() -> None:
     assert decide([], Outcome(143, "srun: said")) == Outcome(143, "srun: said")

@@ -162,6 +162,54 @@ def test_the_batch_process_ends_with_what_the_tasks_said(ending: Ending, code: i
     assert batch_exit_code(first(ending), ending) == code
 
 
+def too_large(micro_batch: int, number: int = 0, limit: int | None = None) -> Attempt:
+    return Attempt(number, last_step=10, micro_batch=micro_batch, max_micro_batch=limit, reason="does_not_fit")
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy("never"), Policy(max_failures=0)])
+def test_a_micro_batch_that_does_not_fit_is_halved_at_once_and_costs_nothing(policy: Policy) -> None:
+    verdict = judge([too_large(8)], Ending(76, detail="rank 1 on n2: Exited with exit code 76"), policy)
+
+    assert (verdict.reason, verdict.action, verdict.max_micro_batch) == ("does_not_fit", "restart", 4)
+    assert verdict.message == (
+        "a micro batch of 8 did not fit (rank 1 on n2: Exited with exit code 76), step 10 is safe, "
+        "at most 4 from now on, and more accumulation instead"
+    )
+
+
+def test_halving_comes_to_an_end_and_leaves_the_budget_for_failures_alone() -> None:
+    history = [too_large(8, 0, limit=4), too_large(4, 1, limit=2), too_large(2, 2)]
+
+    assert judge(history, Ending(76), Policy()).max_micro_batch == 1
+    crashed = judge([*history[:2], Attempt(2, micro_batch=2)], Ending(1), Policy())
+    assert (crashed.reason, crashed.action) == ("error", "requeue")
+
+
+def test_a_job_that_is_ending_leaves_the_smaller_micro_batch_to_the_next() -> None:
+    verdict = judge([too_large(8)], Ending(76, stop=TIME_LIMIT), Policy())
+
+    assert (verdict.action, verdict.max_micro_batch) == ("requeue", 4)
+    assert judge([too_large(8)], Ending(76, stop=USER), Policy()).action == "stop"
+    assert judge([too_large(8)], Ending(76, stop=TIME_LIMIT), Policy("never")).action == "stop"
+
+
+@pytest.mark.parametrize(
+    ("attempts", "ending", "reason"),
+    [
+        ([too_large(8)], Ending(76, cause=OUT_OF_MEMORY), "out_of_memory"),  # the kernel killed a task for its RAM
+        ([too_large(8)], Ending(76, cause=PREEMPTED), "preempted"),
+        ([too_large(8)], Ending(137), "killed"),
+        ([too_large(1)], Ending(76), "error"),
+        ([Attempt(0)], Ending(76), "error"),  # it never told its micro batch
+        ([too_large(8, 0, limit=4), too_large(8, 1)], Ending(76), "error"),  # the limit was not heeded
+    ],
+)
+def test_nothing_else_is_halved(attempts: list[Attempt], ending: Ending, reason: Reason) -> None:
+    verdict = judge(attempts, ending, Policy())
+
+    assert (verdict.reason, verdict.max_micro_batch) == (reason, None)
+
+
 REASONS = st.sampled_from(get_args(Reason))
 STOPS = st.none() | st.builds(StopRequest, st.sampled_from(["user", "time_limit"]), st.integers(0, 9))
 CAUSES = st.none() | st.builds(

@@ -32,7 +32,7 @@ def training_arguments(
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
-        per_device_train_batch_size=recipe.batch.micro_batch,
+        per_device_train_batch_size=recipe.batch.least_micro_batch,
         gradient_accumulation_steps=accumulation_steps(recipe.batch, layout.world_size),
         optim="adamw_torch_fused",
         learning_rate=optim.lr,

@@ -90,11 +90,11 @@ def accumulation_steps(batch: Batch, world_size: int) -> int:
     Raises:
         LauncherError: the global batch is not a multiple of micro batch x world size.
     """
-    unit = batch.micro_batch * world_size
+    unit = batch.least_micro_batch * world_size
     if batch.sequences % unit:
         raise LauncherError(
             f"batch.global_batch: {batch.sequences} sequences are not a multiple of micro batch x world size "
-            f"({batch.micro_batch} x {world_size}); run on a number of ranks that divides it"
+            f"({batch.least_micro_batch} x {world_size}); run on a number of ranks that divides it"
         )
     return batch.sequences // unit
 

@@ -88,6 +88,7 @@ def close_attempt(job: Job, attempt: Attempt, ending: Ending, ended: float | Non
         exit_code=ending.exit_code,
         action=verdict.action,
         message=verdict.message,
+        **({"max_micro_batch": verdict.max_micro_batch} if verdict.max_micro_batch else {}),
     )
     return verdict
 

@@ -61,6 +61,8 @@ def _run(job: Job, signals: Signals) -> int:
         ending = supervise(job, attempt, signals, say)
         verdict = _close(job, attempt, ending, say)
         say(f"{verdict.reason} ({verdict.source}): {verdict.message} -> {verdict.action}")
+        if verdict.action == "restart":
+            continue
         if verdict.action in ("done", "stop") or not job.local:
             come_back(job, attempt, ending, verdict, say)
             return batch_exit_code(verdict, ending)

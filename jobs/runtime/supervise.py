@@ -20,7 +20,7 @@ from jobs.runtime.srun import ContainerError, SrunTasks
 from jobs.runtime.tasks import Launch, Outcome, Tasks
 from jobs.runtime.verdict import Cause, Ending
 from launcher.ledger import Attempt, StopRequest, read_attempts
-from launcher.paths import FINISHED, NEVER_RESTART
+from launcher.paths import DOES_NOT_FIT, FINISHED, NEVER_RESTART
 
 POLL_SECONDS = 0.2
 
@@ -206,7 +206,7 @@ class _Supervisor:
         if cause is None and self._signals.wants_end:
             # No preemption, no lost node, and the job is not back in the queue: a person ended it.
             cause = Cause("stopped", self._signals.seen[-1])
-        if cause is None and self._hang is not None:
+        if cause is None and self._hang is not None and exit_code != DOES_NOT_FIT:
             cause = self._hang.cause()
         return cause
 

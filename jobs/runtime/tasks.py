@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jobs.runtime import watchdog
-from launcher.paths import NEVER_RESTART, RunDir
+from launcher.paths import DOES_NOT_FIT, NEVER_RESTART, RunDir
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,15 @@ class TaskEnd:
     """In srun's words: `Exited with exit code 1`, `Killed`."""
 
 
+_BELIEVED = {NEVER_RESTART: 0, DOES_NOT_FIT: 1}
+
+
 def decide(ends: list[TaskEnd], otherwise: Outcome) -> Outcome:
     """Find the exit code that tells what happened, among those of tasks that were killed because of it.
 
     The first failure counts, since the end of one task ends the others; but a task that says "never
-    restart" is believed whenever it speaks.
+    restart" or "does not fit" is believed whenever it speaks: the others fail for want of it, and may be
+    heard first.
 
     Args:
         ends: Failed tasks, in the order they failed.
@@ -108,5 +112,6 @@ def decide(ends: list[TaskEnd], otherwise: Outcome) -> Outcome:
     """
     if not ends:
         return otherwise
-    first = next((end for end in ends if end.exit_code == NEVER_RESTART), ends[0])
+    ranked = sorted(ends, key=lambda end: _BELIEVED.get(end.exit_code, len(_BELIEVED)))
+    first = ranked[0]
     return Outcome(first.exit_code, f"rank {first.tasks} on {first.node}: {first.said}")

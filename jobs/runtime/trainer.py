@@ -22,6 +22,7 @@ from typing_extensions import override
 from jobs.models.adapter_state import load_adapter_state, save_adapter_state
 from jobs.models.parallel import Layout, describe, fsdp_on_cpu, verify
 from jobs.runtime.checkpoint import CheckpointStore
+from jobs.runtime.micro_batch import one_micro_batch
 
 
 class GuardedTrainer(Trainer):
@@ -67,7 +68,14 @@ class GuardedTrainer(Trainer):
         """Sum sharded gradients over the ranks of a group in each micro batch, over the groups only in the last."""
         if isinstance(model, FSDPModule) and self._layout.replicas > 1:
             model.set_requires_all_reduce(self.accelerator.sync_gradients)
-        return super().training_step(model, inputs, num_items_in_batch)
+        with one_micro_batch(self.args.per_device_train_batch_size):
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    @override
+    def prediction_step(self, *arguments: Any, **options: Any) -> Any:
+        """Evaluations take micro batches in proportion to those of the training."""
+        with one_micro_batch(self.args.per_device_train_batch_size):
+            return super().prediction_step(*arguments, **options)
 
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

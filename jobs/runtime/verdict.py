@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from launcher.ledger import Action, Attempt, Reason, StopRequest
-from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
+from launcher.ledger import Action, Attempt, Reason, StopRequest, micro_batch_limit
+from launcher.paths import CONTINUE, DOES_NOT_FIT, FINISHED, NEVER_RESTART
 
 RequeuePolicy: TypeAlias = Literal["requeue", "resubmit", "never"]
 
@@ -64,6 +64,8 @@ class Verdict:
     source: str
     action: Action
     message: str
+    max_micro_batch: int | None = None
+    """What the next attempt may take at most, where this one's micro batch did not fit."""
 
 
 _ASKED_TOO_EARLY = frozenset(128 + number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2))
@@ -78,15 +80,29 @@ def judge(attempts: Sequence[Attempt], ending: Ending, policy: Policy) -> Verdic
         ending: How it ended.
         policy: What the recipe and the cluster profile say.
     """
-    reason, source = _reason(ending)
+    limit = _halved(attempts, ending)
+    reason, source = ("does_not_fit", f"exit code {DOES_NOT_FIT}") if limit else _reason(ending)
     ended = [*attempts[:-1], replace(attempts[-1], reason=reason)]
     said = _describe(ended, ending, reason)
     if reason == "finished":
         return Verdict(reason, source, "done", said)
     why_not = _why_stop(ended, ending, reason, policy)
     if why_not:
-        return Verdict(reason, source, "stop", f"{said}; {why_not}")
-    return Verdict(reason, source, "resubmit" if policy.requeue == "resubmit" else "requeue", said)
+        return Verdict(reason, source, "stop", f"{said}; {why_not}", limit)
+    if limit and ending.stop is None:
+        return Verdict(reason, source, "restart", said, limit)
+    return Verdict(reason, source, "resubmit" if policy.requeue == "resubmit" else "requeue", said, limit)
+
+
+def _halved(attempts: Sequence[Attempt], ending: Ending) -> int | None:
+    """Return half of the micro batch that did not fit; None if that is not why the attempt ended.
+
+    Nor is anything halved that ignored an earlier limit: halving must come to an end.
+    """
+    number, limit = attempts[-1].micro_batch or 0, micro_batch_limit(attempts[:-1])
+    if ending.exit_code != DOES_NOT_FIT or ending.cause is not None or ending.finished or number < 2:
+        return None
+    return number // 2 if limit is None or number <= limit else None
 
 
 def batch_exit_code(verdict: Verdict, ending: Ending) -> int:
@@ -138,9 +154,11 @@ def _why_stop(attempts: Sequence[Attempt], ending: Ending, reason: Reason, polic
         return "somebody wants it to stop: `launcher resume` goes on"
     if reason == "bad_recipe":
         return "it would end the same way again: see the logs"
+    if reason == "does_not_fit" and ending.stop is None:
+        return None  # it goes on in the same job, and with less each time
     if policy.requeue == "never":
         return "the cluster profile says `requeue: never`; `launcher resume` goes on"
-    return None if reason == "preempted" else _spent_budget(attempts, policy)
+    return None if reason in ("preempted", "does_not_fit") else _spent_budget(attempts, policy)
 
 
 def _spent_budget(attempts: Sequence[Attempt], policy: Policy) -> str | None:
@@ -181,7 +199,7 @@ _WORDS: dict[Reason, str] = {
     "stopped": "stopped on request",
     "node_failure": "lost a node",
     "killed": "was killed",
-    "out_of_memory": "ran out of memory",
+    "out_of_memory": "ran out of the node's RAM",
     "hang": "hung",
     "bad_recipe": "cannot work as it is",
     "error": "failed",
@@ -189,14 +207,18 @@ _WORDS: dict[Reason, str] = {
 
 
 def _describe(attempts: Sequence[Attempt], ending: Ending, reason: Reason) -> str:
-    details = [ending.detail if reason in FAILURES else ""]
+    details = [ending.detail if reason in FAILURES or reason == "does_not_fit" else ""]
     if reason == "bad_recipe":
         details = [attempts[-1].fault or ending.detail]
     details.append(ending.cause.detail if ending.cause and ending.cause.reason == reason else "")
     detail = "; ".join(part for part in details if part)
-    words = [_WORDS[reason] + (f" ({detail})" if detail else "")]
+    micro_batch = attempts[-1].micro_batch or 0
+    what = f"a micro batch of {micro_batch} did not fit" if reason == "does_not_fit" else _WORDS[reason]
+    words = [what + (f" ({detail})" if detail else "")]
     if reason != "finished":
         words.append(f"step {reached(attempts)} is safe" if reached(attempts) else "no step is safe yet")
+    if reason == "does_not_fit":
+        words.append(f"at most {micro_batch // 2} from now on, and more accumulation instead")
     if reason in FREE and ending.exit_code != CONTINUE:
         words.append("the tasks were ended before they had saved")
     if reason in FREE and not made_progress(attempts, attempts[-1]):

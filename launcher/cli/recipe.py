@@ -125,8 +125,8 @@ def _describe(item: "LoadedRecipe", cluster: "Cluster | None") -> list[str]:
     devices = _count(wanted.gpus_per_node, "GPU") if wanted.gpus_per_node else "CPUs"
     in_tasks = recipe.kind == "prepare" and recipe.tasks > 1
     size = machine(recipe) if in_tasks else f"{ranks}: {_count(wanted.nodes, 'node')} x {devices}"
-    lines = [f"{item.path}: ok: {recipe.name}", f"  {size}{_batch(item)}"]
     said = forecast(item, cluster) if cluster else None
+    lines = [f"{item.path}: ok: {recipe.name}", f"  {size}{_batch(item, said.micro_batch if said else None)}"]
     if said:
         lines += _memory(said)
         lines += [f"  note: `{name}` is not on this site: the nodes ask the Hugging Face Hub" for name in said.hub_ids]
@@ -144,16 +144,21 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _batch(item: "LoadedRecipe") -> str:
+def _batch(item: "LoadedRecipe", start: int | None) -> str:
     from launcher.recipe.training import TrainingRecipe
 
     recipe = item.recipe
     if not isinstance(recipe, TrainingRecipe):
         return ""
-    batch, ranks = recipe.batch, recipe.resources.world_size
+    is_auto = recipe.batch.micro_batch == "auto"
+    recipe = recipe.sized(start) if start else recipe
+    batch, ranks = recipe.batch, _count(recipe.resources.world_size, "rank")
+    made_of = f"{batch.micro_batch} x {recipe.accumulation_steps} accumulation steps x {ranks}"
+    made_of = made_of if start or not is_auto else f"micro batches (`auto`: a cluster profile tells) x {ranks}"
+    first = ", to start with," if start else ""
     return (
-        f"; global batch {batch.sequences} sequences = {batch.micro_batch} x {recipe.accumulation_steps} "
-        f"accumulation steps x {_count(ranks, 'rank')} ({batch.sequences * batch.sequence_length:,} tokens)"
+        f"; global batch {batch.sequences} sequences = {made_of}{first} "
+        f"({batch.sequences * batch.sequence_length:,} tokens)"
     )
 
 

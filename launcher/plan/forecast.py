@@ -11,7 +11,7 @@ from launcher.paths import locate
 from launcher.plan.cost import RunCost, attempt_gpu_hours, estimate_run
 from launcher.plan.feasibility import hub_ids, model_config
 from launcher.plan.memory import MemoryEstimate, estimate_loading, estimate_memory
-from launcher.plan.shape import read_json, read_shape
+from launcher.plan.shape import ModelShape, read_json, read_shape
 from launcher.recipe import CptRecipe
 from launcher.recipe.training import TrainingRecipe
 
@@ -30,6 +30,8 @@ class Forecast:
     """Bytes of RAM that a node needs while the model is loaded."""
     node_memory: int | None = None
     """Bytes of RAM that the recipe asks for; None: the partition's default."""
+    micro_batch: int | None = None
+    """What `micro_batch: auto` starts with; None for a micro batch that the recipe says."""
     run: RunCost | None = None
     hub_ids: Sequence[str] = ()
     """Models and tokenizers that the nodes will ask the Hugging Face Hub for."""
@@ -53,20 +55,61 @@ def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
     missing = hub_ids(recipe, cluster, folder)
     if not isinstance(recipe, TrainingRecipe):
         return Forecast(world_size, hours, hub_ids=missing)
-    shape = read_shape(model_config(recipe, cluster, folder) or {})
-    if shape is None or cluster.gpus.device == "cpu" or not recipe.resources.gpus_per_node:
-        return Forecast(world_size, hours, hub_ids=missing)
-    size, wanted = cluster.gpus.memory or recipe.resources.gpu_memory, recipe.resources.memory
+    shape, start = read_shape(model_config(recipe, cluster, folder) or {}), starting_micro_batch(loaded, cluster)
+    recipe = recipe if start is None else recipe.sized(start)
+    if shape is None or not _uses_gpus(recipe, cluster):
+        return Forecast(world_size, hours, micro_batch=start, hub_ids=missing)
+    wanted = recipe.resources.memory
     return Forecast(
         world_size,
         hours,
         memory=estimate_memory(recipe, shape),
-        gpu_memory=size.bytes if size else None,
+        gpu_memory=_gpu_memory(recipe, cluster),
         loading=estimate_loading(recipe, shape),
         node_memory=wanted.bytes if wanted else None,
+        micro_batch=start,
         run=estimate_run(recipe, shape, cluster.gpus.type, _corpus_sizes(recipe, cluster, folder)),
         hub_ids=missing,
     )
+
+
+def starting_micro_batch(loaded: LoadedRecipe, cluster: Cluster) -> int | None:
+    """Choose what `micro_batch: auto` starts with; None for a micro batch that the recipe says.
+
+    It is the largest power of two that divides what a rank has to do in a step and, by the estimate, fits. Where there
+    is no estimate (an encoder, a model that is on the hub only, a GPU of unknown size) it is 16 at most, and what does
+    not fit is halved; on CPUs 1, since there the kernel would kill what does not fit.
+    """
+    recipe = loaded.recipe
+    if not isinstance(recipe, TrainingRecipe) or recipe.batch.micro_batch != "auto":
+        return None
+    if not _uses_gpus(recipe, cluster):
+        return 1
+    share = recipe.batch.sequences // recipe.resources.world_size
+    powers = [1 << place for place in range(share.bit_length()) if share % (1 << place) == 0]
+    shape = read_shape(model_config(recipe, cluster, str(loaded.path.parent.absolute())) or {})
+    limit = _gpu_memory(recipe, cluster)
+    if shape is None or limit is None or estimate_memory(recipe, shape) is None:
+        return max(number for number in powers if number <= _UNKNOWN_START)
+    fitting = [number for number in powers if _needs(recipe.sized(number), shape) <= limit]
+    return max(fitting, default=1)
+
+
+_UNKNOWN_START = 16
+
+
+def _needs(recipe: TrainingRecipe, shape: ModelShape) -> int:
+    estimate = estimate_memory(recipe, shape)
+    return estimate.total if estimate else 0
+
+
+def _uses_gpus(recipe: TrainingRecipe, cluster: Cluster) -> bool:
+    return cluster.gpus.device == "cuda" and recipe.resources.gpus_per_node > 0
+
+
+def _gpu_memory(recipe: TrainingRecipe, cluster: Cluster) -> int | None:
+    size = cluster.gpus.memory or recipe.resources.gpu_memory
+    return size.bytes if size else None
 
 
 def _corpus_sizes(recipe: TrainingRecipe, cluster: Cluster, folder: str) -> list[int] | None:

@@ -110,7 +110,7 @@ def _gathered(recipe: TrainingRecipe, shape: ModelShape) -> int:
 
 
 def _activations(recipe: TrainingRecipe, shape: ModelShape) -> int:
-    tokens = recipe.batch.micro_batch * recipe.batch.sequence_length
+    tokens = recipe.batch.least_micro_batch * recipe.batch.sequence_length
     layer = layer_activations(recipe, shape)
     if recipe.model.activation_checkpointing:
         return tokens * (shape.layers * _bytes(recipe) * shape.hidden + layer)
@@ -134,7 +134,7 @@ def layer_activations(recipe: TrainingRecipe, shape: ModelShape) -> int:
 
 def _logits(recipe: TrainingRecipe, shape: ModelShape) -> int:
     """Logits in the compute format and, in fp32, their log-softmax and its gradient."""
-    tokens = recipe.batch.micro_batch * recipe.batch.sequence_length
+    tokens = recipe.batch.least_micro_batch * recipe.batch.sequence_length
     return tokens * shape.vocabulary * (_bytes(recipe) + 8)
 
 

@@ -96,8 +96,9 @@ class Batch(Section):
 
     global_batch: BatchSize
     """Sequences or tokens per optimizer step, over all ranks."""
-    micro_batch: Positive = 1
-    """Sequences per forward pass on one rank."""
+    micro_batch: Literal["auto"] | Positive = 1
+    """Sequences per forward pass on one rank; `auto`: a power of two that should fit by an estimate. What does not fit
+    is halved, with more accumulation instead."""
     sequence_length: Positive = 2048
     """Tokens per sequence."""
 
@@ -106,6 +107,11 @@ class Batch(Section):
         """Sequences per optimizer step."""
         count = self.global_batch.value
         return count if self.global_batch.unit == "sequence" else count // self.sequence_length
+
+    @property
+    def least_micro_batch(self) -> int:
+        """The micro batch, or of `auto` the least that can come of it."""
+        return 1 if self.micro_batch == "auto" else self.micro_batch
 
     @model_validator(mode="after")
     def _whole_sequences(self) -> "Batch":

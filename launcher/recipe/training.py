@@ -48,7 +48,11 @@ class TrainingRecipe(RecipeBase):
     @property
     def accumulation_steps(self) -> int:
         """Gradient accumulation steps that make the global batch at this world size."""
-        return self.batch.sequences // (self.batch.micro_batch * self.resources.world_size)
+        return self.batch.sequences // (self.batch.least_micro_batch * self.resources.world_size)
+
+    def sized(self, micro_batch: int) -> Self:
+        """Return the recipe with another micro batch; the global batch stays."""
+        return self.model_copy(update={"batch": self.batch.model_copy(update={"micro_batch": micro_batch})})
 
     @property
     def shard_size(self) -> int:
@@ -89,12 +93,12 @@ class TrainingRecipe(RecipeBase):
             yield "model.attention: `flash` needs 16 bits; write `sdpa`, or `bf16` for `precision.dtype`"
 
     def _batch_conflicts(self) -> Iterator[str]:
-        unit = self.batch.micro_batch * self.resources.world_size
+        unit = self.batch.least_micro_batch * self.resources.world_size
         if self.batch.sequences % unit:
             nearest = max(unit, round(self.batch.sequences / unit) * unit)
             yield (
                 f"batch.global_batch: {self.batch.sequences} sequences are not a multiple of "
-                f"batch.micro_batch x world size ({self.batch.micro_batch} x {self.resources.world_size}); "
+                f"batch.micro_batch x world size ({self.batch.least_micro_batch} x {self.resources.world_size}); "
                 f"write `{nearest} sequences`"
             )
 

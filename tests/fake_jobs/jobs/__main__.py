@@ -53,7 +53,7 @@ def what_is_seen() -> dict[str, Any]:
 
 def count(run: RunDir, attempt: int, play: dict[str, Any], act: dict[str, Any]) -> int:
     step = max(published_steps(run), default=0)
-    tell(run, attempt, first_step=step)
+    tell(run, attempt, first_step=step, **({"micro_batch": act["micro_batch"]} if "micro_batch" in act else {}))
     while step < play["steps"]:
         time.sleep(play["seconds"])
         step += 1

@@ -1,0 +1,98 @@
+"""A rank whose memory is too small, for real: the batch process, two ranks, a Llama whose forward pass fails."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher.cluster import Cluster
+from launcher.ledger import read_attempts
+from launcher.paths import FINISHED, NEVER_RESTART, RunDir, SubmissionDir
+from launcher.recipe import recipe_adapter
+from tests.corpora import make_corpus
+from tests.plays import PROJECT, run_batch, summary, write_run
+from tests.ranks import cpt_recipe, losses, words
+from tests.tight import make_tight_model, order_of
+
+pytestmark = pytest.mark.slow
+
+STEPS = 8
+MakeRun = Callable[..., tuple[RunDir, Path]]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, make_cluster: Callable[..., Cluster]) -> MakeRun:
+    """Make a run of two ranks, of which the second has room for `fits` sequences, and the notes of its model."""
+    make_corpus(tmp_path / "corpora" / "words", [words(400)])
+    cluster = make_cluster(executor="local", gpus={"device": "cpu"})
+
+    def make(name: str, fits: int, after: int = 0, **changes: Any) -> tuple[RunDir, Path]:
+        notes = make_tight_model(tmp_path / "models" / name, fits, after=after)
+        sections = cpt_recipe(
+            model={"path": name, "trust_remote_code": True},
+            schedule={"length": f"{STEPS} steps"},
+            resources={"gpus_per_node": 2},
+            **changes,
+        )
+        recipe = recipe_adapter.validate_json(json.dumps(sections))
+        run = RunDir(tmp_path / f"run-{name}")
+        write_run(run, recipe.model_dump(mode="json"), cluster)
+        run.code.symlink_to(PROJECT)
+        return run, notes
+
+    return make
+
+
+def carry_out(run: RunDir) -> tuple[int, str]:
+    """Let the batch process carry a run out; return its exit code and what it said."""
+    submission = SubmissionDir(run.root.with_name(f"submission-of-{run.root.name}"))
+    submission.root.mkdir()
+    entry = {"run": str(run.root), "fingerprint": json.loads(run.record.read_text())["fingerprint"]}
+    submission.manifest.write_text(json.dumps(entry) + "\n")
+    return run_batch(submission, timeout=240)
+
+
+def test_a_micro_batch_is_halved_until_it_fits_and_nothing_else_changes(make_run: MakeRun) -> None:
+    roomy, roomy_notes = make_run("roomy", fits=99, batch={"micro_batch": 4})
+    tight, tight_notes = make_run("tight", fits=1, batch={"micro_batch": 4}, limits={"max_failures": 0})
+    assert carry_out(roomy)[0] == FINISHED
+
+    code, said = carry_out(tight)
+
+    assert (code, summary(tight)) == (FINISHED, [("does_not_fit", "restart")] * 2 + [("finished", "done")]), said
+    assert [(one.micro_batch, one.max_micro_batch) for one in read_attempts(tight.ledger)] == [
+        (4, 2),
+        (2, 1),
+        (1, None),
+    ]
+    assert "a micro batch of 4 did not fit (rank 1 on" in said
+    assert "a micro batch of 4 does not fit: CUDA out of memory. Tried to" in tight.rank_log(0, 1).read_text()
+    assert "micro batch 1 x 4 accumulation steps (`4`, at most 1" in tight.rank_log(2, 0).read_text()
+    assert order_of(tight_notes, 2, ranks=2) == order_of(roomy_notes, 0, ranks=2)
+    assert losses(tight) == pytest.approx(losses(roomy), abs=1e-5)
+
+
+def test_a_smaller_micro_batch_goes_on_from_the_checkpoint(make_run: MakeRun) -> None:
+    sharded = {"parallel": {"strategy": "full_shard"}, "batch": {"micro_batch": 2}}
+    roomy, roomy_notes = make_run("roomy", fits=99, **sharded)
+    tight, tight_notes = make_run("tight", fits=1, after=12, **sharded)  # the 7th step, in its first of two passes
+    assert carry_out(roomy)[0] == FINISHED
+
+    assert carry_out(tight)[0] == FINISHED
+
+    failed, last = read_attempts(tight.ledger)
+    assert (failed.reason, failed.last_step, last.first_step, last.micro_batch) == ("does_not_fit", 5, 5, 1)
+    assert order_of(tight_notes, 1, ranks=2) == order_of(roomy_notes, 0, ranks=2)[5 * 8 :]
+    assert losses(tight) == pytest.approx(losses(roomy), abs=1e-5)
+
+
+def test_a_single_sequence_that_does_not_fit_ends_the_run_and_says_what_to_change(make_run: MakeRun) -> None:
+    run, _ = make_run("hopeless", fits=0, batch={"micro_batch": 2})
+
+    code, said = carry_out(run)
+
+    assert (code, summary(run)) == (NEVER_RESTART, [("does_not_fit", "restart"), ("bad_recipe", "stop")]), said
+    assert "write `model.activation_checkpointing: true`" in read_attempts(run.ledger)[-1].message
+    assert "Traceback" not in run.rank_log(1, 1).read_text()

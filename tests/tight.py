@@ -1,0 +1,58 @@
+"""A model for which the memory of one rank is too small: its forward pass raises what CUDA's allocator raises."""
+
+import json
+import shutil
+from pathlib import Path
+
+from transformers.dynamic_module_utils import get_cached_module_file
+
+from tests.ranks import ASSETS
+
+CODE = '''
+import hashlib
+import os
+
+import torch
+from transformers import LlamaForCausalLM
+
+
+class TightLlama(LlamaForCausalLM):
+    """Has no room for more than `fits` sequences on one rank, from some forward pass on, and notes what it is given."""
+
+    passes = 0
+
+    def forward(self, input_ids=None, **others):
+        self.passes += 1
+        rank, tight = os.environ["RANK"], self.config.tight
+        if int(rank) == tight["rank"] and len(input_ids) > tight["fits"] and self.passes > tight["after"]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\\nGPU 0 has ...")
+        with open(os.path.join(tight["notes"], f"{os.environ['LAUNCHER_ATTEMPT']}-{rank}"), "a") as notes:
+            rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest()[:12] for row in input_ids]
+            notes.write(" ".join(rows) + "\\n")
+        return super().forward(input_ids=input_ids, **others)
+'''
+
+
+def make_tight_model(folder: Path, fits: int, rank: int = 1, after: int = 0) -> Path:
+    """Make a model that fails with more than `fits` sequences on `rank`, once `after` passes went well.
+
+    Returns:
+        The folder of the notes: for each attempt and rank a line for each forward pass, a word for each sequence.
+    """
+    notes = folder.with_name(f"{folder.name}-notes")
+    notes.mkdir()
+    shutil.copytree(ASSETS / "stories260k", folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "modeling_tight.TightLlama"}
+    config["tight"] = {"fits": fits, "rank": rank, "after": after, "notes": str(notes)}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling_tight.py").write_text(CODE)
+    # Ranks that all copy it into transformers' cache at once read each other's halves.
+    get_cached_module_file(str(folder), "modeling_tight.py")
+    return notes
+
+
+def order_of(notes: Path, attempt: int, ranks: int) -> list[str]:
+    """The sequences of an attempt in their order, which is that over all ranks."""
+    passes = [(notes / f"{attempt}-{rank}").read_text().splitlines() for rank in range(ranks)]
+    return [word for together in zip(*passes, strict=True) for line in together for word in line.split()]
