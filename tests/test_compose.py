@@ -115,6 +115,12 @@ def test_a_set_that_cannot_be_laid_is_explained(tmp_path: Path, override: str, m
     assert said.startswith(message)
 
 
+def test_a_value_set_in_a_rehearsal_is_complained_of_under_that_key_once(tmp_path: Path) -> None:
+    (said,) = faults(tmp_path, RECIPE, ["rehearsal.model.path=/abs"], rehearse=True)
+
+    assert said.startswith("--set rehearsal.model.path: `/abs` is a path of one site; write a name below")
+
+
 def test_a_rehearsal_changes_what_it_names_and_the_name(tmp_path: Path) -> None:
     recipe = load(tmp_path, RECIPE, rehearse=True)
 

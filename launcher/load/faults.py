@@ -67,7 +67,7 @@ def fault_at(root: Node, path: Path, message: str) -> Fault:
     """Make a fault about a key of a tree; a key that is not there has the line of the section around it."""
     _, node = _walk(root, path)
     origin, key = node.origin, join_path(path)
-    if origin.line is None and origin.file == f"--set {key}":
+    if origin.line is None and origin.file == f"--set {origin.section}{key}":
         key = ""
     visible = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], message)
     return Fault(origin.file, origin.line, f"{origin.section}{key}" if key else "", visible)
