@@ -14,6 +14,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from jobs.models.fused_loss import fuse_loss
 from launcher.corpus import Manifest
 from launcher.errors import LauncherError
 from launcher.recipe.sections import Batch, Model, Quantization
@@ -33,8 +34,10 @@ def weights_dtype(recipe: TrainingRecipe) -> torch.dtype:
 
 
 def build_causal_lm(section: Model, path: str, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load or initialise a causal language model; see `build`."""
-    return build(AutoModelForCausalLM, section, path, seed, dtype)
+    """Load or initialise a causal language model, whose loss needs no logits of whole batches; see `build`."""
+    model = build(AutoModelForCausalLM, section, path, seed, dtype)
+    fuse_loss(model)
+    return model
 
 
 def build(

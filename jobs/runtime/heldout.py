@@ -31,7 +31,12 @@ class HeldOutLoss(TrainerCallback):
 
 
 def answer_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return for each row the sum of its answers' losses and the number of their tokens, in place of its logits."""
+    """Return for each row the sum of its answers' losses and the number of their tokens, in place of its logits.
+
+    Of most models that stands there already: see `jobs.models.fused_loss`.
+    """
+    if logits.dim() == 2:
+        return logits
     predicted = logits[:, -labels.shape[1] :][:, :-1]  # what a prompt adapter puts before the text is not asked for
     wanted = labels[:, 1:]
     losses = functional.cross_entropy(predicted.float().transpose(1, 2), wanted, reduction="none")
