@@ -10,10 +10,12 @@ from jobs.data.mixture import describe_mixture, mixture_of
 from jobs.data.pieces import cut, describe_loss
 from jobs.data.samples import Samples, flattening_collator, packed_collator, steps_in
 from jobs.models.build import build_causal_lm, check_fits, weights_dtype
+from jobs.models.new_tokens import new_tokens
 from jobs.runtime.context import Context
 from jobs.runtime.process_group import Group
 from jobs.runtime.stop import StopFlag
 from jobs.training import Work, carry_out, export_trained
+from launcher.expansion import Expansion
 from launcher.recipe import CptRecipe
 
 
@@ -34,8 +36,9 @@ def main(context: Context, stop: StopFlag) -> int:
 
 def _plan(context: Context, recipe: CptRecipe, group: Group) -> Work:
     data, batch = recipe.data, recipe.batch
-    folders, model = [context.corpus_path(corpus.name) for corpus in data.corpora], recipe.model.path
-    corpora = open_corpora(folders, recipe.data_use, Path(context.model_path(model)))
+    folders, tokenizer = [context.corpus_path(corpus.name) for corpus in data.corpora], recipe.model.tokenizer_path
+    corpora = open_corpora(folders, recipe.data_use, Path(context.model_path(tokenizer)))
+    expansion = new_tokens(context, recipe)
     pieces = cut(corpora, data.packing, "train", batch.sequence_length)
     sizes = list(map(len, pieces))
     steps = steps_in(recipe.schedule.length, batch, recipe.samples_in_epoch(sizes))
@@ -46,14 +49,15 @@ def _plan(context: Context, recipe: CptRecipe, group: Group) -> Work:
         steps=steps,
         samples=Samples(pieces, mixture, batch.sequence_length, recipe.seed, samples),
         collator=flattening_collator if recipe.model.attention == "flash" else packed_collator,
-        build_model=partial(_build, context, recipe, corpora),
+        build_model=partial(_build, context, recipe, corpora, expansion),
+        new_tokens=expansion,
         export=partial(export_trained, context, recipe, group, names),
         remark="\n".join(filter(None, remarks)),
     )
 
 
-def _build(context: Context, recipe: CptRecipe, corpora: list[Corpus]) -> PreTrainedModel:
+def _build(context: Context, recipe: CptRecipe, corpora: list[Corpus], expansion: Expansion | None) -> PreTrainedModel:
     path = context.model_path(recipe.model.path)
-    model = build_causal_lm(recipe.model, path, recipe.seed, weights_dtype(recipe))
+    model = build_causal_lm(recipe.model, path, recipe.seed, weights_dtype(recipe), expansion)
     check_fits(model, recipe.batch, (corpus.manifest for corpus in corpora))
     return model

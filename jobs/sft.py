@@ -14,12 +14,14 @@ from jobs.data.mixture import Mixture
 from jobs.data.order import IndependentDraws, Order, Places
 from jobs.data.samples import flattening_collator, steps_in
 from jobs.models.build import build_causal_lm, check_positions, weights_dtype
+from jobs.models.new_tokens import new_tokens
 from jobs.runtime.context import Context
 from jobs.runtime.heldout import HeldOutLoss, answer_losses, mean_answer_loss
 from jobs.runtime.process_group import Group, wait_for_main
 from jobs.runtime.stop import StopFlag
 from jobs.training import Work, carry_out, export_trained
 from launcher.errors import LauncherError
+from launcher.expansion import Expansion
 from launcher.recipe import SftRecipe
 
 
@@ -46,14 +48,15 @@ def _plan(context: Context, recipe: SftRecipe, group: Group) -> Work:
     sources = open_sequences(folder, prepared, "train")
     epoch = recipe.samples_in_epoch(list(map(len, sources)))
     steps, interval = (steps_in(length, recipe.batch, epoch) for length in (recipe.schedule.length, recipe.evaluate))
-    renderer = renderer_of(context, recipe)
+    renderer, expansion = renderer_of(context, recipe), new_tokens(context, recipe)
     is_flash = recipe.model.attention == "flash"
     held_out = _in_order(open_sequences(folder, prepared, "validation"))
     return Work(
         steps=steps,
         samples=ChatSamples(sources, _order(recipe, sources), steps * recipe.batch.sequences),
         collator=flattening_collator if is_flash else padding_collator(renderer.end_of_answer),
-        build_model=partial(_build, context, recipe, renderer),
+        build_model=partial(_build, context, recipe, renderer, expansion),
+        new_tokens=expansion,
         export=partial(export_trained, context, recipe, group, names, chat_template=renderer.template),
         callbacks=(HeldOutLoss(interval),) if held_out else (),
         arguments={
@@ -92,8 +95,9 @@ def _mean_tokens(recipe: SftRecipe, sources: Sequence[Sequences]) -> float:
     return float(sum(tokens) / sum(shares))
 
 
-def _build(context: Context, recipe: SftRecipe, renderer: Renderer) -> PreTrainedModel:
-    model = build_causal_lm(recipe.model, context.model_path(recipe.model.path), recipe.seed, weights_dtype(recipe))
+def _build(context: Context, recipe: SftRecipe, renderer: Renderer, expansion: Expansion | None) -> PreTrainedModel:
+    path = context.model_path(recipe.model.path)
+    model = build_causal_lm(recipe.model, path, recipe.seed, weights_dtype(recipe), expansion)
     check_positions(model, recipe.batch)
     tokens, rows = max(renderer.tokenizer.get_vocab().values()) + 1, model.config.get_text_config().vocab_size
     if tokens > rows:

@@ -27,6 +27,7 @@ from jobs.runtime.stop import StopFlag
 from jobs.runtime.throughput import speed_of
 from jobs.runtime.tracking import Tracker, open_tracker
 from jobs.runtime.trainer import GuardedTrainer
+from launcher.expansion import Expansion
 from launcher.ledger import append_event
 from launcher.paths import CONTINUE, FINISHED
 from launcher.recipe.training import TrainingRecipe
@@ -58,6 +59,8 @@ class Work:
     """Of TrainingArguments, besides those of every training."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Of GuardedTrainer, besides those of every training: a loss, what to evaluate on."""
+    new_tokens: Expansion | None = None
+    """Tokens that the model did not have when training began."""
     tokens_per_sequence: float | None = None
     """Mean length of the sequences, where they are shorter than the recipe's `sequence_length`."""
 
@@ -168,7 +171,9 @@ def export_trained(
         data_use=recipe.data_use,
         steps=trainer.state.best_global_step or trainer.state.global_step,
     )
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=recipe.model.trust_remote_code)
+    tokenizer = AutoTokenizer.from_pretrained(
+        context.model_path(recipe.model.tokenizer_path), trust_remote_code=recipe.model.trust_remote_code
+    )
     for name, value in of_tokenizer.items():
         setattr(tokenizer, name, getattr(tokenizer, name) if value is None else value)
     published = published_config(recipe.model, path)
@@ -179,7 +184,7 @@ def _build(recipe: TrainingRecipe, work: Work) -> PreTrainedModel:
     model = work.build_model()
     if recipe.adapter is None:
         return model
-    return adapted(model, recipe.adapter, recipe.seed, work.task, work.steps)
+    return adapted(model, recipe.adapter, recipe.seed, work.task, work.steps, work.new_tokens)
 
 
 def _find_resume(store: CheckpointStore, layout: Layout) -> int | None:

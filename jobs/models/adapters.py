@@ -4,11 +4,13 @@ import warnings
 from typing import Any
 
 import peft
-from peft import PeftConfig, PeftModel
+from peft import LoraConfig, PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
+from jobs.models.new_tokens import train_embeddings
 from launcher.errors import LauncherError
+from launcher.expansion import Expansion
 from launcher.recipe.adapter import (
     IA3,
     OFT,
@@ -22,7 +24,9 @@ from launcher.recipe.adapter import (
 )
 
 
-def adapted(model: PreTrainedModel, adapter: Adapter, seed: int, task: str, steps: int) -> PeftModel:
+def adapted(
+    model: PreTrainedModel, adapter: Adapter, seed: int, task: str, steps: int, expansion: Expansion | None = None
+) -> PeftModel:
     """Freeze a model and put an adapter beside it, in fp32 whatever the model's format is.
 
     Args:
@@ -31,8 +35,11 @@ def adapted(model: PreTrainedModel, adapter: Adapter, seed: int, task: str, step
         seed: For the adapter's initialisation; every rank draws the same weights.
         task: peft's name for what the model does, e.g. `CAUSAL_LM`.
         steps: Optimizer steps of the whole training.
+        expansion: Tokens that the model has got since it was published.
     """
     config = peft_config(adapter, task, str(model.name_or_path), steps)
+    if isinstance(config, LoraConfig) and isinstance(adapter, Lora):
+        train_embeddings(config, model, adapter.embeddings, expansion)
     set_seed(seed)
     try:
         with warnings.catch_warnings():

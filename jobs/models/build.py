@@ -15,8 +15,10 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from jobs.models.fused_loss import fuse_loss
+from jobs.models.new_tokens import add_rows
 from launcher.corpus import Manifest
 from launcher.errors import LauncherError
+from launcher.expansion import Expansion
 from launcher.recipe.sections import Batch, Model, Quantization
 from launcher.recipe.training import TrainingRecipe
 
@@ -33,9 +35,16 @@ def weights_dtype(recipe: TrainingRecipe) -> torch.dtype:
     return torch.float32 if recipe.adapter is None else _DTYPES[recipe.precision.dtype]
 
 
-def build_causal_lm(section: Model, path: str, seed: int, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load or initialise a causal language model, whose loss needs no logits of whole batches; see `build`."""
+def build_causal_lm(
+    section: Model, path: str, seed: int, dtype: torch.dtype = torch.float32, expansion: Expansion | None = None
+) -> PreTrainedModel:
+    """Load or initialise a causal language model, with rows for new tokens; its loss needs no logits of whole batches.
+
+    See `build`.
+    """
     model = build(AutoModelForCausalLM, section, path, seed, dtype)
+    if expansion:
+        add_rows(model, expansion)
     fuse_loss(model)
     return model
 

@@ -44,10 +44,11 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: frozens
     if isinstance(recipe, MergeRecipe):
         findings += site.merge_findings(recipe, pending)
     elif not isinstance(recipe, TrainingRecipe):
-        findings += [*site.tokenizer_findings(recipe, pending), *site.source_findings(recipe)]
+        findings += [*site.tokenizer_findings("tokenizer", recipe.tokenizer, pending), *site.source_findings(recipe)]
     else:
         findings += [
             *site.model_findings("model.path", recipe.model.path),
+            *site.tokenizer_findings("model.tokenizer", recipe.model.tokenizer, pending),
             *site.shape_findings(recipe),
             *site.device_findings(recipe),
             *site.tracking_findings(recipe),
@@ -131,16 +132,15 @@ class _Site:
             root = expand(self.cluster.roots.models)
             yield key, f"`{name}` is not below `{root}`; put it there, or write a Hugging Face id such as `org/name`"
 
-    def tokenizer_findings(
-        self, recipe: PrepareRecipe | VocabularyRecipe, pending: frozenset[str]
-    ) -> Iterator[Finding]:
-        name = recipe.tokenizer
-        if name in pending:
+    def tokenizer_findings(self, key: str, name: str | None, pending: frozenset[str]) -> Iterator[Finding]:
+        if name is None or name in pending:
             return
-        yield from self.model_findings("tokenizer", name)
-        said = read_json(Path(locate(name, self.cluster.roots.models, self.recipe_folder)) / EXPANSION) or {}
-        if said.get("data_use") == "credentialed" and recipe.data_use == "open":
-            yield "tokenizer", f"`{name}` was made of credentialed text; write `data_use: credentialed`"
+        yield from self.model_findings(key, name)
+        said = read_json(self._model(name) / EXPANSION)
+        if said is None and key == "model.tokenizer" and self._model(name).is_dir():
+            yield key, f"`{name}` has no {EXPANSION}; name a tokenizer that a `vocabulary` recipe made"
+        if (said or {}).get("data_use") == "credentialed" and self.recipe.data_use == "open":
+            yield key, f"`{name}` was made of credentialed text; write `data_use: credentialed`"
 
     def merge_findings(self, recipe: MergeRecipe, pending: frozenset[str]) -> Iterator[Finding]:
         places = {"base_model": recipe.base_model}
@@ -212,7 +212,9 @@ class _Site:
             yield "batch.sequence_length", f"{length} is more than the model's {limit} positions; write at most {limit}"
 
     def vocabulary_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
-        rows = self._model_config(recipe).get("vocab_size")
+        model = recipe.model
+        added = read_json(self._model(model.tokenizer) / EXPANSION) if model.tokenizer else None
+        rows = added["expanded"]["vocab_size"] if added else self._model_config(recipe).get("vocab_size")
         too_large = set()
         for index, corpus in enumerate(recipe.data.corpora):
             tokenizer = (self._manifest(corpus.name) or {}).get("tokenizer") or {}
@@ -224,9 +226,9 @@ class _Site:
                     f"`{corpus.name}` was made with a tokenizer of {ids} tokens, the model has {rows}; prepare it with "
                     "the model's own tokenizer",
                 )
-        model, root = self._model(recipe.model.path), self.cluster.roots.corpora
+        tokenizer, root = self._model(model.tokenizer_path), self.cluster.roots.corpora
         folders = [(corpus.name, Path(locate(corpus.name, root, self.recipe_folder))) for corpus in recipe.data.corpora]
-        for index, message in strangers(folders, model if model.is_absolute() else None):
+        for index, message in strangers(folders, tokenizer if tokenizer.is_absolute() else None):
             if index not in too_large:
                 yield f"data.corpora.{index}.name", message
 

@@ -40,6 +40,9 @@ class Lora(Section):
     weights' principal part into A and B."""
     bias: Literal["none", "all", "lora_only"] = "none"
     """Biases to train besides: none, all, or those of the adapted layers."""
+    embeddings: Literal["frozen", "new", "all"] = "frozen"
+    """Rows of the input and output embeddings to train besides: none, those of the tokens that `model.tokenizer` adds,
+    or all."""
 
     @model_validator(mode="after")
     def _holds_together(self) -> "Lora":

@@ -78,6 +78,8 @@ class ClassifyRecipe(TrainingRecipe):
         ):
             if length.unit == "token":
                 yield f"{key}: `{length}` depends on padding; write epochs or steps"
+        if self.model.tokenizer:
+            yield "model.tokenizer: heads are for models that have their tokens; train them by `cpt` first"
         if self.adapter and self.adapter.method in _HEADLESS:
             yield f"adapter.method: `{self.adapter.method}` does not work here: {_HEADLESS[self.adapter.method]}"
         if self.class_weights == "balanced" and self.data.labels == "multilabel":

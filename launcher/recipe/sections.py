@@ -77,6 +77,9 @@ class Model(Section):
 
     path: str
     """Name below the profile's `roots.models`, a Hugging Face id, or `./...` relative to the recipe."""
+    tokenizer: str | None = None
+    """A tokenizer with more tokens than the model's own, by `kind: vocabulary`; named as `path`. The embeddings get
+    rows for the new tokens, each starting as the mean of what it replaces."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from the published weights, or from random ones of the same shape."""
     attention: Literal["sdpa", "flash", "eager"] = "sdpa"
@@ -89,6 +92,16 @@ class Model(Section):
     """Run Python code that comes with the model. Off unless you have read it."""
 
     _path = field_validator("path")(refuse_site_path)
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _no_site_path(cls, tokenizer: str | None) -> str | None:
+        return None if tokenizer is None else refuse_site_path(tokenizer)
+
+    @property
+    def tokenizer_path(self) -> str:
+        """The tokenizer that the model is trained with."""
+        return self.tokenizer or self.path
 
 
 class Batch(Section):

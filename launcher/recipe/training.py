@@ -133,6 +133,7 @@ class TrainingRecipe(RecipeBase):
             )
         if self.model.quantization and self.model.init == "random":
             yield "model.quantization: only published weights are quantised; leave it out, or write `init: pretrained`"
+        yield from self._token_conflicts()
         if self.adapter is None:
             return
         strategy = self.parallel.strategy
@@ -142,6 +143,16 @@ class TrainingRecipe(RecipeBase):
             yield (
                 f"adapter.method: `{self.adapter.method}` cannot keep packed documents from seeing each other (peft "
                 f"leaves `position_ids` out); choose a `data.packing` of one document a sequence"
+            )
+
+    def _token_conflicts(self) -> Iterator[str]:
+        trained = getattr(self.adapter, "embeddings", "frozen")
+        if trained == "new" and not self.model.tokenizer:
+            yield "adapter.embeddings: `model.tokenizer` adds no tokens; name one there, or leave this out"
+        if self.model.tokenizer and self.adapter and trained == "frozen":
+            yield (
+                "adapter.embeddings: the tokens that `model.tokenizer` adds would not be trained; write `new` or "
+                "`all`, and `method: lora`"
             )
 
     @property

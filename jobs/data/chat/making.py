@@ -40,7 +40,7 @@ def renderer_of(context: Context, recipe: SftRecipe) -> Renderer:
         LauncherError: one of them cannot be used.
     """
     model = recipe.model
-    tokenizer = load_tokenizer(context.model_path(model.path), model.path, model.trust_remote_code)
+    tokenizer = load_tokenizer(context.model_path(model.tokenizer_path), model.tokenizer_path, model.trust_remote_code)
     renderer = Renderer(tokenizer, chat_template(tokenizer, recipe.data.chat_template), recipe.data.system_prompt)
     renderer.check()
     return renderer
