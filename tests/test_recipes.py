@@ -7,7 +7,7 @@ import pytest
 from launcher.devcluster.config import Layout, Settings, Shape, cluster_profile
 from launcher.load import load_cluster, load_recipes
 from launcher.plan import check
-from launcher.recipe import ClassifyRecipe, CptRecipe, VocabularyRecipe
+from launcher.recipe import ClassifyRecipe, CptRecipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.adapter import Lora
 from launcher.recipe.notes import CoreNotes
 from launcher.recipe.training import TrainingRecipe
@@ -64,6 +64,35 @@ def test_medicalgpts_vocabulary_has_its_published_values() -> None:
     recipe = loaded.recipe
     assert isinstance(recipe, VocabularyRecipe)
     assert (recipe.new_tokens, recipe.max_characters, recipe.clean.normalise) == (20_000, 16, "nfkc")
+
+
+def test_medicalgpts_first_stage_has_its_published_values() -> None:
+    (loaded,) = load_recipes(FOLDER / "medicalgpt_pt.yaml")
+
+    recipe = loaded.recipe
+    assert isinstance(recipe, CptRecipe)
+    assert isinstance(recipe.adapter, Lora)
+    assert (recipe.adapter.r, recipe.adapter.alpha, recipe.adapter.dropout) == (8, 32, 0.05)
+    assert recipe.adapter.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
+    assert (recipe.adapter.embeddings, recipe.model.tokenizer) == ("all", "llama-7b-medical")
+    assert (recipe.batch.micro_batch, recipe.accumulation_steps, recipe.batch.sequence_length) == (4, 1, 1024)
+    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.schedule.warmup) == (2e-5, 0.01, "5%")
+    assert (recipe.schedule.length, recipe.schedule.shape) == ("1 epoch", "linear")
+
+
+@pytest.mark.parametrize("task", ["medqa", "medmcqa", "pubmedqa"])
+def test_biomed_llamas_tasks_have_their_published_values(task: str) -> None:
+    (loaded,) = load_recipes(FOLDER / f"biomed_llama_{task}.yaml")
+
+    recipe = loaded.recipe
+    assert isinstance(recipe, SftRecipe)
+    assert [source.format for source in recipe.data.sources] == [task]
+    assert recipe.data.chat_template == "plain"
+    assert (recipe.batch.sequences, recipe.accumulation_steps, recipe.batch.sequence_length) == (128, 16, 2048)
+    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.betas) == (2e-5, 1e-4, (0.9, 0.999))
+    assert (recipe.schedule.length, recipe.schedule.shape, recipe.schedule.warmup) == ("3 epochs", "cosine", "3%")
+    assert (recipe.parallel.strategy, recipe.model.activation_checkpointing) == ("full_shard", True)
+    assert (recipe.checkpoint.interval, recipe.checkpoint.keep) == ("300 steps", 3)
 
 
 def test_clinical_recipes_are_credentialed_and_keep_to_the_site() -> None:
