@@ -141,6 +141,7 @@ def _scheduling_lines() -> list[str]:
         "PreemptMode=REQUEUE",
         "MaxArraySize=1001",
         "MaxJobCount=20000",
+        "MinJobAge=3600",  # without accounting there is nobody else to ask how a job ended
     ]
 
 

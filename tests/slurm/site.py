@@ -54,11 +54,11 @@ class Site:
         """Run one of Slurm's commands."""
         return self.cluster.slurm(*argv)
 
-    def wait_for_step(self, run: RunDir, step: int, timeout: float = 240) -> None:
+    def wait_for_step(self, run: RunDir, step: int, timeout: float = 600) -> None:
         """Wait until the run has logged `step`."""
         wait_for(lambda: last_step(run) >= step or self._refuse_dead(run), timeout, f"step {step} of {run.root}")
 
-    def wait_for_attempt(self, run: RunDir, number: int, timeout: float = 240) -> None:
+    def wait_for_attempt(self, run: RunDir, number: int, timeout: float = 600) -> None:
         """Wait until the run has started for the `number`-th time, counted from 0."""
 
         def started() -> bool:
@@ -67,11 +67,11 @@ class Site:
 
         wait_for(started, timeout, f"attempt {number} of {run.root}, whose ledger is {ledger_text(run)}")
 
-    def wait_until_ended(self, run: RunDir, timeout: float = 300) -> Attempt:
+    def wait_until_ended(self, run: RunDir, timeout: float = 600) -> Attempt:
         """Wait until the run is over for good; return its last attempt."""
         return wait_for(lambda: ended(run), timeout, f"the end of {run.root}, whose ledger is {ledger_text(run)}")
 
-    def wait_until_finished(self, run: RunDir, timeout: float = 300) -> list[Attempt]:
+    def wait_until_finished(self, run: RunDir, timeout: float = 600) -> list[Attempt]:
         """Wait until the run is over, insist that it finished, and return all attempts."""
         last = self.wait_until_ended(run, timeout)
         assert last.reason == "finished", f"{last}\n{logs_text(run)}"

@@ -135,7 +135,7 @@ def test_on_one_node_instead_of_two_the_data_and_the_losses_go_on(site: Site, un
     assert site.wait_until_ended(run).reason == "stopped"
 
     site.launcher("resume", run.root, "--nodes", "1")
-    wait_for(lambda: ended(run) and read_attempts(run.ledger)[-1].reason == "finished", 240, "the end on one node")
+    wait_for(lambda: ended(run) and read_attempts(run.ledger)[-1].reason == "finished", 600, "the end on one node")
 
     attempts, losses = read_attempts(run.ledger), joined_losses(run)
     assert [attempt.world_size for attempt in attempts] == [4, 2]
@@ -153,7 +153,7 @@ def test_broken_checkpoints_are_quarantined_and_named(site: Site, uninterrupted:
     _lose_the_optimizer(older)
 
     site.launcher("resume", run.root)
-    wait_for(lambda: len(read_attempts(run.ledger)) == 2 and ended(run), 240, "the end of the resumed run")
+    wait_for(lambda: len(read_attempts(run.ledger)) == 2 and ended(run), 600, "the end of the resumed run")
 
     log = run.rank_log(1, 0).read_text()
     assert read_attempts(run.ledger)[-1].reason == "finished", logs_text(run)
