@@ -23,7 +23,7 @@ lint: install
 test: install
 	bash .ci/slurm-packages
 	$(PYTEST) -n 2
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow -n 2 --dist loadfile
 	$(PYTEST) -m slurm -n 3 --dist loadfile
 
 bench: install

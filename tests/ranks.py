@@ -19,7 +19,7 @@ from tests.corpora import make_corpus
 from tests.waiting import wait_for
 
 ASSETS = Path(__file__).parents[1] / "recipes" / "assets"
-DEADLINE = 120
+DEADLINE = 300
 
 
 def cpt_recipe(**changes: Any) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def training(tmp_path: Path, make_cluster: Callable[..., Cluster]) -> tuple[Subm
         schedule={"length": "400 steps"},
         checkpoint={"interval": "20 steps"},
         resources={"nodes": 2},
-        limits={"hang": "20s"},
+        limits={"hang": "40s"},
     )
     run = RunDir(tmp_path / "run")
     write_run(run, recipe_adapter.validate_json(json.dumps(fields)).model_dump(mode="json"), cluster)
