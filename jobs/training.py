@@ -13,6 +13,7 @@ from jobs.models.adapter_state import adapter_callbacks
 from jobs.models.adapters import adapted, declared_trainable
 from jobs.models.arguments import refuse_impossible, training_arguments
 from jobs.models.build import published_config
+from jobs.models.orthogonal import located
 from jobs.models.parallel import Layout, lay_out
 from jobs.models.schedule import lr_factor
 from jobs.runtime.checkpoint import CheckpointStore, required_files
@@ -22,14 +23,17 @@ from jobs.runtime.export import Provenance, export_model, is_exported
 from jobs.runtime.gradient_guard import GradientGuard
 from jobs.runtime.metrics import EvaluationMetrics, StepMetrics, print_row
 from jobs.runtime.micro_batch import explaining_memory, sized
+from jobs.runtime.model_name import publish_name, refuse_taken
 from jobs.runtime.process_group import Group, process_group
 from jobs.runtime.stop import StopFlag
 from jobs.runtime.throughput import speed_of
 from jobs.runtime.tracking import Tracker, open_tracker
 from jobs.runtime.trainer import GuardedTrainer
+from launcher.adapters import read_adapter
 from launcher.expansion import Expansion
 from launcher.ledger import append_event
 from launcher.paths import CONTINUE, FINISHED
+from launcher.recipe.molora import Orthogonal
 from launcher.recipe.training import TrainingRecipe
 
 R = TypeVar("R", bound=TrainingRecipe)
@@ -83,10 +87,12 @@ def carry_out(context: Context, recipe: R, stop: StopFlag, plan: Callable[[R, Gr
         finished = group.from_main(is_exported(export_folder(context)))
         if not finished:
             refuse_impossible(recipe, group.device)
+            refuse_taken(context, recipe)
             recipe = sized(recipe, context, group)
             with explaining_memory(recipe, context):
                 finished = train(context, recipe, group, stop, plan(recipe, group))
         if finished and group.is_main:
+            publish_name(context, recipe)
             append_event(context.run.ledger, context.attempt, reason="finished")
         return FINISHED if finished else CONTINUE
 
@@ -106,7 +112,7 @@ def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag
             print(work.remark, flush=True)
 
     arguments = training_arguments(recipe, layout, work.steps, store.staging, **work.arguments)
-    model = _build(recipe, work)
+    model = _build(context, recipe, work)
     guard = GradientGuard(group, declared_trainable(model), by_hooks=layout.zero_stage is not None)
     control = StepControl(context, stop, group, recipe.checkpoint.interval)
     tracker = open_tracker(context, recipe.tracking)
@@ -161,15 +167,17 @@ def export_trained(
         **of_tokenizer: Attributes that the tokenizer is to have, e.g. the `chat_template` that the model was taught
             with; None: as it has them.
     """
-    path = context.model_path(recipe.model.path)
+    path, start = context.model_path(recipe.model.path), located(context, recipe)
+    earlier = read_adapter(Path(start.start_from)).manifest if isinstance(start, Orthogonal) else {}
     provenance = Provenance(
         run=context.record.id,
         kind=recipe.kind,
         fingerprint=context.record.fingerprint,
         base_model=recipe.model.path,
-        corpora=corpora,
+        corpora=tuple(dict.fromkeys((*earlier.get("corpora", ()), *corpora))),
         data_use=recipe.data_use,
         steps=trainer.state.best_global_step or trainer.state.global_step,
+        started_from=recipe.adapter.start_from if isinstance(recipe.adapter, Orthogonal) else None,
     )
     tokenizer = AutoTokenizer.from_pretrained(
         context.model_path(recipe.model.tokenizer_path), trust_remote_code=recipe.model.trust_remote_code
@@ -180,11 +188,9 @@ def export_trained(
     export_model(trainer, group, export_folder(context), tokenizer, published, provenance)
 
 
-def _build(recipe: TrainingRecipe, work: Work) -> PreTrainedModel:
-    model = work.build_model()
-    if recipe.adapter is None:
-        return model
-    return adapted(model, recipe.adapter, recipe.seed, work.task, work.steps, work.new_tokens)
+def _build(context: Context, recipe: TrainingRecipe, work: Work) -> PreTrainedModel:
+    adapter, model = located(context, recipe), work.build_model()
+    return model if adapter is None else adapted(model, adapter, recipe.seed, work.task, work.steps, work.new_tokens)
 
 
 def _find_resume(store: CheckpointStore, layout: Layout) -> int | None:

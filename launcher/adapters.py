@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 from launcher.errors import LauncherError
 from launcher.expansion import EXPANSION
@@ -13,6 +13,9 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
 """In which an export says what it was made of."""
+
+MOLORA = "MOLORA"
+"""What our mixtures of LoRAs call themselves: LoRA on attention, routed experts elsewhere."""
 
 _BESIDE_THE_WEIGHTS = {
     "PREFIX_TUNING": "prefix tuning",
@@ -44,13 +47,21 @@ class AdapterFolder:
         names = (self.config.get("base_model_name_or_path"), self.manifest.get("base_model"))
         return [name for name in names if isinstance(name, str) and name]
 
-    def require_mergeable(self) -> None:
+    def require_mergeable(self, only: Literal["all", "attention"] = "all") -> None:
         """Refuse methods of which no merged model exists.
+
+        Args:
+            only: Which part of the adapter is to be merged.
 
         Raises:
             LauncherError: it is such a method.
         """
         method = self.config.get("peft_type")
+        if method == MOLORA and only == "all":
+            raise LauncherError(
+                f"`{self.folder.name}` is a mixture of LoRAs: experts are chosen by the input and cannot be merged; "
+                "write `only: attention` to merge what it has there"
+            )
         name = _BESIDE_THE_WEIGHTS.get(str(method))
         if self.config.get("alora_invocation_tokens"):
             name = "activated LoRA"

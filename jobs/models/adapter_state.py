@@ -1,17 +1,24 @@
 """What of an adapter a checkpoint and an export hold, wherever its parts lie."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import fsdp_utils
 from peft import AdaLoraModel, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
+from jobs.models.orthogonal import is_base
+from jobs.runtime.gradient_guard import plain_name
+
 STATE = "adapter.safetensors"
+_STATE_OF_ACCELERATE, _LOADING_OF_ACCELERATE = fsdp_utils._get_model_state_dict, fsdp_utils._set_model_state_dict
 _ALLOCATOR = "allocator/"
 _PATTERN = "pattern/"
 
@@ -58,14 +65,50 @@ def load_adapter_state(model: PeftModel, folder: Path) -> None:
     _restore_allocation(model, saved)
 
 
+def checkpoint_trained_parameters() -> None:
+    """Let accelerate save and load of a sharded, adapted model the parameters that are trained.
+
+    It asks peft for them, which finds them by the names of modules; and where activations are recomputed, layers are
+    wrapped and have other names. Then nothing at all is saved, and nothing loaded, without a word (accelerate 1.15,
+    peft 0.21).
+    """
+    fsdp_utils._get_model_state_dict = _trained_state
+    fsdp_utils._set_model_state_dict = _load_trained_state
+
+
+def _trained_state(model: nn.Module, adapter_only: bool = False, sd_options: Any = None) -> dict[str, Any]:
+    if not adapter_only or sd_options is None:
+        found: dict[str, Any] = _STATE_OF_ACCELERATE(model, adapter_only, sd_options)
+        return found
+    tensors = get_model_state_dict(model, options=replace(sd_options, ignore_frozen_params=True))
+    trained = [plain_name(name) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not trained or not tensors.keys() >= {*trained}:
+        raise RuntimeError(f"the checkpoint would lack some of the {len(trained)} tensors that are trained")
+    return {name: tensors[name] for name in trained}  # without the second name of tied weights, which torch leaves in
+
+
+def _load_trained_state(
+    model: nn.Module, state_dict: dict[str, Any], adapter_only: bool = False, sd_options: Any = None
+) -> Any:
+    if not adapter_only or sd_options is None:
+        return _LOADING_OF_ACCELERATE(model, state_dict, adapter_only, sd_options)
+    return set_model_state_dict(model, state_dict, options=replace(sd_options, strict=False))
+
+
 def gather_adapter(model: nn.Module) -> dict[str, Tensor]:
-    """Put the trainable tensors together from the parts that ranks have, in fp32 on the CPU. A collective."""
-    return {name: _whole(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    """Put the adapter's tensors together from the parts that ranks have, in fp32 on the CPU. A collective."""
+    parameters = [*model.named_parameters()]
+    return {name: _whole(one) for name, one in parameters if one.requires_grad or is_base(name)}
 
 
 def _whole(parameter: nn.Parameter) -> Tensor:
     if isinstance(parameter, DTensor):
         return parameter.full_tensor().detach().float().cpu()
+    if hasattr(parameter, "ds_id") and not parameter.requires_grad:
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().float().cpu().clone()
     if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
         from deepspeed.utils import safe_get_full_fp32_param
 

@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
+from jobs.models import molora, orthogonal
 from jobs.models.new_tokens import train_embeddings
 from launcher.errors import LauncherError
 from launcher.expansion import Expansion
@@ -22,6 +23,7 @@ from launcher.recipe.adapter import (
     PromptTuning,
     PTuning,
 )
+from launcher.recipe.molora import MoLora, Orthogonal
 
 
 def adapted(
@@ -49,6 +51,8 @@ def adapted(
             built: PeftModel = peft.get_peft_model(model, config)
     except ValueError as error:  # layers that are not there, widths that do not come out even
         raise LauncherError(f"adapter: peft cannot build `{adapter.method}` on this model ({error})") from error
+    if isinstance(adapter, Orthogonal):
+        orthogonal.load_start(built, adapter)
     declared = declared_trainable(built)
     for name, parameter in built.named_parameters():
         if name in declared:
@@ -67,6 +71,7 @@ def declared_trainable(model: nn.Module, adapters: tuple[str, ...] = ("default",
     """
     if not isinstance(model, PeftModel):
         return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    frozen_base = not getattr(model.peft_config["default"], "base_trains", True)
     biases = {getattr(model.peft_config[adapter], "bias", "none") for adapter in adapters} - {"none"}
     return frozenset(
         name
@@ -75,6 +80,7 @@ def declared_trainable(model: nn.Module, adapters: tuple[str, ...] = ("default",
             any(adapter in name.split(".") for adapter in adapters)
             and "ranknum" not in name
             and "original_module" not in name
+            and not (frozen_base and orthogonal.is_base(name))
         )
         or "adaption_" in name
         or (biases and name.endswith(".bias") and parameter.requires_grad)
@@ -90,20 +96,12 @@ def peft_config(adapter: Adapter, task: str, base: str, steps: int) -> PeftConfi
             return _adalora(adapter, task, steps)
         case PrefixTuning() | PromptTuning() | PTuning():
             return _prompt(adapter, task, base)
-        case IA3():
-            return peft.IA3Config(
-                task_type=task, target_modules=[*adapter.targets], feedforward_modules=[*adapter.feedforward]
-            )
-        case OFT():
-            return peft.OFTConfig(
-                task_type=task,
-                r=0,
-                oft_block_size=adapter.block_size,
-                module_dropout=adapter.dropout,
-                target_modules=_targets(adapter.targets),
-            )
-        case AdaptionPrompt():
-            return peft.AdaptionPromptConfig(task_type=task, adapter_len=adapter.length, adapter_layers=adapter.layers)
+        case IA3() | OFT() | AdaptionPrompt():
+            return _inside(adapter, task)
+        case MoLora():
+            return molora.configure(adapter, task)
+        case Orthogonal():
+            return orthogonal.configure(adapter, task)
 
 
 def _lora(adapter: Lora, task: str) -> PeftConfig:
@@ -163,6 +161,23 @@ def _prompt(adapter: PrefixTuning | PromptTuning | PTuning, task: str, base: str
     return peft.PromptTuningConfig(
         **common, prompt_tuning_init="TEXT", prompt_tuning_init_text=adapter.init_text, tokenizer_name_or_path=base
     )
+
+
+def _inside(adapter: IA3 | OFT | AdaptionPrompt, task: str) -> PeftConfig:
+    match adapter:
+        case IA3():
+            return peft.IA3Config(
+                task_type=task, target_modules=[*adapter.targets], feedforward_modules=[*adapter.feedforward]
+            )
+        case OFT():
+            return peft.OFTConfig(
+                task_type=task,
+                r=0,
+                oft_block_size=adapter.block_size,
+                module_dropout=adapter.dropout,
+                target_modules=_targets(adapter.targets),
+            )
+    return peft.AdaptionPromptConfig(task_type=task, adapter_len=adapter.length, adapter_layers=adapter.layers)
 
 
 def _targets(targets: str | tuple[str, ...]) -> str | list[str]:

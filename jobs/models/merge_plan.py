@@ -67,7 +67,7 @@ def _open_adapter(context: Context, recipe: MergeRecipe, index: int) -> AdapterF
     wanted, key = recipe.adapters[index], f"adapters.{index}.path"
     try:
         adapter = read_adapter(local_folder(context.model_path(wanted.path), key))
-        adapter.require_mergeable()
+        adapter.require_mergeable(wanted.only)
         adapter.require_base(recipe.base_model, context.model_path(recipe.base_model), wanted.trained_on)
     except LauncherError as error:
         raise LauncherError(f"{key}: {error}") from error

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from jobs.models import molora
 from launcher.adapters import AdapterFolder
 from launcher.errors import LauncherError
 
@@ -63,6 +64,7 @@ def attach(model: PreTrainedModel, adapter: AdapterFolder, only_attention: bool)
         LauncherError: the adapter does not fit the model.
     """
     name = adapter.folder.name
+    molora.register()
     try:
         config = PeftConfig.from_pretrained(str(adapter.folder))
         tensors = load_peft_weights(str(adapter.folder), device="cpu")

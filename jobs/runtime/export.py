@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
+from jobs.models.adapter_files import write_adapter
 from jobs.models.adapter_state import gather_adapter
 from jobs.runtime.checkpoint import sync, sync_tree
 from jobs.runtime.process_group import Group
@@ -29,6 +30,8 @@ class Provenance:
     corpora: tuple[str, ...]
     data_use: str
     steps: int
+    started_from: str | None = None
+    """The adapter that this one went on from, if it did; its corpora are among the corpora."""
 
 
 def is_exported(folder: Path) -> bool:
@@ -55,7 +58,7 @@ def export_model(
         shutil.rmtree(staging, ignore_errors=True)
         model = trainer.accelerator.unwrap_model(trainer.model)
         if isinstance(model, PeftModel):
-            _write_adapter(model, weights, provenance.base_model, staging)
+            write_adapter(model, weights, provenance.base_model, staging)
         else:
             _write(model, weights, published, staging)
         tokenizer.save_pretrained(staging)
@@ -78,15 +81,6 @@ def _gather(trainer: Trainer) -> dict[str, torch.Tensor]:
         return gather_adapter(model)
     weights: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     return weights
-
-
-def _write_adapter(model: PeftModel, weights: dict[str, torch.Tensor], base: str, folder: Path) -> None:
-    """Write the adapter as peft does, for its base as the recipe names it: paths of this site are no use elsewhere."""
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = base
-    # Embeddings are never changed here; peft would ask the Hugging Face Hub whether they might have been.
-    model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # a form to be filled in, with the base's path
 
 
 def _write(model: PreTrainedModel, weights: dict[str, torch.Tensor], published: PreTrainedConfig, folder: Path) -> None:

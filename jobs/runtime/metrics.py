@@ -72,11 +72,13 @@ class StepMetrics(TrainerCallback):
         now = time.perf_counter()
         rate, mfu = self._speed.rates(now - self._mark)
         self._mark = now
+        auxiliary = {key: logs[key] for key in ("auxiliary_loss",) if key in logs}
         return {
             "time": time.time(),
             "step": step,
             "attempt": self._attempt,
             "loss": logs["loss"],
+            **auxiliary,
             "lr": logs["learning_rate"],
             "grad_norm": logs.get("grad_norm"),
             "tokens_per_second": rate,

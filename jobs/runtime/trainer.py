@@ -19,7 +19,8 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import EvalLoopOutput
 from typing_extensions import override
 
-from jobs.models.adapter_state import load_adapter_state, save_adapter_state
+from jobs.models.adapter_state import checkpoint_trained_parameters, load_adapter_state, save_adapter_state
+from jobs.models.auxiliary import auxiliary_losses
 from jobs.models.parallel import Layout, describe, fsdp_on_cpu, verify
 from jobs.runtime.checkpoint import CheckpointStore
 from jobs.runtime.micro_batch import one_micro_batch
@@ -41,6 +42,9 @@ class GuardedTrainer(Trainer):
         self._store = store
         self._layout = layout
         self._lr_factor = lr_factor
+        self._auxiliary = auxiliary_losses(trainer["model"])
+        if layout.uses_fsdp and isinstance(trainer["model"], PeftModel):
+            checkpoint_trained_parameters()
         with fsdp_on_cpu():
             super().__init__(**trainer)
         self.remove_callback(PrinterCallback)
@@ -56,6 +60,8 @@ class GuardedTrainer(Trainer):
     @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Pass numbers on to the callbacks; Trainer would also keep them all in every checkpoint."""
+        if self._auxiliary and "loss" in logs and (added := self._auxiliary.take()) is not None:
+            logs["auxiliary_loss"] = added / self.args.gradient_accumulation_steps
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     @override
@@ -76,6 +82,16 @@ class GuardedTrainer(Trainer):
         """Evaluations take micro batches in proportion to those of the training."""
         with one_micro_batch(self.args.per_device_train_batch_size):
             return super().prediction_step(*arguments, **options)
+
+    @override
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """Have what layers add to the loss count once a step, whatever is divided by the micro batches of a step."""
+        loss = super().compute_loss(model, inputs, *arguments, **options)
+        if self._auxiliary is None or not model.training:
+            return loss
+        is_part_of_step = self.model_accepts_loss_kwargs and options.get("num_items_in_batch") is not None
+        share = 1 / self.current_gradient_accumulation_steps if is_part_of_step or self.compute_loss_func else 1.0
+        return self._auxiliary.mark(loss, share)
 
     @override
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

@@ -15,6 +15,7 @@ from launcher.recipe.adapter import (
     PromptTuning,
     PTuning,
 )
+from launcher.recipe.molora import MoLora, Orthogonal
 
 
 def trainable_parameters(adapter: Adapter, shape: ModelShape) -> int | None:
@@ -49,7 +50,7 @@ def _linear_layers(shape: ModelShape) -> dict[str, tuple[int, int]]:
     }
 
 
-def _beside(adapter: Lora | AdaLora | IA3 | OFT, name: str, inputs: int, outputs: int) -> int:
+def _beside(adapter: Lora | AdaLora | IA3 | OFT | MoLora | Orthogonal, name: str, inputs: int, outputs: int) -> int:
     """Parameters beside one matrix."""
     match adapter:
         case Lora():
@@ -60,6 +61,17 @@ def _beside(adapter: Lora | AdaLora | IA3 | OFT, name: str, inputs: int, outputs
             return inputs if name in adapter.feedforward else outputs
         case OFT():
             return inputs * (adapter.block_size - 1) // 2  # of a skew-symmetric block, what is above the diagonal
+        case MoLora():
+            return _mixture(adapter, name, inputs, outputs)
+        case Orthogonal():
+            return (adapter.r + (adapter.base_rank if adapter.base_trains else 0)) * (inputs + outputs)
+
+
+def _mixture(adapter: MoLora, name: str, inputs: int, outputs: int) -> int:
+    low_rank = adapter.r * (inputs + outputs)
+    if name in adapter.attention_targets:
+        return low_rank
+    return (adapter.experts + adapter.shared_experts) * low_rank + _affine(inputs, adapter.experts)
 
 
 def _prefix(adapter: PrefixTuning, shape: ModelShape) -> int:

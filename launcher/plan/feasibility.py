@@ -18,6 +18,7 @@ from launcher.plan.shape import read_json
 from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, PrepareRecipe, Recipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.chat import PubMedQaSource
 from launcher.recipe.merge import MergedAdapter
+from launcher.recipe.molora import Orthogonal
 from launcher.recipe.training import TrainingRecipe
 from launcher.tokens import strangers
 
@@ -47,7 +48,7 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: frozens
         findings += [*site.tokenizer_findings("tokenizer", recipe.tokenizer, pending), *site.source_findings(recipe)]
     else:
         findings += [
-            *site.model_findings("model.path", recipe.model.path),
+            *site.start_findings(recipe, pending),
             *site.tokenizer_findings("model.tokenizer", recipe.model.tokenizer, pending),
             *site.shape_findings(recipe),
             *site.device_findings(recipe),
@@ -75,7 +76,8 @@ def check_all(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending: Iterabl
 def hub_ids(recipe: Recipe, cluster: Cluster, recipe_folder: str) -> list[str]:
     """Name the models and tokenizers that are not on this site; the nodes will ask the Hugging Face Hub for them."""
     located = (locate(name, cluster.roots.models, recipe_folder) for name in _models_of(recipe))
-    return [name for name, place in zip(_models_of(recipe), located, strict=True) if not os.path.isabs(place)]
+    names = zip(_models_of(recipe), located, strict=True)
+    return [name for name, place in names if _HUB_ID.fullmatch(name) and not os.path.isabs(place)]
 
 
 def _models_of(recipe: Recipe) -> list[str]:
@@ -132,6 +134,18 @@ class _Site:
             root = expand(self.cluster.roots.models)
             yield key, f"`{name}` is not below `{root}`; put it there, or write a Hugging Face id such as `org/name`"
 
+    def start_findings(self, recipe: TrainingRecipe, pending: frozenset[str]) -> Iterator[Finding]:
+        places = {"model.path": recipe.model.path}
+        if isinstance(recipe.adapter, Orthogonal):
+            places["adapter.start_from"] = recipe.adapter.start_from
+        for key, name in places.items():
+            if name not in pending:
+                yield from self.model_findings(key, name)
+                if recipe.data_use == "open" and is_credentialed(self._model(name)):
+                    yield key, f"`{name}` was made of credentialed data; write `data_use: credentialed`"
+        if recipe.output and (expand(self.cluster.roots.models) / recipe.output).exists():
+            yield "output", f"there is a model `{recipe.output}` already; write another name, or remove it"
+
     def tokenizer_findings(self, key: str, name: str | None, pending: frozenset[str]) -> Iterator[Finding]:
         if name is None or name in pending:
             return
@@ -158,7 +172,7 @@ class _Site:
     def _adapter_findings(self, key: str, recipe: MergeRecipe, wanted: MergedAdapter) -> Iterator[Finding]:
         try:
             adapter = read_adapter(self._model(wanted.path))
-            adapter.require_mergeable()
+            adapter.require_mergeable(wanted.only)
             adapter.require_base(recipe.base_model, str(self._model(recipe.base_model)), wanted.trained_on)
         except LauncherError as error:
             yield key, str(error)

@@ -1,19 +1,17 @@
 """Adapters: small trainable parts beside frozen weights, one section a method. Pure data.
 
-The methods are those of peft (https://huggingface.co/docs/peft), which builds them.
+The methods here are those of peft (https://huggingface.co/docs/peft), which builds them; ours are in `molora`.
 """
 
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from launcher.recipe.sections import ConflictError, Positive, Section
+from launcher.recipe.molora import MoLora, Orthogonal
+from launcher.recipe.sections import ConflictError, Dropout, Names, Positive, Scale, Section
 from launcher.recipe.units import Share
 
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-Scale = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
-Names = Annotated[tuple[str, ...], Field(min_length=1)]
 Targets: TypeAlias = Literal["all-linear"] | Names
 
 
@@ -180,7 +178,7 @@ class AdaptionPrompt(Section):
 
 
 Adapter: TypeAlias = Annotated[
-    Lora | AdaLora | PrefixTuning | PromptTuning | PTuning | IA3 | OFT | AdaptionPrompt,
+    Lora | AdaLora | PrefixTuning | PromptTuning | PTuning | IA3 | OFT | AdaptionPrompt | MoLora | Orthogonal,
     Field(discriminator="method"),
 ]
 """What is trained beside frozen weights."""

@@ -10,6 +10,9 @@ from launcher.recipe.units import BatchSize, Duration, Interval, Length, Share, 
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Scale = Annotated[float, Field(gt=0)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Section(BaseModel):

@@ -5,12 +5,14 @@ from fractions import Fraction
 from typing import Self
 
 from pydantic import model_validator
+from typing_extensions import override
 
 from launcher.recipe.adapter import FSDP, PROMPTS, Adapter, strategy_limit
 from launcher.recipe.sections import (
     Batch,
     Checkpoint,
     ConflictError,
+    FolderName,
     Model,
     Optim,
     Parallel,
@@ -44,6 +46,15 @@ class TrainingRecipe(RecipeBase):
     """When to save."""
     tracking: Tracking = Tracking()
     """Weights & Biases."""
+    output: FolderName | None = None
+    """Name below the profile's `roots.models` by which other recipes find what was trained: a link to `outputs/model`
+    of the run, made when the run has finished."""
+
+    @property
+    @override
+    def makes(self) -> str | None:
+        """Name that other recipes can use once this one has been carried out."""
+        return self.output
 
     @property
     def accumulation_steps(self) -> int:

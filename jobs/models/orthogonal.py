@@ -1,0 +1,244 @@
+"""An adapter that is trained to stay orthogonal to an earlier one (MedCare's second stage, and O-LoRA).
+
+    y = W0 x + s_b B_b A_b x + s B_o A_o x
+    loss + lambda1 * sum over layers of sum_ij |A_b A_o^T|_ij + lambda2 * sum over layers of (|A_o|_2 + |B_o|_2)
+
+The base adapter (b) starts as the shared experts of a mixture of LoRAs, or as a LoRA, and keeps that one's scale; the
+new one (o) starts as LoRA does. lambda1 is MedCare's (https://arxiv.org/abs/2406.17484), after O-LoRA
+(https://arxiv.org/abs/2310.14152); lambda2, which MedCare's code reads and does not use, is that of O-LoRA's code: the
+L2 norm of each new matrix (https://github.com/cmnfriend/O-LoRA). In MedCare's code the first penalty has no gradient
+under ZeRO, since it is made of copies; here each layer computes it of the parameters it computes with.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn import functional
+from typing_extensions import override
+
+from jobs.models.beside import UPDATE, BesideLinear, BesideModel, Update, like, low_rank, scale_of
+from jobs.models.model_folder import local_folder
+from jobs.runtime.context import Context
+from launcher.adapters import MOLORA, WEIGHTS, is_credentialed, read_adapter
+from launcher.errors import LauncherError
+from launcher.recipe.adapter import Adapter
+from launcher.recipe.molora import Orthogonal
+from launcher.recipe.training import TrainingRecipe
+
+PEFT_TYPE = "ORTHOGONAL"
+"""Of the adapter while it is trained. It is exported as LoRA."""
+_BASE = ("base_A", "base_B")
+
+
+@dataclass
+class OrthogonalConfig(LoraConfig):
+    """peft's configuration of LoRA, which describes the new adapter, with an earlier one besides."""
+
+    base_r: int = 16
+    """Rank of the base adapter."""
+    base_scale: float = 1.0
+    """Its updates are scaled by this."""
+    base_trains: bool = True
+    """Whether it goes on training."""
+    lambda1: float = 0.0
+    """Weight of the overlap of both."""
+    lambda2: float = 0.0
+    """Weight of the size of the new one."""
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PEFT_TYPE
+
+
+class Pair(Update):
+    """The updates of both adapters; all parameters are its own, so wherever it computes, all of them are whole."""
+
+    def __init__(self, inputs: int, outputs: int, config: OrthogonalConfig) -> None:
+        super().__init__()
+        self._scales = (config.base_scale, scale_of(config.lora_alpha, config.r, config.use_rslora))
+        self._lambdas = (config.lambda1, config.lambda2)
+        self.dropout = nn.Dropout(config.lora_dropout)
+        self.base_A, self.base_B = low_rank(inputs, outputs, config.base_r)
+        self.new_A, self.new_B = low_rank(inputs, outputs, config.r)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.dropout(like(x, self.new_A))
+        base = functional.linear(functional.linear(x, self.base_A), self.base_B)
+        new = functional.linear(functional.linear(x, self.new_A), self.new_B)
+        update = self._scales[0] * base + self._scales[1] * new
+        return self.auxiliary.attach(update, self.penalty()) if any(self._lambdas) and self.adds_to_loss else update
+
+    def penalty(self) -> Tensor:
+        """What this layer adds to the loss, in fp32."""
+        overlap, size = self._lambdas
+        with torch.autocast(self.new_A.device.type, enabled=False):
+            new = self.new_A.float()
+            term = overlap * (self.base_A.float() @ new.T).abs().sum()
+            return term + size * (new.norm() + self.new_B.float().norm()) if size else term
+
+
+class OrthogonalModel(BesideModel):
+    """Pairs of adapters on all targets."""
+
+    @override
+    def make_update(self, config: OrthogonalConfig, target_name: str, inputs: int, outputs: int) -> Update | None:
+        return Pair(inputs, outputs, config)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The adapter that the base adapter starts as."""
+
+    folder: Path
+    rank: int
+    scale: float
+    names: tuple[str, str]
+    """Of its factors, after the name of the layer."""
+
+    def factors(self, layer: str) -> tuple[Tensor, Tensor]:
+        """Read the factors A and B of a layer.
+
+        Raises:
+            LauncherError: it has none there.
+        """
+        with safe_open(self.folder / WEIGHTS, "pt") as file:
+            try:
+                a, b = (file.get_tensor(f"{layer}.{name}") for name in self.names)
+            except SafetensorError as error:
+                raise LauncherError(
+                    f"adapter.start_from: `{self.folder.name}` has no `{layer}.{self.names[0]}`; name an adapter of "
+                    "this model, or other `targets`"
+                ) from error
+        return a, b
+
+
+def located(context: Context, recipe: TrainingRecipe) -> Adapter | None:
+    """Return the recipe's adapter, with the folder that it starts from where it lies here.
+
+    Raises:
+        LauncherError: there is none, or it was made of credentialed data that the recipe denies.
+    """
+    adapter = recipe.adapter
+    if not isinstance(adapter, Orthogonal):
+        return adapter
+    folder = local_folder(context.model_path(adapter.start_from), "adapter.start_from")
+    if recipe.data_use == "open" and is_credentialed(folder):
+        raise LauncherError(f"data_use: `{folder}` was made of credentialed data; write `credentialed`")
+    return adapter.model_copy(update={"start_from": str(folder)})
+
+
+def find_start(folder: Path) -> Start:
+    """Find out what an adapter offers: a mixture of LoRAs its shared experts, LoRA all of it.
+
+    Raises:
+        LauncherError: it is of another kind, or has nothing to start from.
+    """
+    config = read_adapter(folder).config
+    kind, shared = config.get("peft_type"), config.get("shared_experts", 0)
+    is_varied = config.get("rank_pattern") or config.get("alpha_pattern") or config.get("use_dora")
+    if kind not in (MOLORA, "LORA") or (kind == MOLORA and not shared) or is_varied:
+        raise LauncherError(
+            f"adapter.start_from: `{folder.name}` is neither a `molora` adapter with shared experts nor LoRA of one "
+            "rank; name one of these"
+        )
+    scale = scale_of(config["lora_alpha"], config["r"], bool(config.get("use_rslora")))
+    if kind == MOLORA:
+        return Start(folder, config["r"] * shared, scale, (f"{UPDATE}.shared_A", f"{UPDATE}.shared_B"))
+    return Start(folder, config["r"], scale, ("lora_A.weight", "lora_B.weight"))
+
+
+def configure(adapter: Orthogonal, task: str) -> PeftConfig:
+    """Express a recipe's section in peft's terms.
+
+    Raises:
+        LauncherError: the base adapter has another rank than the recipe says.
+    """
+    register()
+    start = find_start(Path(adapter.start_from))
+    if start.rank != adapter.base_rank:
+        raise LauncherError(
+            f"adapter.base_r: what `{start.folder.name}` has to start from is of rank {start.rank}, not "
+            f"{adapter.base_rank}; write `{start.rank}`"
+        )
+    return OrthogonalConfig(
+        task_type=task,
+        r=adapter.r,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=[*adapter.targets],
+        base_r=start.rank,
+        base_scale=start.scale,
+        base_trains=adapter.base_trains,
+        lambda1=adapter.lambda1,
+        lambda2=adapter.lambda2,
+    )
+
+
+def load_start(model: PeftModel, adapter: Orthogonal) -> None:
+    """Let the base adapter of each layer be the one to start from.
+
+    Raises:
+        LauncherError: it has none there, or one of another shape.
+    """
+    start = find_start(Path(adapter.start_from))
+    for name, module in model.named_modules():
+        if not isinstance(module, BesideLinear):
+            continue
+        pair, factors = module.lora_update["default"], start.factors(name)
+        for parameter, tensor in zip((pair.base_A, pair.base_B), factors, strict=True):
+            if parameter.shape != tensor.shape:
+                raise LauncherError(
+                    f"adapter.start_from: `{start.folder.name}` is of another model: {name} has a factor of "
+                    f"{tuple(tensor.shape)} there, {tuple(parameter.shape)} here"
+                )
+            parameter.data.copy_(tensor)
+
+
+def is_base(name: str) -> bool:
+    """Tell whether a parameter is of a base adapter, by its name."""
+    return f".{UPDATE}." in name and name.endswith(_BASE)
+
+
+def as_lora(config: OrthogonalConfig, tensors: dict[str, Tensor]) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """Write both adapters as one LoRA that computes the same: [s_b B_b, s B_o] [A_b; A_o], with a scale of 1.
+
+    Args:
+        config: Of the pair.
+        tensors: As peft saves them.
+    """
+    scale = scale_of(config.lora_alpha, config.r, config.use_rslora)
+    fused = {name: tensor for name, tensor in tensors.items() if f".{UPDATE}." not in name}
+    for name, base_a in tensors.items():
+        layer, ending, _ = name.partition(f".{UPDATE}.base_A")
+        if ending:
+            base_b, new_a, new_b = (tensors[f"{layer}.{UPDATE}.{part}"] for part in ("base_B", "new_A", "new_B"))
+            fused[f"{layer}.lora_A.weight"] = torch.cat([base_a, new_a])
+            fused[f"{layer}.lora_B.weight"] = torch.cat([config.base_scale * base_b, scale * new_b], dim=1)
+    rank = config.base_r + config.r
+    return _lora_config(config, r=rank, lora_alpha=rank), fused
+
+
+def _lora_config(config: OrthogonalConfig, **ranks: int) -> LoraConfig:
+    return LoraConfig(
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.target_modules,
+        modules_to_save=config.modules_to_save,
+        inference_mode=True,
+        **ranks,
+    )
+
+
+def register() -> None:
+    """Let peft know the method, in this process."""
+    PEFT_TYPE_TO_CONFIG_MAPPING[PEFT_TYPE] = OrthogonalConfig
+    PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] = OrthogonalModel
+    PEFT_TYPE_TO_PREFIX_MAPPING[PEFT_TYPE] = OrthogonalModel.prefix
