@@ -30,6 +30,7 @@ bench: install
 	bash .ci/slurm-packages
 	$(PYTHON_BIN)/python bench/submit.py
 	$(PYTHON_BIN)/python bench/step_overhead.py
+	$(PYTHON_BIN)/python bench/molora.py
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(PYTHON_BIN)/python -m mkdocs build
