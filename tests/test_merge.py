@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from jobs.merge import main
+from jobs.models.adapter_files import write_adapter
+from jobs.models.adapter_state import gather_adapter
+from jobs.models.adapters import adapted as with_adapter
 from jobs.models.probe import Probe, compare
 from jobs.runtime.stop import StopFlag
 from launcher.errors import LauncherError
@@ -530,6 +533,7 @@ def test_a_base_that_is_there_quantised_only_is_brought_to_full_precision(tmp_pa
 
 def test_the_rehearsal_of_medcare_keeps_attention_and_throws_the_rest_away(tmp_path):
     (tmp_path / "assets").symlink_to(ASSETS)
+    make_stage1(tmp_path / "models" / "medcare-stage1-rehearsal")
     (loaded,) = load_recipes(ASSETS.parent / "medcare_merge.yaml", rehearse=True)
 
     assert main(context_of(tmp_path, loaded.recipe, tmp_path / "models"), StopFlag()) == FINISHED
@@ -537,6 +541,16 @@ def test_the_rehearsal_of_medcare_keeps_attention_and_throws_the_rest_away(tmp_p
     merged, base = tensors(tmp_path / "models" / "medcare-taia-rehearsal"), tensors(BASE)
     changed = {name.rpartition(".layers.")[2][2:] for name in base if not torch.equal(merged[name], base[name])}
     assert changed == {f"self_attn.{name}.weight" for name in ATTENTION}
+
+
+def make_stage1(folder):
+    """What the rehearsal before it leaves, but with factors that are not zero."""
+    (loaded,) = load_recipes(ASSETS.parent / "medcare_stage1.yaml", rehearse=True)
+    model = with_adapter(load(BASE), loaded.recipe.adapter, 1, "CAUSAL_LM", 1)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.05)
+    write_adapter(model, gather_adapter(model), loaded.recipe.model.path, folder)
 
 
 def test_the_probe_holds_no_more_than_the_model_knows():

@@ -7,8 +7,9 @@ import pytest
 from launcher.devcluster.config import Layout, Settings, Shape, cluster_profile
 from launcher.load import load_cluster, load_recipes
 from launcher.plan import check
-from launcher.recipe import ClassifyRecipe, CptRecipe, SftRecipe, VocabularyRecipe
+from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.adapter import Lora
+from launcher.recipe.molora import MoLora, Orthogonal
 from launcher.recipe.notes import CoreNotes
 from launcher.recipe.training import TrainingRecipe
 from tests.loading import write
@@ -123,6 +124,49 @@ def test_clinical_llama_lora_and_its_baselines_have_their_published_values(task:
         assert isinstance(recipe.data, CoreNotes)
         assert (recipe.data.task, recipe.schedule.length, recipe.evaluation.metric) == (task, "10 epochs", "auroc")
         assert (recipe.class_weights == "none") == (recipe.data.labels == "multilabel")
+
+
+@pytest.mark.parametrize(("stage", "epochs", "kept"), [(1, "1 epoch", 10), (2, "3 epochs", 2)])
+def test_medcares_stages_have_their_published_values(stage: int, epochs: str, kept: int) -> None:
+    (loaded,) = load_recipes(FOLDER / f"medcare_stage{stage}.yaml")
+
+    recipe = loaded.recipe
+    assert isinstance(recipe, SftRecipe)
+    assert (recipe.resources.nodes, recipe.resources.gpus_per_node, recipe.parallel.strategy) == (1, 4, "zero3")
+    assert (recipe.batch.sequences, recipe.batch.micro_batch, recipe.accumulation_steps) == (128, 4, 8)
+    assert (recipe.batch.sequence_length, recipe.precision.dtype) == (3072, "bf16")
+    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.clip_norm) == (2e-4, 0.0, 1.0)
+    assert (recipe.schedule.length, recipe.schedule.shape, recipe.schedule.warmup) == (epochs, "cosine", "3%")
+    assert (recipe.schedule.floor, recipe.checkpoint.interval, recipe.checkpoint.keep) == (0.0, "300 steps", kept)
+
+
+def test_medcares_adapters_have_their_published_values() -> None:
+    first, second = (load_recipes(FOLDER / f"medcare_stage{stage}.yaml")[0].recipe for stage in (1, 2))
+
+    assert isinstance(first, SftRecipe)
+    assert isinstance(second, SftRecipe)
+    mixture, pair = first.adapter, second.adapter
+    assert isinstance(mixture, MoLora)
+    assert (mixture.r, mixture.alpha, mixture.dropout, mixture.balance) == (16, 32, 0.05, 0)
+    assert (mixture.experts, mixture.top_k, mixture.shared_experts) == (8, 2, 2)
+    assert isinstance(pair, Orthogonal)
+    assert (pair.lambda1, pair.lambda2, pair.dropout, pair.base_trains) == (1, 0, 0.05, True)
+    assert pair.r == pair.base_rank == mixture.r * mixture.shared_experts
+    assert pair.alpha / pair.r == mixture.alpha / mixture.r
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_medcares_recipes_follow_each_other(rehearse: bool) -> None:
+    parts = ("stage1", "merge", "stage2")
+    first, merge, second = (load_recipes(FOLDER / f"medcare_{one}.yaml", rehearse=rehearse)[0].recipe for one in parts)
+
+    assert isinstance(first, SftRecipe)
+    assert isinstance(merge, MergeRecipe)
+    assert isinstance(second, SftRecipe)
+    assert isinstance(second.adapter, Orthogonal)
+    assert merge.base_model == first.model.path
+    assert [(adapter.path, adapter.only) for adapter in merge.adapters] == [(first.makes, "attention")]
+    assert (second.model.path, second.adapter.start_from) == (merge.makes, first.makes)
 
 
 def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path) -> None:
