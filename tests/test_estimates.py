@@ -87,8 +87,15 @@ def test_biomed_llama_on_its_gpus_by_hand(biomed: CptRecipe) -> None:
     assert found.gradients == number + 4 * number  # the shard, and the sum over 64 micro batches
     assert found.optimizer == 2 * number
     assert found.activations == tokens * 32 * (2 * (8 * 4096 + 4) + 2 * 4 * 4096 + 4 * 32 + 2 * 4 * 11008)
-    assert found.logits == tokens * 32000 * (2 + 8)
+    assert found.logits == 2**25 * (2 + 4) + 4 * 32000 * 4096  # a part of them, and the gradient of the last matrix
     assert found.total == pytest.approx(82.3e9, rel=0.01)
+
+
+def test_models_that_cap_their_logits_need_all_of_them(biomed: CptRecipe) -> None:
+    found = estimate_memory(biomed, shape(LLAMA_7B | {"model_type": "gemma2"}))
+
+    assert found is not None
+    assert found.logits == 2048 * 32000 * (2 + 8)
 
 
 @pytest.mark.parametrize(("strategy", "loading"), [("hybrid_shard", 4 * 4 * 6_738_415_616), ("zero3", None)])

@@ -12,8 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from jobs.models import fused_loss
 from jobs.models.fused_loss import PLAIN_HEADS, NextTokenHead, fuse_loss
 from jobs.runtime.heldout import answer_losses
+from launcher.plan import memory
+from launcher.plan.shape import _GATED_DECODERS, read_shape
 
 VOCABULARY = 97
+ORIGINAL = fused_loss.LOGITS_AT_A_TIME
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -31,7 +34,7 @@ SIZES: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(fused_loss, "_NUMBERS", 5 * VOCABULARY + 3)
+    monkeypatch.setattr(fused_loss, "LOGITS_AT_A_TIME", 5 * VOCABULARY + 3)
     return None
 
 
@@ -183,6 +186,14 @@ def test_without_labels_it_gives_logits() -> None:
     assert torch.equal(fused(input_ids=ids).logits, plain(input_ids=ids).logits)
     generated = fused.eval().generate(ids, max_new_tokens=3, do_sample=False)
     assert torch.equal(generated, plain.eval().generate(ids, max_new_tokens=3, do_sample=False))
+
+
+def test_estimates_of_memory_know_what_is_fused() -> None:
+    assert memory.LOGITS_AT_A_TIME == 1 << 25 == ORIGINAL
+    for model_type in _GATED_DECODERS:
+        shape = read_shape(AutoConfig.for_model(model_type, **SIZES).to_dict())
+        assert shape is not None
+        assert shape.caps_logits == (model_type not in PLAIN_HEADS)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from jobs.vocabulary import identity_of
 from launcher.errors import LauncherError
 from launcher.expansion import EXPANSION, Expansion, Fertility, Measurement, read_expansion
 from launcher.paths import CONTINUE, FINISHED, RunDir
+from launcher.plan.adapters import trainable_parameters
+from launcher.plan.shape import NEW_TOKENS, read_shape
 from launcher.recipe import CptRecipe
 from launcher.recipe.adapter import Lora
 from tests.corpora import make_corpus
@@ -116,6 +118,10 @@ def test_beside_lora_only_those_rows_are_trained_that_should_be(folder: Path, is
     sizes = {parameter.shape for name, parameter in ours.named_parameters() if parameter.requires_grad}
     assert ((60, 64) if embeddings == "new" else (572, 64)) in sizes
     assert sum("lora_" not in name for name in trained) == (1 if is_tied else 2)
+    config = json.loads((BASE / "config.json").read_text()) | {"tie_word_embeddings": is_tied}
+    shape = read_shape(config | {"vocab_size": 572, NEW_TOKENS: 60})
+    assert shape is not None
+    assert trainable_parameters(section, shape) == ours.get_nb_trainable_parameters()[0]
 
 
 @pytest.mark.slow

@@ -21,11 +21,12 @@ from typing_extensions import override
 
 from jobs.data.samples import IGNORED
 
-PLAIN_HEADS = frozenset({"gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3"})
+PLAIN_HEADS = frozenset({"gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3"})
 """Types of models whose logits are the output embedding times the last hidden state, and nothing more: others scale or
 cap them, or add to the loss."""
-_NUMBERS = 1 << 25
-"""Logits at a time: 128 MiB in fp32."""
+
+LOGITS_AT_A_TIME = 1 << 25
+"""128 MiB in fp32. `launcher/plan/memory.py` counts with it."""
 
 
 class NextTokenHead(nn.Linear):
@@ -138,7 +139,7 @@ def _compute_format(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _parts(tokens: int, vocabulary: int) -> list[slice]:
-    rows = max(1, _NUMBERS // vocabulary)
+    rows = max(1, LOGITS_AT_A_TIME // vocabulary)
     return [slice(start, start + rows) for start in range(0, tokens, rows)]
 
 

@@ -33,7 +33,12 @@ def trainable_parameters(adapter: Adapter, shape: ModelShape) -> int | None:
     names = list(linear) if adapter.targets == "all-linear" else list(adapter.targets)
     if not set(names) <= set(linear):
         return None
-    return shape.layers * sum(_beside(adapter, name, *linear[name]) for name in names)
+    return shape.layers * sum(_beside(adapter, name, *linear[name]) for name in names) + _embeddings(adapter, shape)
+
+
+def _embeddings(adapter: Adapter, shape: ModelShape) -> int:
+    rows = {"frozen": 0, "new": shape.new_tokens, "all": shape.vocabulary}
+    return shape.tables * rows[getattr(adapter, "embeddings", "frozen")] * shape.hidden
 
 
 def _linear_layers(shape: ModelShape) -> dict[str, tuple[int, int]]:

@@ -14,7 +14,7 @@ from launcher.errors import Fault, LauncherError
 from launcher.expansion import EXPANSION
 from launcher.load import LoadedRecipe
 from launcher.paths import expand, locate
-from launcher.plan.shape import read_json
+from launcher.plan.shape import NEW_TOKENS, read_json
 from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, PrepareRecipe, Recipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.chat import PubMedQaSource
 from launcher.recipe.merge import MergedAdapter
@@ -226,9 +226,7 @@ class _Site:
             yield "batch.sequence_length", f"{length} is more than the model's {limit} positions; write at most {limit}"
 
     def vocabulary_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
-        model = recipe.model
-        added = read_json(self._model(model.tokenizer) / EXPANSION) if model.tokenizer else None
-        rows = added["expanded"]["vocab_size"] if added else self._model_config(recipe).get("vocab_size")
+        rows = self._model_config(recipe).get("vocab_size")
         too_large = set()
         for index, corpus in enumerate(recipe.data.corpora):
             tokenizer = (self._manifest(corpus.name) or {}).get("tokenizer") or {}
@@ -240,7 +238,7 @@ class _Site:
                     f"`{corpus.name}` was made with a tokenizer of {ids} tokens, the model has {rows}; prepare it with "
                     "the model's own tokenizer",
                 )
-        tokenizer, root = self._model(model.tokenizer_path), self.cluster.roots.corpora
+        tokenizer, root = self._model(recipe.model.tokenizer_path), self.cluster.roots.corpora
         folders = [(corpus.name, Path(locate(corpus.name, root, self.recipe_folder))) for corpus in recipe.data.corpora]
         for index, message in strangers(folders, tokenizer if tokenizer.is_absolute() else None):
             if index not in too_large:
@@ -271,9 +269,14 @@ class _Site:
 
 
 def model_config(recipe: TrainingRecipe, cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
-    """Read config.json of a recipe's model, if the model is on this machine."""
+    """Read config.json of a recipe's model, if the model is on this machine, as it is with new tokens."""
     located = locate(recipe.model.path, cluster.roots.models, recipe_folder)
-    return read_json(Path(located) / "config.json") if os.path.isabs(located) else None
+    config = read_json(Path(located) / "config.json") if os.path.isabs(located) else None
+    if config is None or recipe.model.tokenizer is None:
+        return config
+    added = read_json(Path(locate(recipe.model.tokenizer, cluster.roots.models, recipe_folder)) / EXPANSION) or {}
+    rows = (added.get("expanded") or {}).get("vocab_size", 0)
+    return config | {"vocab_size": max(rows, config.get("vocab_size", 0)), NEW_TOKENS: len(added.get("parts", ()))}
 
 
 def _inside(path: Path) -> str:

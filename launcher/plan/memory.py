@@ -14,6 +14,8 @@ from launcher.plan.adapters import trainable_parameters
 from launcher.plan.shape import ModelShape
 from launcher.recipe.training import TrainingRecipe
 
+LOGITS_AT_A_TIME = 1 << 25
+"""Of a model whose loss needs no more at once: 128 MiB in fp32."""
 OVERHEAD = 2_000_000_000
 """CUDA context, NCCL's buffers and fragmentation, in bytes; an assumption, not derived."""
 
@@ -31,7 +33,7 @@ class MemoryEstimate:
     """AdamW's two moments in fp32; with DeepSpeed also its fp32 copy of the parameters."""
     activations: int
     logits: int
-    """Logits and their gradient, which exist besides the activations of all layers."""
+    """What the loss takes, which exists besides the activations of all layers."""
     overhead: int = OVERHEAD
 
     @property
@@ -133,9 +135,18 @@ def layer_activations(recipe: TrainingRecipe, shape: ModelShape) -> int:
 
 
 def _logits(recipe: TrainingRecipe, shape: ModelShape) -> int:
-    """Logits in the compute format and, in fp32, their log-softmax and its gradient."""
+    """Part of the logits (`jobs/models/fused_loss.py`) and, if it is trained, the output embedding's gradient in fp32.
+
+    Where that is not possible, all logits in the compute format and, in fp32, their log-softmax and its gradient.
+    """
+    if recipe.kind == "classify":
+        return 0
     tokens = recipe.batch.least_micro_batch * recipe.batch.sequence_length
-    return tokens * shape.vocabulary * (_bytes(recipe) + 8)
+    if shape.caps_logits:
+        return tokens * shape.vocabulary * (_bytes(recipe) + 8)
+    part = min(tokens * shape.vocabulary, LOGITS_AT_A_TIME)
+    is_trained = recipe.adapter is None or getattr(recipe.adapter, "embeddings", "frozen") != "frozen"
+    return part * (4 + _bytes(recipe) % 4) + (4 * shape.table_parameters if is_trained else 0)
 
 
 def _bytes(recipe: TrainingRecipe) -> int:

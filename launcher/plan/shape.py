@@ -6,6 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+NEW_TOKENS = "new_tokens"
+"""Our own key beside those of config.json: how many tokens `model.tokenizer` adds."""
 _GATED_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"})
 """Model types built of attention, a gated MLP of three matrices and two norms a layer, as in LLaMA
 (https://arxiv.org/abs/2302.13971). Biases and further norms are left out: below 0.1 % of the parameters."""
@@ -24,6 +26,10 @@ class ModelShape:
     vocabulary: int
     is_tied: bool
     """Input and output embeddings are one table."""
+    caps_logits: bool = False
+    """The model does more with its logits than compute them, so the loss needs all of them at once."""
+    new_tokens: int = 0
+    """Tokens of the vocabulary that training adds."""
 
     @property
     def layer_parameters(self) -> int:
@@ -37,10 +43,14 @@ class ModelShape:
         return self.vocabulary * self.hidden
 
     @property
+    def tables(self) -> int:
+        """Embedding tables."""
+        return 1 if self.is_tied else 2
+
+    @property
     def parameters(self) -> int:
         """All parameters."""
-        tables = 1 if self.is_tied else 2
-        return self.layers * self.layer_parameters + tables * self.table_parameters + self.hidden
+        return self.layers * self.layer_parameters + self.tables * self.table_parameters + self.hidden
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape | None:
@@ -57,6 +67,8 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         kv_heads=config.get("num_key_value_heads") or heads,
         vocabulary=config["vocab_size"],
         is_tied=bool(config.get("tie_word_embeddings", False)),
+        caps_logits=config["model_type"] == "gemma2",
+        new_tokens=config.get(NEW_TOKENS, 0),
     )
 
 
