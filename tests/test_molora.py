@@ -384,6 +384,11 @@ def test_what_a_mixture_cannot_be_is_explained(tmp_path: Path, section: str, tol
     assert told in found
 
 
+def test_layers_that_are_not_linear_are_named() -> None:
+    with pytest.raises(LauncherError, match=r"cannot build `molora` on this model .*LlamaMLP is no linear layer"):
+        on_meta(SMALL, adapter(method="molora", ffn_targets=["mlp"]))
+
+
 def test_a_mixture_works_with_every_strategy() -> None:
     strategies = ("ddp", "full_shard", "hybrid_shard", "zero2", "zero3")
 

@@ -23,6 +23,18 @@ def scale_of(alpha: float, r: int, rslora: bool) -> float:
     return alpha / (math.sqrt(r) if rslora else r)
 
 
+def widths(layer: nn.Module) -> tuple[int, int]:
+    """Return the inputs and outputs of a linear layer, quantised or not.
+
+    Raises:
+        ValueError: it is none.
+    """
+    inputs, outputs = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    if not (isinstance(inputs, int) and isinstance(outputs, int)):
+        raise ValueError(f"target module {type(layer).__name__} is no linear layer")
+    return inputs, outputs
+
+
 def low_rank(inputs: int, outputs: int, rank: int) -> tuple[nn.Parameter, nn.Parameter]:
     """Make the factors A and B of an update: A random, B zero, in fp32."""
     a = nn.Parameter(torch.empty(rank, inputs, dtype=torch.float32))
@@ -89,7 +101,7 @@ class BesideModel(LoraModel):
             if isinstance(module, Update):
                 module.auxiliary = self.auxiliary
 
-    def make_update(self, config: Any, target_name: str, inputs: int, outputs: int) -> Update | None:
+    def make_update(self, config: Any, target_name: str, target: nn.Module) -> Update | None:
         """Make what a target gets instead of LoRA, if it does."""
         raise NotImplementedError
 
@@ -113,8 +125,7 @@ class BesideModel(LoraModel):
         current_key: str,
         **options: Any,
     ) -> None:
-        inputs, outputs = getattr(target, "in_features", 0), getattr(target, "out_features", 0)
-        update = self.make_update(lora_config, target_name, inputs, outputs)
+        update = self.make_update(lora_config, target_name, target)
         if update is not None:
             self._replace_module(parent, target_name, BesideLinear(target, adapter_name, update), target)
         else:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from jobs.models.beside import BesideModel, Update, like, low_rank, scale_of
+from jobs.models.beside import BesideModel, Update, like, low_rank, scale_of, widths
 from launcher.adapters import MOLORA
 from launcher.recipe.molora import MoLora
 
@@ -132,8 +132,8 @@ class MoLoraModel(BesideModel):
     """LoRA, and mixtures where the configuration wants them."""
 
     @override
-    def make_update(self, config: MoLoraConfig, target_name: str, inputs: int, outputs: int) -> Update | None:
-        return Mixture(inputs, outputs, config) if target_name in (config.ffn_modules or ()) else None
+    def make_update(self, config: MoLoraConfig, target_name: str, target: nn.Module) -> Update | None:
+        return Mixture(*widths(target), config) if target_name in (config.ffn_modules or ()) else None
 
 
 def register() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from jobs.models.beside import UPDATE, BesideLinear, BesideModel, Update, like, low_rank, scale_of
+from jobs.models.beside import UPDATE, BesideLinear, BesideModel, Update, like, low_rank, scale_of, widths
 from jobs.models.model_folder import local_folder
 from jobs.runtime.context import Context
 from launcher.adapters import MOLORA, WEIGHTS, is_credentialed, read_adapter
@@ -88,8 +88,8 @@ class OrthogonalModel(BesideModel):
     """Pairs of adapters on all targets."""
 
     @override
-    def make_update(self, config: OrthogonalConfig, target_name: str, inputs: int, outputs: int) -> Update | None:
-        return Pair(inputs, outputs, config)
+    def make_update(self, config: OrthogonalConfig, target_name: str, target: nn.Module) -> Update | None:
+        return Pair(*widths(target), config)
 
 
 @dataclass(frozen=True)
