@@ -156,7 +156,7 @@ def test_a_mixture_is_the_published_formula(fields: dict[str, Any]) -> None:
 
 
 def test_sparse_evaluation_equals_dense_evaluation() -> None:
-    settings = config(shared_experts=0)
+    settings = config(shared_experts=0, lora_alpha=3)
     made, x = mixture(settings), tokens()
     gates, chosen = torch.rand(TOKENS, 4, dtype=torch.float64).topk(2)
     w = by_expert(made, settings)

@@ -90,13 +90,13 @@ class Mixture(Update):
         x = like(x, self.router.weight)
         probabilities = self.router(x).float().softmax(-1)
         gates, chosen = probabilities.topk(self._top_k)
-        update = self._scale * self.combine(x, chosen, gates / gates.sum(-1, keepdim=True))
+        update = self.combine(x, chosen, gates / gates.sum(-1, keepdim=True))
         if self._balance and self.adds_to_loss:
             update = self.auxiliary.attach(update, self._balance * balance_loss(probabilities, chosen))
         return update
 
     def combine(self, x: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
-        """Add up what the chosen experts say, weighted by the gates, and the shared ones.
+        """Add up what the chosen experts say, weighted by the gates, and the shared ones, all scaled.
 
         Args:
             x: (..., inputs).
@@ -110,7 +110,7 @@ class Mixture(Update):
             a, b = torch.cat([a, self.shared_A]), torch.cat([b, self.shared_B], dim=1)
             weights = functional.pad(weights, (0, len(self.shared_A)), value=1.0)
         hidden = functional.linear(x, a)
-        return functional.linear(hidden * weights.to(hidden.dtype), b)
+        return functional.linear(hidden * (self._scale * weights).to(hidden.dtype), b)
 
 
 def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:

@@ -70,9 +70,9 @@ class Pair(Update):
     @override
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(like(x, self.new_A))
-        base = functional.linear(functional.linear(x, self.base_A), self.base_B)
-        new = functional.linear(functional.linear(x, self.new_A), self.new_B)
-        update = self._scales[0] * base + self._scales[1] * new
+        base = self._scales[0] * functional.linear(x, self.base_A)
+        new = self._scales[1] * functional.linear(x, self.new_A)
+        update = functional.linear(torch.cat([base, new], -1), torch.cat([self.base_B, self.new_B], 1))
         return self.auxiliary.attach(update, self.penalty()) if any(self._lambdas) and self.adds_to_loss else update
 
     def penalty(self) -> Tensor:
