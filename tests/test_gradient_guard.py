@@ -16,8 +16,6 @@ from jobs.runtime.process_group import Group
 from launcher.errors import RunError
 from tests.ranks import ASSETS
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 ALONE = Group(rank=0, world_size=1, leads_node=True, device=torch.device("cpu"), control=None)
 BOTH = ("default", "downstream")
 

@@ -1,6 +1,5 @@
 """Adapters: from the recipe's section to peft's model, and what of it a checkpoint holds."""
 
-import warnings
 from typing import Any
 
 import peft
@@ -10,6 +9,7 @@ from transformers import PreTrainedModel, set_seed
 
 from jobs.models import molora, orthogonal
 from jobs.models.new_tokens import train_embeddings
+from jobs.models.quiet import quiet_peft
 from launcher.errors import LauncherError
 from launcher.expansion import Expansion
 from launcher.recipe.adapter import (
@@ -44,10 +44,7 @@ def adapted(
         train_embeddings(config, model, adapter.embeddings, expansion)
     set_seed(seed)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning
-            )  # peft's affair
+        with quiet_peft():
             built: PeftModel = peft.get_peft_model(model, config)
     except ValueError as error:  # layers that are not there, widths that do not come out even
         raise LauncherError(f"adapter: peft cannot build `{adapter.method}` on this model ({error})") from error

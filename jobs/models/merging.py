@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from jobs.models import molora
+from jobs.models.quiet import quiet_peft
 from launcher.adapters import AdapterFolder
 from launcher.errors import LauncherError
 
@@ -96,8 +97,7 @@ def merge(adapted: PeftModel, name: str) -> PreTrainedModel:
 def _adapt(model: PreTrainedModel, config: PeftConfig, tensors: Mapping[str, Tensor], name: str) -> PeftModel:
     config.inference_mode = True
     ends = _embedding_ends(model)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # peft's affair
+    with quiet_peft(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Model (has|with) `tie_word_embeddings=True`", UserWarning)  # seen to below
         adapted = PeftModel(model, config)
         result = set_peft_model_state_dict(adapted, dict(tensors))
