@@ -20,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from jobs.data.making import code_version
 from jobs.models.merge_plan import MergePlan, choose_tokenizer, make_plan
 from jobs.models.merging import attach, load_in_fp32, merge
-from jobs.models.model_folder import copy_generation_config, copy_tokenizer, load_tokenizer
+from jobs.models.model_folder import copy_generation_config, copy_tokenizer, let_others_read, load_tokenizer
 from jobs.models.probe import Difference, Probe, compare
 from jobs.runtime.checkpoint import sync, sync_tree
 from jobs.runtime.context import Context
@@ -174,8 +174,7 @@ def write(plan: MergePlan, context: Context, model: PreTrainedModel, tokenizer: 
     model.config.dtype = plan.dtype
     model.generation_config = GenerationConfig()  # saving checks it, and published ones are not always consistent
     model.to(plan.dtype).save_pretrained(staging, max_shard_size="5GB")
-    for path in staging.glob("*.safetensors"):  # which safetensors 0.8 makes for its owner alone
-        path.chmod((staging / "config.json").stat().st_mode)
+    let_others_read(staging)
     copy_generation_config([*(adapter.folder for adapter in reversed(plan.adapters)), plan.base], staging)
     return staging
 

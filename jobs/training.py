@@ -1,6 +1,6 @@
 """What every kind of training shares: resume, train with guarded checkpoints, export when the end is reached."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,11 @@ from jobs.models.adapter_state import adapter_callbacks
 from jobs.models.adapters import adapted, declared_trainable
 from jobs.models.arguments import refuse_impossible, training_arguments
 from jobs.models.build import published_config
+from jobs.models.model_folder import require_data_use
 from jobs.models.orthogonal import located
 from jobs.models.parallel import Layout, lay_out
 from jobs.models.schedule import lr_factor
+from jobs.models.stacking import Earlier, open_earlier, stack, trained_names
 from jobs.runtime.checkpoint import CheckpointStore, required_files
 from jobs.runtime.context import Context
 from jobs.runtime.control import StepControl
@@ -88,6 +90,7 @@ def carry_out(context: Context, recipe: R, stop: StopFlag, plan: Callable[[R, Gr
         if not finished:
             refuse_impossible(recipe, group.device)
             refuse_taken(context, recipe)
+            require_data_use(recipe.data_use, _sources(context, recipe))
             recipe = sized(recipe, context, group)
             with explaining_memory(recipe, context):
                 finished = train(context, recipe, group, stop, plan(recipe, group))
@@ -99,7 +102,7 @@ def carry_out(context: Context, recipe: R, stop: StopFlag, plan: Callable[[R, Gr
 
 def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag, work: Work) -> bool:
     """Resume, train, and export if training came to its end; tell whether it did."""
-    layout = lay_out(recipe.parallel, context.ranks, group.device)
+    layout, earlier = lay_out(recipe.parallel, context.ranks, group.device), open_earlier(context, recipe)
     required = required_files(
         layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16", adapted=recipe.adapter is not None
     )
@@ -112,8 +115,9 @@ def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag
             print(work.remark, flush=True)
 
     arguments = training_arguments(recipe, layout, work.steps, store.staging, **work.arguments)
-    model = _build(context, recipe, work)
-    guard = GradientGuard(group, declared_trainable(model), by_hooks=layout.zero_stage is not None)
+    model = _build(context, recipe, work, earlier)
+    declared = declared_trainable(model, trained_names(earlier))
+    guard = GradientGuard(group, declared, by_hooks=layout.zero_stage is not None)
     control = StepControl(context, stop, group, recipe.checkpoint.interval)
     tracker = open_tracker(context, recipe.tracking)
     trainer = GuardedTrainer(
@@ -178,6 +182,7 @@ def export_trained(
         data_use=recipe.data_use,
         steps=trainer.state.best_global_step or trainer.state.global_step,
         started_from=recipe.adapter.start_from if isinstance(recipe.adapter, Orthogonal) else None,
+        beneath=tuple(one.describe() for one in open_earlier(context, recipe)),
     )
     tokenizer = AutoTokenizer.from_pretrained(
         context.model_path(recipe.model.tokenizer_path), trust_remote_code=recipe.model.trust_remote_code
@@ -188,9 +193,17 @@ def export_trained(
     export_model(trainer, group, export_folder(context), tokenizer, published, provenance)
 
 
-def _build(context: Context, recipe: TrainingRecipe, work: Work) -> PreTrainedModel:
+def _sources(context: Context, recipe: TrainingRecipe) -> list[Path]:
+    """Folders of what the recipe starts from."""
+    names = (recipe.model.path, *(adapter.path for adapter in recipe.model.adapters))
+    return [Path(context.model_path(name)) for name in names]
+
+
+def _build(context: Context, recipe: TrainingRecipe, work: Work, earlier: Sequence[Earlier]) -> PreTrainedModel:
     adapter, model = located(context, recipe), work.build_model()
-    return model if adapter is None else adapted(model, adapter, recipe.seed, work.task, work.steps, work.new_tokens)
+    if adapter is None:
+        return model
+    return stack(adapted(model, adapter, recipe.seed, work.task, work.steps, work.new_tokens), earlier)
 
 
 def _find_resume(store: CheckpointStore, layout: Layout) -> int | None:

@@ -1,7 +1,9 @@
 """Adapter folders as peft writes them, read without peft: what they adapt, and whether that can be merged."""
 
+import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -30,6 +32,10 @@ _BESIDE_THE_WEIGHTS = {
     "SHADOW": "ShadowPEFT",
 }
 """Methods that put something between the layers or choose by the input: no weights of the base do the same."""
+
+
+_SUMS = (True, None, "gaussian", "orthogonal", "eva")
+"""Initialisations of LoRA that leave the weights of the base as they are."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,65 @@ class AdapterFolder:
                 f"`{self.folder.name}` is an adapter for `{task}`; only those of causal language models can be merged"
             )
 
+    def require_stackable(self) -> None:
+        """Refuse an adapter that is not simply added to weights, and so cannot be active together with others.
+
+        Raises:
+            LauncherError: it is something else than LoRA, or a kind of it that depends on what else there is.
+        """
+        found = self._obstacle()
+        if found:
+            raise LauncherError(
+                f"`{self.folder.name}` {found}, which cannot be active together with another adapter; merge it into "
+                "the model first (kind `merge`)"
+            )
+
+    def _obstacle(self) -> str | None:
+        config = self.config
+        if config.get("peft_type") != "LORA":
+            return f"is `{config.get('peft_type')}`, not LoRA"
+        if config.get("task_type") not in (None, "CAUSAL_LM"):
+            return f"is an adapter for `{config['task_type']}`"
+        if config.get("use_dora"):
+            return "scales weights (DoRA)"
+        if config.get("init_lora_weights") not in _SUMS:
+            return f"changes the model's weights (`{config['init_lora_weights']}`)"
+        if config.get("bias", "none") != "none":
+            return "holds biases"
+        whole = [key for key in ("modules_to_save", "trainable_token_indices") if config.get(key)]
+        return f"holds more than LoRA (`{whole[0]}`)" if whole else None
+
+    def require_beneath(self, earlier: Sequence["AdapterFolder"]) -> None:
+        """Refuse an adapter without those that it was trained on top of: it says nothing without them.
+
+        Args:
+            earlier: Adapters that come before it.
+
+        Raises:
+            LauncherError: one is missing, or is not the very one.
+        """
+        wanted = self._beneath()
+        had = {adapter.digest for adapter in earlier} if wanted else set()
+        for entry in wanted:
+            if entry["sha256"] not in had:
+                raise LauncherError(
+                    f"`{self.folder.name}` was trained on top of the adapter `{entry['path']}`; name that one before it"
+                )
+
+    def _beneath(self) -> list[dict[str, Any]]:
+        """What the manifest says of adapters below; one that was trained further lies in a folder of its own there."""
+        entries: list[dict[str, Any]] = [entry for entry in self.manifest.get("beneath", []) if "sha256" in entry]
+        for place, entry in enumerate(entries):
+            if not (self.folder / MANIFEST).is_file() and entry.get("folder") == self.folder.name:
+                return entries[:place]
+        return entries
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the weights."""
+        with (self.folder / WEIGHTS).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
     def require_base(self, name: str, located: str, trained_on: str | None) -> None:
         """Refuse an adapter that was trained on another model.
 
@@ -92,8 +157,8 @@ class AdapterFolder:
             return
         said = f", not on `{trained_on}`" if trained_on else ""
         raise LauncherError(
-            f"`{self.folder.name}` was trained on `{theirs[0]}`{said}, and `base_model` is `{name}`; name its base, or "
-            f"write `trained_on: {theirs[0]}` if both are the same model"
+            f"`{self.folder.name}` was trained on `{theirs[0]}`{said}, and the base here is `{name}`; name its base, "
+            f"or write `trained_on: {theirs[0]}` if both are the same model"
         )
 
 

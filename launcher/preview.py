@@ -99,7 +99,7 @@ def require_feasible(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: 
     Raises:
         RecipeError: With all faults of all recipes.
     """
-    pending = [made for run in options.after for made in _made_by(find_run(cluster, run))]
+    pending = {name: use for run in options.after for name, use in _made_by(find_run(cluster, run)).items()}
     if faults := check_all(loaded, cluster, pending):
         raise RecipeError(faults)
 
@@ -179,10 +179,10 @@ def _condition(after: str, cluster: Cluster) -> str | None:
     return f"afterok:{record.submissions[-1].job_id}"
 
 
-def _made_by(run: RunDir) -> list[str]:
-    """The corpus or tokenizer that will be there once a run has finished."""
-    made = recipe_adapter.validate_json(run.recipe.read_text(encoding="utf-8")).makes
-    return [made] if made else []
+def _made_by(run: RunDir) -> dict[str, str]:
+    """What will be there once a run has finished, a corpus, tokenizer, model or adapter, and its `data_use`."""
+    recipe = recipe_adapter.validate_json(run.recipe.read_text(encoding="utf-8"))
+    return {recipe.makes: recipe.data_use} if recipe.makes else {}
 
 
 def _free_folder(root: Path, members: Sequence[ResolvedRecipe], taken: set[Path]) -> SubmissionDir:

@@ -84,6 +84,12 @@ class RunRecord:
         return cls(**{known.name: found[known.name] for known in fields(cls) if known.name in found})
 
 
+def was_rehearsed(link: Path) -> bool:
+    """Tell whether a name below `roots.models` is of what a rehearsal trained, so that another one may take it."""
+    folder = link.resolve().parents[1]
+    return link.is_symlink() and (folder / "run.json").is_file() and RunRecord.read(folder / "run.json").rehearsal
+
+
 def fingerprint(recipe: Mapping[str, Any]) -> str:
     """Hash a resolved recipe, whatever the layout of the file it was read from.
 

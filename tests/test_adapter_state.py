@@ -17,8 +17,6 @@ from jobs.models.adapters import declared_trainable
 from jobs.runtime.gradient_guard import plain_name
 from tests.test_adapters import adapter, on_stories
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 OPTIONS = StateDictOptions(full_state_dict=False)
 
 

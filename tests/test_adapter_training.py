@@ -14,15 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from jobs.models.adapter_state import load_adapter_state
 from jobs.models.adapters import adapted
-from launcher.ledger import read_attempts
-from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir, published_steps
+from launcher.paths import CONTINUE, FINISHED, RunDir, published_steps
 from launcher.recipe import CptRecipe
 from tests.ranks import ASSETS, losses, make_run, start, train
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
-]
+pytestmark = pytest.mark.slow
 
 STORIES = ASSETS / "stories260k"
 LORA = {"method": "lora", "r": 8, "dropout": 0.1}
@@ -174,49 +170,3 @@ def test_4_bit_weights_are_sharded_and_learn(folder: Path, strategy: str) -> Non
 
     assert losses(run)[STEPS] < losses(run)[1] - 1
     assert exported(run)
-
-
-TWO_STEP = """
-import copy, sys
-import jobs.__main__ as task
-from jobs import training
-from jobs.models.adapters import adapted, declared_trainable
-
-def with_downstream(*arguments):
-    model = adapted(*arguments)
-    model.add_adapter("downstream", copy.deepcopy(model.peft_config["default"]))
-    model.base_model.set_adapter(ACTIVE)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-    return model
-
-training.adapted = with_downstream
-training.declared_trainable = lambda model: declared_trainable(model, ("default", "downstream"))
-sys.exit(task.main())
-"""
-
-
-def two_step(*active: str) -> tuple[str, str]:
-    """A clinical adapter and a downstream one, of which some are active."""
-    return "-c", TWO_STEP.replace("ACTIVE", repr([*active]))
-
-
-@pytest.mark.parametrize("strategy", ["ddp", "full_shard", pytest.param("zero2", marks=NEEDS_DEEPSPEED)])
-def test_a_stacked_adapter_that_is_not_active_ends_the_run_for_good(folder: Path, strategy: str) -> None:
-    run = adapter_run(folder, strategy)
-
-    attempt = start(run, ranks=2, program=two_step("default"))
-
-    assert NEVER_RESTART in attempt.wait()  # whoever is slower to leave is ended
-    assert "lora_A.downstream.weight`" in attempt.log()
-    assert "declared trainable, but of no effect on the loss; is the adapter active?" in attempt.log()
-    assert losses(run) == {}
-    assert [attempt.reason for attempt in read_attempts(run.ledger)] == [None]
-
-
-def test_two_active_adapters_train(folder: Path) -> None:
-    run = adapter_run(folder, schedule={"length": "4 steps", "warmup": "1 steps"})
-
-    attempt = start(run, program=two_step("default", "downstream"))
-
-    assert attempt.wait() == [FINISHED]

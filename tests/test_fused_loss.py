@@ -127,7 +127,6 @@ ADAPTERS: dict[str, peft.PeftConfig] = {
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_adapted_models_are_trained_as_without_it(name: str) -> None:
     models = []
     for model in pair("llama"):
@@ -137,7 +136,6 @@ def test_adapted_models_are_trained_as_without_it(name: str) -> None:
     require_equal_training(models[0], models[1], batch())
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_an_adapter_on_the_output_embedding_itself_leaves_the_models_own_loss() -> None:
     models = []
     for model in pair("llama"):
@@ -150,7 +148,6 @@ def test_an_adapter_on_the_output_embedding_itself_leaves_the_models_own_loss() 
     assert losses[1].item() == losses[0].item()
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_tied_embeddings_that_peft_copies_are_trained_as_without_it() -> None:
     models = []
     for model in pair("llama", tie_word_embeddings=True):

@@ -17,12 +17,13 @@ from tests.ranks import make_run
 from tests.test_plan import PROFILE, site
 
 
-def context(folder: Path, name: str) -> tuple[Context, CptRecipe]:
+def context(folder: Path, name: str, rehearsal: bool = False) -> tuple[Context, CptRecipe]:
     """Of a run that has trained a model."""
     folder.mkdir(exist_ok=True)
     run = make_run(folder, output=name)
     record = RunRecord.read(run.record)
     record.cluster["roots"]["models"] = str(folder / "models")
+    record.rehearsal = rehearsal
     record.write(run.record)
     (run.outputs / "model").mkdir(parents=True)
     found = load_context(run, 0, Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1, node_rank=0))
@@ -68,7 +69,8 @@ def test_the_name_of_a_run_that_was_removed_is_free(tmp_path: Path) -> None:
 
 def complaints(folder: Path, text: str, pending: tuple[str, ...] = ()) -> list[str]:
     loaded = load_recipes(write(folder, text))
-    return [str(fault).replace(f"{folder}/", "") for fault in check_all(loaded, profile(folder, PROFILE), pending)]
+    awaited = dict.fromkeys(pending, "open")
+    return [str(fault).replace(f"{folder}/", "") for fault in check_all(loaded, profile(folder, PROFILE), awaited)]
 
 
 def test_a_name_that_is_taken_is_told_before_the_queue(tmp_path: Path) -> None:
@@ -102,3 +104,14 @@ def test_what_was_made_of_credentialed_data_asks_for_a_credentialed_recipe(tmp_p
 
     assert "model.path: `org/model` was made of credentialed data; write `data_use: credentialed`" in found[0]
     assert "adapter.start_from: `stage1` was made of credentialed data" in found[1]
+
+
+def test_a_rehearsal_takes_the_name_of_an_earlier_one(tmp_path: Path) -> None:
+    (first, recipe), (second, _) = (context(tmp_path, "mine", rehearsal=True) for _ in range(2))
+    publish_name(first, recipe)
+
+    publish_name(second, recipe)
+
+    assert (tmp_path / "models" / "mine").resolve() == (second.run.outputs / "model").resolve()
+    with pytest.raises(LauncherError, match="is there already"):
+        refuse_taken(*context(tmp_path, "mine"))

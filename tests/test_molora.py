@@ -31,8 +31,6 @@ from launcher.recipe.adapter import strategy_limit
 from tests.loading import RECIPE, faults
 from tests.test_adapters import QWEN_7B, SMALL, STORIES, adapter, on_meta, on_stories
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 Array = NDArray[np.float64]
 TOKENS, INPUTS, OUTPUTS = 11, 6, 5
 

@@ -31,7 +31,6 @@ from tests.preparing import abstracts
 from tests.ranks import ASSETS, context_of, cpt_recipe, losses, make_run_of, start, train
 
 BASE = ASSETS / "stories260k"
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,6 @@ from launcher.plan.shape import read_shape
 from launcher.recipe.adapter import strategy_limit
 from tests.test_adapters import QWEN_7B, STORIES, adapter, on_stories
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 Array = NDArray[np.float64]
 TOKENS, INPUTS, OUTPUTS = 7, 6, 5
 IDS = torch.arange(48).reshape(2, 24) + 3

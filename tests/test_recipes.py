@@ -102,13 +102,29 @@ def test_clinical_recipes_are_credentialed_and_keep_to_the_site() -> None:
     recipes = [item.recipe for item in loaded]
     notes = [recipe for recipe in recipes if recipe.name not in ("prepare-pubmed", "prepare-pubmed-rehearsal")]
 
-    assert len(notes) == 28
+    assert len(notes) == 30
     assert {recipe.data_use for recipe in notes} == {"credentialed"}
     assert {recipe.tracking.mode for recipe in notes if isinstance(recipe, TrainingRecipe)} == {"offline"}
 
 
-@pytest.mark.parametrize("task", ["los", "mor", "pmv", "diag", "proc"])
-def test_clinical_llama_lora_and_its_baselines_have_their_published_values(task: str) -> None:
+def test_the_clinical_adapter_has_its_published_values() -> None:
+    (loaded,) = load_recipes(FOLDER / "clinical_llama_lora_mimic.yaml")
+
+    recipe = loaded.recipe
+    assert isinstance(recipe, CptRecipe)
+    assert isinstance(recipe.adapter, Lora)
+    assert (recipe.adapter.r, recipe.adapter.alpha, recipe.adapter.targets) == (16, 32, ("q_proj", "v_proj"))
+    assert (recipe.batch.sequences, recipe.batch.sequence_length) == (4 * 64, 512)
+    assert (recipe.optim.lr, recipe.schedule.length, recipe.seed) == (3e-4, "1 epoch", 1234)
+
+
+@pytest.mark.parametrize(
+    ("task", "rank", "alpha", "dropout"),
+    [("los", 16, 4, 0.0), ("mor", 8, 4, 0.2), ("pmv", 16, 32, 0.0), ("diag", 8, 4, 0.1), ("proc", 2, 8, 0.1)],
+)
+def test_clinical_llama_lora_and_its_baselines_have_their_published_values(
+    task: str, rank: int, alpha: int, dropout: float
+) -> None:
     (ours,) = load_recipes(FOLDER / f"clinical_llama_lora_{task}.yaml")
     (baseline,) = load_recipes(FOLDER / f"clinical_baseline_{task}.yaml")
 
@@ -116,8 +132,10 @@ def test_clinical_llama_lora_and_its_baselines_have_their_published_values(task:
     assert isinstance(lora, ClassifyRecipe)
     assert isinstance(encoder, ClassifyRecipe)
     assert isinstance(lora.adapter, Lora)
-    assert (lora.adapter.r, lora.adapter.alpha, lora.adapter.targets) == (16, 32, ("q_proj", "v_proj"))
-    assert (lora.batch.micro_batch, lora.accumulation_steps, lora.optim.lr) == (10, 2, 3e-4 if task == "mor" else 5e-5)
+    assert (lora.adapter.r, lora.adapter.alpha, lora.adapter.dropout) == (rank, alpha, dropout)
+    assert lora.adapter.targets == ("q_proj", "v_proj")
+    assert [(one.path, one.trainable) for one in lora.model.adapters] == [("clinical-llama-lora", True)]
+    assert (lora.batch.micro_batch, lora.accumulation_steps, lora.optim.lr) == (8, 2, 5e-5)
     assert encoder.adapter is None
     assert (encoder.batch.micro_batch, encoder.accumulation_steps, encoder.optim.lr) == (32, 2, 5e-5)
     for recipe in (lora, encoder):
@@ -174,7 +192,7 @@ def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path)
     cluster = load_cluster(str(write(tmp_path, profile, "profile.yaml")))
     rehearsals = [item.recipe for path in RECIPES for item in load_recipes(path, rehearse=True)]
 
-    made = frozenset(recipe.makes for recipe in rehearsals if recipe.makes)
+    made = {recipe.makes: recipe.data_use for recipe in rehearsals if recipe.makes}
     found = [fault for recipe in rehearsals for fault in check(recipe, cluster, str(FOLDER), made)]
 
     assert not found

@@ -31,8 +31,11 @@ def write_adapter(model: PeftModel, weights: dict[str, Tensor], base: str, folde
     if isinstance(config, OrthogonalConfig):
         _write_fused(model, config, weights, folder)
         return
+    others = [name for name in model.peft_config if any(f".{name}." in key for key in weights) and name != "default"]
     # Embeddings are never changed here; peft would ask the Hugging Face Hub whether they might have been.
-    model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+    model.save_pretrained(
+        folder, state_dict=weights, save_embedding_layers=False, selected_adapters=["default", *others]
+    )
     (folder / "README.md").unlink(missing_ok=True)  # a form to be filled in, with the base's path
     if isinstance(config, MoLoraConfig):
         _write_attention(config, folder)

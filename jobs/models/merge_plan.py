@@ -9,10 +9,10 @@ import peft
 import torch
 from transformers import AutoConfig
 
-from jobs.models.model_folder import TOKENIZER_CONFIG, checksums, load_tokenizer, local_folder
+from jobs.models.model_folder import TOKENIZER_CONFIG, checksums, load_tokenizer, local_folder, require_data_use
 from jobs.runtime.context import Context
 from jobs.runtime.watchdog import WATCHDOG
-from launcher.adapters import AdapterFolder, is_credentialed, read_adapter
+from launcher.adapters import AdapterFolder, read_adapter
 from launcher.errors import LauncherError
 from launcher.paths import expand
 from launcher.recipe.merge import MergeRecipe
@@ -49,9 +49,8 @@ def make_plan(context: Context) -> MergePlan:
     assert isinstance(recipe, MergeRecipe), recipe.kind
     base = local_folder(context.model_path(recipe.base_model), "base_model")
     adapters = tuple(_open_adapter(context, recipe, index) for index in range(len(recipe.adapters)))
-    for folder in (base, *(adapter.folder for adapter in adapters)):
-        if recipe.data_use == "open" and is_credentialed(folder):
-            raise LauncherError(f"data_use: `{folder}` was made of credentialed data; write `credentialed`")
+    require_data_use(recipe.data_use, (base, *(adapter.folder for adapter in adapters)))
+    _require_all_beneath(adapters)
     root = expand(context.record.cluster["roots"]["models"])
     return MergePlan(
         recipe=recipe,
@@ -72,6 +71,14 @@ def _open_adapter(context: Context, recipe: MergeRecipe, index: int) -> AdapterF
     except LauncherError as error:
         raise LauncherError(f"{key}: {error}") from error
     return adapter
+
+
+def _require_all_beneath(adapters: tuple[AdapterFolder, ...]) -> None:
+    for place, adapter in enumerate(adapters):
+        try:
+            adapter.require_beneath(adapters[:place])
+        except LauncherError as error:
+            raise LauncherError(f"adapters.{place}.path: {error}") from error
 
 
 def choose_tokenizer(plan: MergePlan) -> Path:

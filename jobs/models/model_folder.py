@@ -7,12 +7,13 @@ read differently.
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from launcher.adapters import is_credentialed
 from launcher.errors import LauncherError
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
@@ -44,6 +45,31 @@ def local_folder(located: str, key: str) -> Path:
         return Path(snapshot_download(located, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:
         raise LauncherError(f"{key}: `{located}` is neither here nor on the Hugging Face Hub: {error}") from error
+
+
+def require_data_use(said: str, sources: Iterable[Path]) -> None:
+    """Refuse to make something open of what was made of credentialed data.
+
+    Args:
+        said: The recipe's `data_use`.
+        sources: Folders of models and adapters that it starts from.
+
+    Raises:
+        LauncherError: one of them is bound by an agreement.
+    """
+    for folder in sources:
+        if said == "open" and is_credentialed(folder):
+            raise LauncherError(f"data_use: `{folder}` was made of credentialed data; write `credentialed`")
+
+
+def let_others_read(folder: Path) -> None:
+    """Give weights the rights that the umask gives to files: safetensors 0.8 makes them for their owner alone."""
+    probe = folder / ".rights"
+    probe.touch()
+    mode = probe.stat().st_mode
+    probe.unlink()
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
 
 
 def checksums(folder: Path, beat: Callable[[], None]) -> dict[str, str]:

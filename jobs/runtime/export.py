@@ -13,8 +13,10 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
 from jobs.models.adapter_files import write_adapter
 from jobs.models.adapter_state import gather_adapter
+from jobs.models.model_folder import let_others_read
 from jobs.runtime.checkpoint import sync, sync_tree
 from jobs.runtime.process_group import Group
+from launcher.adapters import read_adapter
 
 MANIFEST = "manifest.json"
 
@@ -32,6 +34,8 @@ class Provenance:
     steps: int
     started_from: str | None = None
     """The adapter that this one went on from, if it did; its corpora are among the corpora."""
+    beneath: tuple[dict[str, Any], ...] = ()
+    """Adapters of earlier runs that were active as well; without them the export says nothing."""
 
 
 def is_exported(folder: Path) -> bool:
@@ -62,12 +66,22 @@ def export_model(
         else:
             _write(model, weights, published, staging)
         tokenizer.save_pretrained(staging)
-        (staging / MANIFEST).write_text(json.dumps(asdict(provenance), indent=1) + "\n", encoding="utf-8")
+        _write_manifest(staging, provenance)
+        if provenance.data_use == "open":
+            let_others_read(staging)
         sync_tree(staging)
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(staging, folder)
         sync(folder.parent)
     group.barrier()
+
+
+def _write_manifest(folder: Path, provenance: Provenance) -> None:
+    content = asdict(provenance)
+    for entry in content["beneath"]:
+        if entry["folder"]:
+            entry["sha256"] = read_adapter(folder / entry["folder"]).digest
+    (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _gather(trainer: Trainer) -> dict[str, torch.Tensor]:

@@ -8,15 +8,19 @@ from jobs.runtime.context import Context
 from launcher.errors import LauncherError
 from launcher.paths import expand
 from launcher.recipe.training import TrainingRecipe
+from launcher.record import was_rehearsed
 
 
 def refuse_taken(context: Context, recipe: TrainingRecipe) -> None:
     """Refuse a name that something else has, before anything is trained.
 
     Raises:
-        LauncherError: the recipe's `output` is taken. A link whose run was removed is not in the way.
+        LauncherError: the recipe's `output` is taken. A link whose run was removed is not in the way, nor a
+            rehearsal's in that of the next one.
     """
     link, target = _link(context, recipe), _target(context)
+    if link and context.record.rehearsal and was_rehearsed(link):
+        return
     if link and link.exists() and not (link.is_symlink() and link.readlink() == target):
         raise LauncherError(f"output: {link} is there already, not of this run; write another name, or remove it")
 

@@ -35,7 +35,7 @@ def validate(
     loaded, faults = load_all(files, overrides or (), rehearse)
     profile = _profile(cluster)
     if profile:
-        made_here = [item.recipe.makes for item in loaded if item.recipe.makes]
+        made_here = {item.recipe.makes: item.recipe.data_use for item in loaded if item.recipe.makes}
         faults += check_all(loaded, profile, made_here)
     if as_json:
         reports = [_report(item, profile) for item in loaded]

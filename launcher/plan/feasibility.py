@@ -3,12 +3,13 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from launcher.adapters import is_credentialed, read_adapter
+from launcher.adapters import AdapterFolder, is_credentialed, read_adapter
 from launcher.cluster import Cluster
 from launcher.errors import Fault, LauncherError
 from launcher.expansion import EXPANSION
@@ -19,23 +20,28 @@ from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, PrepareRecip
 from launcher.recipe.chat import PubMedQaSource
 from launcher.recipe.merge import MergedAdapter
 from launcher.recipe.molora import Orthogonal
+from launcher.recipe.sections import EarlierAdapter
 from launcher.recipe.training import TrainingRecipe
+from launcher.record import was_rehearsed
 from launcher.tokens import strangers
 
 Finding: TypeAlias = tuple[str, str]
 """A key, and what is wrong with its value."""
+Pending: TypeAlias = Mapping[str, str]
+"""Names of what is not there yet, but will be when a recipe starts, and the `data_use` of each."""
 
+_NOTHING: Pending = MappingProxyType({})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
-def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: frozenset[str] = frozenset()) -> list[Fault]:
+def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: Pending = _NOTHING) -> list[Fault]:
     """Find out why a recipe cannot work on a cluster.
 
     Args:
         recipe: The recipe.
         cluster: Where it is to run.
         recipe_folder: Folder of its file, for `./` values.
-        pending: Corpora and tokenizers that are not there yet, but will be when it starts.
+        pending: Corpora, tokenizers, models and adapters that are not there yet, but will be when it starts.
 
     Returns:
         The faults, with the recipe's name for a file; `LoadedRecipe.place` turns it into file and line.
@@ -43,13 +49,14 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: frozens
     site = _Site(recipe, cluster, recipe_folder)
     findings = [*site.gpu_findings(), *site.time_findings(), *site.secret_findings(os.environ)]
     if isinstance(recipe, MergeRecipe):
-        findings += site.merge_findings(recipe, pending)
+        findings += site.start_findings(recipe, pending)
     elif not isinstance(recipe, TrainingRecipe):
         findings += [*site.tokenizer_findings("tokenizer", recipe.tokenizer, pending), *site.source_findings(recipe)]
     else:
         findings += [
             *site.start_findings(recipe, pending),
             *site.tokenizer_findings("model.tokenizer", recipe.model.tokenizer, pending),
+            *site.output_findings(recipe),
             *site.shape_findings(recipe),
             *site.device_findings(recipe),
             *site.tracking_findings(recipe),
@@ -63,27 +70,33 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: frozens
     return [Fault(recipe.name, None, key, message) for key, message in findings]
 
 
-def check_all(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending: Iterable[str] = ()) -> list[Fault]:
+def check_all(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending: Pending = _NOTHING) -> list[Fault]:
     """Check recipes as `check` does, each fault at its file and line."""
-    awaited = frozenset(pending)
     return [
         item.place(fault)
         for item in loaded
-        for fault in check(item.recipe, cluster, str(item.path.parent.absolute()), awaited)
+        for fault in check(item.recipe, cluster, str(item.path.parent.absolute()), pending)
     ]
 
 
 def hub_ids(recipe: Recipe, cluster: Cluster, recipe_folder: str) -> list[str]:
     """Name the models and tokenizers that are not on this site; the nodes will ask the Hugging Face Hub for them."""
-    located = (locate(name, cluster.roots.models, recipe_folder) for name in _models_of(recipe))
-    names = zip(_models_of(recipe), located, strict=True)
-    return [name for name, place in names if _HUB_ID.fullmatch(name) and not os.path.isabs(place)]
+    names = [name for name in _models_of(recipe).values() if _HUB_ID.fullmatch(name)]
+    return [name for name in names if not os.path.isabs(locate(name, cluster.roots.models, recipe_folder))]
 
 
-def _models_of(recipe: Recipe) -> list[str]:
+def _models_of(recipe: Recipe | TrainingRecipe) -> dict[str, str]:
+    """Models, adapters and tokenizers that a recipe starts from, by their keys."""
     if isinstance(recipe, MergeRecipe):
-        return [recipe.base_model, *(adapter.path for adapter in recipe.adapters)]
-    return [recipe.model.path if isinstance(recipe, TrainingRecipe) else recipe.tokenizer]
+        adapters: Sequence[MergedAdapter | EarlierAdapter] = recipe.adapters
+        places, key = {"base_model": recipe.base_model}, "adapters"
+    elif isinstance(recipe, TrainingRecipe):
+        adapters, places, key = recipe.model.adapters, {"model.path": recipe.model.path}, "model.adapters"
+        if isinstance(recipe.adapter, Orthogonal):
+            places["adapter.start_from"] = recipe.adapter.start_from
+    else:
+        return {"tokenizer": recipe.tokenizer}
+    return places | {f"{key}.{index}.path": adapter.path for index, adapter in enumerate(adapters)}
 
 
 @dataclass(frozen=True)
@@ -134,20 +147,12 @@ class _Site:
             root = expand(self.cluster.roots.models)
             yield key, f"`{name}` is not below `{root}`; put it there, or write a Hugging Face id such as `org/name`"
 
-    def start_findings(self, recipe: TrainingRecipe, pending: frozenset[str]) -> Iterator[Finding]:
-        places = {"model.path": recipe.model.path}
-        if isinstance(recipe.adapter, Orthogonal):
-            places["adapter.start_from"] = recipe.adapter.start_from
-        for key, name in places.items():
-            if name not in pending:
-                yield from self.model_findings(key, name)
-                if recipe.data_use == "open" and is_credentialed(self._model(name)):
-                    yield key, f"`{name}` was made of credentialed data; write `data_use: credentialed`"
-        if recipe.output and (expand(self.cluster.roots.models) / recipe.output).exists():
-            yield "output", f"there is a model `{recipe.output}` already; write another name, or remove it"
-
-    def tokenizer_findings(self, key: str, name: str | None, pending: frozenset[str]) -> Iterator[Finding]:
-        if name is None or name in pending:
+    def tokenizer_findings(self, key: str, name: str | None, pending: Pending) -> Iterator[Finding]:
+        if name is None:
+            return
+        if name in pending:
+            if pending[name] == "credentialed" and self.recipe.data_use == "open":
+                yield key, f"`{name}` was made of credentialed text; write `data_use: credentialed`"
             return
         yield from self.model_findings(key, name)
         said = read_json(self._model(name) / EXPANSION)
@@ -156,26 +161,43 @@ class _Site:
         if (said or {}).get("data_use") == "credentialed" and self.recipe.data_use == "open":
             yield key, f"`{name}` was made of credentialed text; write `data_use: credentialed`"
 
-    def merge_findings(self, recipe: MergeRecipe, pending: frozenset[str]) -> Iterator[Finding]:
-        places = {"base_model": recipe.base_model}
-        places |= {f"adapters.{index}.path": adapter.path for index, adapter in enumerate(recipe.adapters)}
-        for key, name in places.items():
-            if name in pending:
-                continue
-            yield from self.model_findings(key, name)
-            if recipe.data_use == "open" and is_credentialed(self._model(name)):
+    def start_findings(self, recipe: TrainingRecipe | MergeRecipe, pending: Pending) -> Iterator[Finding]:
+        """What is wrong with the models and adapters that a recipe starts from."""
+        for key, name in _models_of(recipe).items():
+            if name not in pending:
+                yield from self.model_findings(key, name)
+            is_bound = pending[name] == "credentialed" if name in pending else is_credentialed(self._model(name))
+            if recipe.data_use == "open" and is_bound:
                 yield key, f"`{name}` was made of credentialed data; write `data_use: credentialed`"
-        for index, adapter in enumerate(recipe.adapters):
-            if adapter.path not in pending and self._model(adapter.path).is_dir():
-                yield from self._adapter_findings(f"adapters.{index}.path", recipe, adapter)
+        yield from self._adapter_findings(recipe, pending)
 
-    def _adapter_findings(self, key: str, recipe: MergeRecipe, wanted: MergedAdapter) -> Iterator[Finding]:
-        try:
-            adapter = read_adapter(self._model(wanted.path))
-            adapter.require_mergeable(wanted.only)
-            adapter.require_base(recipe.base_model, str(self._model(recipe.base_model)), wanted.trained_on)
-        except LauncherError as error:
-            yield key, str(error)
+    def _adapter_findings(self, recipe: TrainingRecipe | MergeRecipe, pending: Pending) -> Iterator[Finding]:
+        if isinstance(recipe, MergeRecipe):
+            base, key = recipe.base_model, "adapters"
+            wanted = [(one.path, one.trained_on) for one in recipe.adapters]
+        else:
+            base, key = recipe.model.path, "model.adapters"
+            wanted = [(one.path, one.trained_on) for one in recipe.model.adapters]
+        here = {place: self._model(path) for place, (path, _) in enumerate(wanted) if path not in pending}
+        earlier: list[AdapterFolder] = []
+        for place, folder in ((place, folder) for place, folder in here.items() if folder.is_dir()):
+            try:
+                adapter = read_adapter(folder)
+                earlier.append(adapter)
+                if isinstance(recipe, MergeRecipe):
+                    adapter.require_mergeable(recipe.adapters[place].only)
+                else:
+                    adapter.require_stackable()
+                adapter.require_base(base, str(self._model(base)), wanted[place][1])
+                if len(earlier) > place:  # all before it are here
+                    adapter.require_beneath(earlier[:-1])
+            except LauncherError as error:
+                yield f"{key}.{place}.path", str(error)
+
+    def output_findings(self, recipe: TrainingRecipe) -> Iterator[Finding]:
+        link = expand(self.cluster.roots.models) / (recipe.output or "")
+        if recipe.output and link.exists() and not was_rehearsed(link):
+            yield "output", f"there is a model `{recipe.output}` already; write another name, or remove it"
 
     def source_findings(self, recipe: PrepareRecipe | VocabularyRecipe) -> Iterator[Finding]:
         evaluation = recipe.clean.decontaminate.files if recipe.clean.decontaminate else ()
@@ -207,7 +229,7 @@ class _Site:
             if not any(map(os.path.isfile, found)):
                 yield key, f"no file matches `{folder / files}`; check the pattern{_inside(folder / files)}"
 
-    def corpus_findings(self, recipe: CptRecipe, pending: frozenset[str]) -> Iterator[Finding]:
+    def corpus_findings(self, recipe: CptRecipe, pending: Pending) -> Iterator[Finding]:
         for index, corpus in enumerate(recipe.data.corpora):
             key, manifest = f"data.corpora.{index}.name", self._manifest(corpus.name)
             if manifest is None and corpus.name not in pending:
@@ -216,7 +238,9 @@ class _Site:
                     key,
                     f"there is no corpus `{corpus.name}` in `{root}`; first submit the `prepare` recipe that makes it",
                 )
-            elif manifest and manifest.get("data_use") == "credentialed" and recipe.data_use == "open":
+            elif "credentialed" in (pending.get(corpus.name), (manifest or {}).get("data_use")) and (
+                recipe.data_use == "open"
+            ):
                 yield key, f"`{corpus.name}` is credentialed data; write `data_use: credentialed`"
 
     def shape_findings(self, recipe: TrainingRecipe) -> Iterator[Finding]:

@@ -46,7 +46,8 @@ class MemoryEstimate:
 def estimate_memory(recipe: TrainingRecipe, shape: ModelShape) -> MemoryEstimate | None:
     """Estimate the memory of one rank of a run; None for an adapter of layers that the shape does not know.
 
-    The activations are those of training all weights: with an adapter they are somewhat fewer.
+    The activations are those of training all weights: with an adapter they are somewhat fewer. Adapters of earlier runs
+    are left out: they take some MB.
     """
     if _trainable(recipe, shape) is None:
         return None

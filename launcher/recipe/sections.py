@@ -75,6 +75,20 @@ class Quantization(Section):
         return self
 
 
+class EarlierAdapter(Section):
+    """An adapter that an earlier run made."""
+
+    path: str
+    """Folder that an export of the launcher or peft's `save_pretrained` wrote: a name below the profile's
+    `roots.models`, a Hugging Face id, or `./...` relative to the recipe."""
+    trainable: bool = False
+    """Train it further, together with the new one; it is exported beside that, and the original stays as it is."""
+    trained_on: str | None = None
+    """What the adapter calls its base where that is not `model.path` and is the same model all the same."""
+
+    _path = field_validator("path")(refuse_site_path)
+
+
 class Model(Section):
     """The model to start from."""
 
@@ -93,6 +107,9 @@ class Model(Section):
     """Keep the weights in few bits; needs an `adapter`, since such weights cannot be trained."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you have read it."""
+    adapters: tuple[EarlierAdapter, ...] = ()
+    """Adapters of earlier runs that the model starts with, in this order. The new one (`adapter`) comes on top, and all
+    are active: W + s1 B1 A1 + s2 B2 A2. LoRA on LoRA only."""
 
     _path = field_validator("path")(refuse_site_path)
 
@@ -285,7 +302,7 @@ class RecipeBase(Section):
 
     @property
     def makes(self) -> str | None:
-        """Name that other recipes can use once this one has been carried out: of a corpus or tokenizer."""
+        """Name of what other recipes can use once this one has been carried out: a corpus, tokenizer or model."""
         return None
 
     @field_validator("name")

@@ -21,6 +21,7 @@ from launcher.recipe.sections import (
     Schedule,
     Tracking,
 )
+from launcher.recipe.stack import stack_conflicts
 
 
 class TrainingRecipe(RecipeBase):
@@ -100,6 +101,9 @@ class TrainingRecipe(RecipeBase):
         yield from self._shard_conflicts()
         yield from self._schedule_conflicts()
         yield from self._adapter_conflicts()
+        yield from stack_conflicts(self.model, self.adapter)
+        if self.output in {self.model.path, *(adapter.path for adapter in self.model.adapters)}:
+            yield f"output: `{self.output}` is what training starts from, and stays as it is; write another name"
         if self.model.attention == "flash" and self.precision.dtype == "fp32":
             yield "model.attention: `flash` needs 16 bits; write `sdpa`, or `bf16` for `precision.dtype`"
 
