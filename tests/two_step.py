@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.func import functional_call
@@ -105,8 +105,11 @@ def put_together(base: torch.nn.Module, *adapters: Tensors) -> Tensors:
 
 def in_plain_peft(clinical: Path, downstream: Path, base: Any = None) -> PeftModel:
     """Both adapters as anybody would load them who has peft and nothing of ours."""
+    config = PeftConfig.from_pretrained(clinical)
+    if base is not None:
+        config.task_type = None  # it is no causal language model
     base = AutoModelForCausalLM.from_pretrained(STORIES) if base is None else base
-    model = PeftModel.from_pretrained(base, clinical, adapter_name="clinical")
+    model = PeftModel.from_pretrained(base, clinical, adapter_name="clinical", config=config)
     model.load_adapter(downstream, "downstream")
     model.base_model.set_adapter(["clinical", "downstream"])
     return model.eval()
