@@ -15,14 +15,16 @@ from launcher.ledger import read_attempts
 from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir
 from launcher.record import RunRecord
 from tests.labelled import SIZES, invented_notes, make_classify_run
-from tests.ranks import losses, make_run, make_run_of, start, train
+from tests.ranks import ASSETS, losses, make_run, make_run_of, start, train
 from tests.test_classify import predicted, probabilities, stop_at
+from tests.test_sft import make_run as make_sft_run
 from tests.two_step import DOWNSTREAM, STORIES, in_plain_peft, make_clinical, tensors_of, train_plainly
 
 pytestmark = pytest.mark.slow
 
 STEPS = 10
 NEEDS_DEEPSPEED = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+NEEDS_BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 STRATEGIES = [
     ("ddp", 2, 1),
     ("full_shard", 2, 1),
@@ -234,6 +236,31 @@ def test_nothing_open_is_made_on_top_of_a_credentialed_adapter(folder: Path) -> 
     assert attempt.exit_codes == [NEVER_RESTART]
     assert "bound` was made of credentialed data; write `credentialed`" in attempt.log()
     assert attempt.steps() == []
+
+
+@NEEDS_BITSANDBYTES
+@pytest.mark.parametrize("strategy", ["full_shard", pytest.param("zero3", marks=NEEDS_DEEPSPEED)])
+def test_a_base_in_4_bits_carries_a_frozen_and_a_trained_adapter(folder: Path, strategy: str) -> None:
+    section = model(False, True) | {"quantization": {"bits": 4}}
+    run = two_step_run(folder, strategy, model=section, precision={"dtype": "bf16"}, optim={"lr": 1e-2})
+
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+
+    assert losses(run)[STEPS] < losses(run)[1] - 1
+    assert (run.outputs / "model" / "clinical-1").exists()
+    assert not (run.outputs / "model" / "clinical-0").exists()
+
+
+def test_answers_are_learnt_on_top_of_an_adapter(folder: Path) -> None:
+    shutil.copy(ASSETS / "medquad_80.json.gz", folder / "medquad.json.gz")
+    data = {"sources": [{"name": "medquad", "files": "medquad.json.gz", "format": "alpaca"}]}
+    run = make_sft_run(folder, model=model(True), adapter=DOWNSTREAM, data=data, schedule={"length": "6 steps"})
+
+    assert train(run).exit_codes == [FINISHED]
+
+    assert losses(run)[6] < losses(run)[1]
+    assert tensors_of(run.outputs / "model")
+    assert tensors_of(clinical_of(run))
 
 
 def classify_run(folder: Path, trainable: bool, strategy: str = "ddp") -> RunDir:
