@@ -29,7 +29,8 @@ from launcher.plan.adapters import trainable_parameters
 from launcher.plan.shape import read_shape
 from launcher.recipe.adapter import strategy_limit
 from tests.loading import RECIPE, faults
-from tests.test_adapters import QWEN_7B, SMALL, STORIES, adapter, on_meta, on_stories
+from tests.test_adapters import SMALL, STORIES, adapter, on_meta, on_stories
+from tests.test_published_counts import QWEN_7B
 
 Array = NDArray[np.float64]
 TOKENS, INPUTS, OUTPUTS = 11, 6, 5

@@ -28,7 +28,8 @@ from launcher.errors import LauncherError
 from launcher.plan.adapters import trainable_parameters
 from launcher.plan.shape import read_shape
 from launcher.recipe.adapter import strategy_limit
-from tests.test_adapters import QWEN_7B, STORIES, adapter, on_stories
+from tests.test_adapters import STORIES, adapter, on_stories
+from tests.test_published_counts import QWEN_7B
 
 Array = NDArray[np.float64]
 TOKENS, INPUTS, OUTPUTS = 7, 6, 5
