@@ -221,6 +221,30 @@ def test_only_published_frozen_weights_are_quantised(tmp_path: Path, text: str, 
     assert told in found
 
 
+@pytest.mark.parametrize(
+    ("strategy", "told"),
+    [
+        ("ddp", None),
+        (
+            "full_shard",
+            "bitsandbytes loses the scales of 8 bits where `full_shard` cuts weights in parts; write `bits: 4`",
+        ),
+        ("zero2", None),
+        ("zero3", "bitsandbytes computes with 8-bit weights of its own, which `zero3` does not cut in parts; write"),
+    ],
+)
+def test_8_bit_weights_are_refused_where_they_cannot_be_shared_out(
+    tmp_path: Path, strategy: str, told: str | None
+) -> None:
+    model = "{path: org/model, quantization: {bits: 8}}"
+    text = ADAPTED.replace("{path: org/model}", model) + f"parallel: {{strategy: {strategy}}}\n"
+
+    if told is None:
+        load(tmp_path, text)
+    else:
+        assert told in faults(tmp_path, text)[0]
+
+
 def test_memory_of_a_run_is_the_frozen_base_and_a_small_optimizer() -> None:
     shape = read_shape(LLAMA_7B.to_dict())
     assert shape is not None

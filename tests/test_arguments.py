@@ -64,7 +64,10 @@ def test_fsdp_computes_in_fp16_and_sums_gradients_in_fp32() -> None:
 
 def test_deepspeed_is_told_one_format() -> None:
     layout = lay_out(Parallel(strategy="zero2"), Ranks(0, 4, 0, 4, 0), CUDA)
-    config = strategy_arguments(layout, FP16, checkpoint_activations=False)["deepspeed"]
+    recipe = CptRecipe.model_validate_json(
+        json.dumps(cpt_recipe(precision={"dtype": "fp16"}, batch={"micro_batch": 1}))
+    )
+    config = strategy_arguments(layout, recipe.model_copy(update={"parallel": layout.parallel}))["deepspeed"]
 
     assert (config["fp16"], config["bf16"]) == ({"enabled": True}, {"enabled": False})
 

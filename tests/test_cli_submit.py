@@ -15,6 +15,7 @@ from launcher.cluster import Cluster
 from launcher.paths import RunDir
 from launcher.record import RunRecord
 from tests.fake_slurm import FakeSlurm
+from tests.ranks import cpt_recipe
 
 LAUNCHER = (sys.executable, "-m", "launcher")
 MakeCluster = Callable[..., Cluster]
@@ -72,6 +73,20 @@ def test_render_prints_the_bytes_that_submit_sends(profile: Path, recipe: Path, 
 
     assert rendered == fake_slurm.script("1001")
     assert "#SBATCH --array=0-1%1\n" in rendered
+
+
+def test_render_shows_what_deepspeed_is_told(profile: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cpt.yaml"
+    sections = cpt_recipe(parallel={"strategy": "zero3", "offload": "all"}, batch={"micro_batch": "auto"})
+    path.write_text(json.dumps(sections))
+
+    told = json.loads(launcher("render", path, "--deepspeed", "--cluster", profile).stdout)
+
+    assert told["zero_optimization"]["offload_param"] == {"device": "cpu", "pin_memory": True}
+    assert told["train_micro_batch_size_per_gpu"] * told["gradient_accumulation_steps"] == 8
+    path.write_text(json.dumps(cpt_recipe()))
+    refused = launcher("render", path, "--deepspeed", "--cluster", profile, exit_code=2)
+    assert "--deepspeed: `tiny` has `parallel.strategy: ddp`, which is not DeepSpeed's" in refused.stderr
 
 
 def test_a_dry_run_shows_the_script_and_touches_nothing(

@@ -7,7 +7,7 @@ import pytest
 
 from launcher.load import load_recipes
 from launcher.plan.cost import attempt_gpu_hours, estimate_run, steps_of
-from launcher.plan.memory import estimate_loading, estimate_memory, layer_activations
+from launcher.plan.memory import estimate_loading, estimate_memory, estimate_offloaded, layer_activations
 from launcher.plan.shape import ModelShape, read_shape
 from launcher.recipe import CptRecipe
 from launcher.recipe.units import Length
@@ -75,6 +75,28 @@ def test_model_states_are_those_of_the_zero_paper(biomed: CptRecipe, strategy: s
     states = found.parameters + found.gradients + found.optimizer
     buckets = 4 * shape(LLAMA_7B).parameters if strategy == "ddp" else 0
     assert (states - buckets) * 7.5e9 / shape(LLAMA_7B).parameters / 1e9 == pytest.approx(gigabytes, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "offload", "gpu", "ram"),
+    [  # deepspeed.runtime.zero.stage3.estimate_zero3_model_states_mem_needs, without its factor of safety
+        ("zero2", "optimizer", 2 + 0.297, 16 / 8),
+        ("zero3", "optimizer", 2 / 64 + 0.297, 16 / 8),
+        ("zero3", "all", 0.297, (16 + 2) / 8),
+    ],
+)
+def test_offloaded_states_move_from_the_gpu_to_ram(
+    biomed: CptRecipe, strategy: str, offload: str, gpu: float, ram: float
+) -> None:
+    recipe, number = with_parallel(biomed, strategy, nodes=8, offload=offload), shape(LLAMA_7B).parameters
+
+    found, in_ram = estimate_memory(recipe, shape(LLAMA_7B)), estimate_offloaded(recipe, shape(LLAMA_7B))
+
+    assert found is not None
+    assert (found.parameters + found.gradients + found.optimizer) / number == pytest.approx(gpu, abs=0.001)
+    assert in_ram is not None
+    assert in_ram / number == pytest.approx(ram)
+    assert estimate_offloaded(with_parallel(biomed, strategy, nodes=8), shape(LLAMA_7B)) is None
 
 
 def test_biomed_llama_on_its_gpus_by_hand(biomed: CptRecipe) -> None:

@@ -1,5 +1,8 @@
 """From the recipe's intent to a layout of ranks, and the refusal of anything else."""
 
+import json
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +10,9 @@ from torch import nn
 from jobs.models.parallel import Layout, accumulation_steps, lay_out, strategy_arguments, verify
 from jobs.runtime.context import Ranks
 from launcher.errors import LauncherError
-from launcher.recipe.sections import Batch, Parallel, Precision
+from launcher.recipe import CptRecipe
+from launcher.recipe.sections import Batch, Parallel
+from tests.ranks import cpt_recipe
 
 CPU = torch.device("cpu")
 
@@ -64,6 +69,12 @@ def test_zero_says_on_how_many_ranks_it_can_be_resumed() -> None:
         layout_of(2, 2, strategy="zero3").check_resumable(saved_by=4)
 
 
+def arguments_of(layout: Layout) -> dict[str, Any]:
+    sections = cpt_recipe(batch={"global_batch": "16 sequences", "micro_batch": 1}, precision={"dtype": "bf16"})
+    recipe = CptRecipe.model_validate_json(json.dumps(sections))
+    return strategy_arguments(layout, recipe.model_copy(update={"parallel": layout.parallel}))
+
+
 def batch(sequences: int, micro_batch: int) -> Batch:
     return Batch.model_validate({"global_batch": f"{sequences} sequences", "micro_batch": micro_batch})
 
@@ -78,7 +89,7 @@ def test_a_world_size_that_breaks_the_global_batch_is_refused() -> None:
 
 
 def test_hybrid_sharding_becomes_a_mesh_of_replicas_and_shards() -> None:
-    arguments = strategy_arguments(layout_of(8, 4, strategy="hybrid_shard"), Precision(), False)
+    arguments = arguments_of(layout_of(8, 4, strategy="hybrid_shard"))
 
     sizes = arguments["parallelism_config"]
     assert (sizes.dp_replicate_size, sizes.dp_shard_size) == (2, 4)
@@ -86,17 +97,33 @@ def test_hybrid_sharding_becomes_a_mesh_of_replicas_and_shards() -> None:
 
 
 def test_full_sharding_needs_no_mesh_of_its_own() -> None:
-    assert "parallelism_config" not in strategy_arguments(layout_of(8, 4, strategy="full_shard"), Precision(), False)
+    assert "parallelism_config" not in arguments_of(layout_of(8, 4, strategy="full_shard"))
 
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_becomes_a_deepspeed_config_with_torchs_optimizer(stage: int) -> None:
-    config = strategy_arguments(layout_of(8, 4, strategy=f"zero{stage}"), Precision(), False)["deepspeed"]
+    config = arguments_of(layout_of(8, 4, strategy=f"zero{stage}"))["deepspeed"]
 
     assert config["zero_optimization"]["stage"] == stage
     assert config["zero_allow_untested_optimizer"] is True
     assert config["bf16"] == {"enabled": True}
     assert "optimizer" not in config
+    assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "offload", "moved"),
+    [
+        ("zero2", "none", set()),
+        ("zero2", "optimizer", {"offload_optimizer"}),
+        ("zero3", "optimizer", {"offload_optimizer"}),
+        ("zero3", "all", {"offload_optimizer", "offload_param"}),
+    ],
+)
+def test_what_is_offloaded_goes_to_the_cpu(strategy: str, offload: str, moved: set[str]) -> None:
+    zero = arguments_of(layout_of(8, 4, strategy=strategy, offload=offload))["deepspeed"]["zero_optimization"]
+
+    assert {key: zero[key]["device"] for key in zero if key.startswith("offload")} == dict.fromkeys(moved, "cpu")
 
 
 @pytest.mark.parametrize("strategy", ["full_shard", "hybrid_shard", "zero2", "zero3", "ddp"])

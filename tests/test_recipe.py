@@ -114,6 +114,15 @@ CONFLICTS = [
         "parallel={strategy: hybrid_shard, replicate: 2}",
         "parallel.replicate: 2 x shard (1) is not the world size (1); write `auto` or `1`",
     ),
+    (
+        "parallel.offload=optimizer",
+        "parallel.offload: is DeepSpeed's, and `full_shard` is not; write `strategy: zero3`, or leave it out",
+    ),
+    (
+        "parallel={strategy: zero2, offload: all}",
+        "parallel.offload: `zero2` computes with all parameters on each GPU; write `offload: optimizer`, or "
+        "`strategy: zero3`",
+    ),
     ("schedule.decay=5%", "schedule.decay: belongs to `wsd`, not to `cosine`; leave it out"),
     ("schedule={shape: constant, floor: 0.5}", "schedule.floor: has no meaning for `constant`; leave it out"),
     ("schedule.warmup=11 steps", "schedule.warmup: `11 steps` are more than the length (`10 steps`); write less"),

@@ -7,7 +7,13 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_torch_tf32_available
 
-from jobs.models.parallel import Layout, accumulation_steps, fsdp_mixed_precision, strategy_arguments
+from jobs.models.parallel import (
+    Layout,
+    accumulation_steps,
+    fsdp_mixed_precision,
+    quieten_deepspeed,
+    strategy_arguments,
+)
 from launcher.errors import LauncherError
 from launcher.recipe.training import TrainingRecipe
 
@@ -29,6 +35,8 @@ def training_arguments(
     """
     on_cpu = layout.device.type == "cpu"
     optim = recipe.optim
+    if layout.zero_stage is not None:
+        quieten_deepspeed()
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=steps,
@@ -55,7 +63,7 @@ def training_arguments(
         disable_tqdm=True,
         report_to="none",
         **special,
-        **strategy_arguments(layout, recipe.precision, recipe.model.activation_checkpointing),
+        **strategy_arguments(layout, recipe),
     )
     if layout.uses_fsdp:
         arguments.fsdp_plugin_args["mixed_precision_policy"] = fsdp_mixed_precision(recipe.precision)

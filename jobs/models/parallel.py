@@ -1,5 +1,6 @@
 """Parallelism: from the recipe's intent to FSDP2 or DeepSpeed, and proof that it took effect."""
 
+import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from jobs.runtime.context import Ranks
 from launcher.errors import LauncherError
 from launcher.recipe.sections import Batch, Parallel, Precision
+from launcher.recipe.training import TrainingRecipe
+from launcher.zero import deepspeed_config, zero_stage
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,7 +45,7 @@ class Layout:
     @property
     def zero_stage(self) -> int | None:
         """DeepSpeed's stage, or None where DeepSpeed has no part in it."""
-        return {"zero2": 2, "zero3": 3}.get(self.parallel.strategy)
+        return zero_stage(self.parallel.strategy)
 
     def check_resumable(self, saved_by: int) -> None:
         """Refuse what DeepSpeed refuses, with a way out: FSDP2 and DDP resume at any world size.
@@ -99,12 +102,12 @@ def accumulation_steps(batch: Batch, world_size: int) -> int:
     return batch.sequences // unit
 
 
-def strategy_arguments(layout: Layout, precision: Precision, checkpoint_activations: bool) -> dict[str, Any]:
+def strategy_arguments(layout: Layout, recipe: TrainingRecipe) -> dict[str, Any]:
     """Express a layout as arguments of transformers' TrainingArguments."""
+    checkpoint_activations = recipe.model.activation_checkpointing
     if layout.zero_stage is not None:
-        # DeepSpeed 0.19 calls torch's collectives by their old names, in every step and every layer.
-        warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
-        return {"deepspeed": _deepspeed_config(layout.zero_stage, precision), **_checkpointing(checkpoint_activations)}
+        config = deepspeed_config(recipe, layout.world_size)
+        return {"deepspeed": config, **_checkpointing(checkpoint_activations)}
     if not layout.uses_fsdp:
         return {"ddp_find_unused_parameters": False, **_checkpointing(checkpoint_activations)}
     arguments: dict[str, Any] = {
@@ -128,29 +131,23 @@ def strategy_arguments(layout: Layout, precision: Precision, checkpoint_activati
     return arguments
 
 
+def quieten_deepspeed() -> None:
+    """Keep DeepSpeed 0.19 from compiling at start-up, and from warnings in every step and every layer."""
+    # By its path: as an attribute of deepspeed.comm it is torch itself.
+    backend = importlib.import_module("deepspeed.comm.torch")
+    # A collective for inference on CPUs, which training never calls: it takes a compiler and, where all wait for one
+    # lock in a shared home that somebody who was killed has left behind, for ever.
+    backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
+    # It calls torch's collectives by their old names.
+    warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+
+
 def _checkpointing(wanted: bool) -> dict[str, Any]:
     return (
         {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
         if wanted
         else {}
     )
-
-
-def _deepspeed_config(stage: int, precision: Precision) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
-    if stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    return {
-        "zero_optimization": zero,
-        # torch's AdamW: DeepSpeed's own is compiled on the node, and computes the same.
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "bf16": {"enabled": precision.dtype == "bf16"},
-        "fp16": {"enabled": precision.dtype == "fp16"},
-    }
 
 
 def fsdp_mixed_precision(precision: Precision) -> Any:

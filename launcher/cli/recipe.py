@@ -168,10 +168,15 @@ def _memory(said: "Forecast") -> list[str]:
     size = f" of {said.gpu_memory / 1e9:.0f} GB" if said.gpu_memory else ""
     verdict = "; it may not fit" if said.is_too_large else ""
     lines = [f"  memory of one rank: about {said.memory.total / 1e9:.0f} GB{size} (estimate){verdict}"]
-    if said.loading:
-        size = f" of {said.node_memory / 1e9:.0f} GB" if said.node_memory else ""
-        verdict = "; it may not fit" if said.may_not_load else ""
-        lines.append(f"  RAM of one node while it loads: about {said.loading / 1e9:.0f} GB{size} (estimate){verdict}")
+    size = f" of {said.node_memory / 1e9:.0f} GB" if said.node_memory else ""
+    needs = [
+        ("while it loads", said.loading, said.may_not_load),
+        ("while it trains", said.offloaded, said.may_not_hold),
+    ]
+    for when, needed, is_too_much in needs:
+        if needed:
+            verdict = "; it may not fit" if is_too_much else ""
+            lines.append(f"  RAM of one node {when}: about {needed / 1e9:.0f} GB{size} (estimate){verdict}")
     return lines
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,13 +42,21 @@ def render(
     rehearse: Rehearse = False,
     cluster: ClusterOption = None,
     max_parallel: MaxParallel = None,
+    deepspeed: Annotated[
+        bool, typer.Option("--deepspeed", help="Print what DeepSpeed is told on the nodes instead, as JSON.")
+    ] = False,
 ) -> None:
     """Print the batch scripts that `launcher submit` would send, byte for byte."""
     from launcher.load import load_cluster
     from launcher.preview import SubmitOptions, preview
 
     profile, options = load_cluster(cluster), SubmitOptions(max_parallel=max_parallel, rehearsal=rehearse)
-    wanted = preview(_load(recipes, overrides or (), rehearse), profile, options)
+    loaded = _load(recipes, overrides or (), rehearse)
+    if deepspeed:
+        for item in loaded:
+            typer.echo(json.dumps(_deepspeed(item, profile), indent=1))
+        return
+    wanted = preview(loaded, profile, options)
     for one in wanted.submissions:
         typer.echo(one.script, nl=False)
 
@@ -97,6 +105,30 @@ def submit(
         raise typer.Exit(1)
 
 
+def _deepspeed(item: "LoadedRecipe", cluster: "Cluster") -> dict[str, Any]:
+    """The configuration of DeepSpeed for as many ranks as the recipe asks for.
+
+    Raises:
+        LauncherError: DeepSpeed has no part in the recipe.
+    """
+    from launcher.errors import LauncherError
+    from launcher.plan import starting_micro_batch
+    from launcher.recipe.training import TrainingRecipe
+    from launcher.zero import deepspeed_config
+
+    recipe = item.recipe
+    if not isinstance(recipe, TrainingRecipe):
+        raise LauncherError(f"--deepspeed: `{recipe.name}` trains nothing; leave it out")
+    start = starting_micro_batch(item, cluster)
+    config = deepspeed_config(recipe.sized(start) if start else recipe, recipe.resources.world_size)
+    if config is None:
+        strategy = recipe.parallel.strategy
+        raise LauncherError(
+            f"--deepspeed: `{recipe.name}` has `parallel.strategy: {strategy}`, which is not DeepSpeed's"
+        )
+    return config
+
+
 def _load(files: Sequence[str], overrides: Sequence[str], rehearse: bool) -> "list[LoadedRecipe]":
     """Load all files; the faults of all of them are told at once."""
     from launcher.errors import RecipeError
@@ -125,6 +157,10 @@ def _warn(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster") -> None:
             ranks = item.recipe.resources.ranks_per_node
             text = f"about {needs:.0f} GB of RAM for the copies of {ranks} ranks, {has:.0f} GB asked for"
             typer.echo(f"warning: {item.recipe.name} may not load: {text}; write more `resources.memory`", err=True)
+        if said.offloaded and said.node_memory and said.may_not_hold:
+            needs, has = said.offloaded / 1e9, said.node_memory / 1e9
+            text = f"about {needs:.0f} GB of RAM for what is offloaded, {has:.0f} GB asked for"
+            typer.echo(f"warning: {item.recipe.name} may not train: {text}; write more `resources.memory`", err=True)
 
 
 def _preview(

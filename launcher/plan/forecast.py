@@ -10,7 +10,7 @@ from launcher.load import LoadedRecipe
 from launcher.paths import locate
 from launcher.plan.cost import RunCost, attempt_gpu_hours, estimate_run
 from launcher.plan.feasibility import hub_ids, model_config
-from launcher.plan.memory import MemoryEstimate, estimate_loading, estimate_memory
+from launcher.plan.memory import MemoryEstimate, estimate_loading, estimate_memory, estimate_offloaded
 from launcher.plan.shape import ModelShape, read_json, read_shape
 from launcher.recipe import CptRecipe
 from launcher.recipe.training import TrainingRecipe
@@ -28,6 +28,8 @@ class Forecast:
     """Bytes that a GPU has, by the profile or the recipe."""
     loading: int | None = None
     """Bytes of RAM that a node needs while the model is loaded."""
+    offloaded: int | None = None
+    """Bytes of RAM that a node needs for what DeepSpeed keeps there."""
     node_memory: int | None = None
     """Bytes of RAM that the recipe asks for; None: the partition's default."""
     micro_batch: int | None = None
@@ -45,6 +47,11 @@ class Forecast:
     def may_not_load(self) -> bool:
         """The estimate for loading is more than the recipe asks for."""
         return bool(self.loading and self.node_memory and self.loading > self.node_memory)
+
+    @property
+    def may_not_hold(self) -> bool:
+        """The estimate for what is offloaded is more than the recipe asks for."""
+        return bool(self.offloaded and self.node_memory and self.offloaded > self.node_memory)
 
 
 def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
@@ -66,6 +73,7 @@ def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
         memory=estimate_memory(recipe, shape),
         gpu_memory=_gpu_memory(recipe, cluster),
         loading=estimate_loading(recipe, shape),
+        offloaded=estimate_offloaded(recipe, shape),
         node_memory=wanted.bytes if wanted else None,
         micro_batch=start,
         run=estimate_run(recipe, shape, cluster.gpus.type, _corpus_sizes(recipe, cluster, folder)),

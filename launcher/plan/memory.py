@@ -19,6 +19,9 @@ LOGITS_AT_A_TIME = 1 << 25
 OVERHEAD = 2_000_000_000
 """CUDA context, NCCL's buffers and fragmentation, in bytes; an assumption, not derived."""
 
+_BUCKETS = 2 * 2 * 500_000_000
+"""Gradients on their way to the CPU: DeepSpeed's `reduce_bucket_size` of 16-bit numbers, one filling, one leaving."""
+
 
 @dataclass(frozen=True)
 class MemoryEstimate:
@@ -97,13 +100,34 @@ def _model_states(recipe: TrainingRecipe, shape: ModelShape) -> tuple[int, int, 
             # Gradients twice: the buckets that are reduced are copies.
             return frozen + 4 * number, 0, (8 if recipe.resources.world_size > 1 else 4) * number, 8 * number
         case "zero2":
-            return frozen + wide * number, 0, wide * part, 12 * part
+            return frozen + wide * number, 0, *_left_on_gpu(recipe, wide * part, 12 * part)
         case "zero3":
-            return frozen_part + wide * part, _gathered(recipe, shape), wide * part, 12 * part
+            own = 0 if recipe.parallel.offload == "all" else frozen_part + wide * part
+            return own, _gathered(recipe, shape), *_left_on_gpu(recipe, wide * part, 12 * part)
     gathered = _gathered(recipe, shape) if recipe.parallel.reshard_after_forward else frozen + wide * number
     # FSDP2 keeps the whole gradient in fp32 while micro batches accumulate: it reduces with the last one.
     accumulated = 4 * number if recipe.accumulation_steps > 1 else 0
     return frozen_part + 4 * part, gathered, 4 * part + accumulated, 8 * part
+
+
+def _left_on_gpu(recipe: TrainingRecipe, gradients: int, optimizer: int) -> tuple[int, int]:
+    """What ZeRO keeps on the GPU of its gradients and its optimizer's state.
+
+    With offload gradients leave as soon as a bucket of them is reduced (https://arxiv.org/abs/2101.06840, section 4).
+    """
+    return (gradients, optimizer) if recipe.parallel.offload == "none" else (_BUCKETS, 0)
+
+
+def estimate_offloaded(recipe: TrainingRecipe, shape: ModelShape) -> int | None:
+    """Estimate the RAM that a node needs for what its ranks offload, in bytes; None if they offload nothing.
+
+    The optimizer's copy of the parameters, their gradients and two moments, in fp32 each; and the parameters.
+    """
+    number = _trainable(recipe, shape)
+    if recipe.parallel.offload == "none" or number is None:
+        return None
+    parameters = _bytes(recipe) * number + _frozen_bytes(recipe, shape) if recipe.parallel.offload == "all" else 0
+    return (16 * number + parameters) * recipe.resources.ranks_per_node // recipe.resources.world_size
 
 
 def _gathered(recipe: TrainingRecipe, shape: ModelShape) -> int:

@@ -210,6 +210,9 @@ class Parallel(Section):
     """Number of shard groups of `hybrid_shard`; `auto` = world size / shard."""
     reshard_after_forward: bool = True
     """Free the gathered parameters between forward and backward; false trades memory for traffic."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What DeepSpeed keeps in the node's RAM instead of the GPU's memory: AdamW's state, where it also computes its
+    step (`zero2`, `zero3`), or `all`: besides it the parameters, while they do not compute (`zero3`)."""
 
 
 class Checkpoint(Section):

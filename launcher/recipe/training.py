@@ -99,6 +99,7 @@ class TrainingRecipe(RecipeBase):
         """Name what contradicts itself; kinds add to it."""
         yield from self._batch_conflicts()
         yield from self._shard_conflicts()
+        yield from self._offload_conflicts()
         yield from self._schedule_conflicts()
         yield from self._adapter_conflicts()
         yield from stack_conflicts(self.model, self.adapter)
@@ -138,6 +139,16 @@ class TrainingRecipe(RecipeBase):
                 f"write `auto` or `{self.replicas}`"
             )
 
+    def _offload_conflicts(self) -> Iterator[str]:
+        strategy, offload = self.parallel.strategy, self.parallel.offload
+        if offload != "none" and strategy not in ("zero2", "zero3"):
+            yield f"parallel.offload: is DeepSpeed's, and `{strategy}` is not; write `strategy: zero3`, or leave it out"
+        if offload == "all" and strategy == "zero2":
+            yield (
+                "parallel.offload: `zero2` computes with all parameters on each GPU; write `offload: optimizer`, or "
+                "`strategy: zero3`"
+            )
+
     def _adapter_conflicts(self) -> Iterator[str]:
         if self.model.quantization and self.adapter is None:
             yield "model.quantization: quantised weights cannot be trained; add an `adapter`, or leave it out"
@@ -145,6 +156,11 @@ class TrainingRecipe(RecipeBase):
             yield (
                 f"model.quantization.bits: bitsandbytes loses the scales of 8 bits where `{self.parallel.strategy}` "
                 "cuts weights in parts; write `bits: 4`, or another `parallel.strategy`"
+            )
+        if self.model.quantization and self.model.quantization.bits == 8 and self.parallel.strategy == "zero3":
+            yield (
+                "model.quantization.bits: bitsandbytes computes with 8-bit weights of its own, which `zero3` does not "
+                "cut in parts; write `bits: 4`, or `strategy: zero2`"
             )
         if self.model.quantization and self.model.init == "random":
             yield "model.quantization: only published weights are quantised; leave it out, or write `init: pretrained`"
