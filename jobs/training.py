@@ -18,7 +18,8 @@ from jobs.models.orthogonal import located
 from jobs.models.parallel import Layout, lay_out
 from jobs.models.schedule import lr_factor
 from jobs.models.stacking import Earlier, open_earlier, stack, trained_names
-from jobs.runtime.checkpoint import CheckpointStore, required_files
+from jobs.models.universal import loadable
+from jobs.runtime.checkpoint import CheckpointStore
 from jobs.runtime.context import Context
 from jobs.runtime.control import StepControl
 from jobs.runtime.export import Provenance, export_model, is_exported
@@ -27,6 +28,7 @@ from jobs.runtime.metrics import EvaluationMetrics, StepMetrics, print_row
 from jobs.runtime.micro_batch import explaining_memory, sized
 from jobs.runtime.model_name import publish_name, refuse_taken
 from jobs.runtime.process_group import Group, process_group
+from jobs.runtime.required import required_files
 from jobs.runtime.stop import StopFlag
 from jobs.runtime.throughput import speed_of
 from jobs.runtime.tracking import Tracker, open_tracker
@@ -107,12 +109,14 @@ def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag
         layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16", adapted=recipe.adapter is not None
     )
     store = CheckpointStore(context.run, group, recipe.checkpoint.keep, required)
-    resumed = _find_resume(store, layout)
+    resumed = store.find_resume()
     if group.is_main:
         append_event(context.run.ledger, context.attempt, first_step=resumed or 0, total_steps=work.steps)
         print(f"attempt {context.attempt}: {layout}, {store.describe(resumed)}", flush=True)
         if work.remark:
             print(work.remark, flush=True)
+    folder = None if resumed is None else loadable(store, layout, resumed)
+    layout = replace(layout, resumes_converted=folder == store.converted)
 
     arguments = training_arguments(recipe, layout, work.steps, store.staging, **work.arguments)
     model = _build(context, recipe, work, earlier)
@@ -138,7 +142,7 @@ def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag
         ],
     )
     if not control.wants_stop():
-        trainer.train(resume_from_checkpoint=None if resumed is None else str(context.run.checkpoint(resumed)))
+        trainer.train(resume_from_checkpoint=None if folder is None else str(folder))
         if group.is_main:
             append_event(context.run.ledger, context.attempt, last_step=trainer.state.global_step)
     if not control.stopped:
@@ -204,13 +208,6 @@ def _build(context: Context, recipe: TrainingRecipe, work: Work, earlier: Sequen
     if adapter is None:
         return model
     return stack(adapted(model, adapter, recipe.seed, work.task, work.steps, work.new_tokens), earlier)
-
-
-def _find_resume(store: CheckpointStore, layout: Layout) -> int | None:
-    step = store.find_resume()
-    if step is not None:
-        layout.check_resumable(store.saved_by(step))
-    return step
 
 
 def _metrics(

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.runtime.checkpoint import CheckpointStore, deal, first_absent, required_files
+from jobs.runtime.checkpoint import CheckpointStore, deal
 from jobs.runtime.process_group import Group
+from jobs.runtime.required import first_absent, required_files
 from launcher.paths import COMPLETE, RunDir, published_steps
 
 ALONE = Group(rank=0, world_size=1, leads_node=True, device=torch.device("cpu"), control=None)

@@ -1,6 +1,7 @@
 """From the recipe's intent to a layout of ranks, and the refusal of anything else."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -61,12 +62,11 @@ def test_groups_that_do_not_come_out_even_are_refused(
         layout_of(world_size, per_node, strategy="hybrid_shard", **fields)
 
 
-def test_zero_says_on_how_many_ranks_it_can_be_resumed() -> None:
-    layout_of(2, 2, strategy="zero3").check_resumable(saved_by=2)
-    layout_of(2, 2, strategy="full_shard").check_resumable(saved_by=4)
+def test_deepspeed_is_told_of_a_checkpoint_that_was_converted() -> None:
+    layout = layout_of(8, 4, strategy="zero3")
 
-    with pytest.raises(LauncherError, match="4 ranks saved this `zero3` checkpoint, and 2 cannot resume it"):
-        layout_of(2, 2, strategy="zero3").check_resumable(saved_by=4)
+    assert "checkpoint" not in arguments_of(layout)["deepspeed"]
+    assert arguments_of(replace(layout, resumes_converted=True))["deepspeed"]["checkpoint"] == {"load_universal": True}
 
 
 def arguments_of(layout: Layout) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class Layout:
     """Ranks that hold one copy of the parameters together."""
     device: torch.device
     """This rank's."""
+    resumes_converted: bool = False
+    """Whether the checkpoint to resume from is in DeepSpeed's universal format."""
 
     @property
     def replicas(self) -> int:
@@ -46,18 +48,6 @@ class Layout:
     def zero_stage(self) -> int | None:
         """DeepSpeed's stage, or None where DeepSpeed has no part in it."""
         return zero_stage(self.parallel.strategy)
-
-    def check_resumable(self, saved_by: int) -> None:
-        """Refuse what DeepSpeed refuses, with a way out: FSDP2 and DDP resume at any world size.
-
-        Raises:
-            LauncherError: ZeRO's checkpoint was saved by another number of ranks.
-        """
-        if self.zero_stage is not None and saved_by != self.world_size:
-            raise LauncherError(
-                f"parallel.strategy: {saved_by} ranks saved this `{self.parallel.strategy}` checkpoint, and "
-                f"{self.world_size} cannot resume it; run on {saved_by} ranks (`full_shard` resumes on any number)"
-            )
 
     def __str__(self) -> str:
         return f"{self.parallel.strategy}: {self.replicas} x {self.shard_size} ranks"
@@ -106,7 +96,9 @@ def strategy_arguments(layout: Layout, recipe: TrainingRecipe) -> dict[str, Any]
     """Express a layout as arguments of transformers' TrainingArguments."""
     checkpoint_activations = recipe.model.activation_checkpointing
     if layout.zero_stage is not None:
-        config = deepspeed_config(recipe, layout.world_size)
+        config = deepspeed_config(recipe, layout.world_size) or {}
+        if layout.resumes_converted:
+            config["checkpoint"] = {"load_universal": True}
         return {"deepspeed": config, **_checkpointing(checkpoint_activations)}
     if not layout.uses_fsdp:
         return {"ddp_find_unused_parameters": False, **_checkpointing(checkpoint_activations)}

@@ -3,22 +3,22 @@
 A folder `step-XXXXXXXX` appears in one rename, with its COMPLETE manifest inside, after everything in
 it is on disk. What is found otherwise (a copy that broke off, rotten bits, a file that is gone) is
 moved to `quarantine/` at the next start and never resumed from. Knows nothing of Trainer or torch's
-formats, except which files a strategy cannot resume without.
+formats.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Sequence
-from fnmatch import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs.runtime.process_group import Group
+from jobs.runtime.required import first_absent
 from launcher.paths import COMPLETE, RunDir, is_checkpoint_complete, published_steps
 
-STAGING, TRASH, QUARANTINE = ".staging", ".trash", "quarantine"
+STAGING, CONVERTED, TRASH, QUARANTINE = ".staging", ".converted", ".trash", "quarantine"
 
 Files = dict[str, tuple[int, str]]
 """Size and SHA-256 by path below the checkpoint."""
@@ -38,7 +38,8 @@ class CheckpointStore:
                 rank that saved.
         """
         self._run = run
-        self._group = group
+        self.group = group
+        """The attempt's ranks."""
         self._keep = keep
         self._required = required
 
@@ -47,16 +48,31 @@ class CheckpointStore:
         """Where a checkpoint is written before it is published."""
         return self._run.checkpoints / STAGING
 
+    def folder(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, or would."""
+        return self._run.checkpoint(step)
+
+    @property
+    def converted(self) -> Path:
+        """Where a checkpoint lies that was converted to be loaded once."""
+        return self._run.checkpoints / CONVERTED
+
+    def discard_converted(self) -> None:
+        """Remove what was converted, now that all ranks have it."""
+        self.group.barrier()
+        if self.group.is_main:
+            shutil.rmtree(self.converted, ignore_errors=True)
+
     def open_staging(self, name: str) -> Path:
         """Make an empty folder to write a checkpoint into.
 
         Only rank 0 makes it: on network file systems many ranks that make one folder at once fail.
         """
         folder = self.staging / name
-        if self._group.is_main:
+        if self.group.is_main:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-        self._group.barrier()
+        self.group.barrier()
         return folder
 
     def publish(self, folder: Path, step: int, best: int | None = None) -> None:
@@ -70,24 +86,24 @@ class CheckpointStore:
         Raises:
             OSError: the disk is full or failed. Nothing is published; older checkpoints are as before.
         """
-        self._group.barrier()
-        sizes = {name: size for listed in self._group.collect(_list_files(folder)) for name, size in listed.items()}
-        if self._group.leads_node:
+        self.group.barrier()
+        sizes = {name: size for listed in self.group.collect(_list_files(folder)) for name, size in listed.items()}
+        if self.group.leads_node:
             # Data waits in the memory of the node that wrote it: one rank of each node flushes all files.
             for name in sizes:
                 sync(folder / name)
-        self._group.barrier()
+        self.group.barrier()
         share = self._share(sizes)
-        parts = self._group.collect({name: _fingerprint(folder / name) for name in share})
+        parts = self.group.collect({name: _fingerprint(folder / name) for name in share})
         files = {name: entry for part in parts for name, entry in part.items()}
-        absent = first_absent(files, self._required, self._group.world_size)
+        absent = first_absent(files, self._required, self.group.world_size)
         if absent:
             raise FileNotFoundError(f"{folder}: {absent} was not saved, and the run cannot resume without")
-        if self._group.is_main:
-            _seal(folder, {"step": step, "world_size": self._group.world_size, "best": best, "files": files})
+        if self.group.is_main:
+            _seal(folder, {"step": step, "world_size": self.group.world_size, "best": best, "files": files})
             self._put_in_place(folder, step)
             self._rotate()
-        self._group.barrier()
+        self.group.barrier()
 
     def discard_staging(self) -> None:
         """Remove what was staged; for the rank that failed, so not a collective."""
@@ -99,18 +115,18 @@ class CheckpointStore:
         Returns:
             Its step, or None to start from scratch. All ranks get the same answer.
         """
-        if self._group.is_main:
+        if self.group.is_main:
             self._sweep()
         while True:
-            step = self._group.from_main(_newest(self._run) if self._group.is_main else None)
+            step = self.group.from_main(_newest(self._run) if self.group.is_main else None)
             if step is None:
                 return None
             faults = self._faults(self._run.checkpoint(step), step)
             if not faults:
                 return step
-            if self._group.is_main:
+            if self.group.is_main:
                 self._quarantine(self._run.checkpoint(step), faults[0])
-            self._group.barrier()
+            self.group.barrier()
 
     def intact(self, step: int) -> Path:
         """Return the checkpoint of a step.
@@ -132,19 +148,19 @@ class CheckpointStore:
         if step is None:
             return "from scratch"
         saved = self.saved_by(step)
-        if saved == self._group.world_size:
+        if saved == self.group.world_size:
             return f"resumes from step {step}"
         # Trainer says nothing of it: ranks take the random state of their number, new ones none.
         return (
-            f"resumes from step {step}, which {saved} ranks saved, on {self._group.world_size}: the same data in the "
+            f"resumes from step {step}, which {saved} ranks saved, on {self.group.world_size}: the same data in the "
             "same order, but random numbers (dropout) are not continued"
         )
 
     def _share(self, sizes: dict[str, int]) -> list[str]:
-        return deal(sizes, self._group.world_size)[self._group.rank]
+        return deal(sizes, self.group.world_size)[self.group.rank]
 
     def _faults(self, folder: Path, step: int) -> list[str]:
-        manifest = self._group.from_main(_try_manifest(folder, step) if self._group.is_main else "")
+        manifest = self.group.from_main(_try_manifest(folder, step) if self.group.is_main else "")
         if isinstance(manifest, str):
             return [manifest]
         files: Files = manifest["files"]
@@ -152,14 +168,14 @@ class CheckpointStore:
         if absent:
             return [f"{absent} is not in it, and the run cannot resume without"]
         share = self._share({name: size for name, (size, _) in files.items()})
-        found = self._group.collect([_fault(folder, name, *files[name]) for name in share])
+        found = self.group.collect([_fault(folder, name, *files[name]) for name in share])
         return sorted(fault for faults in found for fault in faults if fault)
 
     def _sweep(self) -> None:
         """Remove the leavings of attempts that were killed; quarantine folders that were never completed."""
         self._run.checkpoints.mkdir(exist_ok=True)
-        shutil.rmtree(self.staging, ignore_errors=True)
-        shutil.rmtree(self._run.checkpoints / TRASH, ignore_errors=True)
+        for name in (STAGING, CONVERTED, TRASH):
+            shutil.rmtree(self._run.checkpoints / name, ignore_errors=True)
         for folder in sorted(self._run.checkpoints.glob("step-*")):
             if not is_checkpoint_complete(folder):
                 self._quarantine(folder, f"{COMPLETE} is missing: it was never finished")
@@ -187,44 +203,6 @@ class CheckpointStore:
             trash.mkdir(exist_ok=True)
             os.rename(self._run.checkpoint(step), trash / f"{step}")
         shutil.rmtree(trash, ignore_errors=True)
-
-
-def required_files(uses_fsdp: bool, zero_stage: int | None, scales_loss: bool, adapted: bool = False) -> list[str]:
-    """Name what a run cannot resume without: weights, optimizer, schedule, position and random state.
-
-    Trainer itself resumes without an optimizer or schedule file, silently, from zero moments.
-
-    Args:
-        uses_fsdp: Whether FSDP2 writes the checkpoint.
-        zero_stage: DeepSpeed's stage, if it does.
-        scales_loss: Whether the loss is scaled (fp16); DeepSpeed keeps the scale in its own files.
-        adapted: Whether an adapter is trained, so that a checkpoint holds nothing else.
-    """
-    files = ["trainer_state.json", "scheduler.pt", "rng_state{suffix}.pth"]
-    if zero_stage is not None:
-        return [*files, "latest", "global_step*/*model_states.pt", "global_step*/*_pp_rank_{rank}_*optim_states.pt"]
-    if scales_loss:
-        files.append("scaler.pt")
-    if uses_fsdp:
-        return [*files, "pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"]
-    return [*files, "adapter.safetensors" if adapted else "model*.safetensors", "optimizer.pt"]
-
-
-def first_absent(files: Collection[str], required: Sequence[str], world_size: int) -> str | None:
-    """Return the first required file that is not among the files; None if all are.
-
-    Args:
-        files: Paths below the checkpoint.
-        required: Patterns; `{rank}` stands for each rank that saved, `{suffix}` for `_RANK`, which Trainer
-            leaves out where there is but one.
-        world_size: Number of ranks that saved.
-    """
-    for pattern in required:
-        for rank in range(world_size):
-            wanted = pattern.format(rank=rank, suffix=f"_{rank}" if world_size > 1 else "")
-            if not any(fnmatch(name, wanted) for name in files):
-                return wanted
-    return None
 
 
 def _newest(run: RunDir) -> int | None:

@@ -22,6 +22,7 @@ from typing_extensions import override
 from jobs.models.adapter_state import checkpoint_trained_parameters, load_adapter_state, save_adapter_state
 from jobs.models.auxiliary import auxiliary_losses
 from jobs.models.parallel import Layout, describe, fsdp_on_cpu, verify
+from jobs.models.universal import expect_universal, hyperparameters_of, loadable, settle
 from jobs.runtime.checkpoint import CheckpointStore
 from jobs.runtime.micro_batch import one_micro_batch
 
@@ -53,6 +54,7 @@ class GuardedTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
         """Build the schedule from the recipe's, once."""
         if self.lr_scheduler is None:
+            self._hyperparameters = hyperparameters_of(self.optimizer)
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, self._lr_factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -137,17 +139,24 @@ class GuardedTrainer(Trainer):
         step = self.state.best_global_step
         if step is None or step == self.state.global_step:
             return self.state.global_step
-        folder = str(self._store.intact(step))
+        folder = self._store.intact(step)
         if self._layout.zero_stage is not None:
+            folder = loadable(self._store, self._layout, step)
+            expect_universal(self.model_wrapped, folder == self._store.converted)
             is_whole = not isinstance(self.model, PeftModel)
-            deepspeed_load_checkpoint(self.model_wrapped, folder, load_module_strict=is_whole)
+            deepspeed_load_checkpoint(self.model_wrapped, str(folder), load_module_strict=is_whole)
+            self._store.discard_converted()
         else:
-            self._load_from_checkpoint(folder, self.model_wrapped if self._layout.uses_fsdp else None)
+            self._load_from_checkpoint(str(folder), self.model_wrapped if self._layout.uses_fsdp else None)
         return step
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
         prepared = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        if self._layout.resumes_converted:
+            settle(self.model_wrapped, self._hyperparameters)
+            expect_universal(self.model_wrapped, False)
+            self._store.discard_converted()
         verify(self.model_wrapped, self._layout)
         if self.is_world_process_zero():
             print(describe(self.model_wrapped), flush=True)
