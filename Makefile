@@ -30,6 +30,8 @@ bench: install
 	bash .ci/slurm-packages
 	$(PYTHON_BIN)/python bench/submit.py
 	$(PYTHON_BIN)/python bench/step_overhead.py
+	$(PYTHON_BIN)/python bench/prepare.py
+	$(PYTHON_BIN)/python bench/read.py
 	$(PYTHON_BIN)/python bench/molora.py
 
 docs: install

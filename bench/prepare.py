@@ -8,8 +8,8 @@ Each measurement is a fresh process, imports and loading of the tokenizer not co
 
     python bench/prepare.py [--text FILE.jsonl.zst] [--rounds 5] [--json]
 
-`--text` is Pile-style JSON lines; the default is the 500 abstracts that come with the launcher, too little for a stable
-figure.
+`--text` is Pile-style JSON lines; the default is the 12,910 abstracts of ../shared/data where they are at hand, else
+the 500 that come with the launcher, too little for a stable figure.
 """
 
 import argparse
@@ -28,7 +28,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 ROOT = Path(__file__).parents[1]
-ABSTRACTS = ROOT / "recipes" / "assets" / "pubmed_abstracts.jsonl.zst"
+SHIPPED = ROOT / "recipes" / "assets" / "pubmed_abstracts.jsonl.zst"
+MORE = ROOT.parent / "shared" / "data" / "pubmed" / "pile" / "pubmed_abstracts.jsonl.zst"
 FILES = 8
 """Source files that the text is spread over."""
 LENGTH = 2048
@@ -222,7 +223,7 @@ def _report(results: dict[tuple[str, int], list[float]], options: argparse.Names
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--text", type=Path, default=ABSTRACTS)
+    parser.add_argument("--text", type=Path, default=MORE if MORE.exists() else SHIPPED)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--case", choices=sorted(CASES), help=argparse.SUPPRESS)
