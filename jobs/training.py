@@ -176,17 +176,19 @@ def export_trained(
             with; None: as it has them.
     """
     path, start = context.model_path(recipe.model.path), located(context, recipe)
-    earlier = read_adapter(Path(start.start_from)).manifest if isinstance(start, Orthogonal) else {}
+    beneath = open_earlier(context, recipe)
+    before = [one.adapter.manifest for one in beneath]
+    before += [read_adapter(Path(start.start_from)).manifest] if isinstance(start, Orthogonal) else []
     provenance = Provenance(
         run=context.record.id,
         kind=recipe.kind,
         fingerprint=context.record.fingerprint,
         base_model=recipe.model.path,
-        corpora=tuple(dict.fromkeys((*earlier.get("corpora", ()), *corpora))),
+        corpora=tuple(dict.fromkeys([name for made in before for name in made.get("corpora", ())] + [*corpora])),
         data_use=recipe.data_use,
         steps=trainer.state.best_global_step or trainer.state.global_step,
         started_from=recipe.adapter.start_from if isinstance(recipe.adapter, Orthogonal) else None,
-        beneath=tuple(one.describe() for one in open_earlier(context, recipe)),
+        beneath=tuple(one.describe() for one in beneath),
     )
     tokenizer = AutoTokenizer.from_pretrained(
         context.model_path(recipe.model.tokenizer_path), trust_remote_code=recipe.model.trust_remote_code

@@ -195,6 +195,7 @@ def test_the_manifest_names_both(folder: Path, trained: RunDir) -> None:
     (entry,) = manifest["beneath"]
     assert (entry["path"], entry["trainable"]) == ("./clinical", clinical_of(trained).exists())
     assert entry["sha256"] == read_adapter(clinical).digest
+    assert manifest["corpora"] == ["notes", "words"]
     assert read_adapter(downstream).base_names == ["stories260k"] * 2
     read_adapter(downstream).require_beneath([read_adapter(clinical)])
     read_adapter(clinical).require_beneath([])

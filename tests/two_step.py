@@ -39,7 +39,7 @@ def make_clinical(folder: Path, data_use: str = "open", targets: list[str] | Non
             torch.nn.init.normal_(parameter, std=0.05)
     model.peft_config["default"].base_model_name_or_path = "stories260k"
     model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "manifest.json").write_text(json.dumps({"run": "before", "data_use": data_use}))
+    (folder / "manifest.json").write_text(json.dumps({"run": "before", "corpora": ["notes"], "data_use": data_use}))
     return folder
 
 

@@ -1,0 +1,43 @@
+"""Clinical LLaMA-LoRA's two steps, queued at once: the tasks wait for the adapter, and that for its corpus."""
+
+import json
+
+import pytest
+
+from launcher.devcluster import DevCluster
+from launcher.paths import RunDir
+from tests.slurm.site import RECIPES, Site, manifest, record
+
+pytestmark = pytest.mark.slurm
+
+TASKS = ("mor", "los", "pmv", "diag", "proc")
+
+
+@pytest.fixture(scope="module")
+def site(devcluster: DevCluster) -> Site:
+    return Site(devcluster)
+
+
+def test_five_tasks_follow_their_clinical_adapter(site: Site) -> None:
+    def submit(name: str, *before: RunDir) -> RunDir:
+        waits = [word for run in before for word in ("--after", record(run).id)]
+        [run] = site.submit(RECIPES / f"{name}.yaml", "--rehearse", *waits)
+        return run
+
+    corpus = submit("prepare_mimic_iv")
+    clinical = submit("clinical_llama_lora_mimic", corpus)
+    tasks = {task: submit(f"clinical_llama_lora_{task}", clinical) for task in TASKS}
+
+    for run in (corpus, clinical, *tasks.values()):
+        site.wait_until_finished(run)
+    adapter = site.cluster.layout.folder / "models" / "clinical-llama-lora-rehearsal"
+    assert adapter.resolve() == (clinical.outputs / "model").resolve()
+    assert manifest(adapter)["data_use"] == "credentialed"
+    for run in tasks.values():
+        said = manifest(run.outputs / "model")
+        (beneath,) = said["beneath"]
+        assert (beneath["path"], beneath["trainable"]) == ("clinical-llama-lora-rehearsal", True)
+        assert said["corpora"][0] == "mimic-iv-rehearsal"
+        assert said["data_use"] == "credentialed"
+        assert (run.outputs / "model" / beneath["folder"] / "adapter_model.safetensors").is_file()
+        assert json.loads((run.outputs / "scores.json").read_text())["splits"]["test"]
