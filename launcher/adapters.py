@@ -123,8 +123,10 @@ class AdapterFolder:
         had = {adapter.digest for adapter in earlier} if wanted else set()
         for entry in wanted:
             if entry["sha256"] not in had:
+                inside = entry.get("folder")
+                which = f"`{inside}` in the same folder, where its training went on" if inside else "that one"
                 raise LauncherError(
-                    f"`{self.folder.name}` was trained on top of the adapter `{entry['path']}`; name that one before it"
+                    f"`{self.folder.name}` was trained on top of the adapter `{entry['path']}`; name {which}, before it"
                 )
 
     def _beneath(self) -> list[dict[str, Any]]:

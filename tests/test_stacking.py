@@ -145,7 +145,7 @@ def test_an_adapter_is_not_used_without_those_below_it(tmp_path: Path) -> None:
     beneath = [{"path": "clinical", "folder": None, "sha256": read_adapter(clinical).digest}]
     downstream = make_clinical(tmp_path / "downstream", targets=["k_proj"])
     (downstream / "manifest.json").write_text(json.dumps({"run": "x", "beneath": beneath}))
-    told = "`downstream` was trained on top of the adapter `clinical`; name that one before it"
+    told = "`downstream` was trained on top of the adapter `clinical`; name that one, before it"
 
     def merge(*names: str) -> list[str]:
         fields = {"kind": "merge", "name": "merge", "base_model": "stories260k", "resources": {"time": "1h"}}

@@ -224,7 +224,8 @@ def test_merging_one_without_the_other_is_refused(folder: Path, trained: RunDir)
     attempt = train(run := make_run_of(recipe | {"resources": {"time": "1h"}}, folder))
 
     assert attempt.exit_codes == [NEVER_RESTART]
-    assert "was trained on top of the adapter `./clinical`; name that one before it" in attempt.log()
+    which = "`clinical-0` in the same folder" if clinical_of(trained).exists() else "that one"
+    assert f"was trained on top of the adapter `./clinical`; name {which}" in attempt.log()
     assert not run.outputs.exists() or not [*run.outputs.iterdir()]
 
 
