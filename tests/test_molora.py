@@ -17,9 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from jobs.models.adapter_files import write_adapter
 from jobs.models.adapter_state import gather_adapter
-from jobs.models.adapters import declared_trainable
+from jobs.models.adapters import adapted, declared_trainable
 from jobs.models.auxiliary import auxiliary_losses
 from jobs.models.beside import BesideLinear
+from jobs.models.build import build_causal_lm
 from jobs.models.merging import attach, merge
 from jobs.models.molora import Mixture, MoLoraConfig, balance_loss
 from jobs.runtime.throughput import count_parameters
@@ -27,8 +28,10 @@ from launcher.adapters import read_adapter
 from launcher.errors import LauncherError
 from launcher.plan.adapters import trainable_parameters
 from launcher.plan.shape import read_shape
+from launcher.recipe import CptRecipe
 from launcher.recipe.adapter import strategy_limit
 from tests.loading import RECIPE, faults
+from tests.ranks import cpt_recipe
 from tests.test_adapters import SMALL, STORIES, adapter, on_meta, on_stories
 from tests.test_published_counts import QWEN_7B
 
@@ -381,6 +384,24 @@ def test_what_a_mixture_cannot_be_is_explained(tmp_path: Path, section: str, tol
     (found,) = faults(tmp_path, RECIPE + f"adapter: {section}\n")
 
     assert told in found
+
+
+def test_experts_learn_beside_4_bit_weights() -> None:
+    pytest.importorskip("bitsandbytes")
+    changes = {"model": {"path": "stories260k", "quantization": {}}, "adapter": MOLORA}
+    recipe = CptRecipe.model_validate_json(json.dumps(cpt_recipe(**changes)))
+    base = build_causal_lm(recipe.model, STORIES, 1, torch.bfloat16)
+    assert recipe.adapter is not None
+    model = adapted(base, recipe.adapter, 1, "CAUSAL_LM", steps=20).train()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(input_ids=IDS, labels=IDS).loss
+    loss.backward()
+
+    gradients = gradients_of(model)
+    assert gradients.keys() == declared_trainable(model)
+    assert all(gradients[name].count_nonzero() for name in gradients if name.endswith("_B"))
+    assert type(model.base_model.model.model.layers[0].mlp.up_proj.base_layer).__name__ == "Linear4bit"
 
 
 def test_layers_that_are_not_linear_are_named() -> None:
