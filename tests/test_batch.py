@@ -171,7 +171,7 @@ def test_a_crash_ends_the_other_tasks_and_the_run_goes_on_from_its_checkpoint(st
 
 def test_a_micro_batch_that_does_not_fit_starts_again_at_once_and_counts_as_no_failure(staged: Staged) -> None:
     acts = {str(n): {"rank": 1, "at_step": 2, "micro_batch": 8 >> n, "exit_code": 76} for n in range(3)}
-    submission, run = staged(max_failures=0, acts=acts)
+    submission, run = staged(steps=200, max_failures=0, acts=acts)  # rank 0 must not be done before rank 1 is there
 
     code, said = run_batch(submission)
 
