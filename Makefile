@@ -2,7 +2,7 @@
 PYTHON_BIN := .venv/bin
 PYTEST := $(PYTHON_BIN)/python -m pytest -q
 
-.PHONY: demo test install lint bench docs
+.PHONY: demo test strategies install lint bench docs
 .DELETE_ON_ERROR:
 
 install: .venv/.installed
@@ -23,8 +23,12 @@ lint: install
 test: install
 	bash .ci/slurm-packages
 	$(PYTEST) -n 2
-	$(PYTEST) -m slow -n 2 --dist loadfile
+	$(PYTEST) -m "slow and not strategies" -n 2 --dist loadfile
 	$(PYTEST) -m slurm -n 3 --dist loadfile
+
+# What `make test` leaves out: the slow tests in every strategy.
+strategies: install
+	$(PYTEST) -m strategies -n 2 --dist loadfile
 
 bench: install
 	bash .ci/slurm-packages

@@ -31,6 +31,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files instead of comparing them")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave most of what is repeated in every strategy to `make strategies`: it takes an hour."""
+    for item in items:
+        strategy = getattr(item, "callspec", None) and item.callspec.params.get("strategy")  # type: ignore[attr-defined]
+        if strategy in ("ddp", "hybrid_shard", "zero2") and item.get_closest_marker("slow"):
+            item.add_marker("strategies")
+
+
 @pytest.fixture
 def hostile_path(tmp_path: Path) -> Path:
     """A folder whose name holds what shells, Slurm and globs treat specially."""
