@@ -19,9 +19,14 @@ from transformers import LlamaForCausalLM
 class TightLlama(LlamaForCausalLM):
     """Has no room for more than `fits` sequences on one rank, from some forward pass on, and notes what it is given."""
 
-    passes = 0
+    def __init__(self, config):
+        super().__init__(config)
+        self.passes = 0
+        # A loss without logits calls the layers without the head's own forward pass.
+        self.model.register_forward_pre_hook(self.take, with_kwargs=True)
 
-    def forward(self, input_ids=None, **others):
+    def take(self, layers, given, named):
+        input_ids = named["input_ids"]
         self.passes += 1
         rank, tight = os.environ["RANK"], self.config.tight
         if int(rank) == tight["rank"] and len(input_ids) > tight["fits"] and self.passes > tight["after"]:
@@ -29,7 +34,6 @@ class TightLlama(LlamaForCausalLM):
         with open(os.path.join(tight["notes"], f"{os.environ['LAUNCHER_ATTEMPT']}-{rank}"), "a") as notes:
             rows = [hashlib.sha256(row.numpy().tobytes()).hexdigest()[:12] for row in input_ids]
             notes.write(" ".join(rows) + "\\n")
-        return super().forward(input_ids=input_ids, **others)
 '''
 
 
