@@ -124,13 +124,9 @@ def test_beside_lora_only_those_rows_are_trained_that_should_be(folder: Path, is
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("embeddings", "strategy"), [("new", "ddp"), ("all", "ddp"), ("new", "full_shard"), ("all", "full_shard")]
-)
-def test_new_tokens_are_learned_over_interruptions_exported_and_merged(
-    folder: Path, embeddings: str, strategy: str
-) -> None:
-    recipe = recipe_of(lora(embeddings), parallel={"strategy": strategy})
+@pytest.mark.parametrize("embeddings", ["new", "all"])
+def test_new_tokens_are_learned_over_interruptions_exported_and_merged(folder: Path, embeddings: str) -> None:
+    recipe = recipe_of(lora(embeddings))
     uninterrupted, run = make_run_of(recipe, folder), make_run_of(recipe, folder)
     assert train(uninterrupted, 2).exit_codes == [FINISHED] * 2
 
@@ -217,3 +213,9 @@ def test_recipes_that_would_leave_new_tokens_untrained_are_refused(
     text = json.dumps(cpt_recipe(adapter=adapter) | {"model": model})
 
     assert message in "\n".join(faults(tmp_path, text))
+
+
+def test_embeddings_beside_lora_are_refused_where_they_were_not_tried(tmp_path: Path) -> None:
+    text = json.dumps(cpt_recipe(adapter=lora("all"), parallel={"strategy": "full_shard"}, model={"path": "a/b"}))
+
+    assert "parallel.strategy: `adapter.embeddings: all` was tried with `ddp` only" in faults(tmp_path, text)[0]

@@ -96,8 +96,11 @@ def _load_trained_state(
 
 
 def gather_adapter(model: nn.Module) -> dict[str, Tensor]:
-    """Put the adapter's tensors together from the parts that ranks have, in fp32 on the CPU. A collective."""
-    parameters = [*model.named_parameters()]
+    """Put the adapter's tensors together from the parts that ranks have, in fp32 on the CPU. A collective.
+
+    Tied ones under all of their names: peft asks for each.
+    """
+    parameters = [*model.named_parameters(remove_duplicate=False)]
     return {name: _whole(one) for name, one in parameters if one.requires_grad or is_base(name)}
 
 

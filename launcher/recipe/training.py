@@ -180,6 +180,8 @@ class TrainingRecipe(RecipeBase):
         trained = getattr(self.adapter, "embeddings", "frozen")
         if trained == "new" and not self.model.tokenizer:
             yield "adapter.embeddings: `model.tokenizer` adds no tokens; name one there, or leave this out"
+        if trained != "frozen" and self.parallel.strategy != "ddp":
+            yield f"parallel.strategy: `adapter.embeddings: {trained}` was tried with `ddp` only; write `ddp`"
         if self.model.tokenizer and self.adapter and trained == "frozen":
             yield (
                 "adapter.embeddings: the tokens that `model.tokenizer` adds would not be trained; write `new` or "
