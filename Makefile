@@ -36,6 +36,8 @@ bench: install
 	$(PYTHON_BIN)/python bench/step_overhead.py
 	$(PYTHON_BIN)/python bench/prepare.py
 	$(PYTHON_BIN)/python bench/read.py
+	$(PYTHON_BIN)/python bench/sft.py
+	$(PYTHON_BIN)/python bench/sft.py --adapter lora
 	$(PYTHON_BIN)/python bench/molora.py
 
 docs: install
