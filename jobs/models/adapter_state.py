@@ -108,9 +108,9 @@ def _whole(parameter: nn.Parameter) -> Tensor:
     if isinstance(parameter, DTensor):
         return parameter.full_tensor().detach().float().cpu()
     if hasattr(parameter, "ds_id") and not parameter.requires_grad:
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters([parameter]):
+        with deepspeed.zero.GatheredParameters([parameter]):
             return parameter.detach().float().cpu().clone()
     if hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping"):
         from deepspeed.utils import safe_get_full_fp32_param
