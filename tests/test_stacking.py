@@ -57,9 +57,9 @@ def built(folder: Path, *trainable: bool) -> tuple[Any, tuple[Earlier, ...]]:
 def test_what_does_not_go_on_top_of_an_adapter_is_refused_with_the_reason(
     tmp_path: Path, section: str, told: str
 ) -> None:
-    (found,) = faults(tmp_path, STACKED + (f"adapter: {section}\n" if section else ""))
+    found = faults(tmp_path, STACKED + (f"adapter: {section}\n" if section else ""))
 
-    assert told in found
+    assert [fault for fault in found if told in fault]
 
 
 def test_what_training_starts_from_is_not_written_over(tmp_path: Path) -> None:
