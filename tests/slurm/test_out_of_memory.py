@@ -17,7 +17,9 @@ def test_a_micro_batch_that_does_not_fit_is_halved_in_the_same_job(devcluster: D
         "model.path=tight", "model.trust_remote_code=true", "batch.micro_batch=4", "schedule.length=12 steps"
     )
 
-    first, second = site.wait_until_finished(run)
+    attempts = site.wait_until_finished(run)
+    first = next(attempt for attempt in attempts if attempt.reason == "does_not_fit")
+    second = attempts[first.number + 1]
 
     assert (first.reason, first.action, first.max_micro_batch) == ("does_not_fit", "restart", 2), logs_text(run)
     assert f"a micro batch of 4 did not fit (rank 3 on {first.nodes[1]}: Exited with exit code 76)" in first.message
