@@ -60,11 +60,9 @@ def main() -> int:
         load_secrets(context.record.cluster.get("secrets_file"), context.recipe.secrets)
         return _work(context)
     except (LauncherError, ValidationError) as error:
-        _tell(options, f"rank {ranks.rank} on {os.uname().nodename}: {error}")
-        return NEVER_RESTART
+        return _announce(NEVER_RESTART, options, f"rank {ranks.rank} on {os.uname().nodename}: {error}")
     except DoesNotFitError as error:
-        print(f"rank {ranks.rank} on {os.uname().nodename}: {error}", file=sys.stderr, flush=True)
-        return DOES_NOT_FIT
+        return _announce(DOES_NOT_FIT, options, f"rank {ranks.rank} on {os.uname().nodename}: {error}")
     except UnfitNodeError as error:
         print(f"preflight: {error}", file=sys.stderr, flush=True)
         return 1
@@ -85,11 +83,12 @@ def _work(context: Context) -> int:
     return code
 
 
-def _tell(options: argparse.Namespace, fault: str) -> None:
-    """Say what cannot work: in the log, and in a line for those who ask how the run is doing."""
+def _announce(code: int, options: argparse.Namespace, fault: str) -> int:
+    """Say what cannot work: in the log, and in a line for the verdict and those who ask how the run is doing."""
     print(fault, file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
-        append_event(RunDir(options.run).ledger, options.attempt, fault=fault.partition("\n")[0])
+        append_event(RunDir(options.run).ledger, options.attempt, fault=fault.partition("\n")[0], announced=code)
+    return code
 
 
 def _parse() -> argparse.Namespace:

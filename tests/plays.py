@@ -28,7 +28,7 @@ class Play:
     save_every: int = 1000
     acts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By attempt: `{"rank": 1, "at_step": 3, "exit_code": 1}`, `{"signal": 9}`, `{"block": true}`, `{"deaf": true}`,
-    `{"micro_batch": 8}` (noted in the ledger),
+    `{"micro_batch": 8}` and `{"announces": 78}` (noted in the ledger),
     `{"fill": true}` (the disk, up to the last byte), `{"remove": true}` (the run directory)."""
     nodes: int = 1
     gpus_per_node: int = 2

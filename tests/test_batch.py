@@ -177,7 +177,22 @@ def test_a_micro_batch_that_does_not_fit_starts_again_at_once_and_counts_as_no_f
 
     assert (code, summary(run)) == (0, [("does_not_fit", "restart")] * 3 + [("finished", "done")]), said
     assert [attempt.max_micro_batch for attempt in read_attempts(run.ledger)] == [4, 2, 1, None]
-    assert "a micro batch of 8 did not fit (rank 1 on" in read_attempts(run.ledger)[0].message
+    assert "did not fit into a GPU's memory (rank 1 on" in read_attempts(run.ledger)[0].message
+
+
+@pytest.mark.parametrize(("announced", "ends"), [(76, [("does_not_fit", "restart")]), (78, [("bad_recipe", "stop")])])
+def test_a_task_that_said_what_cannot_work_is_believed_though_another_one_failed_first(
+    staged: Staged, announced: int, ends: list[tuple[str, str]]
+) -> None:
+    """The others lose their connection to it, and may be gone before Slurm has heard of its own end."""
+    act = {"rank": 1, "at_step": 2, "micro_batch": 8, "announces": announced, "exit_code": 1}
+    submission, run = staged(steps=200, acts={"0": act, "1": {"at_step": 1, "exit_code": 78}})
+
+    run_batch(submission)
+
+    first = read_attempts(run.ledger)[0]
+    assert (summary(run)[:1], first.exit_code) == (ends, announced)
+    assert f"rank 1 on {os.uname().nodename}: cannot work" in first.message
 
 
 def test_a_task_that_is_killed_is_told_from_one_that_failed(staged: Staged) -> None:

@@ -1,6 +1,7 @@
 """What follows from the end of an attempt."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -168,12 +169,14 @@ def too_large(micro_batch: int, number: int = 0, limit: int | None = None) -> At
 
 @pytest.mark.parametrize("policy", [Policy(), Policy("never"), Policy(max_failures=0)])
 def test_a_micro_batch_that_does_not_fit_is_halved_at_once_and_costs_nothing(policy: Policy) -> None:
-    verdict = judge([too_large(8)], Ending(76, detail="rank 1 on n2: Exited with exit code 76"), policy)
+    attempt = replace(too_large(8), fault="rank 1 on n2: a micro batch of 8 does not fit: CUDA out of memory.")
+
+    verdict = judge([attempt], Ending(76, detail="rank 0 on n1: Exited with exit code 1"), policy)
 
     assert (verdict.reason, verdict.action, verdict.max_micro_batch) == ("does_not_fit", "restart", 4)
     assert verdict.message == (
-        "a micro batch of 8 did not fit (rank 1 on n2: Exited with exit code 76), step 10 is safe, "
-        "at most 4 from now on, and more accumulation instead"
+        "did not fit into a GPU's memory (rank 1 on n2: a micro batch of 8 does not fit: CUDA out of memory.), "
+        "step 10 is safe, at most 4 from now on, and more accumulation instead"
     )
 
 

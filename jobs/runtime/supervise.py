@@ -20,7 +20,7 @@ from jobs.runtime.srun import ContainerError, SrunTasks
 from jobs.runtime.tasks import Launch, Outcome, Tasks
 from jobs.runtime.verdict import Cause, Ending
 from launcher.ledger import Attempt, StopRequest, read_attempts
-from launcher.paths import DOES_NOT_FIT, FINISHED, NEVER_RESTART
+from launcher.paths import CONTINUE, DOES_NOT_FIT, FINISHED, NEVER_RESTART
 
 POLL_SECONDS = 0.2
 
@@ -187,11 +187,13 @@ class _Supervisor:
 
     def _full_ending(self, outcome: Outcome) -> Ending:
         ledger = read_attempts(self._job.run.ledger)
+        told = next((entry for entry in ledger if entry.number == self._attempt.number), self._attempt)
+        code = outcome.exit_code if outcome.exit_code in (FINISHED, CONTINUE) else told.announced or outcome.exit_code
         return Ending(
-            exit_code=outcome.exit_code,
-            finished=any(entry.number == self._attempt.number and entry.reason == "finished" for entry in ledger),
+            exit_code=code,
+            finished=told.reason == "finished",
             stop=StopRequest.read(self._job.run.stop_request),
-            cause=self._cause(outcome.exit_code),
+            cause=self._cause(code),
             detail="" if self._hang is not None and self._hang.has_noticed else outcome.detail,
         )
 

@@ -200,6 +200,7 @@ _WORDS: dict[Reason, str] = {
     "node_failure": "lost a node",
     "killed": "was killed",
     "out_of_memory": "ran out of the node's RAM",
+    "does_not_fit": "did not fit into a GPU's memory",
     "hang": "hung",
     "bad_recipe": "cannot work as it is",
     "error": "failed",
@@ -207,18 +208,16 @@ _WORDS: dict[Reason, str] = {
 
 
 def _describe(attempts: Sequence[Attempt], ending: Ending, reason: Reason) -> str:
-    details = [ending.detail if reason in FAILURES or reason == "does_not_fit" else ""]
-    if reason == "bad_recipe":
+    details = [ending.detail if reason in FAILURES else ""]
+    if reason in ("bad_recipe", "does_not_fit"):
         details = [attempts[-1].fault or ending.detail]
     details.append(ending.cause.detail if ending.cause and ending.cause.reason == reason else "")
     detail = "; ".join(part for part in details if part)
-    micro_batch = attempts[-1].micro_batch or 0
-    what = f"a micro batch of {micro_batch} did not fit" if reason == "does_not_fit" else _WORDS[reason]
-    words = [what + (f" ({detail})" if detail else "")]
+    words = [_WORDS[reason] + (f" ({detail})" if detail else "")]
     if reason != "finished":
         words.append(f"step {reached(attempts)} is safe" if reached(attempts) else "no step is safe yet")
     if reason == "does_not_fit":
-        words.append(f"at most {micro_batch // 2} from now on, and more accumulation instead")
+        words.append(f"at most {(attempts[-1].micro_batch or 0) // 2} from now on, and more accumulation instead")
     if reason in FREE and ending.exit_code != CONTINUE:
         words.append("the tasks were ended before they had saved")
     if reason in FREE and not made_progress(attempts, attempts[-1]):

@@ -72,6 +72,9 @@ def end_as_told(run: RunDir, attempt: int, act: dict[str, Any]) -> None:
     if "unfit" in act:
         node = os.environ.get("SLURMD_NODENAME", os.uname().nodename)
         run.preflight(attempt).write_text(json.dumps({"message": f"{node}: {act['unfit']}", "unfit": [node]}))
+    if "announces" in act:
+        fault = f"rank {RANKS.rank} on {os.uname().nodename}: cannot work"
+        append_event(run.ledger, attempt, announced=act["announces"], fault=fault)
     if "block" in act:
         stuck()
     if "fill" in act:
