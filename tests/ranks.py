@@ -16,6 +16,7 @@ from launcher.ledger import read_json_lines
 from launcher.paths import RunDir
 from launcher.record import RunRecord, fingerprint
 from tests.corpora import make_corpus
+from tests.forked import Forked
 from tests.waiting import wait_for
 
 ASSETS = Path(__file__).parents[1] / "recipes" / "assets"
@@ -88,9 +89,9 @@ class Attempt:
 
     run: RunDir
     number: int
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[subprocess.Popen[bytes] | Forked] = field(default_factory=list)
 
-    def wait(self) -> list[int]:
+    def wait(self) -> list[int | None]:
         """Wait for all ranks; when one fails the others are ended, as srun does it."""
         deadline = time.monotonic() + DEADLINE
         while any(process.poll() is None for process in self.processes):
@@ -104,7 +105,7 @@ class Attempt:
         return self.exit_codes
 
     @property
-    def exit_codes(self) -> list[int]:
+    def exit_codes(self) -> list[int | None]:
         """How the ranks ended."""
         return [process.returncode for process in self.processes]
 
@@ -139,20 +140,19 @@ def start(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0, program
         attempt: Its number.
         program: Python arguments instead of `-m jobs`.
     """
-    port = free_port()
+    port, arguments = free_port(), [str(run.root), "--attempt", str(attempt)]
     run.attempt_logs(attempt).mkdir(parents=True, exist_ok=True)
     started = Attempt(run, attempt)
     for rank in range(ranks):
-        with run.rank_log(attempt, rank).open("wb") as log:
-            started.processes.append(
-                subprocess.Popen(
-                    [sys.executable, *(program or ("-m", "jobs")), str(run.root), "--attempt", str(attempt)],
-                    env=_environment(rank, ranks, nodes, port),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
+        environ, log = _environment(rank, ranks, nodes, port), run.rank_log(attempt, rank)
+        process = _open([*program, *arguments], environ, log) if program else Forked("jobs", arguments, environ, log)
+        started.processes.append(process)
     return started
+
+
+def _open(arguments: list[str], environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as file:
+        return subprocess.Popen([sys.executable, *arguments], env=environ, stdout=file, stderr=subprocess.STDOUT)
 
 
 def train(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0) -> Attempt:

@@ -1,0 +1,12 @@
+"""What the process imports that ranks are forked from (`tests.forked`). It says nothing and starts no thread."""
+
+import importlib
+import logging
+import warnings
+
+logging.disable(logging.WARNING)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for name in ("jobs.cpt", "jobs.sft", "jobs.classify"):
+        importlib.import_module(name)
+logging.disable(logging.NOTSET)
