@@ -50,6 +50,10 @@ def run_tasks(
     # fork: the task need not be pickled, and the stop handlers of this process come along, so that a
     # signal sent to all of a job's processes kills no worker.
     context = multiprocessing.get_context("fork")
+    # What is left for the garbage collector may belong to libraries that do not outlive a fork: finalising it in a
+    # worker has crashed (https://docs.python.org/3/library/gc.html#gc.freeze). And going through all imported modules
+    # again and again is most of what this process does.
+    gc.freeze()
     WATCHDOG.rest()  # a file takes hours; each worker watches itself
     with ProcessPoolExecutor(workers, context, _start_worker, (task, os.getpid(), cpus // workers)) as pool:
         while True:
@@ -68,9 +72,6 @@ def run_tasks(
 def _start_worker(task: Callable[[int], object], parent: int, threads: int) -> None:
     global _task  # noqa: PLW0603 - the one thing a worker process is for
     _task = task
-    # What the parent had left for the garbage collector may belong to libraries that do not outlive a fork: finalising
-    # it here has crashed (https://docs.python.org/3/library/gc.html#gc.freeze).
-    gc.freeze()
     # The kernel ends this process with its parent: workers of a killed run must not write on.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
