@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator
 
-from launcher.recipe.sections import Positive, Section, VariableName
+from launcher.recipe.rules import Positive, Section, VariableName
 from launcher.recipe.units import Duration, Size
 
 

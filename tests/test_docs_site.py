@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from launcher.cli import app
 from launcher.cluster import Cluster
 from launcher.recipe import KINDS
-from launcher.recipe.sections import Positive
+from launcher.recipe.rules import Positive
 from launcher.recipe.units import Duration
 
 ROOT = Path(__file__).parents[1]

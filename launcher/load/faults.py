@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from launcher.errors import Fault
 from launcher.load.nodes import Node, Path, join_path
-from launcher.recipe.sections import ConflictError
+from launcher.recipe.rules import ConflictError
 from launcher.recipe.words import field_words
 
 Model = TypeVar("Model", bound=BaseModel)

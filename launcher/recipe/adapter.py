@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from launcher.recipe.molora import MoLora, Orthogonal
-from launcher.recipe.sections import ConflictError, Dropout, Names, Positive, Scale, Section
+from launcher.recipe.rules import ConflictError, Dropout, Names, Positive, Scale, Section
 from launcher.recipe.units import Share
 
 Rate = Annotated[float, Field(gt=0, lt=1)]

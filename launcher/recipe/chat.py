@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, field_validator, model_validator
 
 from launcher.recipe.data import Weight
-from launcher.recipe.sections import ConflictError, FolderName, Fraction, Section, refuse_site_path
+from launcher.recipe.rules import ConflictError, FolderName, Fraction, Section, refuse_site_path
 
 OptionAnswer: TypeAlias = Literal["text", "letter", "both"]
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from launcher.recipe.notes import Labels, Notes
-from launcher.recipe.sections import Section
+from launcher.recipe.rules import Section
 from launcher.recipe.training import TrainingRecipe
 from launcher.recipe.units import Length
 

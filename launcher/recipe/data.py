@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from launcher.recipe.sections import ConflictError, Section, refuse_site_path
+from launcher.recipe.rules import ConflictError, Section, refuse_site_path
 from launcher.recipe.units import Share
 
 Weight = Annotated[float, Field(gt=0)]

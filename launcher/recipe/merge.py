@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from launcher.recipe.sections import ConflictError, FolderName, RecipeBase, Section, refuse_site_path
+from launcher.recipe.rules import ConflictError, FolderName, Section, refuse_site_path
+from launcher.recipe.sections import RecipeBase
 
 
 class MergedAdapter(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from launcher.recipe.sections import ConflictError, Dropout, Names, Positive, Scale, Section, refuse_site_path
+from launcher.recipe.rules import ConflictError, Dropout, Names, Positive, Scale, Section, refuse_site_path
 
 Weight = Annotated[float, Field(ge=0)]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from launcher.recipe.sections import ConflictError, Section, refuse_site_path
+from launcher.recipe.rules import ConflictError, Section, refuse_site_path
 
 Labels = Literal["binary", "multiclass", "multilabel"]
 NoteSplit = Literal["train", "validation", "test"]

@@ -5,7 +5,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from launcher.recipe.sections import ConflictError, FolderName, Fraction, RecipeBase, Section, refuse_site_path
+from launcher.recipe.rules import ConflictError, FolderName, Fraction, Section, refuse_site_path
+from launcher.recipe.sections import RecipeBase
 from launcher.recipe.sources import Source, data_use_conflicts
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from launcher.recipe import KINDS
-from launcher.recipe.sections import Section
+from launcher.recipe.rules import Section
 from launcher.recipe.words import describe_fields
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
-from launcher.recipe.sections import Section, refuse_site_path
+from launcher.recipe.rules import Section, refuse_site_path
 
 Cleaning = Literal["published", "keep_structure"]
 

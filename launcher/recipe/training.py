@@ -8,11 +8,10 @@ from pydantic import model_validator
 from typing_extensions import override
 
 from launcher.recipe.adapter import FSDP, PROMPTS, Adapter, strategy_limit
+from launcher.recipe.rules import ConflictError, FolderName
 from launcher.recipe.sections import (
     Batch,
     Checkpoint,
-    ConflictError,
-    FolderName,
     Model,
     Optim,
     Parallel,

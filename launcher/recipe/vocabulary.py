@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from launcher.recipe.prepare import Clean
-from launcher.recipe.sections import ConflictError, FolderName, Fraction, RecipeBase, refuse_site_path
+from launcher.recipe.rules import ConflictError, FolderName, Fraction, refuse_site_path
+from launcher.recipe.sections import RecipeBase
 from launcher.recipe.sources import Source, data_use_conflicts
 
 SMALLEST_CELL = 11
