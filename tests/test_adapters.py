@@ -1,6 +1,7 @@
 """Adapters: what recipes may ask for, what peft builds of it, how many parameters that trains."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,13 +15,14 @@ from jobs.models.adapters import adapted, declared_trainable
 from jobs.models.build import build_causal_lm, weights_dtype
 from jobs.runtime.throughput import cost_of, count_parameters
 from launcher.errors import LauncherError
+from launcher.load import load_recipes
 from launcher.plan.adapters import trainable_parameters
 from launcher.plan.memory import estimate_loading, estimate_memory
 from launcher.plan.shape import read_shape
 from launcher.recipe import CptRecipe
 from launcher.recipe.adapter import Adapter, strategy_limit
 from launcher.recipe.sections import Parallel
-from tests.loading import RECIPE, faults, load
+from tests.loading import RECIPE, faults, load, write
 from tests.ranks import ASSETS, cpt_recipe
 
 STORIES = str(ASSETS / "stories260k")
@@ -169,14 +171,24 @@ def test_what_an_adapter_cannot_be_is_explained(tmp_path: Path, section: str, to
     assert told in found
 
 
+CHATS = "data:\n  sources:\n    - {name: a, files: a.json, format: alpaca}\n"
+SFT = re.sub(r"data:\n(  .*\n)*", CHATS, RECIPE).replace("kind: cpt", "kind: sft")
+
+
 @pytest.mark.parametrize("method", ["prefix", "prompt", "p_tuning"])
-def test_prompts_do_not_go_with_packed_documents(tmp_path: Path, method: str) -> None:
-    text = RECIPE + f"adapter: {{method: {method}}}\nparallel: {{strategy: ddp}}\n"
+@pytest.mark.parametrize(
+    ("recipe", "packed", "alone"), [(RECIPE, "document", "truncate"), (SFT, "example", "pad")], ids=["cpt", "sft"]
+)
+def test_prompts_do_not_go_with_what_is_packed(
+    tmp_path: Path, recipe: str, packed: str, alone: str, method: str
+) -> None:
+    text = recipe + f"adapter: {{method: {method}}}\nparallel: {{strategy: ddp}}\n"
 
     (found,) = faults(tmp_path, text)
 
-    assert f"adapter.method: `{method}` cannot keep packed documents from seeing each other" in found
-    load(tmp_path, text.replace("data:\n", "data:\n  packing: truncate\n"))
+    assert f"adapter.method: `{method}` cannot keep packed {packed}s from seeing each other" in found
+    assert found.endswith(f"choose a `data.packing` of one {packed} a sequence")
+    load_recipes(write(tmp_path, text.replace("data:\n", f"data:\n  packing: {alone}\n")))
 
 
 @pytest.mark.parametrize(

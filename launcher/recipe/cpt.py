@@ -20,9 +20,9 @@ class CptRecipe(TrainingRecipe):
 
     @property
     @override
-    def isolates_documents(self) -> bool:
-        """Whether sequences hold several documents that must not see each other."""
-        return self.data.packing == "packed"
+    def packs(self) -> str | None:
+        """What sequences hold several of that must not see each other; None if they do not."""
+        return "document" if self.data.packing == "packed" else None
 
     @override
     def samples_in_epoch(self, sizes: Sequence[int]) -> Fraction:

@@ -25,6 +25,12 @@ class SftRecipe(TrainingRecipe):
     """How often the loss of held-out answers (`data.validation`) is measured; also before the first step and after the
     last."""
 
+    @property
+    @override
+    def packs(self) -> str | None:
+        """What sequences hold several of that must not see each other; None if they do not."""
+        return "example" if self.data.packing == "bfd" else None
+
     @override
     def samples_in_epoch(self, sizes: Sequence[int]) -> Fraction:
         """Return how many sequences it takes to read the mixture once.

@@ -169,10 +169,10 @@ class TrainingRecipe(RecipeBase):
         strategy = self.parallel.strategy
         if reason := strategy_limit(self.adapter, strategy):
             yield f"parallel.strategy: `{strategy}` does not work with `{self.adapter.method}`: {reason}; write `ddp`"
-        if self.isolates_documents and isinstance(self.adapter, PROMPTS):
+        if self.packs and isinstance(self.adapter, PROMPTS):
             yield (
-                f"adapter.method: `{self.adapter.method}` cannot keep packed documents from seeing each other (peft "
-                f"leaves `position_ids` out); choose a `data.packing` of one document a sequence"
+                f"adapter.method: `{self.adapter.method}` cannot keep packed {self.packs}s from seeing each other "
+                f"(peft leaves `position_ids` out); choose a `data.packing` of one {self.packs} a sequence"
             )
 
     def _token_conflicts(self) -> Iterator[str]:
@@ -188,9 +188,9 @@ class TrainingRecipe(RecipeBase):
             )
 
     @property
-    def isolates_documents(self) -> bool:
-        """Whether sequences hold several documents that must not see each other."""
-        return False
+    def packs(self) -> str | None:
+        """What sequences hold several of that must not see each other; None if they do not."""
+        return None
 
     def _schedule_conflicts(self) -> Iterator[str]:
         schedule = self.schedule
