@@ -177,6 +177,11 @@ def test_a_model_that_may_not_fit_is_a_warning(profile: Path, tmp_path: Path, fa
     assert "may not load: about 2207 GB of RAM for the copies of 8 ranks, 1000 GB asked for" in done.stderr
     assert "large  1001" in done.stdout
 
+    recipe.write_text(recipe.read_text().replace("memory: 1TB, ", ""))
+    done = launcher("submit", recipe, "--cluster", profile, "--dry-run")
+
+    assert "large asks for no RAM, and loading takes about 2207 GB a node; write `resources.memory`" in done.stderr
+
 
 @pytest.mark.parametrize(("reason", "exit_code"), [("finished", 0), ("error", 1)])
 def test_waiting_ends_with_the_runs_and_succeeds_if_all_finished(

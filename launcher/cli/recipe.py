@@ -170,7 +170,7 @@ def _memory(said: "Forecast") -> list[str]:
     lines = [f"  memory of one rank: about {said.memory.total / 1e9:.0f} GB{size} (estimate){verdict}"]
     size = f" of {said.node_memory / 1e9:.0f} GB" if said.node_memory else ""
     needs = [
-        ("while it loads", said.loading, said.may_not_load),
+        ("while it loads", said.loading, said.may_not_load or said.loads_by_luck),
         ("while it trains", said.offloaded, said.may_not_hold),
     ]
     for when, needed, is_too_much in needs:

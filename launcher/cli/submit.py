@@ -157,6 +157,9 @@ def _warn(loaded: "Sequence[LoadedRecipe]", cluster: "Cluster") -> None:
             ranks = item.recipe.resources.ranks_per_node
             text = f"about {needs:.0f} GB of RAM for the copies of {ranks} ranks, {has:.0f} GB asked for"
             typer.echo(f"warning: {item.recipe.name} may not load: {text}; write more `resources.memory`", err=True)
+        if said.loading and said.loads_by_luck:
+            text = f"{item.recipe.name} asks for no RAM, and loading takes about {said.loading / 1e9:.0f} GB a node"
+            typer.echo(f"warning: {text}; write `resources.memory`", err=True)
         if said.offloaded and said.node_memory and said.may_not_hold:
             needs, has = said.offloaded / 1e9, said.node_memory / 1e9
             text = f"about {needs:.0f} GB of RAM for what is offloaded, {has:.0f} GB asked for"

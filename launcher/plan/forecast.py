@@ -15,6 +15,9 @@ from launcher.plan.shape import ModelShape, read_json, read_shape
 from launcher.recipe import CptRecipe
 from launcher.recipe.training import TrainingRecipe
 
+_USUAL_DEFAULT = 32_000_000_000
+"""Bytes of RAM that a partition may give to a job that asks for none; an assumption: 4 GB for each of 8 cores."""
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -47,6 +50,11 @@ class Forecast:
     def may_not_load(self) -> bool:
         """The estimate for loading is more than the recipe asks for."""
         return bool(self.loading and self.node_memory and self.loading > self.node_memory)
+
+    @property
+    def loads_by_luck(self) -> bool:
+        """Loading takes more than a partition's default may give, and the recipe asks for nothing."""
+        return bool(self.loading and self.node_memory is None and self.loading > _USUAL_DEFAULT)
 
     @property
     def may_not_hold(self) -> bool:

@@ -5,6 +5,7 @@
 #SBATCH --ntasks-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --gres=gpu:a100:8
+#SBATCH --mem=267029M
 #SBATCH --time=1-00:00:00
 #SBATCH --partition=gpu
 #SBATCH --account=my-project

@@ -5,6 +5,7 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --gres=gpu:a100:1
+#SBATCH --mem=45777M
 #SBATCH --time=1-00:00:00
 #SBATCH --partition=preempt
 #SBATCH --signal=B:USR1@60

@@ -5,6 +5,7 @@
 #SBATCH --ntasks-per-node=4
 #SBATCH --cpus-per-task=8
 #SBATCH --gres=gpu:a100:4
+#SBATCH --mem=91553M
 #SBATCH --time=2-00:00:00
 #SBATCH --partition=preempt
 #SBATCH --signal=B:USR1@60

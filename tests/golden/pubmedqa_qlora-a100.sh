@@ -5,6 +5,7 @@
 #SBATCH --ntasks-per-node=2
 #SBATCH --cpus-per-task=8
 #SBATCH --gres=gpu:a100:2
+#SBATCH --mem=61036M
 #SBATCH --time=0-12:00:00
 #SBATCH --partition=gpu
 #SBATCH --account=my-project
