@@ -9,6 +9,7 @@ import typer.main
 from launcher.cli import app
 from launcher.errors import RecipeError
 from launcher.load import load_recipes
+from launcher.paths import RunDir
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "recipes").rglob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -81,8 +82,22 @@ def test_faults_shown_in_documents_are_those_of_the_recipe_above_them(tmp_path: 
     assert str(caught.value).replace(f"{tmp_path}/", "") == said.rstrip("\n")
 
 
-def test_the_readme_names_every_module_of_the_launcher() -> None:
+def block_of_readme(name: str) -> str:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    modules = [path for path in (ROOT / "launcher").iterdir() if not path.name.startswith("__")]
+    return readme.partition(f"[start:{name}]")[2].partition(f"[end:{name}]")[0]
 
-    assert [path.name for path in modules if path.name not in readme] == []
+
+def test_the_readme_names_every_module() -> None:
+    named = set(re.findall(r"[\w.]+/?", block_of_readme("source")))
+    modules = [path for package in ("launcher", "jobs") for path in (ROOT / package).iterdir() if not path.is_symlink()]
+    names = {path.name + "/" * path.is_dir() for path in modules if not path.name.startswith("__")}
+
+    assert names - named == set()
+
+
+def test_the_readme_names_every_file_of_a_run_directory() -> None:
+    named = set(re.findall(r"[\w.]+", block_of_readme("rundir")))
+    run = RunDir(Path("run"))
+    values = [getattr(run, name) for name, what in vars(RunDir).items() if isinstance(what, property)]
+
+    assert {path.name for path in values if isinstance(path, Path)} - named == set()
