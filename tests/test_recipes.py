@@ -187,6 +187,18 @@ def test_medcares_recipes_follow_each_other(rehearse: bool) -> None:
     assert (second.model.path, second.adapter.start_from) == (merge.makes, first.makes)
 
 
+def test_medicalgpts_recipes_follow_each_other() -> None:
+    parts = ("vocabulary", "pt", "merge", "sft")
+    tokens, first, merge, second = (load_recipes(FOLDER / f"medicalgpt_{one}.yaml")[0].recipe for one in parts)
+
+    assert isinstance(first, CptRecipe)
+    assert isinstance(merge, MergeRecipe)
+    assert isinstance(second, SftRecipe)
+    assert first.model.tokenizer == tokens.makes
+    assert (merge.base_model, [adapter.path for adapter in merge.adapters]) == (first.model.path, [first.makes])
+    assert second.model.path == merge.makes
+
+
 def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path) -> None:
     profile = "name: site\nroots: {runs: r, data: d, corpora: c, models: m}\ngpus: {device: cpu}\nslurm: {lead: 60s}\n"
     cluster = load_cluster(str(write(tmp_path, profile, "profile.yaml")))
