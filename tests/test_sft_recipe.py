@@ -90,45 +90,6 @@ def test_biomed_llamas_mixture_is_the_published_one() -> None:
     assert len(subsets) == len(set(subsets)) == 20
 
 
-def test_biomed_llamas_instruction_tuning_has_its_published_values() -> None:
-    recipe = shipped("biomed_llama_instruct")
-
-    assert recipe.schedule.length.value * recipe.batch.sequences == pytest.approx(150_000, abs=128)
-    assert (recipe.resources.world_size, recipe.batch.micro_batch, recipe.accumulation_steps) == (8, 1, 16)
-    assert (recipe.batch.sequence_length, recipe.data.too_long) == (2048, "truncate")
-    assert (recipe.data.draws, recipe.data.mixture) == ("independent", "epochs")
-    optim, schedule = recipe.optim, recipe.schedule
-    assert (optim.lr, optim.betas, optim.weight_decay, optim.clip_norm) == (2e-5, (0.9, 0.999), 1e-4, 1.0)
-    assert (schedule.shape, schedule.warmup, schedule.floor) == ("cosine", "3%", 0.0)
-    assert (recipe.parallel.strategy, recipe.model.activation_checkpointing) == ("full_shard", True)
-
-
-def test_medicalgpts_fine_tuning_has_its_published_values() -> None:
-    recipe = shipped("medicalgpt_sft")
-
-    assert (recipe.resources.world_size, recipe.batch.micro_batch, recipe.accumulation_steps) == (8, 4, 1)
-    assert (recipe.batch.sequence_length, recipe.schedule.length, recipe.schedule.warmup) == (512, "5 epochs", "5%")
-    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.schedule.shape) == (1e-5, 0.0, "linear")
-    assert recipe.adapter is not None
-    assert recipe.adapter.method == "lora"
-    assert (recipe.adapter.r, recipe.adapter.alpha, recipe.adapter.dropout) == (8, 32, 0.05)
-    assert recipe.adapter.targets == ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-def test_pubmedqa_by_qlora_has_its_published_values() -> None:
-    recipe = shipped("pubmedqa_qlora")
-
-    assert (recipe.resources.world_size, recipe.batch.micro_batch, recipe.accumulation_steps) == (2, 2, 4)
-    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.clip_norm) == (2e-4, 0.001, 0.3)
-    assert (recipe.schedule.length, recipe.schedule.shape, recipe.schedule.warmup) == ("3 epochs", "cosine", "3%")
-    quantization, adapter = recipe.model.quantization, recipe.adapter
-    assert quantization is not None
-    assert (quantization.bits, quantization.type, quantization.double) == (4, "nf4", False)
-    assert adapter is not None
-    assert adapter.method == "lora"
-    assert (adapter.r, adapter.alpha, adapter.dropout, adapter.targets) == (16, 32, 0.1, ("q_proj", "v_proj"))
-
-
 @pytest.mark.parametrize("name", ["biomed_llama_instruct", "medicalgpt_sft", "pubmedqa_qlora"])
 def test_rehearsals_keep_what_they_rehearse(name: str) -> None:
     recipe, rehearsal = shipped(name), shipped(name, rehearse=True)
