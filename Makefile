@@ -1,8 +1,9 @@
 # Two commands for a fresh machine: `make demo` shows it, `make test` checks it. Both may be repeated.
 PYTHON_BIN := .venv/bin
 PYTEST := $(PYTHON_BIN)/python -m pytest -q
+BENCHES := submit.py step_overhead.py prepare.py read.py sft.py "sft.py --adapter lora" molora.py
 
-.PHONY: demo test strategies install lint bench docs
+.PHONY: demo test strategies gpu install lint bench docs
 .DELETE_ON_ERROR:
 
 install: .venv/.installed
@@ -21,24 +22,24 @@ lint: install
 	$(PYTHON_BIN)/lint-imports
 
 test: install
-	bash .ci/slurm-packages
 	$(PYTEST) -n 2
 	$(PYTEST) -m "slow and not strategies" -n 2 --dist loadfile
+	bash .ci/slurm-packages
 	$(PYTEST) -m slurm -n 3 --dist loadfile
 
-# What `make test` leaves out: the slow tests in every strategy.
+# What `make test` leaves out: the slow tests in every strategy, and what a machine without a GPU cannot show.
 strategies: install
 	$(PYTEST) -m strategies -n 2 --dist loadfile
 
+gpu: install
+	$(PYTEST) -m gpu -rs
+
+# All of them, also after one that missed its reach.
 bench: install
 	bash .ci/slurm-packages
-	$(PYTHON_BIN)/python bench/submit.py
-	$(PYTHON_BIN)/python bench/step_overhead.py
-	$(PYTHON_BIN)/python bench/prepare.py
-	$(PYTHON_BIN)/python bench/read.py
-	$(PYTHON_BIN)/python bench/sft.py
-	$(PYTHON_BIN)/python bench/sft.py --adapter lora
-	$(PYTHON_BIN)/python bench/molora.py
+	@missed=; for bench in $(BENCHES); do \
+	    echo "bench/$$bench"; $(PYTHON_BIN)/python bench/$$bench || missed="$$missed, bench/$$bench"; \
+	done; [ -z "$$missed" ] || { echo "missed: $${missed#, }" >&2; exit 1; }
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(PYTHON_BIN)/python -m mkdocs build

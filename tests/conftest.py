@@ -32,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave most of what is repeated in every strategy to `make strategies`: it takes an hour."""
+    """Leave most of what is repeated in every strategy to `make strategies`."""
     for item in items:
         strategy = getattr(item, "callspec", None) and item.callspec.params.get("strategy")  # type: ignore[attr-defined]
         if strategy in ("ddp", "hybrid_shard", "zero2") and item.get_closest_marker("slow"):
