@@ -41,6 +41,7 @@ from pydantic import ValidationError  # noqa: E402
 
 from jobs.runtime.context import Context, Ranks, load_context  # noqa: E402
 from jobs.runtime.micro_batch import DoesNotFitError  # noqa: E402
+from jobs.runtime.packages import require_packages  # noqa: E402
 from jobs.runtime.preflight import UnfitNodeError, preflight  # noqa: E402
 from jobs.runtime.rendezvous import ranks_from  # noqa: E402
 from jobs.runtime.secrets import load_secrets  # noqa: E402
@@ -75,6 +76,7 @@ def main() -> int:
 
 
 def _work(context: Context) -> int:
+    require_packages(context.recipe)
     meeting = preflight(context)
     kind = importlib.import_module(f"jobs.{context.recipe.kind}")
     code: int = kind.main(context, STOP)

@@ -5,8 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.imports import ROOT, imported, imported_with, source_of
+
 HEAVY = ("torch", "transformers", "accelerate", "wandb", "datasets", "submitit", "pydantic", "jinja2", "rich.table")
+SHARED = {"adapters", "corpus", "errors", "expansion", "gpus", "ledger", "paths", "recipe", "record", "tail"}
+SHARED |= {"tokens", "zero"}
+"""Modules of the launcher that the nodes use as well."""
 
 
 def test_the_layers_hold() -> None:
@@ -49,6 +53,19 @@ def test_every_launcher_module_imports_without_the_training_stack() -> None:
 
     assert len(modules) > 10
     assert done.stdout.strip() == "[]"
+
+
+def test_the_nodes_import_nothing_else_of_the_launcher() -> None:
+    names = set().union(*(imported(path) for path in (ROOT / "jobs").rglob("*.py")))
+    modules = {".".join(name.split(".")[:2]) for name in names if name.startswith("launcher.")}
+
+    assert {name for name in modules if source_of(name)} == {f"launcher.{name}" for name in SHARED}
+
+
+def test_what_the_nodes_import_of_the_launcher_is_light() -> None:
+    needed = set().union(*(imported_with(f"launcher.{name}") for name in SHARED))
+
+    assert needed <= {"pydantic", "pydantic_core", "typing_extensions"}
 
 
 def test_only_the_command_line_prints_or_exits() -> None:

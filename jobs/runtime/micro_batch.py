@@ -5,15 +5,17 @@ The recipe is frozen: what later attempts may take at most is in the ledger, wri
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jobs.runtime.context import Context
-from jobs.runtime.process_group import Group
 from launcher.errors import LauncherError
 from launcher.ledger import append_event, micro_batch_limit, read_attempts
 from launcher.paths import published_steps
 from launcher.recipe.sections import Batch
 from launcher.recipe.training import TrainingRecipe
+
+if TYPE_CHECKING:  # it imports torch, which a `prepare` need not have
+    from jobs.runtime.process_group import Group
 
 R = TypeVar("R", bound=TrainingRecipe)
 
@@ -26,7 +28,7 @@ class DoesNotFitError(Exception):
     """A micro batch did not fit into this rank's GPU; a smaller one may."""
 
 
-def sized(recipe: R, context: Context, group: Group) -> R:
+def sized(recipe: R, context: Context, group: "Group") -> R:
     """Return the recipe with the micro batch that this attempt takes. A collective.
 
     Rank 0 reads the ledger for all: it was written on its node, and others may see it later.

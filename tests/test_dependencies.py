@@ -1,0 +1,43 @@
+"""What is imported is declared, and what is declared has its reason in DECISIONS.md."""
+
+import re
+
+from tests.imports import ROOT, declared, imported, packages
+
+DISTRIBUTIONS = {"backports": "backports.zstd", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+"""Where the name to install is not the name to import."""
+BROUGHT_ALONG = {
+    "compression": "backports.zstd",  # its name in the standard library of Python 3.14
+    "huggingface_hub": "transformers",
+    "loguru": "datatrove",
+    "pydantic_core": "pydantic",
+    "tokenizers": "transformers",
+}
+"""What a declared package installs in the only version that it works with."""
+
+
+def imports_of(package: str) -> set[str]:
+    """Return what to install for the imports of one of our packages."""
+    found = set().union(*(packages(imported(path)) for path in (ROOT / package).rglob("*.py")))
+    return {DISTRIBUTIONS.get(name, BROUGHT_ALONG.get(name, name)) for name in found}
+
+
+def test_what_the_launcher_imports_is_always_installed() -> None:
+    only_to_decode_samples = {"transformers"}
+
+    assert imports_of("launcher") - only_to_decode_samples <= set(declared()["core"])
+
+
+def test_what_the_nodes_import_is_declared() -> None:
+    assert imports_of("jobs") - {name for names in declared().values() for name in names} == set()
+
+
+def test_every_dependency_has_its_reason() -> None:
+    table = re.findall(r"^\| (.+?) \| (.+?) \| ", (ROOT / "DECISIONS.md").read_text(encoding="utf-8"), re.MULTILINE)
+    reasons = {(name, extra) for names, extras in table for name in names.split(", ") for extra in extras.split(", ")}
+    wanted = {
+        (name, extra) for extra, names in declared().items() for name in names if not name.startswith("launcher[")
+    }
+
+    assert wanted - reasons == set()
+    assert reasons - wanted <= {("package", "in"), ("---", "---")}
