@@ -44,7 +44,7 @@ def conversations(name: str, form: str, count: int, **options: Any) -> list[list
     source, found = source_of(form, **options), []
     for _, _, record in read_records(Intake(shared_data(name))):
         found.append(conversation_of(record, source))
-    return [messages for messages in found[:count] if messages is not None]
+    return [conversation.messages for conversation in found[:count] if conversation is not None]
 
 
 def question(text: str, answer: str) -> list[Message]:

@@ -19,7 +19,8 @@ def source(form, **options):
 
 
 def turns(record, form, **options):
-    return [(message["role"], message["content"]) for message in conversation_of(record, source(form, **options))]
+    messages = conversation_of(record, source(form, **options)).messages
+    return [(message["role"], message["content"]) for message in messages]
 
 
 def pair(question, answer):
@@ -67,6 +68,25 @@ def test_questions_are_worded_as_published():
     )
 
 
+@pytest.mark.parametrize(
+    ("roles", "kept", "trimmed"),
+    [
+        ("human gpt", "01", ()),
+        ("gpt human gpt", "12", ("leading_answer",)),
+        ("human gpt human", "01", ("unanswered_question",)),
+        ("gpt human gpt human", "12", ("leading_answer", "unanswered_question")),
+        ("system gpt human gpt", "023", ("leading_answer",)),
+    ],
+)
+def test_sharegpts_loose_ends_are_left_out(roles, kept, trimmed):
+    said = [{"from": role, "value": str(number)} for number, role in enumerate(roles.split())]
+
+    conversation = conversation_of({"conversations": said}, source("sharegpt"))
+
+    assert "".join(message["content"] for message in conversation.messages) == kept
+    assert conversation.trimmed == trimmed
+
+
 def test_subsets_choose_by_source():
     record = {"source": "usmle", "input": "i", "output": "o"}
 
@@ -91,9 +111,15 @@ def test_subsets_choose_by_source():
             {"conversations": [{"from": "secret", "value": "a"}]},
             "item 1 of its `conversations` is by none of human, user, gpt, assistant, system",
         ),
+        ("sharegpt", {"conversations": [{"from": "gpt", "value": "secret"}]}, "does not end with an answer"),
         (
             "sharegpt",
-            {"conversations": [{"from": "gpt", "value": "secret"}]},
+            {"conversations": [{"from": "gpt", "value": "secret"}] * 2},
+            "its turn 1 is by the assistant, where one by the user should be",
+        ),
+        (
+            "messages",
+            {"messages": [{"role": "assistant", "content": "secret"}, {"role": "user", "content": "secret"}]},
             "its turn 1 is by the assistant, where one by the user should be",
         ),
         ("sharegpt", {"conversations": [{"from": "human", "value": "secret"}]}, "does not end with an answer"),

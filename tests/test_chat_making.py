@@ -87,6 +87,18 @@ def test_too_long_examples_are_dropped_or_truncated_and_counted(tmp_path):
     assert "dropped 1 (no_answer_left); 1 truncated; 0 of 3 records unreadable" in describe(cut)
 
 
+def test_loose_ends_of_sharegpt_are_no_bad_records_and_are_counted(tmp_path, capfd):
+    turns = [{"from": "gpt", "value": "Hello!"}, {"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
+    records = [{"conversations": some} for some in (turns, turns[1:], [*turns[1:], turns[1]], [*turns, turns[1]])]
+    source = write(tmp_path, "a.jsonl", records) | {"format": "sharegpt"}
+
+    (prepared,) = make(context_for(tmp_path, [source]))
+
+    assert (prepared.tally.bad_records, prepared.examples["train"].documents) == (0, 4)
+    assert prepared.tally.trimmed == {"leading_answer": 2, "unanswered_question": 2}
+    assert "trimmed 2 (leading_answer); trimmed 2 (unanswered_question); 0 of 4" in capfd.readouterr().out
+
+
 def test_too_many_bad_records_are_refused_and_named_without_their_text(tmp_path, capfd):
     source = write(tmp_path, "a.jsonl", [ask(1), {"instruction": "secret"}, ask(2), ask("secret", " ")])
     context = context_for(tmp_path, [source])

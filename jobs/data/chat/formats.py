@@ -1,11 +1,12 @@
 """From the records of every format to one: turns of a user and the assistant, after a system prompt if there is one."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from jobs.data.chat.questions import medmcqa_turns, medqa_turns, pubmedqa_turns
 from jobs.data.chat.records import Record
-from launcher.recipe.chat import ChatSource, InstructSource
+from launcher.recipe.chat import ChatSource, InstructSource, ShareGptSource
 
 Message: TypeAlias = dict[str, str]
 """`role` (`system`, `user` or `assistant`) and `content`."""
@@ -14,17 +15,31 @@ _SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assista
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 
 
-def conversation_of(record: Record, source: ChatSource) -> list[Message] | None:
+@dataclass(frozen=True)
+class Conversation:
+    """Turns from a question to an answer."""
+
+    messages: list[Message]
+    trimmed: tuple[str, ...] = ()
+    """Kinds of the turns that were left out: `leading_answer`, `unanswered_question`."""
+
+
+def conversation_of(record: Record, source: ChatSource) -> Conversation | None:
     """Read a record as the source's format says; None if the source does not want it.
+
+    ShareGPT's conversations were recorded in chats and cut into pieces: one may begin with an answer to nothing, which
+    MedCare leaves out, too (https://github.com/BlueZeros/MedCare, medcare/train/train.py), or end with a question.
 
     Raises:
         ValueError: it is no conversation that ends with an answer; the message quotes nothing of it.
     """
     if isinstance(source, InstructSource) and source.subsets and text_in(record, "source") not in source.subsets:
         return None
-    messages = _READERS[source.format](record, source)
-    _check(messages)
-    return messages
+    conversation = Conversation(_READERS[source.format](record, source))
+    if isinstance(source, ShareGptSource):
+        conversation = _trimmed(conversation.messages)
+    _check(conversation.messages)
+    return conversation
 
 
 def text_in(record: Record, *keys: str) -> str:
@@ -39,6 +54,18 @@ def text_in(record: Record, *keys: str) -> str:
                 raise ValueError(f"its `{key}` is not a string")
             return str(record[key])
     raise ValueError(f"has no `{keys[0]}`")
+
+
+def _trimmed(messages: Sequence[Message]) -> Conversation:
+    """Leave out a first turn that answers nothing and a last one that nobody answers."""
+    first = 1 if messages and messages[0]["role"] == "system" else 0
+    system, turns = [*messages[:first]], [*messages[first:]]
+    trimmed = []
+    if turns and turns[0]["role"] == "assistant":
+        turns, trimmed = turns[1:], ["leading_answer"]
+    if turns and turns[-1]["role"] == "user":
+        turns, trimmed = turns[:-1], [*trimmed, "unanswered_question"]
+    return Conversation([*system, *turns], tuple(trimmed))
 
 
 def _check(messages: Sequence[Message]) -> None:

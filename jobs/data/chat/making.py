@@ -84,9 +84,10 @@ def describe(source: PreparedSource) -> str:
     ]
     packed = [f"in {shard.documents:,} sequences" for split, shard in source.packs.items() if split == "train"]
     dropped = [f"dropped {count:,} ({reason})" for reason, count in tally.dropped.items()]
+    trimmed = [f"trimmed {count:,} ({kind})" for kind, count in tally.trimmed.items()]
     cut = [f"{tally.truncated:,} truncated"] if tally.truncated else []
     unreadable = f"{tally.bad_records:,} of {tally.records:,} records unreadable"
-    return f"{source.name}: {'; '.join([*kept, *packed, *dropped, *cut, unreadable])}"
+    return f"{source.name}: {'; '.join([*kept, *packed, *dropped, *trimmed, *cut, unreadable])}"
 
 
 @dataclass
@@ -108,7 +109,7 @@ class _Maker:
         self._writer: ExampleWriter | None = None
         self._files: list[SourceFile] = []
         self._first_bad: list[str] = []
-        self._dropped = Counter[str]()
+        self._dropped, self._trimmed = Counter[str](), Counter[str]()
         self._bad = self._truncated = 0
 
     def read(self, path: Path, folder: Path) -> Iterator[None]:
@@ -138,6 +139,7 @@ class _Maker:
             records=sum(file.records for file in self._files),
             bad_records=self._bad,
             dropped=dict(sorted(self._dropped.items())),
+            trimmed=dict(sorted(self._trimmed.items())),
             truncated=self._truncated,
             answer_tokens=self._writer.answer_tokens,
         )
@@ -160,16 +162,17 @@ class _Maker:
     def _conversations(self, intake: Intake) -> Iterator[tuple[int, list[Message]]]:
         for line, key, record in read_records(intake):
             try:
-                messages = conversation_of(record, self._source)
+                conversation = conversation_of(record, self._source)
             except ValueError as error:
                 intake.spoil(line, str(error))
                 continue
-            if messages is None:
+            if conversation is None:
                 self._dropped["other_subset"] += 1
             elif self._excluded and _number(key, record) in self._excluded:
                 self._dropped["excluded"] += 1
             else:
-                yield line, messages
+                self._trimmed.update(conversation.trimmed)
+                yield line, conversation.messages
 
     def _kept(self, example: Example) -> Example | None:
         """Return what of an example is trained on, if anything."""

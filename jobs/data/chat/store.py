@@ -31,6 +31,8 @@ class ExamplesTally(BaseModel):
     bad_records: int = 0
     dropped: dict[str, int] = {}
     """Readable records left out, by reason."""
+    trimmed: dict[str, int] = {}
+    """Turns left out at the ends of conversations, by kind."""
     truncated: int = 0
     """Examples of which only the first tokens are there."""
     answer_tokens: dict[Split, int] = dict.fromkeys(SPLITS, 0)
