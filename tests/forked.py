@@ -20,11 +20,18 @@ _SERVER.set_forkserver_preload(["tests.imported"])
 
 
 class Forked:
-    """A process that carries out a module, with the methods of `subprocess.Popen` that tests use."""
+    """A Python process with the methods of `subprocess.Popen` that tests use."""
 
-    def __init__(self, module: str, arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+        """Start it.
+
+        Args:
+            arguments: As after `python`: `-m MODULE ...`, or `-c SOURCE ...`.
+            environ: All of its environment.
+            log: Where its output goes.
+        """
         self._process: ForkServerProcess = _SERVER.Process(
-            target=_become, args=(module, list(arguments), dict(environ), str(log))
+            target=_become, args=(list(arguments), dict(environ), str(log))
         )
         self._process.start()
         atexit.register(self.kill)  # multiprocessing would wait for what a failed test left behind
@@ -58,18 +65,21 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def _become(module: str, arguments: list[str], environ: dict[str, str], log: str) -> None:
-    """Do what `python -m MODULE ARGUMENTS > LOG 2>&1` does, from the imports on."""
+def _become(arguments: list[str], environ: dict[str, str], log: str) -> None:
+    """Do what `python ARGUMENTS > LOG 2>&1` does, from the imports on."""
     with open(log, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.clear()
     os.environ.update(environ)
-    sys.argv[1:] = arguments
+    option, program, *sys.argv[1:] = arguments
     code = 0
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if option == "-m":
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+        else:
+            exec(program, {"__name__": "__main__"})
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # as the interpreter's own last line of defence

@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -89,19 +87,16 @@ class Attempt:
 
     run: RunDir
     number: int
-    processes: list[subprocess.Popen[bytes] | Forked] = field(default_factory=list)
+    processes: list[Forked] = field(default_factory=list)
 
     def wait(self) -> list[int | None]:
         """Wait for all ranks; when one fails the others are ended, as srun does it."""
         deadline = time.monotonic() + DEADLINE
-        while any(process.poll() is None for process in self.processes):
+        while alive := [process for process in self.processes if process.poll() is None]:
             failed = any(process.poll() not in (None, 0, 75) for process in self.processes)
             if failed or time.monotonic() > deadline:
                 self.kill()
-            try:
-                self.processes[-1].wait(0.05) if self.processes[-1].poll() is None else self.processes[0].wait(0.05)
-            except subprocess.TimeoutExpired:
-                continue
+            alive[0].wait(0.05)
         return self.exit_codes
 
     @property
@@ -130,7 +125,9 @@ class Attempt:
         return [row["step"] for row in read_json_lines(self.run.metrics) if row["attempt"] == self.number]
 
 
-def start(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0, program: Sequence[str] = ()) -> Attempt:
+def start(
+    run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0, program: Sequence[str] = ("-m", "jobs")
+) -> Attempt:
     """Start the ranks of an attempt.
 
     Args:
@@ -138,21 +135,15 @@ def start(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0, program
         ranks: World size.
         nodes: Over how many nodes the ranks believe to be spread.
         attempt: Its number.
-        program: Python arguments instead of `-m jobs`.
+        program: What `python` is told to carry out.
     """
     port, arguments = free_port(), [str(run.root), "--attempt", str(attempt)]
     run.attempt_logs(attempt).mkdir(parents=True, exist_ok=True)
     started = Attempt(run, attempt)
     for rank in range(ranks):
         environ, log = _environment(rank, ranks, nodes, port), run.rank_log(attempt, rank)
-        process = _open([*program, *arguments], environ, log) if program else Forked("jobs", arguments, environ, log)
-        started.processes.append(process)
+        started.processes.append(Forked([*program, *arguments], environ, log))
     return started
-
-
-def _open(arguments: list[str], environ: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as file:
-        return subprocess.Popen([sys.executable, *arguments], env=environ, stdout=file, stderr=subprocess.STDOUT)
 
 
 def train(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0) -> Attempt:
