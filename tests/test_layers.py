@@ -25,6 +25,12 @@ def test_the_layers_hold() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_no_module_is_longer_than_can_be_read_at_once() -> None:
+    modules = [path for folder in ("launcher", "jobs") for path in (ROOT / folder).rglob("*.py")]
+
+    assert {path.name: lines for path in modules if (lines := len(path.read_text().splitlines())) > 300} == {}
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['launcher', '--help']\n"

@@ -264,10 +264,8 @@ class DevCluster:
     def _running_or_fail(self) -> Settings:
         settings = self._running_settings()
         if settings is None:
-            raise LauncherError(
-                f"devcluster: no cluster runs in `{self.layout.folder}`;"
-                f" start one with `launcher devcluster up --dir {self.layout.folder}`"
-            )
+            folder, how = self.layout.folder, "start one with `launcher devcluster up --dir"
+            raise LauncherError(f"devcluster: no cluster runs in `{folder}`; {how} {folder}`")
         return settings
 
     def _node_port(self, name: str) -> int:

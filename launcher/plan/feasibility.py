@@ -15,7 +15,7 @@ from launcher.errors import Fault, LauncherError
 from launcher.expansion import EXPANSION
 from launcher.load import LoadedRecipe
 from launcher.paths import expand, locate
-from launcher.plan.shape import NEW_TOKENS, read_json
+from launcher.plan.shape import model_config, read_json
 from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, PrepareRecipe, Recipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.chat import PubMedQaSource
 from launcher.recipe.merge import MergedAdapter
@@ -290,17 +290,6 @@ class _Site:
 
     def _model_config(self, recipe: TrainingRecipe) -> dict[str, Any]:
         return model_config(recipe, self.cluster, self.recipe_folder) or {}
-
-
-def model_config(recipe: TrainingRecipe, cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
-    """Read config.json of a recipe's model, if the model is on this machine, as it is with new tokens."""
-    located = locate(recipe.model.path, cluster.roots.models, recipe_folder)
-    config = read_json(Path(located) / "config.json") if os.path.isabs(located) else None
-    if config is None or recipe.model.tokenizer is None:
-        return config
-    added = read_json(Path(locate(recipe.model.tokenizer, cluster.roots.models, recipe_folder)) / EXPANSION) or {}
-    rows = (added.get("expanded") or {}).get("vocab_size", 0)
-    return config | {"vocab_size": max(rows, config.get("vocab_size", 0)), NEW_TOKENS: len(added.get("parts", ()))}
 
 
 def _inside(path: Path) -> str:

@@ -9,9 +9,9 @@ from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
 from launcher.paths import locate
 from launcher.plan.cost import RunCost, attempt_gpu_hours, estimate_run
-from launcher.plan.feasibility import hub_ids, model_config
+from launcher.plan.feasibility import hub_ids
 from launcher.plan.memory import MemoryEstimate, estimate_loading, estimate_memory, estimate_offloaded
-from launcher.plan.shape import ModelShape, read_json, read_shape
+from launcher.plan.shape import ModelShape, model_config, read_json, read_shape
 from launcher.recipe import CptRecipe
 from launcher.recipe.training import TrainingRecipe
 

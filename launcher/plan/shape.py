@@ -1,10 +1,16 @@
 """What config.json and a corpus's manifest.json say: the sizes that memory, cost and feasibility follow from."""
 
 import json
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from launcher.cluster import Cluster
+from launcher.expansion import EXPANSION
+from launcher.paths import locate
+from launcher.recipe.training import TrainingRecipe
 
 NEW_TOKENS = "new_tokens"
 """Our own key beside those of config.json: how many tokens `model.tokenizer` adds."""
@@ -84,3 +90,14 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def _read_json(path: Path, _mtime_ns: int) -> dict[str, Any] | None:
     content = json.loads(path.read_bytes())
     return content if isinstance(content, dict) else None
+
+
+def model_config(recipe: TrainingRecipe, cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
+    """Read config.json of a recipe's model, if the model is on this machine, as it is with new tokens."""
+    located = locate(recipe.model.path, cluster.roots.models, recipe_folder)
+    config = read_json(Path(located) / "config.json") if os.path.isabs(located) else None
+    if config is None or recipe.model.tokenizer is None:
+        return config
+    added = read_json(Path(locate(recipe.model.tokenizer, cluster.roots.models, recipe_folder)) / EXPANSION) or {}
+    rows = (added.get("expanded") or {}).get("vocab_size", 0)
+    return config | {"vocab_size": max(rows, config.get("vocab_size", 0)), NEW_TOKENS: len(added.get("parts", ()))}
