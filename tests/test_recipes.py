@@ -7,7 +7,7 @@ import pytest
 from launcher.devcluster.config import Layout, Settings, Shape, cluster_profile
 from launcher.load import load_cluster, load_recipes
 from launcher.plan import check
-from launcher.recipe import CptRecipe, MergeRecipe, SftRecipe, VocabularyRecipe
+from launcher.recipe import CptRecipe, MergeRecipe, PrepareRecipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.molora import Orthogonal
 from launcher.recipe.training import TrainingRecipe
 from tests.loading import write
@@ -59,6 +59,21 @@ def test_clinical_recipes_are_credentialed_and_keep_to_the_site() -> None:
     assert len(notes) == 30
     assert {recipe.data_use for recipe in notes} == {"credentialed"}
     assert {recipe.tracking.mode for recipe in notes if isinstance(recipe, TrainingRecipe)} == {"offline"}
+
+
+def test_the_mimic_iv_recipes_read_the_notes_and_no_other_table_of_physionets_folder(tmp_path: Path) -> None:
+    tables = ("discharge", "discharge_detail", "radiology", "radiology_detail")
+    for table in tables:
+        write(tmp_path, "", f"mimic-iv-note/{table}.csv.gz")
+    recipes = [
+        load_recipes(FOLDER / f"{name}.yaml")[-1].recipe for name in ("prepare_mimic_iv", "prepare_pubmed_and_mimic")
+    ]
+
+    for recipe in recipes:
+        assert isinstance(recipe, PrepareRecipe)
+        patterns = [source.files for source in recipe.sources if source.format == "mimic_iv"]
+        found = [path.name for pattern in patterns for path in sorted(tmp_path.glob(pattern))]
+        assert found == ["discharge.csv.gz", "radiology.csv.gz"]
 
 
 @pytest.mark.parametrize("rehearse", [False, True])

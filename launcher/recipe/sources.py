@@ -83,7 +83,7 @@ class PmcSource(SourceBase):
 
 
 class MimicIVSource(SourceBase):
-    """MIMIC-IV-Note (discharge.csv.gz, radiology.csv.gz)."""
+    """MIMIC-IV-Note: discharge.csv.gz and radiology.csv.gz, each a source; the tables beside them hold no notes."""
 
     format: Literal["mimic_iv"]
     """MIMIC-IV-Note tables."""
