@@ -227,7 +227,9 @@ class _Site:
             folder = Path(self.recipe_folder) if is_local else expand(self.cluster.roots.data)
             found = glob.iglob(str(Path(glob.escape(str(folder))) / files), recursive=True)
             if not any(map(os.path.isfile, found)):
-                yield key, f"no file matches `{folder / files}`; check the pattern{_inside(folder / files)}"
+                inside = f", or write `{Path(files).name}/*` for the files in that folder"
+                hint = inside if (folder / files).is_dir() else ""
+                yield key, f"no file matches `{folder / files}`; check the pattern{hint}"
 
     def corpus_findings(self, recipe: CptRecipe, pending: Pending) -> Iterator[Finding]:
         for index, corpus in enumerate(recipe.data.corpora):
@@ -244,13 +246,13 @@ class _Site:
                 yield key, f"`{corpus.name}` is credentialed data; write `data_use: credentialed`"
 
     def shape_findings(self, recipe: TrainingRecipe) -> Iterator[Finding]:
-        config = self._model_config(recipe)
+        config = model_config(recipe, self.cluster, self.recipe_folder) or {}
         length, limit = recipe.batch.sequence_length, config.get("max_position_embeddings")
         if limit and length > limit:
             yield "batch.sequence_length", f"{length} is more than the model's {limit} positions; write at most {limit}"
 
     def vocabulary_findings(self, recipe: CptRecipe) -> Iterator[Finding]:
-        rows = self._model_config(recipe).get("vocab_size")
+        rows = (model_config(recipe, self.cluster, self.recipe_folder) or {}).get("vocab_size")
         too_large = set()
         for index, corpus in enumerate(recipe.data.corpora):
             tokenizer = (self._manifest(corpus.name) or {}).get("tokenizer") or {}
@@ -287,13 +289,6 @@ class _Site:
 
     def _manifest(self, corpus: str) -> dict[str, Any] | None:
         return read_json(Path(locate(corpus, self.cluster.roots.corpora, self.recipe_folder)) / "manifest.json")
-
-    def _model_config(self, recipe: TrainingRecipe) -> dict[str, Any]:
-        return model_config(recipe, self.cluster, self.recipe_folder) or {}
-
-
-def _inside(path: Path) -> str:
-    return f", or write `{path.name}/*` for the files in that folder" if path.is_dir() else ""
 
 
 def _names_in(secrets_file: str | None) -> set[str]:
