@@ -10,6 +10,7 @@ from launcher.cli import app
 from launcher.errors import RecipeError
 from launcher.load import load_recipes
 from launcher.paths import RunDir
+from launcher.recipe import KINDS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "recipes").rglob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -80,6 +81,20 @@ def test_faults_shown_in_documents_are_those_of_the_recipe_above_them(tmp_path: 
         load_recipes(path)
 
     assert str(caught.value).replace(f"{tmp_path}/", "") == said.rstrip("\n")
+
+
+def test_the_page_on_recipes_leads_to_the_keys_of_every_kind() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8").partition("\n## ")[0]
+
+    assert set(re.findall(r"\[(\w+)\]\(reference/\1\.md\)", text)) == set(KINDS)
+
+
+def test_the_overview_leads_to_every_page_on_a_task() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    using = re.findall(r"- ([\w-]+\.md)", site.partition("- Using it:")[2].partition("- Behind it:")[0])
+    linked = re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
+
+    assert set(using) - set(linked) == set()
 
 
 def block_of_readme(name: str) -> str:
