@@ -42,20 +42,20 @@ def cpt_recipe(**changes: Any) -> dict[str, Any]:
     return sections
 
 
-def make_run(folder: Path, **changes: Any) -> RunDir:
+def make_run(folder: Path, device: str = "cpu", **changes: Any) -> RunDir:
     """Make the run directory of a `cpt` recipe, and the corpus it reads."""
     if not (folder / "corpora").exists():
         make_corpus(folder / "corpora" / "words", [words(400)])
-    return make_run_of(cpt_recipe(**changes), folder)
+    return make_run_of(cpt_recipe(**changes), folder, device)
 
 
-def make_run_of(recipe: dict[str, Any], folder: Path) -> RunDir:
+def make_run_of(recipe: dict[str, Any], folder: Path, device: str = "cpu") -> RunDir:
     """Make the run directory of a recipe; its data and corpora are below `folder`."""
     run = RunDir(folder / f"run-{len(list(folder.glob('run-*')))}")
     run.root.mkdir()
     run.recipe.write_text(json.dumps(recipe))
     roots = {"runs": str(folder), "corpora": str(folder / "corpora"), "models": str(ASSETS), "data": str(folder)}
-    cluster = {"name": "test", "roots": roots, "gpus": {"device": "cpu"}}
+    cluster = {"name": "test", "roots": roots, "gpus": {"device": device}}
     RunRecord(
         id="abc123",
         name=recipe["name"],

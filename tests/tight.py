@@ -1,4 +1,7 @@
-"""A model for which the memory of one rank is too small: its forward pass raises what CUDA's allocator raises."""
+"""Models for which the memory of one rank is too small.
+
+`TightLlama` needs no GPU: its forward pass raises what CUDA's allocator raises. `LimitedLlama` lets the allocator.
+"""
 
 import json
 import shutil
@@ -36,6 +39,19 @@ class TightLlama(LlamaForCausalLM):
             notes.write(" ".join(rows) + "\\n")
 '''
 
+LIMITED = """
+import torch
+from transformers import LlamaForCausalLM
+
+
+class LimitedLlama(LlamaForCausalLM):
+    \"\"\"Leaves its process no more than `limit` bytes of the GPU.\"\"\"
+
+    def __init__(self, config):
+        super().__init__(config)
+        torch.cuda.set_per_process_memory_fraction(config.limit / torch.cuda.mem_get_info()[1])
+"""
+
 
 def make_tight_model(folder: Path, fits: int, rank: int = 1, after: int = 0) -> Path:
     """Make a model that fails with more than `fits` sequences on `rank`, once `after` passes went well.
@@ -45,15 +61,23 @@ def make_tight_model(folder: Path, fits: int, rank: int = 1, after: int = 0) -> 
     """
     notes = folder.with_name(f"{folder.name}-notes")
     notes.mkdir()
+    _make(folder, "TightLlama", CODE, tight={"fits": fits, "rank": rank, "after": after, "notes": str(notes)})
+    return notes
+
+
+def make_limited_model(folder: Path, limit: int) -> None:
+    """Make a model whose process gets `limit` bytes of the GPU, weights included."""
+    _make(folder, "LimitedLlama", LIMITED, limit=limit)
+
+
+def _make(folder: Path, name: str, code: str, **settings: object) -> None:
     shutil.copytree(ASSETS / "stories260k", folder)
-    config = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {"AutoModelForCausalLM": "modeling_tight.TightLlama"}
-    config["tight"] = {"fits": fits, "rank": rank, "after": after, "notes": str(notes)}
+    config = json.loads((folder / "config.json").read_text()) | settings
+    config["auto_map"] = {"AutoModelForCausalLM": f"modeling_tight.{name}"}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "modeling_tight.py").write_text(CODE)
+    (folder / "modeling_tight.py").write_text(code)
     # Ranks that all copy it into transformers' cache at once read each other's halves.
     get_cached_module_file(str(folder), "modeling_tight.py")
-    return notes
 
 
 def order_of(notes: Path, attempt: int, ranks: int) -> list[str]:

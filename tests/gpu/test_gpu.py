@@ -1,0 +1,119 @@
+"""What only a GPU can show: `make gpu`. One is enough; with two, ranks talk over NCCL for real."""
+
+import json
+import shutil
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jobs.runtime.preflight import gpu_faults
+from launcher.cluster import Cluster
+from launcher.ledger import read_attempts, read_json_lines
+from launcher.paths import FINISHED, RunDir, published_steps
+from launcher.recipe import recipe_adapter
+from tests.corpora import make_corpus
+from tests.plays import PROJECT, summary, write_run
+from tests.ranks import Attempt, context_of, cpt_recipe, losses, make_run, start, words
+from tests.test_out_of_memory import carry_out
+from tests.tight import make_limited_model
+
+GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
+RANKS = max(1, min(2, GPUS))
+STEPS = 10
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(GPUS == 0, reason="torch sees no GPU on this machine")]
+
+
+def gpu_run(folder: Path, ranks: int = RANKS, **changes: Any) -> RunDir:
+    """Make a run on this machine's GPUs."""
+    sections = {"schedule": {"length": f"{STEPS} steps", "warmup": "2 steps"}, "precision": {"dtype": "bf16"}} | changes
+    return make_run(folder, "cuda", resources={"gpus_per_node": ranks}, **sections)
+
+
+def train(run: RunDir, ranks: int = RANKS, attempt: int = 0) -> Attempt:
+    """Run an attempt to its end, each rank a process that CUDA has not been touched in."""
+    started = start(run, ranks, attempt=attempt, program=("-m", "jobs"))
+    assert started.wait() == [FINISHED] * ranks, started.log()
+    return started
+
+
+def test_the_preflight_counts_and_tries_the_gpus(tmp_path: Path) -> None:
+    assert gpu_faults(context_of(gpu_run(tmp_path, ranks=GPUS))) == []
+    assert gpu_faults(context_of(gpu_run(tmp_path, ranks=GPUS + 1))) == [f"{GPUS} of {GPUS + 1} GPUs are visible"]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "full_shard"])
+def test_bf16_and_tf32_learn_as_fp32_on_a_cpu_does(tmp_path: Path, strategy: str) -> None:
+    schedule = {"length": f"{STEPS} steps", "warmup": "2 steps"}
+    on_cpu = make_run(tmp_path, schedule=schedule, parallel={"strategy": "ddp"})
+    train(on_cpu, ranks=1)
+
+    for precision in ({"dtype": "bf16"}, {"dtype": "fp32", "tf32": True}):
+        run = gpu_run(tmp_path, precision=precision, parallel={"strategy": strategy})
+        train(run)
+
+        assert losses(run) == pytest.approx(losses(on_cpu), rel=0.03), precision
+        assert all(0 < row["memory_gib"] < 4 for row in read_json_lines(run.metrics))
+
+
+def test_flash_attention_learns_as_sdpa_does(tmp_path: Path) -> None:
+    pytest.importorskip("flash_attn")
+    runs = [gpu_run(tmp_path, model={"attention": attention}) for attention in ("sdpa", "flash")]
+    for run in runs:
+        train(run)
+
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.02)
+
+
+def test_the_scale_of_an_fp16_loss_is_resumed_to_the_last_bit(tmp_path: Path) -> None:
+    # Only eager attention adds up in the same order each time.
+    run = gpu_run(tmp_path, ranks=1, precision={"dtype": "fp16"}, model={"attention": "eager"}, checkpoint={"keep": 4})
+    train(run, ranks=1)
+    whole, scale = losses(run), torch.load(run.checkpoint(STEPS) / "scaler.pt")
+    shutil.rmtree(run.checkpoint(STEPS))
+    shutil.rmtree(run.outputs)
+    run.ledger.unlink()
+
+    again = train(run, ranks=1, attempt=1)
+
+    assert again.steps()[0] == 6
+    assert published_steps(run) == [5, STEPS]
+    assert torch.load(run.checkpoint(STEPS) / "scaler.pt") == scale
+    assert losses(run) == whole
+
+
+def test_a_micro_batch_that_cuda_has_no_room_for_is_halved(
+    tmp_path: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    make_corpus(tmp_path / "corpora" / "words", [words(400)])
+    make_limited_model(tmp_path / "models" / "limited", limit=300_000_000)
+    sections = cpt_recipe(
+        model={"path": "limited", "trust_remote_code": True},
+        batch={"global_batch": "64 sequences", "micro_batch": 64, "sequence_length": 512},  # about 13 MB a sequence
+        schedule={"length": "3 steps"},
+        resources={"gpus_per_node": 1},
+    )
+    recipe = recipe_adapter.validate_json(json.dumps(sections))
+    run = RunDir(tmp_path / "run")
+    write_run(run, recipe.model_dump(mode="json"), make_cluster(executor="local", gpus={"device": "cuda"}))
+    run.code.symlink_to(PROJECT)
+
+    code, said = carry_out(run)
+
+    assert code == FINISHED, said
+    assert (summary(run)[0], summary(run)[-1]) == (("does_not_fit", "restart"), ("finished", "done"))
+    assert read_attempts(run.ledger)[-1].micro_batch in (1, 2, 4, 8, 16, 32)
+    assert "a micro batch of 64 does not fit: CUDA out of memory" in run.rank_log(0, 0).read_text()
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_an_adapter_beside_nf4_weights_learns(tmp_path: Path) -> None:
+    adapter = {"method": "lora", "r": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]}
+    run = gpu_run(tmp_path, model={"quantization": {"bits": 4}}, adapter=adapter, optim={"lr": 1e-2})
+    train(run)
+
+    assert losses(run)[STEPS] < losses(run)[1]
+    assert (run.outputs / "model" / "adapter_model.safetensors").exists()
