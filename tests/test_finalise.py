@@ -173,6 +173,18 @@ def test_what_was_dropped_is_counted_by_reason(tmp_path, told):
     assert corpus.manifest.clean["near_duplicates"] == {"ngrams": 5, "buckets": 14, "hashes": 8}
 
 
+def test_the_same_words_about_two_patients_are_two_documents(tmp_path, told):
+    records = [{"text": "Normal ECG.", "meta": {"split_key": f"mimic_iii/{patient}"}} for patient in (7, 8, 7, 9)]
+    write_pile(tmp_path / "a.jsonl", [*records[:2], {"text": "Normal ECG."}])
+    write_pile(tmp_path / "b.jsonl", [*records[2:], {"text": "Normal ECG."}])
+    plan = plan_of(tmp_path, validation=0, clean={"exact_duplicates": "drop"})
+
+    corpus = complete(plan, make_parts(plan))
+
+    assert corpus.manifest.counts.documents == {"train": 4, "validation": 0}  # of 7, 8, 9 and nobody
+    assert corpus.manifest.counts.dropped == {"duplicate": 2}
+
+
 def test_licences_of_what_stays_are_counted(tmp_path, told):
     meta = [{"license": "CC BY"}, {"license": "CC0"}, {}, {"license": "CC BY"}, {"license": "NC", "identity": 1}]
     records = [{"text": f"text {n}", "meta": its} for n, its in enumerate(meta)]

@@ -5,7 +5,7 @@ The rules, in this order; a document goes under the first that takes it:
     superseded: there is a newer document of the same identity: a higher version, or the same version in a
         later file or further down in the file. What filters dropped counts as well: a newer version in
         another language leaves no older one behind. What was deleted does not count: it supersedes nothing.
-    duplicate: an earlier document that stays has the same text.
+    duplicate: an earlier document that stays has the same text, and the same patient if there are patients.
     near_duplicate: see `jobs.data.near`.
 
 All of it is arithmetic on arrays, without a Python object for a document: 40 million documents take 4 GB.
@@ -58,7 +58,7 @@ def decide(parts: Sequence[Keys], drops_duplicates: bool) -> list[Judged]:
 
     Args:
         parts: Keys of all parts, in the order of their files.
-        drops_duplicates: Only the first of the documents with the same text stays.
+        drops_duplicates: Only the first of the documents with the same text (and patient) stays.
 
     Returns:
         Each part's documents with the verdicts.

@@ -44,11 +44,17 @@ class KeyRecorder:
                 self.versions.append(document.metadata.get("version", 0))
             yield document
 
-    def keep(self, document: Document, split: Split, text_hash: int) -> None:
-        """Record a document that was written to a shard; those of a split are recorded in the shard's order."""
+    def keep(self, document: Document, split: Split, content: int) -> None:
+        """Record a document that was written to a shard; those of a split are recorded in the shard's order.
+
+        Args:
+            document: As the reader gave it.
+            split: It was written to.
+            content: Hash of what makes it a copy of another.
+        """
         self.ordinals.append(document.metadata["ordinal"])
         self.splits.append(SPLITS.index(split))
-        self.texts.append(text_hash)
+        self.texts.append(content)
         license = document.metadata.get("license", self.license)
         self.licenses.append(self.license_names.setdefault(license, len(self.license_names)))
 
@@ -79,7 +85,7 @@ class Keys:
     splits: NDArray[np.uint8]
     """Of the same documents: index into SPLITS."""
     texts: NDArray[np.uint64]
-    """Of the same documents: a hash of the text."""
+    """Of the same documents: a hash of the text, and of its patient if it has one."""
     licenses: NDArray[np.uint32]
     """Of the same documents: index into `license_names`."""
     license_names: NDArray[np.str_]

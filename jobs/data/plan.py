@@ -21,6 +21,8 @@ from launcher.recipe.sources import Source
 from launcher.recipe.vocabulary import VocabularyRecipe
 
 SourcePath = tuple[Path, Source]
+_RULES = 2
+"""Which documents stay, by the same settings; raised when that changes. 2: copies are those of one patient."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ def settings_of(recipe: PrepareRecipe, encoder: TextEncoder, evaluation: Evaluat
     return digest(
         {
             "format": FORMAT,
+            "rules": _RULES,
             "data_use": recipe.data_use,
             "tokenizer": encoder.record.model_dump(exclude={"path"}),
             "validation": recipe.validation,

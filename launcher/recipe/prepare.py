@@ -68,9 +68,9 @@ class Clean(Section):
     full dates, names after titles) and marks of de-identification; counts go into the manifest, text never. A smell
     test: it removes nothing, and finding nothing proves nothing."""
     exact_duplicates: Literal["keep", "drop"] = "keep"
-    """Documents with the same text as an earlier one."""
+    """Documents with the same text as an earlier one; of notes, those of the same patient."""
     near_duplicates: Minhash | None = None
-    """Drop near duplicates of earlier documents."""
+    """Drop near duplicates of earlier documents; notes of different patients are compared as well."""
 
 
 class PrepareRecipe(RecipeBase):
