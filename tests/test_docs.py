@@ -7,6 +7,7 @@ import pytest
 import typer.main
 
 from launcher.cli import app
+from launcher.corpus import FORMAT
 from launcher.errors import RecipeError
 from launcher.load import load_recipes
 from launcher.paths import RunDir
@@ -81,6 +82,12 @@ def test_faults_shown_in_documents_are_those_of_the_recipe_above_them(tmp_path: 
         load_recipes(path)
 
     assert str(caught.value).replace(f"{tmp_path}/", "") == said.rstrip("\n")
+
+
+def test_troubleshooting_knows_the_format_of_corpora() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+
+    assert re.findall(r"format: Input should be (\d+); prepare the corpus again", text) == [str(FORMAT)]
 
 
 def test_the_page_on_recipes_leads_to_the_keys_of_every_kind() -> None:
