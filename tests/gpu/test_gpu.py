@@ -41,8 +41,13 @@ def train(run: RunDir, ranks: int = RANKS, attempt: int = 0) -> Attempt:
 
 
 def test_the_preflight_counts_and_tries_the_gpus(tmp_path: Path) -> None:
-    assert gpu_faults(context_of(gpu_run(tmp_path, ranks=GPUS))) == []
-    assert gpu_faults(context_of(gpu_run(tmp_path, ranks=GPUS + 1))) == [f"{GPUS} of {GPUS + 1} GPUs are visible"]
+    there, wanted = (
+        context_of(gpu_run(tmp_path, ranks=ranks, batch={"global_batch": f"{2 * ranks} sequences"}))
+        for ranks in (GPUS, GPUS + 1)
+    )
+
+    assert gpu_faults(there) == []
+    assert gpu_faults(wanted) == [f"{GPUS} of {GPUS + 1} GPUs are visible"]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "full_shard"])
