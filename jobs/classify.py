@@ -94,7 +94,8 @@ def _export(
     splits = {}
     for split in notes.held_out:
         logits = trainer.predict(notes.windows[split]).predictions
-        splits[split] = SplitPredictions(notes.tables[split].ids, notes.predictions(split, logits))
+        table, found = notes.tables[split], notes.predictions(split, logits)
+        splits[split] = SplitPredictions(table.ids, table.units, table.unit_column, found)
     facts = {"metric": recipe.evaluation.metric, "best_step": best_step, **notes.facts()}
     outputs, resampling = context.run.outputs, (recipe.evaluation.resamples, recipe.seed)
     wait_for_main(group, partial(publish_scores, outputs, splits, notes.classes, resampling, facts))

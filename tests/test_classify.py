@@ -72,6 +72,7 @@ def test_the_model_is_evaluated_when_it_should_be_and_the_best_checkpoint_stays(
     assert best < STEPS, "nothing is proven if the best is the last"
     assert published_steps(alone) == [best, STEPS], "keep: 1, and the best"
     assert scores(alone)["best_step"] == best
+    assert scores(alone)["splits"]["test"]["resampled"] == {"column": "id", "units": SIZES["test"]}
     validation = scores(alone)["splits"]["validation"]["scores"]
     assert {name: validation[name]["value"] for name in validation} == pytest.approx(
         {name: value for name, value in found[best].items() if name != "step"}, abs=1e-9

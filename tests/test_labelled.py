@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,33 @@ def test_a_table_is_read_with_its_lines_commas_quotes_and_compression(tmp_path: 
         assert (table.ids, table.texts) == (["1", "2"], ['He said "no", twice\n\nand left', "fine"])
         assert table.truth.tolist() == [0, 1]
         assert set(table.sources) == {path.name}
+
+
+def test_notes_of_a_patient_belong_together_where_the_tables_say_whose_they_are(tmp_path: Path) -> None:
+    (tmp_path / "MP_IN_adm_val.csv").write_text("subject_id,id,text,hospital_expire_flag\n7,1,a,0\n8,2,b,1\n7,3,c,1\n")
+    (tmp_path / "MP_IN_adm_test.csv").write_text("id,text,hospital_expire_flag\n1,a,0\n2,b,1\n")
+
+    told, untold = (
+        read_table(str(tmp_path / f"MP_IN_adm_{one}.csv"), core("mor"), ("0", "1")) for one in ("val", "test")
+    )
+
+    assert (told.unit_column, told.units, told.ids) == ("SUBJECT_ID", ["7", "8", "7"], ["1", "2", "3"])
+    assert (untold.unit_column, untold.units) == ("id", untold.ids)
+
+
+def test_the_log_says_if_admissions_are_taken_for_patients(tmp_path: Path) -> None:
+    shutil.copytree(ASSETS / "core_layout", tmp_path / "core")
+    data = {"format": "core", "task": "mor", "folder": "core"}
+    context = context_of(make_run_of(classify_recipe() | {"data": data, "data_use": "credentialed"}, tmp_path))
+    assert isinstance(context.recipe, ClassifyRecipe)
+
+    before = read_notes(context, context.recipe).describe()
+    for path in (tmp_path / "core").glob("MP_IN_adm_*.csv"):
+        path.write_text(path.read_text().replace('"id"', '"SUBJECT_ID","id"').replace('\n"20', '\n"7","20'))
+    after = read_notes(context, context.recipe).describe()
+
+    said = "no column `SUBJECT_ID`: intervals take admissions of one patient for independent of each other"
+    assert (said in before, said in after) == (True, False)
 
 
 def test_every_bad_row_is_named_with_its_line_and_none_is_quoted(tmp_path: Path) -> None:

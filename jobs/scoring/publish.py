@@ -24,6 +24,10 @@ class SplitPredictions:
     """The predictions of a split."""
 
     ids: Sequence[str]
+    units: Sequence[str]
+    """What each note belongs to; the bootstrap draws units."""
+    unit_column: str
+    """Where that stood."""
     found: Predictions
 
 
@@ -48,7 +52,7 @@ def publish_scores(
     for name, split in splits.items():
         parquet.write_table(_table(split, classes), folder / "predictions" / f"{name}.parquet")
         yield
-        bootstrap = Bootstrap(split.found, units_of(split.ids), *resampling)
+        bootstrap = Bootstrap(split.found, units_of(split.units), *resampling)
         yield from bootstrap.compute()
         report[name] = _report(split, bootstrap)
     content = {**facts, "confidence": LEVEL, "resamples": resampling[0], "splits": report}
@@ -81,7 +85,9 @@ def _report(split: SplitPredictions, bootstrap: Bootstrap) -> dict[str, Any]:
     for name, value in compute_scores(split.found).items():
         numbers = {"value": value, "low": intervals[name][0], "high": intervals[name][1]}
         scores[name] = {key: None if math.isnan(number) else number for key, number in numbers.items()}
-    return {"notes": len(split.ids), "skipped_classes": split.found.skipped_classes, "scores": scores}
+    drawn = {"column": split.unit_column, "units": len(set(split.units))}
+    skipped = split.found.skipped_classes
+    return {"notes": len(split.ids), "resampled": drawn, "skipped_classes": skipped, "scores": scores}
 
 
 def _table(split: SplitPredictions, classes: Sequence[str]) -> pyarrow.Table:

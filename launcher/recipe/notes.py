@@ -69,7 +69,7 @@ CORE_TASKS = {
 
 
 class CoreNotes(NotesBase):
-    """Tables as the code of CORe makes them of MIMIC-III (`pmv`: that of BEEP)."""
+    """Tables as the code of CORe makes them of MIMIC-III (`pmv`: that of BEEP), perhaps with a column `SUBJECT_ID`."""
 
     format: Literal["core"]
     """Tables of CORe and BEEP."""

@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from jobs.data.labelled.samples import LabelledWindows, pooled, windows_of
-from jobs.data.labelled.tables import Table, absent_classes, read_classes, read_table
+from jobs.data.labelled.tables import PATIENT, Table, absent_classes, read_classes, read_table
 from jobs.data.labelled.windows import note_encoder
 from jobs.data.tokenize import load_tokenizer
 from jobs.runtime.context import Context
@@ -28,6 +28,8 @@ class LabelledNotes:
     classes: tuple[str, ...]
     labels: Labels
     pooling: str
+    are_admissions: bool
+    """Whether an id is that of an admission."""
     tables: dict[NoteSplit, Table]
     windows: dict[NoteSplit, LabelledWindows]
     tokenizer: PreTrainedTokenizerBase
@@ -42,6 +44,11 @@ class LabelledNotes:
     def absent(self) -> list[str]:
         """The classes that never occur in training."""
         return absent_classes(self.tables["train"], self.classes)
+
+    @property
+    def takes_admissions_for_patients(self) -> bool:
+        """Whether a held-out table of CORe's does not say whose admissions are whose."""
+        return self.are_admissions and any(self.tables[split].unit_column != PATIENT for split in self.held_out)
 
     def predictions(self, split: NoteSplit, logits: Any) -> Predictions:
         """Make predictions for the notes of a split from the logits of their windows.
@@ -63,6 +70,8 @@ class LabelledNotes:
         """Say for the log what was read."""
         parts = ", ".join(f"{split} {len(table):,}" for split, table in self.tables.items())
         said = f"notes: {parts}; {len(self.windows['train']):,} sequences to train on"
+        if self.takes_admissions_for_patients:
+            said += f"\nno column `{PATIENT}`: intervals take admissions of one patient for independent of each other"
         if not self.absent:
             return said
         names = ", ".join(self.absent[:_SHOWN]) + (", ..." if len(self.absent) > _SHOWN else "")
@@ -84,7 +93,9 @@ def read_notes(context: Context, recipe: ClassifyRecipe) -> LabelledNotes:
     tables = {split: read_table(context.data_glob(glob), data, classes) for split, glob in data.files.items()}
     _require_metric(recipe, tables["validation"], len(classes))
     windows = {split: windows_of(table, encoder) for split, table in tables.items()}
-    return LabelledNotes(classes, data.labels, data.pooling or "mean", tables, windows, tokenizer)
+    return LabelledNotes(
+        classes, data.labels, data.pooling or "mean", data.format == "core", tables, windows, tokenizer
+    )
 
 
 def _give_padding(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jobs.data.readers.intake import Intake
-from jobs.data.readers.rows import read_rows
+from jobs.data.readers.rows import column_names, read_rows
 from launcher.errors import LauncherError
 from launcher.recipe.notes import CoreNotes, CsvNotes, complain_of_classes
 
 _NAMED = 20
 """Bad rows that a message names; it says how many more there are."""
+PATIENT = "SUBJECT_ID"
+"""MIMIC's column of patients, which CORe's code leaves out of its tables, and people may add."""
 _CODE = re.compile(r"[^\s,]+")
 
 Truth: TypeAlias = NDArray[np.int64]
@@ -31,6 +33,10 @@ class Table:
     """The notes of one split, in the order of their files and rows."""
 
     ids: list[str] = field(default_factory=list)
+    units: list[str] = field(default_factory=list)
+    """What each note belongs to: notes of one unit are not independent of each other."""
+    unit_column: str = "id"
+    """Where that stands."""
     texts: list[str] = field(default_factory=list)
     truth: Truth = field(default_factory=lambda: np.empty(0, np.int64))
     sources: dict[str, str] = field(default_factory=dict)
@@ -73,17 +79,19 @@ def read_table(pattern: str, data: CoreNotes | CsvNotes, classes: Sequence[str])
     Raises:
         LauncherError: no file, no row, or rows that cannot be used; it names the rows and quotes nothing of them.
     """
-    table, targets, faults = Table(), [], _Faults()
+    paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+    table, targets, faults = Table(unit_column=_unit_column(paths, data)), [], _Faults()
     read_label = _label_reader(data, classes)
-    for path in map(Path, sorted(glob.glob(pattern, recursive=True))):
+    for path in paths:
         intake = Intake(path)
-        for line, (note, text, label) in _rows(intake, data):
+        for line, (note, text, label, unit) in _rows(intake, data, table.unit_column):
             target = read_label(label) if text.strip() else "its text is empty"
             if isinstance(target, str):
                 intake.spoil(line, target)
                 faults.add(f"{path}:{line}: {target}")
                 continue
             table.ids.append(note)
+            table.units.append(unit)
             table.texts.append(text)
             targets.append(target)
         faults.take(intake)
@@ -95,10 +103,16 @@ def read_table(pattern: str, data: CoreNotes | CsvNotes, classes: Sequence[str])
     return table
 
 
-def _rows(intake: Intake, data: CoreNotes | CsvNotes) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _unit_column(paths: Sequence[Path], data: CoreNotes | CsvNotes) -> str:
+    """Choose the column that says which notes belong together: the patient's, if CORe's tables have it, else the id."""
+    has_patients = paths and all(PATIENT.casefold() in column_names(path) for path in paths)
+    return PATIENT if data.format == "core" and has_patients else data.columns.id
+
+
+def _rows(intake: Intake, data: CoreNotes | CsvNotes, unit: str) -> Iterator[tuple[int, tuple[str, ...]]]:
     columns = data.columns
-    numbers = [columns.id] if data.format == "core" else []
-    return read_rows(intake, [columns.id, columns.text, columns.label], numbers)
+    numbers = [columns.id, unit] if data.format == "core" else []
+    return read_rows(intake, [columns.id, columns.text, columns.label, unit], numbers)
 
 
 def _label_reader(data: CoreNotes | CsvNotes, classes: Sequence[str]) -> Callable[[str], int | list[int] | str]:

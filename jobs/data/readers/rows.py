@@ -9,6 +9,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 from jobs.data.readers.intake import DAMAGE, MAX_RECORD_BYTES, Intake, text_of
@@ -49,6 +50,15 @@ def read_rows(intake: Intake, columns: Sequence[str], numbers: Sequence[str]) ->
                 yield from _rows(intake, window, table)
         except DAMAGE as error:
             intake.damage(window.line, str(error))
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of a file's columns, in lower case; none if its first row cannot be read."""
+    with Intake(path).stream() as stream:
+        try:
+            return _read_header(_Window(stream))
+        except DAMAGE:
+            return []
 
 
 def _read_header(window: "_Window") -> list[str]:
