@@ -17,7 +17,6 @@ import transformers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from jobs.data.making import code_version
 from jobs.models.merge_plan import MergePlan, choose_tokenizer, make_plan
 from jobs.models.merging import attach, load_in_fp32, merge
 from jobs.models.model_folder import copy_generation_config, copy_tokenizer, let_others_read, load_tokenizer
@@ -198,7 +197,7 @@ def write_manifest(
         "corpora": sorted({corpus for manifest in manifests for corpus in manifest.get("corpora", ())}),
         "data_use": recipe.data_use,
         "dtype": str(plan.dtype).removeprefix("torch."),
-        "code": code_version(context),
+        "code": context.code_version,
         "versions": {module.__name__: module.__version__ for module in (peft, torch, transformers)},
         "base": {"path": recipe.base_model, "files": plan.files[0]},
         "adapters": adapters,

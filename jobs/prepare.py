@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from jobs.data.clean.decontaminate import tell
 from jobs.data.counts import summary
 from jobs.data.finalise import finalise
-from jobs.data.making import code_version, make_parts, stopped
+from jobs.data.making import make_parts, stopped
 from jobs.data.parts import make_part
 from jobs.data.plan import Plan, make_plan
 from jobs.data.shares import agree, deal
@@ -88,7 +88,7 @@ def complete(plan: Plan, context: Context, is_stop_wanted: Callable[[], bool]) -
     """Make what is missing, and publish it; False if a stop was asked for before."""
     if not is_whole(plan):
         parts = make_parts(plan, range(len(plan.files)), make_part, context, is_stop_wanted)
-        if len(parts) < len(plan.files) or not finalise(plan, parts, code_version(context), is_stop_wanted):
+        if len(parts) < len(plan.files) or not finalise(plan, parts, is_stop_wanted):
             return False
     publish(plan)
     return True

@@ -21,7 +21,7 @@ from jobs.data.expansion.counting import Words
 from jobs.data.expansion.learning import NewToken, learn
 from jobs.data.expansion.measuring import Meter
 from jobs.data.expansion.parts import VocabularyPlan, count_part, heldout_batches, make_plan
-from jobs.data.making import code_version, make_parts, stopped
+from jobs.data.making import code_versions, make_parts, stopped
 from jobs.data.parts import Part
 from jobs.data.tokenize import TextEncoder, load_encoder
 from jobs.data.workers import run_tasks
@@ -102,7 +102,7 @@ def make_tokenizer(plan: VocabularyPlan, context: Context, is_stop_wanted: StopW
         tokenizer=plan.recipe.output,
         data_use=plan.recipe.data_use,
         recipe_fingerprint=plan.fingerprint,
-        code=code_version(context),
+        code=code_versions(plan, parts),
         base=identity_of(plan.encoder),
         expanded=identity_of(load_encoder(str(folder), plan.recipe.output)),
         parts=tuple(token.parts for token in tokens),
@@ -132,7 +132,8 @@ def learn_once(plan: VocabularyPlan, parts: Sequence[Part], is_stop_wanted: Stop
     Raises:
         LauncherError: nothing is common enough.
     """
-    stamp = hashlib.sha256("".join(part.model_dump_json() for part in parts).encode()).hexdigest()[:16]
+    compared = [plan.code, *(part.model_dump_json() for part in parts)]
+    stamp = hashlib.sha256("".join(compared).encode()).hexdigest()[:16]
     path = plan.parts / f"learned-{stamp}.json"
     if not path.exists():
         print("learning ...", flush=True)

@@ -137,7 +137,8 @@ class Manifest(_Record):
     fingerprint: str
     """Equal for equal source files, filters, split and tokenizer: the shards are then the same bytes."""
     code: str
-    """Version and snapshot of the code that made it."""
+    """Version and snapshot of the code that made it; several, joined by commas, if parts were kept from an earlier try
+    with other code."""
     tokenizer: TokenizerRecord
     dtype: IdFormat
     split: SplitRule

@@ -61,7 +61,7 @@ class Expansion(_Record):
     recipe_fingerprint: str
     """Equal for equal base, source files and settings: the tokenizer is then the same."""
     code: str
-    """Version and snapshot of the code that made it."""
+    """Version and snapshot of the code that made it, or several; as in a corpus' manifest."""
     base: TokenizerIdentity
     """Its ids mean the same in the expanded one."""
     expanded: TokenizerIdentity

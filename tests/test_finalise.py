@@ -75,7 +75,7 @@ def make_parts(plan):
 
 
 def complete(plan, parts):
-    assert finalise(plan, parts, "code", lambda: False)
+    assert finalise(plan, parts, lambda: False)
     publish(plan)
     corpus = open_corpus(plan.folder)
     corpus.verify()
@@ -240,7 +240,7 @@ def test_many_small_files_become_few_shards_and_a_large_one_is_not_copied(tmp_pa
     plan = plan_of(tmp_path, validation=0)
     parts = make_parts(plan)
 
-    assert finalise(plan, parts, "code", lambda: False)
+    assert finalise(plan, parts, lambda: False)
 
     shards = read_manifest(plan.work).shards["train"]
     assert 4 < len(shards) < 9
@@ -266,7 +266,7 @@ def test_parts_stay_usable_until_the_corpus_is_published(tmp_path):
     parts = make_parts(plan)
     before = files_of(plan.parts)
 
-    assert finalise(plan, parts, "code", lambda: False)
+    assert finalise(plan, parts, lambda: False)
 
     assert before.items() <= files_of(plan.parts).items()
 
@@ -278,12 +278,12 @@ def test_a_stop_keeps_the_shards_that_are_there(tmp_path, monkeypatch):
     plan = plan_of(tmp_path, validation=0, resources={"cpus_per_task": 1, "time": "1h"})
     parts, looks = make_parts(plan), iter([False, False] + [True] * 9)
 
-    assert not finalise(plan, parts, "code", lambda: next(looks))
+    assert not finalise(plan, parts, lambda: next(looks))
 
     made = {path: path.stat().st_mtime_ns for path in (plan.work / "train").iterdir()}
     assert 0 < len(made) < 10
     assert not (plan.work / MANIFEST).exists()
-    assert finalise(plan, parts, "code", lambda: False)
+    assert finalise(plan, parts, lambda: False)
     assert made.items() <= {path: path.stat().st_mtime_ns for path in (plan.work / "train").iterdir()}.items()
 
 
@@ -292,7 +292,7 @@ def test_shards_of_files_that_changed_meanwhile_are_made_again(tmp_path, monkeyp
     for number in range(3):
         write_pile(tmp_path / f"{number}.jsonl", ["first words", "more"])
     plan = plan_of(tmp_path, validation=0)
-    assert finalise(plan, make_parts(plan), "code", lambda: False)
+    assert finalise(plan, make_parts(plan), lambda: False)
     (plan.work / MANIFEST).unlink()
     (plan.work / "train" / ".00001.ds.99").touch()
     for number in range(1, 3):
@@ -336,7 +336,7 @@ def finalise_until(point, plan, parts):
 
     def work():
         kill_at(point, counter)
-        finalise(plan, parts, "code", lambda: False)
+        finalise(plan, parts, lambda: False)
         os._exit(0)
 
     process = context.Process(target=work)

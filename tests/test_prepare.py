@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -390,6 +391,28 @@ def test_after_a_file_was_fetched_again_only_that_one_is_read(tmp_path, capsys):
     made = files_of(corpus.folder)
     shutil.rmtree(corpus.folder)
     assert files_of(prepare(tmp_path).folder) == made
+
+
+def test_every_version_of_the_code_that_made_a_part_is_named(tmp_path, capsys):
+    for number in range(3):
+        write_pile(tmp_path / f"{number}.jsonl", abstracts()[number::3])
+    context = make_context(tmp_path, resources={"cpus_per_task": 1, "time": "1h"})
+    assert main(context, StopAfter(2)) == CONTINUE
+    newer = replace(context, record=replace(context.record, code_commit="newer"))
+    assert main(newer, StopAfter(2)) == CONTINUE
+    assert "parts of other code are among them (0.1.0 hash)" in capsys.readouterr().out
+
+    assert main(newer, StopFlag()) == FINISHED
+
+    folder = tmp_path / "corpora" / "corpus"
+    made = files_of(folder)
+    manifest = json.loads(made.pop(MANIFEST))
+    assert manifest["code"] == "0.1.0 hash, 0.1.0 newer"
+    shutil.rmtree(folder)
+    assert main(newer, StopFlag()) == FINISHED
+    again = files_of(folder)
+    assert json.loads(again.pop(MANIFEST)) == manifest | {"code": "0.1.0 newer"}
+    assert again == made
 
 
 def test_a_part_of_another_licence_or_with_other_settings_is_not_taken_over(tmp_path, capsys):

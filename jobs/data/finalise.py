@@ -12,6 +12,7 @@ from jobs.data.counts import count_documents, count_tokens, summary
 from jobs.data.decide import NEAR_DUPLICATE, Judged, decide, mark
 from jobs.data.durable import sync_names, write_durably
 from jobs.data.keys import load_keys
+from jobs.data.making import code_versions
 from jobs.data.merge import Merger, Piece, lay_out
 from jobs.data.near import MAX_DOCUMENTS, NearDuplicates
 from jobs.data.parts import Part
@@ -25,13 +26,12 @@ StopWanted = Callable[[], bool]
 Shards = dict[Split, tuple[Shard, ...]]
 
 
-def finalise(plan: Plan, parts: Sequence[Part], code: str, is_stop_wanted: StopWanted) -> bool:
+def finalise(plan: Plan, parts: Sequence[Part], is_stop_wanted: StopWanted) -> bool:
     """Make the corpus of its parts; it is whole once its manifest is there.
 
     Args:
         plan: Of the corpus.
         parts: All of them, in the order of their files.
-        code: Version of the code, for the manifest.
         is_stop_wanted: Asked about once a second.
 
     Returns:
@@ -53,7 +53,7 @@ def finalise(plan: Plan, parts: Sequence[Part], code: str, is_stop_wanted: StopW
     if shards is None:
         return False
     write_durably(plan.work / TOKENIZER, plan.encoder.backend.to_str())
-    write_manifest(plan, parts, code, count_tokens(counts, shards), shards)
+    write_manifest(plan, parts, count_tokens(counts, shards), shards)
     return True
 
 
@@ -71,7 +71,7 @@ def drop_near_duplicates(
     if sum(len(part.verdicts) for part in judged) > MAX_DOCUMENTS:
         raise LauncherError(f"clean.near_duplicates: compares up to {MAX_DOCUMENTS:,} documents; make several corpora")
     signatures = [plan.signatures(number) for number in range(len(parts))]
-    folder = plan.parts / "near" / _stamp(parts, judged)
+    folder = plan.parts / "near" / _stamp(plan, parts, judged)
     search = NearDuplicates(minhash_config(minhash), signatures, judged, folder)
     places = search.run(plan.recipe.resources.cpus_per_task, is_stop_wanted)
     if places is None:
@@ -80,9 +80,9 @@ def drop_near_duplicates(
     return True
 
 
-def _stamp(parts: Sequence[Part], judged: Sequence[Judged]) -> str:
-    """Sum up which documents of which files are compared."""
-    checksum = hashlib.sha256()
+def _stamp(plan: Plan, parts: Sequence[Part], judged: Sequence[Judged]) -> str:
+    """Sum up which documents of which files are compared, and by which code."""
+    checksum = hashlib.sha256(plan.code.encode())
     for part, its in zip(parts, judged, strict=True):
         checksum.update(part.model_dump_json().encode())
         checksum.update(its.verdicts.data)
@@ -94,7 +94,7 @@ def merge_parts(
 ) -> Shards | None:
     """Make shards of what stays; None if a stop was asked for before the end."""
     merges = {split: lay_out(split, _pieces(split, parts, judged), plan.parts) for split in SPLITS}
-    merger = Merger(plan.parts, plan.work, plan.encoder.dtype)
+    merger = Merger(plan.parts, plan.work, plan.encoder.dtype, plan.code)
     everything = [merge for split in SPLITS for merge in merges[split]]
     made = merger.run(everything, plan.recipe.resources.cpus_per_task, is_stop_wanted)
     if made is None:
@@ -107,13 +107,13 @@ def _pieces(split: Split, parts: Sequence[Part], judged: Sequence[Judged]) -> li
     return [Piece(part.shards[split], its.stays_in(split)) for part, its in both if split in part.shards]
 
 
-def write_manifest(plan: Plan, parts: Sequence[Part], code: str, counts: Tally, shards: Shards) -> None:
+def write_manifest(plan: Plan, parts: Sequence[Part], counts: Tally, shards: Shards) -> None:
     """Write the manifest, when everything that it tells of is on disk."""
     manifest = Manifest(
         corpus=plan.recipe.corpus,
         data_use=plan.recipe.data_use,
         fingerprint=plan.fingerprint,
-        code=code,
+        code=code_versions(plan, parts),
         tokenizer=plan.encoder.record,
         dtype=plan.encoder.dtype,
         split=SplitRule(validation=plan.recipe.validation),

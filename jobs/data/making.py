@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias, TypeVar
 
-import launcher
 from jobs.data.counts import check_quality, summary
 from jobs.data.parts import Part, finished_part
 from jobs.data.plan import SourcePlan
@@ -68,7 +67,9 @@ def find_done(plan: SourcePlan, numbers: Collection[int], context: Context) -> d
     done = {number: part for number in numbers if (part := finished_part(plan, number))}
     changed = sum(plan.record(number).exists() for number in numbers if number not in done)
     again = f"; changed since and done again: {changed}" if changed else ""
-    print(f"{len(numbers)} source files, {len(done)} of them done before{again}", flush=True)
+    others = sorted({part.code for part in done.values()} - {plan.code})
+    by = f"; parts of other code are among them ({', '.join(others)})" if others else ""
+    print(f"{len(numbers)} source files, {len(done)} of them done before{by}{again}", flush=True)
     steps = {"first_step": len(done), "last_step": len(done), "total_steps": len(numbers)}
     append_event(context.run.ledger, context.attempt, **steps)
     return done
@@ -80,6 +81,6 @@ def stopped(context: Context) -> int:
     return CONTINUE
 
 
-def code_version(context: Context) -> str:
-    """Say which code this is."""
-    return f"{launcher.__version__} {context.record.code_commit or context.record.code_hash}"
+def code_versions(plan: SourcePlan, parts: Sequence[Part]) -> str:
+    """Say which code made a result of these parts: one version, unless parts of other ones were taken over."""
+    return ", ".join(sorted({plan.code, *(part.code for part in parts)}))

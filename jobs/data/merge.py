@@ -61,6 +61,8 @@ class MergedShard(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     stamp: str
+    code: str
+    """Version of the code that made it."""
     shard: Shard
 
 
@@ -93,6 +95,7 @@ class Merger:
     parts: Path
     corpus: Path
     dtype: IdFormat
+    code: str
 
     def run(self, merges: Sequence[Merge], cpus: int, is_stop_wanted: Callable[[], bool]) -> list[Shard] | None:
         """Make the shards that no earlier attempt made; None if a stop was asked for before the end."""
@@ -104,12 +107,12 @@ class Merger:
         return shards if len(shards) == len(merges) else None
 
     def finished(self, merge: Merge) -> Shard | None:
-        """Return the shard, if an earlier attempt made it of these very documents."""
+        """Return the shard, if an earlier attempt of the same code made it of these very documents."""
         try:
             record = MergedShard.model_validate_json(self._record(merge).read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-        return record.shard if record.stamp == merge.stamp else None
+        return record.shard if (record.stamp, record.code) == (merge.stamp, self.code) else None
 
     def make(self, merge: Merge) -> Shard:
         """Make a shard and remember it."""
@@ -117,7 +120,8 @@ class Merger:
         whole = merge.pieces[0].shard if len(merge.pieces) == 1 and merge.pieces[0].stays.all() else None
         shard = self._link(whole, merge.name) if whole else self._copy(merge)
         sync_names((self.corpus / merge.name).parent)
-        write_durably(self._record(merge), MergedShard(stamp=merge.stamp, shard=shard).model_dump_json())
+        record = MergedShard(stamp=merge.stamp, code=self.code, shard=shard)
+        write_durably(self._record(merge), record.model_dump_json())
         return shard
 
     def _record(self, merge: Merge) -> Path:

@@ -32,6 +32,8 @@ class Part(BaseModel):
 
     settings: str
     """Of the plan that it was made for; see `SourcePlan.settings`."""
+    code: str
+    """Version of the code that made it."""
     source: SourceFile
     modified_ns: int
     """Time of the file's last change: a part of an older file is made again."""
@@ -107,6 +109,7 @@ def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
     keys.save(plan.keys(number), intake.deleted)
     part = Part(
         settings=plan.settings,
+        code=plan.code,
         source=source_file(intake, source),
         modified_ns=modified_ns,
         tally=_tally(intake, cleaner, shards.written, keys),

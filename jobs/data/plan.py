@@ -40,6 +40,8 @@ class SourcePlan:
     """Sum of that and the files."""
     folder: Path
     """Where the result is published."""
+    code: str
+    """Version of this code. It is no part of the sums: parts that other code made are taken over, and told of."""
 
     @property
     def work(self) -> Path:
@@ -93,7 +95,8 @@ def make_plan(context: Context) -> Plan:
     evaluation = load_evaluation(context, recipe)
     settings = settings_of(recipe, encoder, evaluation)
     folder = context.corpus_path(recipe.corpus)
-    return Plan(recipe, files, encoder, settings, fingerprint_of(settings, files), folder, evaluation)
+    fingerprint = fingerprint_of(settings, files)
+    return Plan(recipe, files, encoder, settings, fingerprint, folder, context.code_version, evaluation)
 
 
 def load_tokenizer(context: Context, recipe: PrepareRecipe | VocabularyRecipe) -> TextEncoder:

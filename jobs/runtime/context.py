@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import launcher
 from launcher.paths import RunDir, expand, locate
 from launcher.recipe import Recipe, recipe_adapter
 from launcher.record import RunRecord
@@ -35,6 +36,11 @@ class Context:
     record: RunRecord
     attempt: int
     ranks: Ranks
+
+    @property
+    def code_version(self) -> str:
+        """Which code this is."""
+        return f"{launcher.__version__} {self.record.code_commit or self.record.code_hash}"
 
     def model_path(self, name: str) -> str:
         """Where a model or tokenizer of the recipe lies, or its Hugging Face id."""

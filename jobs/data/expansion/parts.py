@@ -61,7 +61,8 @@ def make_plan(context: Context) -> VocabularyPlan:
     base = read_base(encoder.backend, recipe.tokenizer)
     folder = expand(context.record.cluster["roots"]["models"]) / recipe.output
     settings = settings_of(recipe, encoder.record.fingerprint)
-    return VocabularyPlan(recipe, files, encoder, settings, fingerprint_of(settings, files), folder, base)
+    fingerprint = fingerprint_of(settings, files)
+    return VocabularyPlan(recipe, files, encoder, settings, fingerprint, folder, context.code_version, base)
 
 
 def settings_of(recipe: VocabularyRecipe, base: str) -> str:
@@ -98,6 +99,7 @@ def count_part(plan: VocabularyPlan, number: int, gauge: Gauge | None = None) ->
     counter.words.save(plan.words(number))
     part = Part(
         settings=plan.settings,
+        code=plan.code,
         source=source_file(intake, source),
         modified_ns=modified_ns,
         tally=counter.tally(intake, cleaner),
