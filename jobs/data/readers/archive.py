@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 _BLOCK = 512
 _MAX_NAME_BYTES = 2**16
-_PAX_PATH = re.compile(rb"\d+ path=([^\n]*)\n")
+_PAX_PATH = re.compile(rb"\d path=([^\n]*)")
 _LONG_NAME = (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 
 

@@ -18,12 +18,10 @@ TEXT_LEVEL = 1_000_000
 """Level of paragraphs that are no headings."""
 
 _SPACES = re.compile(r"[\t\r\n][ \t\r\n]*| [ \t\r\n]+")
-# Line breaks before a subscript are a pretty printer's; NLM writes none inside of text.
-_INDENT = re.compile(r"[ \t]*\r?\n\s*$")
 _POWER = re.compile(r"\s*[-\u2212\u2013]?[0-9]")
 # Not 1st, and not the letter that many write for the sign of degrees.
 _WORD = re.compile(r"\s*(?!(?:st|nd|rd|th|o)\s*$)(?:[^\W\d_]|\()")
-_TEX_BODY = re.compile(r"\\begin\{document\}(.*)\\end\{document\}", re.DOTALL)
+_TEX_START, _TEX_END = r"\begin{document}", r"\end{document}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _SCRIPTS = frozenset({"sub", "sup"})
 _NOTES = frozenset({"bibr", "fn", "table-fn", "aff", "corresp", "author-notes"})
@@ -72,7 +70,7 @@ def squeeze(text: str) -> str:
 
 def paragraphs_of(element: Element, layout: Layout) -> list[Paragraph]:
     """Text of an element by paragraphs, those without text left out."""
-    writer = _Writer(layout)
+    writer = _Writer(layout, frozenset(math.getparent() for math in element.iter(MATH)))
     # Not by recursion: a hostile record nests deeper than Python calls.
     walk = etree.iterwalk(element, events=("start", "end"))
     for event, node in walk:
@@ -88,9 +86,10 @@ def paragraphs_of(element: Element, layout: Layout) -> list[Paragraph]:
 class _Writer:
     """The paragraphs so far, and the pieces of the present one."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, has_mathml: frozenset[Element]) -> None:
         self._paragraphs: list[Paragraph] = []
         self._layout = layout
+        self._has_mathml = has_mathml
         self._pieces: list[str] = []
         self._scripts: list[int] = []
         """Where in the pieces the open subscripts and superscripts start."""
@@ -112,7 +111,7 @@ class _Writer:
             self._finish(TEXT_LEVEL)
         if name in self._layout.spaced:
             self.add(" ")
-        replacement = "" if name in self._layout.skipped else _replacement(node, name)
+        replacement = "" if name in self._layout.skipped else self._replacement(node, name)
         if name in _SCRIPTS:
             self._open_script()
         self.add(node.text if replacement is None else replacement)
@@ -141,7 +140,7 @@ class _Writer:
 
     def _open_script(self) -> None:
         if self._pieces:
-            self._pieces[-1] = _INDENT.sub("", self._pieces[-1])
+            self._pieces[-1] = _without_indent(self._pieces[-1])
         self._scripts.append(len(self._pieces))
 
     def _close_script(self, node: Element) -> None:
@@ -156,25 +155,38 @@ class _Writer:
             script, self._is_after_mark = "^" + script.strip(), True
         self._pieces[start:] = [script]
 
+    def _replacement(self, node: Element, name: str) -> str | None:
+        """What to write in place of an element; None if it is to be written as it is."""
+        if node.tag == MATH:
+            return math_text(node)
+        if name == "tex-math":
+            return "" if node.getparent() in self._has_mathml else _tex_body(node.text or "").strip("$ \n")
+        if name == "ext-link" and not "".join(node.itertext()).strip():
+            return str(node.get(_HREF, ""))
+        is_raised_note = (name == "sup" and any(_is_note(child) for child in node.iter("xref"))) or (
+            name == "xref" and _is_note(node) and node.find("sup") is not None
+        )
+        return "" if is_raised_note else None
+
 
 def _local_name(node: Element) -> str:
     return str(node.tag.rpartition("}")[2])
 
 
-def _replacement(node: Element, name: str) -> str | None:
-    """What to write in place of an element; None if it is to be written as it is."""
-    if node.tag == MATH:
-        return math_text(node)
-    if name == "tex-math":
-        body = _TEX_BODY.search(node.text or "")
-        has_mathml = node.getparent().find(MATH) is not None
-        return "" if has_mathml else (body[1] if body else node.text or "").strip("$ \n")
-    if name == "ext-link" and not "".join(node.itertext()).strip():
-        return str(node.get(_HREF, ""))
-    is_raised_note = (name == "sup" and any(_is_note(child) for child in node.iter("xref"))) or (
-        name == "xref" and _is_note(node) and node.find("sup") is not None
-    )
-    return "" if is_raised_note else None
+def _without_indent(text: str) -> str:
+    """Leave out a line break at the end, and the spaces around it: a pretty printer's, NLM writes none inside of text.
+
+    Not by an expression: it would look at a run of spaces once a space.
+    """
+    newline = text.find("\n", len(text.rstrip()))
+    return text if newline < 0 else text[:newline].removesuffix("\r").rstrip(" \t")
+
+
+def _tex_body(text: str) -> str:
+    """What a TeX document typesets; all of it if that is not marked."""
+    start = text.find(_TEX_START)
+    end = text.rfind(_TEX_END, start + len(_TEX_START)) if start >= 0 else -1
+    return text if end < 0 else text[start + len(_TEX_START) : end]
 
 
 def _is_note(xref: Element) -> bool:
