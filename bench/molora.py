@@ -2,8 +2,9 @@
 
 One projection of Qwen1.5-7B (4,096 to 11,008), experts of rank 16, 8 of them and 2 for each token; forward and
 backward in fp32, in turns in one process. MedCare's layer lets all experts compute all tokens and then takes what was
-chosen; ours never computes the outputs of experts that were not chosen. `grouped` is the textbook's way: each expert
-computes the tokens that chose it, and the results are added up where they belong.
+chosen; ours does as many products, with zeros for what was not chosen, but makes one output instead of one for each
+expert. `grouped` is the textbook's way: each expert computes the tokens that chose it, and the results are added up
+where they belong.
 
     python bench/molora.py [--rounds 9] [--tokens 512] [--json]
 """

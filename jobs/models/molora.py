@@ -6,10 +6,12 @@ Each projection of a feed-forward layer computes, beside its frozen weight W0,
     p = softmax(W_g x + b_g),   s = alpha / r  (alpha / sqrt(r) with rsLoRA)
 
 with a router (W_g, b_g) of its own, and all shared experts as one LoRA of rank r x their number. As published, LoRA's
-dropout has no part in it. The published code computes the outputs of every expert for every token and throws most away.
-Here they are never computed: B multiplies A x after the gates, which are zero for what was not chosen. The experts of a
-projection are one tensor for A and one for B, so an expert that got no token has a gradient of zeros in its part, and
-there is no parameter that DDP, FSDP2 or ZeRO would wait for in vain; no shape depends on the routes.
+dropout has no part in it. The published code makes the outputs of every expert for every token and throws most away.
+Here no expert has an output of its own: A of all experts is one product, then come the gates, which are zero for what
+was not chosen, and B of all experts is one product, which adds up. That is as many products as in the published code
+(only tokens grouped by expert need k/E of them); spared are E outputs of the projection's width for each token. The
+experts of a projection are one tensor for A and one for B, so an expert that got no token has a gradient of zeros in
+its part, and there is no parameter that DDP, FSDP2 or ZeRO would wait for in vain; no shape depends on the routes.
 """
 
 from dataclasses import dataclass
