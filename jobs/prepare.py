@@ -68,7 +68,8 @@ def make_share(plan: Plan, share: Share, context: Context, is_stop_wanted: Calla
 def make_corpus(plan: Plan, context: Context, is_stop_wanted: Callable[[], bool]) -> int:
     """Make the parts that are missing, and of all parts the corpus; or find that it is there."""
     if is_published(plan):
-        print(f"{plan.folder}: is there already, made from the same files with the same settings", flush=True)
+        print(f"{plan.folder}: is there already, made from files of the same names and sizes with the same settings")
+        tell_of_changes(plan)
     else:
         try:
             if not complete(plan, context, is_stop_wanted):
@@ -109,6 +110,22 @@ def is_published(plan: Plan) -> bool:
             f"is {plan.fingerprint[:12]}); write another name as `corpus`, or remove that folder"
         )
     return True
+
+
+def tell_of_changes(plan: Plan) -> None:
+    """Name source files that were written after the corpus was: perhaps with other content of the same size.
+
+    A copy on another file system has a new time as well, and the same content, so this decides nothing.
+    """
+    made = (plan.folder / MANIFEST).stat().st_mtime_ns
+    newer = [path for path, _ in plan.files if path.stat().st_mtime_ns > made]
+    if newer:
+        more = f" and {len(newer) - 1:,} more" if newer[1:] else ""
+        print(
+            f"warning: written after the corpus was, and not compared: {newer[0]}{more}; if that is other content, "
+            "remove the folder and prepare it again",
+            flush=True,
+        )
 
 
 def is_whole(plan: Plan) -> bool:

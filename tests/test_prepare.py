@@ -440,6 +440,23 @@ def test_a_published_corpus_is_not_made_again(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_files_that_were_written_after_the_corpus_are_named_and_others_are_not(tmp_path, capsys):
+    path = write_pile(tmp_path / "a.jsonl", ["first text"])
+    prepare(tmp_path, validation=0)
+    capsys.readouterr()
+
+    prepare(tmp_path, validation=0)
+    unchanged = capsys.readouterr().out
+    write_pile(path, ["other text"])
+    made = (tmp_path / "corpora" / "corpus" / MANIFEST).stat().st_mtime_ns
+    os.utime(path, ns=(made + 1, made + 1))
+    prepare(tmp_path, validation=0)
+
+    assert "files of the same names and sizes" in unchanged
+    assert "warning" not in unchanged
+    assert f"warning: written after the corpus was, and not compared: {path}; if that is" in capsys.readouterr().out
+
+
 def test_another_corpus_of_the_same_name_is_not_touched(tmp_path):
     write_pile(tmp_path / "a.jsonl", abstracts()[:20])
     folder = prepare(tmp_path).folder
@@ -581,7 +598,10 @@ def test_of_two_runs_of_a_recipe_the_slower_one_finds_the_corpus_of_the_other(tm
     assert main(make_context(tmp_path), StopFlag()) == FINISHED
 
     assert sum(open_corpus(tmp_path / "corpora" / "corpus").manifest.counts.documents.values()) == 500
-    assert "corpus: is there already, made from the same files with the same settings" in capsys.readouterr().out
+    assert (
+        "corpus: is there already, made from files of the same names and sizes with the same settings"
+        in capsys.readouterr().out
+    )
     assert os.listdir(tmp_path / "corpora") == ["corpus"]
 
 
