@@ -95,7 +95,7 @@ def test_a_run_that_a_person_stopped_stays_stopped(staged: Staged) -> None:
 
     code, said = run_batch(submission)
 
-    assert code == 0
+    assert code == 1
     assert "STOP is there" in said
     assert not run.ledger.exists()
 
@@ -293,7 +293,7 @@ def test_signalled_tasks_save_and_the_run_goes_on_by_itself(staged: Staged) -> N
     assert (preempted.reason, preempted.action, preempted.exit_code) == ("preempted", "requeue", 75)
     assert stopped.first_step == preempted.last_step
     assert stopped.first_step in published_steps(run)
-    assert (stopped.reason, stopped.action, batch.returncode) == ("stopped", "stop", 0)
+    assert (stopped.reason, stopped.action, batch.returncode) == ("stopped", "stop", 75)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -305,7 +305,7 @@ def test_ending_the_batch_process_stops_the_run_gracefully(staged: Staged, numbe
         batch.send_signal(number)
         code = batch.wait(30)
 
-    assert (code, summary(run)) == (0, [("stopped", "stop")])
+    assert (code, summary(run)) == (75, [("stopped", "stop")])
     assert last_attempt(run).last_step == published_steps(run)[-1]
 
 

@@ -156,10 +156,10 @@ def test_resuming_a_stopped_run_starts_all_budgets_anew() -> None:
 
 @pytest.mark.parametrize(
     ("ending", "code"),
-    [(Ending(0), 0), (Ending(75, stop=USER), 0), (Ending(1, finished=True), 0), (Ending(78), 78), (Ending(75), 75),
-     (Ending(3), 3), (Ending(None), 1), (Ending(137, cause=PREEMPTED, stop=USER), 0), (Ending(1, stop=USER), 1)],
+    [(Ending(0), 0), (Ending(75, stop=USER), 75), (Ending(1, finished=True), 0), (Ending(78), 78), (Ending(75), 75),
+     (Ending(3), 3), (Ending(None), 1), (Ending(137, cause=PREEMPTED, stop=USER), 137), (Ending(1, stop=USER), 1)],
 )  # fmt: skip
-def test_the_batch_process_ends_with_what_the_tasks_said(ending: Ending, code: int) -> None:
+def test_the_batch_process_ends_with_what_the_tasks_said_and_0_means_finished(ending: Ending, code: int) -> None:
     assert batch_exit_code(first(ending), ending) == code
 
 

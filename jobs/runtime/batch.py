@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals = Signals()
     signals.install()
     options = _parse(argv)
-    submission, code = SubmissionDir(options.submission.absolute()), FINISHED
+    submission, code = SubmissionDir(options.submission.absolute()), CONTINUE
     for index in range(count_runs(submission) if options.local else 1):
         if not signals.wants_end:
             code = _carry_out(submission, options.local, index, signals)
@@ -98,7 +98,8 @@ def _check_start(job: Job) -> None:
     """Find reasons not to start: the run is over, unwanted, alive elsewhere, or has used up its budget.
 
     Raises:
-        StartRefusedError: With exit code 0 where nothing is wrong.
+        StartRefusedError: With exit code 0 if the run is finished, else 1: sites requeue by the codes of tasks, and a
+            run that somebody stopped has to stay stopped.
     """
     attempts = read_attempts(job.run.ledger)
     for attempt in attempts:
@@ -112,7 +113,7 @@ def _check_start(job: Job) -> None:
     _remove_old_request(job)
     if StopRequest.read(job.run.stop_request) is not None:
         message = f"{job.run.root.name}: STOP is there; `launcher resume` removes it and goes on"
-        raise StartRefusedError(message, FINISHED)
+        raise StartRefusedError(message, 1)
 
 
 def _refuse_stopped(job: Job) -> None:
@@ -122,7 +123,7 @@ def _refuse_stopped(job: Job) -> None:
     last = next(reversed(read_attempts(job.run.ledger)), None)
     if last is not None and last.action == "stop" and last.job_id == job.id:
         message = f"{job.run.root.name}: not started again: {last.message}; `launcher resume` starts it anew"
-        raise StartRefusedError(message, FINISHED if last.reason == "stopped" else 1)
+        raise StartRefusedError(message, 1)
 
 
 def _note_finished(job: Job, attempt: Attempt) -> None:
@@ -169,7 +170,7 @@ def _close_earlier(job: Job, attempt: Attempt) -> None:
         )
     elif verdict.action == "stop":
         message = f"{job.run.root.name}: not started again: {verdict.message}"
-        raise StartRefusedError(message, batch_exit_code(verdict, ending))
+        raise StartRefusedError(message, 1)
 
 
 def _is_alive(job: Job, attempt: Attempt) -> bool:

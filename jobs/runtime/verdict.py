@@ -106,10 +106,9 @@ def _halved(attempts: Sequence[Attempt], ending: Ending) -> int | None:
 
 
 def batch_exit_code(verdict: Verdict, ending: Ending) -> int:
-    """Exit code of the batch process: 0 where everything is as somebody wanted it, else what the tasks said."""
-    if verdict.reason in ("finished", "stopped") or (verdict.reason in FREE and _is_wanted_to_stop(ending)):
-        return FINISHED
-    return ending.exit_code or 1
+    """Exit code of the batch process: 0 for a finished run alone, since that starts what waits for it (`afterok`);
+    else what the tasks said."""
+    return FINISHED if verdict.reason == "finished" else ending.exit_code or 1
 
 
 def _is_wanted_to_stop(ending: Ending) -> bool:
