@@ -109,11 +109,6 @@ def has_finished(attempts: Sequence[Attempt]) -> bool:
     return any(attempt.reason == "finished" for attempt in attempts)
 
 
-def is_over(attempts: Sequence[Attempt]) -> bool:
-    """Tell whether a run does not go on by itself, as far as its ledger says."""
-    return bool(attempts) and attempts[-1].action in ("done", "stop")
-
-
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Read a .jsonl file that may be missing, or end in a torn line."""
     if not path.exists():

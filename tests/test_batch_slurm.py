@@ -116,10 +116,39 @@ def test_a_new_job_is_for_this_element_alone_waits_for_the_old_one_and_inherits_
     monkeypatch.setenv("SBATCH_QOS", "urgent")
     commands.say("sbatch", f'echo "$@" > {tmp_path}/argv; env > {tmp_path}/env; echo 6')
 
-    slurm.resubmit("submission.sh", "3", "5_3")
+    slurm.resubmit("submission.sh", "3", "5_3", nodes=4)
 
-    assert (tmp_path / "argv").read_text() == "--parsable --array=3 --dependency=afterany:5_3 submission.sh\n"
+    argv = (tmp_path / "argv").read_text()
+    assert argv == "--parsable --array=3 --dependency=afterany:5_3 --nodes=4 submission.sh\n"
     assert not [line for line in (tmp_path / "env").read_text().splitlines() if line.startswith(("SLURM_", "SBATCH_"))]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "old", "wanted"),
+    [
+        ("afterok:5(unfulfilled)", "5", "afterok:6"),
+        ("afterok:4(fulfilled),afterok:5(unfulfilled),afterany:7_*(unfulfilled)", "5", "afterok:6,afterany:7"),
+        ("afterok:5(unfulfilled)?afterok:7(unfulfilled)", "5", "afterok:6?afterok:7"),
+        ("afterok:5(unfulfilled):7(unfulfilled),singleton(unfulfilled)", "5", "afterok:6:7,singleton"),
+        ("afterok:5_3(unfulfilled)", "5_3", "afterok:6"),
+        ("afterany:5_*(unfulfilled)", "5_3", "afterany:5,afterany:6"),
+        ("afterok:5_30(unfulfilled),afterok:15_3(unfulfilled)", "5_3", None),
+        ("afterok:5_*(unfulfilled)", "5_3", None),
+        ("afterok:55(unfulfilled),afterany:55_5(unfulfilled)", "5", None),
+        ("(null)", "5", None),
+        ("", "5", None),
+    ],
+)
+def test_what_waits_for_a_job_is_made_to_wait_for_the_one_that_goes_on(
+    conditions: str, old: str, wanted: str | None
+) -> None:
+    assert slurm.replace_awaited(conditions, old, "6") == wanted
+
+
+def test_an_array_that_waits_is_one_job(commands: Commands) -> None:
+    commands.say("squeue", "echo '  7_[0-3%2]|afterok:5(unfulfilled)'; echo '8_1|(null)'; echo '9|'")
+
+    assert slurm.waiting_jobs() == {"7": "afterok:5(unfulfilled)", "8_1": "(null)", "9": ""}
 
 
 def test_the_search_path_does_not_grow_with_every_new_job(

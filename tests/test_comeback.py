@@ -1,4 +1,4 @@
-"""Which nodes a run is not given again, by what Slurm says of the job and its partition."""
+"""Which nodes a run is not given again, and what waits for it, by what Slurm says."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.runtime.attempt import Journal
-from jobs.runtime.comeback import nodes_to_exclude
+from jobs.runtime.comeback import let_others_wait, nodes_to_exclude
 from jobs.runtime.job import Job
 from launcher.cluster import Cluster
 from launcher.paths import RunDir, SubmissionDir
@@ -72,3 +72,33 @@ def test_a_job_is_not_left_without_nodes(job_on: Callable[..., Job], say: Journa
     (say.path.parent / "scontrol").write_text(SCONTROL.format(excluded="gpu3,gpu4"))
     assert nodes_to_exclude(job, ["gpu1"], say) is None
     assert "the partition has too few other nodes" in say.path.read_text()
+
+
+def test_others_are_told_which_job_goes_on_and_the_new_job_itself_waits_for_the_old_one(
+    tmp_path: Path, say: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = "7|afterok:5(unfulfilled),afterok:4(unfulfilled)\n6_[3]|afterany:5_3(unfulfilled)\n8_[0-3]|afterok:5_3\n"
+    (tmp_path / "squeue").write_text(f"#!/bin/bash\necho '{waiting}'\n")
+    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/asked\n[ $2 != JobId=8 ] || exit 1\n')
+    for name in ("squeue", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    let_others_wait("5", "6_3", say)
+    let_others_wait("5_3", "6_3", say)
+
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "update JobId=7 Dependency=afterok:6_3,afterok:4",
+        "update JobId=8 Dependency=afterok:6_3",
+    ]
+    assert "scontrol update Dependency=afterok:6_3 of job 8: scontrol: exit code 1" in say.path.read_text()
+
+
+def test_it_is_said_when_slurm_does_not_tell_what_waits(
+    tmp_path: Path, say: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    let_others_wait("5", "6", say)
+
+    assert "squeue does not tell what waits for job 5; it will not wait for job 6" in say.path.read_text()

@@ -11,8 +11,7 @@ from jobs.runtime import slurm
 from jobs.runtime.attempt import Journal
 from jobs.runtime.job import Job
 from jobs.runtime.verdict import Ending, Verdict
-from launcher.ledger import Attempt, append_event, is_over, read_attempts
-from launcher.paths import RunDir, list_shares
+from launcher.ledger import Attempt, append_event
 from launcher.record import RunRecord, Submitted
 
 
@@ -27,12 +26,11 @@ def come_back(job: Job, attempt: Attempt, ending: Ending, verdict: Verdict, say:
         if exclude and _exclude(job, exclude, say):
             _note(job, attempt, say, message=message)
         return
-    answer = slurm.resubmit(str(job.submission.script), job.array_index, job.id, exclude)
+    answer = slurm.resubmit(str(job.submission.script), job.array_index, job.id, job.node_count, exclude)
     say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
     if answer.ok:
         _note(job, attempt, say, new_job=answer.text, action="resubmit", message=message)
-        if job.record.share is not None:
-            _let_group_wait(job.run.group, say)
+        let_others_wait(job.id, answer.text, say)
     else:
         message = f"{verdict.message}; it cannot be queued again: {answer.text}"
         _note(job, attempt, say, action="stop", message=message)
@@ -83,17 +81,18 @@ def _exclude(job: Job, nodes: str, say: Journal) -> bool:
     return answer.ok
 
 
-def _let_group_wait(group: RunDir, say: Journal) -> None:
-    """Have the run that completes what this one works for wait for this one's new job, too."""
-    try:
-        waiting = RunRecord.read(group.record).submissions[-1].job_id
-        working = [share for share in list_shares(group) if not is_over(read_attempts(share.ledger))]
-        jobs = {RunRecord.read(share.record).submissions[-1].job_id.partition("_")[0] for share in working}
-    except (OSError, IndexError) as error:  # it does not wait then, and makes itself what is missing
-        say(f"{group.root.name} is not told: {error}")
+def let_others_wait(old: str, new: str, say: Journal) -> None:
+    """Have what waits for a job wait for the one that goes on: the end of the old one says nothing of the run."""
+    waiting = slurm.waiting_jobs()
+    if waiting is None:
+        say(f"squeue does not tell what waits for job {old}; it will not wait for job {new}")
         return
-    answer = slurm.wait_for(waiting, sorted(jobs))
-    say(f"scontrol update Dependency of job {waiting}: {answer.text or 'done'}")
+    its_own = new.partition("_")[0]
+    for job, conditions in waiting.items():
+        wanted = slurm.replace_awaited(conditions, old, new)
+        if wanted is not None and job.partition("_")[0] != its_own:
+            answer = slurm.wait_for(job, wanted)
+            say(f"scontrol update Dependency={wanted} of job {job}: {answer.text or 'done'}")
 
 
 def _note(job: Job, attempt: Attempt, say: Journal, new_job: str | None = None, **event: object) -> None:

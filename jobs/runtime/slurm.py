@@ -174,25 +174,62 @@ def exclude(job_id: str, nodes: str) -> Answer:
     return Answer(True, "done") if answer.ok else answer
 
 
-def wait_for(job_id: str, others: Sequence[str]) -> Answer:
-    """Have a job that has not started wait until others are over, and no longer for what it waited for."""
-    return ask("scontrol", "update", f"JobId={job_id}", f"Dependency=afterany:{':'.join(others)}")
+def waiting_jobs() -> dict[str, str] | None:
+    """This user's jobs that have not started, and what they wait for; None when squeue does not tell.
+
+    The elements of an array that have not started are one job, under the array's id.
+    """
+    answer = ask("squeue", "--me", "--noheader", "--states=PENDING", "--format=%i|%E")
+    if not answer.ok:
+        return None
+    rows = [line.strip().partition("|") for line in answer.text.splitlines()]
+    return {job.partition("_[")[0]: conditions for job, _, conditions in rows}
 
 
-def resubmit(script: str, array_index: str | None, job_id: str, exclude: str | None = None) -> Answer:
+def replace_awaited(conditions: str, old: str, new: str) -> str | None:
+    """Name the job that goes on in place of the one that ends, in what another job waits for.
+
+    Args:
+        conditions: As squeue prints them: `afterok:12(unfulfilled),afterany:13_*(unfulfilled)`.
+        old: The job that ends. What waits for the end of its whole array waits for the new job besides.
+        new: The job that goes on.
+
+    Returns:
+        All conditions that are not fulfilled yet, as scontrol takes them; None if the old job is not among them.
+    """
+    separator = "?" if "?" in conditions else ","  # any one of them is enough, or all are needed
+    kept = [one for one in conditions.split(separator) if not one.endswith("(fulfilled)")]
+    named = [re.sub(r"\(\w+\)|_\*", "", one) for one in kept]
+    replaced = [re.sub(rf":{old}(?=:|$)", f":{new}", one) for one in named]
+    array, is_element, _ = old.partition("_")
+    if is_element and f"afterany:{array}" in named and separator == ",":
+        replaced.append(f"afterany:{new}")
+    return separator.join(replaced) if replaced != named else None
+
+
+def wait_for(job_id: str, conditions: str) -> Answer:
+    """Set what a job that has not started waits for."""
+    return ask("scontrol", "update", f"JobId={job_id}", f"Dependency={conditions}")
+
+
+def resubmit(
+    script: str, array_index: str | None, job_id: str, nodes: int | None = None, exclude: str | None = None
+) -> Answer:
     """Queue the same script as a new job; the text of the answer is its id.
 
     Args:
         script: The submission's script.
         array_index: The element to queue, if the script is an array's.
         job_id: This job, as the ledger names it.
+        nodes: How many nodes it gets; as many as the script says if left out.
         exclude: Nodes that the new job is not given; those of the script if left out.
     """
     only = [f"--array={array_index}"] if array_index is not None else []
     # The batch process of the old job has not ended yet: the new one waits until it has.
     after = [f"--dependency=afterany:{job_id}"]
+    size = [f"--nodes={nodes}"] if nodes is not None else []
     without = [f"--exclude={exclude}"] if exclude else []
-    argv = ["sbatch", "--parsable", *only, *after, *without, script]
+    argv = ["sbatch", "--parsable", *only, *after, *size, *without, script]
     environ = outside_job(os.environ) | {RESUBMITTED_BY: job_id}
     if "PYTHONPATH" in environ:  # the script puts the code in front once more, each time
         environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(environ["PYTHONPATH"].split(os.pathsep)))
