@@ -14,7 +14,7 @@ from typing import Any
 from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir
-from launcher.plan import starting_micro_batch
+from launcher.plan import checkpoint_bytes, starting_micro_batch
 from launcher.record import RunRecord, Share, Submitted, fingerprint
 from launcher.render import slug
 from launcher.snapshot import Snapshot
@@ -123,6 +123,7 @@ class Freezer:
             group=new.group,
             share=new.share,
             micro_batch=starting_micro_batch(item.loaded, self.cluster),
+            checkpoint_bytes=checkpoint_bytes(item.loaded, self.cluster),
         )
 
     @cached_property

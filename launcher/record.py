@@ -58,6 +58,8 @@ class RunRecord:
     """What this run does for its group; None for the run that completes it."""
     micro_batch: int | None = None
     """What `micro_batch: auto` starts with; None for a micro batch that the recipe says."""
+    checkpoint_bytes: int | None = None
+    """About how large a checkpoint will be; None where nobody knows before there is one."""
 
     def write(self, path: Path) -> None:
         """Write run.json atomically, one line a field: an array of 1,000 runs writes 2,000 of them."""

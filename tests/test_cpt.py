@@ -17,6 +17,8 @@ from jobs.data.corpus import open_corpus
 from jobs.models.schedule import lr_factor
 from launcher.ledger import read_attempts, read_json_lines
 from launcher.paths import COMPLETE, CONTINUE, FINISHED, NEVER_RESTART, RunDir, published_steps
+from launcher.plan.memory import estimate_checkpoint
+from launcher.plan.shape import read_shape
 from launcher.recipe import CptRecipe
 from tests.corpora import packed_samples
 from tests.ranks import ASSETS, Attempt, cpt_recipe, losses, make_run, start, train
@@ -308,6 +310,7 @@ def test_zero_trains_saves_on_request_and_resumes_to_the_last_bit(folder: Path, 
     assert losses(again) == losses(run)
     assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
     assert exported(run).keys() == exported(alone).keys()
+    assert checkpoint_size(run) == pytest.approx(estimated_size(run), rel=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +319,24 @@ def uninterrupted(folder: Path) -> RunDir:
     run = make_run(folder, parallel={"strategy": "full_shard"})
     assert train(run, ranks=2).exit_codes == [FINISHED] * 2
     return run
+
+
+def checkpoint_size(run: RunDir) -> int:
+    manifest = json.loads((run.checkpoint(STEPS) / COMPLETE).read_text())
+    return sum(size for size, _ in manifest["files"].values())
+
+
+def estimated_size(run: RunDir) -> int:
+    """What `launcher submit` would expect of a checkpoint."""
+    shape = read_shape(json.loads((ASSETS / "stories260k" / "config.json").read_text()))
+    assert shape is not None
+    return estimate_checkpoint(CptRecipe.model_validate_json(run.recipe.read_text()), shape) or 0
+
+
+def test_a_checkpoint_is_as_large_as_the_launcher_expects(alone: RunDir, uninterrupted: RunDir) -> None:
+    assert checkpoint_size(alone) == pytest.approx(estimated_size(alone), rel=0.05)
+    # torch writes some kB besides for each part of a tensor, which counts only in a model as small as this one.
+    assert 0 < checkpoint_size(uninterrupted) - estimated_size(uninterrupted) < 2**20
 
 
 def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one_to_the_last_bit(

@@ -7,9 +7,16 @@ import pytest
 
 from launcher.load import load_recipes
 from launcher.plan.cost import attempt_gpu_hours, estimate_run, steps_of
-from launcher.plan.memory import estimate_loading, estimate_memory, estimate_offloaded, layer_activations
+from launcher.plan.memory import (
+    estimate_checkpoint,
+    estimate_loading,
+    estimate_memory,
+    estimate_offloaded,
+    layer_activations,
+)
 from launcher.plan.shape import ModelShape, read_shape
 from launcher.recipe import CptRecipe
+from launcher.recipe.adapter import Lora
 from launcher.recipe.units import Length
 
 ASSETS = Path(__file__).parents[1] / "recipes" / "assets"
@@ -97,6 +104,18 @@ def test_offloaded_states_move_from_the_gpu_to_ram(
     assert in_ram is not None
     assert in_ram / number == pytest.approx(ram)
     assert estimate_offloaded(with_parallel(biomed, strategy, nodes=8), shape(LLAMA_7B)) is None
+
+
+@pytest.mark.parametrize(("strategy", "bytes_each"), [("ddp", 12), ("full_shard", 12), ("zero2", 14), ("zero3", 12)])
+def test_a_checkpoint_holds_what_is_trained_and_its_moments(biomed: CptRecipe, strategy: str, bytes_each: int) -> None:
+    recipe, lora = with_parallel(biomed, strategy, nodes=1), Lora(method="lora", r=8, targets=("q_proj", "v_proj"))
+
+    whole, adapted = (
+        estimate_checkpoint(each, shape(LLAMA_7B)) for each in (recipe, recipe.model_copy(update={"adapter": lora}))
+    )
+
+    assert whole == bytes_each * 6_738_415_616
+    assert adapted == bytes_each * 4_194_304  # https://arxiv.org/abs/2106.09685: 32 layers x 2 matrices x 8 x 8192
 
 
 def test_biomed_llama_on_its_gpus_by_hand(biomed: CptRecipe) -> None:

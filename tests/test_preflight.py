@@ -18,8 +18,8 @@ from jobs.runtime.preflight import (
     UnfitNodeError,
     code_hash,
     judge,
-    needed_bytes,
     preflight,
+    room_needed,
     space_faults,
     write_faults,
 )
@@ -131,7 +131,7 @@ def test_a_run_directory_that_cannot_be_written_is_a_fault(tmp_path: Path) -> No
 
     [fault] = write_faults(gone)
 
-    assert space_faults(gone) == []
+    assert space_faults(gone, None) == []
     assert fault == f"cannot write and read `{tmp_path}/gone`: No such file or directory"
 
 
@@ -144,16 +144,25 @@ def test_a_run_directory_where_not_even_the_probe_can_be_removed_is_a_fault(tmp_
 
 def test_room_for_another_checkpoint_is_needed(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert write_faults(run) + space_faults(run) == []
+    assert write_faults(run) + space_faults(run, None) == []
     for step, size in ((10, 1), (20, 10**18)):
         run.checkpoint(step).mkdir(parents=True)
         (run.checkpoint(step) / COMPLETE).write_text(json.dumps({"files": {"model": [size, "0"]}}))
 
-    [fault] = space_faults(run)
+    [fault] = space_faults(run, expected=1)
 
-    assert needed_bytes(run) > 10**18
-    assert fault.endswith("GiB left, but the run needs 931322575.6 GiB")
+    assert fault.endswith("GiB left, but the run needs 931322575.6 GiB (1 checkpoint of 931322574.6 GiB)")
     assert list(tmp_path.iterdir()) == [run.checkpoints]  # the probe is gone
+
+
+def test_before_the_first_checkpoint_the_estimate_tells_the_room_for_two(tmp_path: Path) -> None:
+    run, seven_billion = RunDir(tmp_path), 12 * 6_738_415_616
+
+    [fault] = space_faults(run, expected=10**4 * seven_billion)
+
+    assert room_needed(run, seven_billion).total == 2**30 + 2 * seven_billion
+    assert fault.endswith("but the run needs 1506154.3 GiB (2 checkpoints of about 753076.6 GiB)")
+    assert room_needed(run, None).total == 2**30
 
 
 def test_the_hash_of_the_code_tells_any_change(tmp_path: Path) -> None:

@@ -44,6 +44,22 @@ def test_a_run_directory_holds_all_that_a_node_reads(
     }  # fmt: skip
 
 
+def test_a_run_knows_before_it_starts_how_large_its_checkpoints_will_be(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, make_cpt: MakeRecipe, tmp_path: Path
+) -> None:
+    model, corpus = tmp_path / "models" / "model", tmp_path / "corpora" / "abstracts"
+    for folder in (model, corpus):
+        folder.mkdir(parents=True)
+    sizes = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    (model / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 1000, **sizes}))
+    (corpus / "manifest.json").write_text('{"data_use": "open"}')
+    parameters = 2 * 1000 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
+
+    runs = submit(loaded(make_cpt(), make_recipe()), make_cluster(gpus={"device": "cpu"}), SubmitOptions())
+
+    assert [RunRecord.read(run.record).checkpoint_bytes for run in runs] == [12 * parameters, None]
+
+
 def test_sbatch_gets_the_script_of_the_run_directory(
     fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
 ) -> None:

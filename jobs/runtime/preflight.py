@@ -23,7 +23,7 @@ from launcher.paths import COMPLETE, RunDir, published_steps
 from launcher.record import fingerprint
 
 MIN_FREE_BYTES = 2**30
-"""Space that a run directory must have at least: logs, metrics, W&B's files and a small checkpoint."""
+"""Space that a run directory must have besides checkpoints: logs, metrics, W&B's files."""
 
 Report = dict[str, Any]
 
@@ -42,6 +42,30 @@ class Judgement:
     """With nodes, or with what they share; it may be gone in another attempt."""
     unfit: Sequence[str] = ()
     """Nodes that another attempt should not be given."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Free space that a run needs."""
+
+    checkpoints: int = 0
+    """How many it has to have room for."""
+    size: int = 0
+    """Bytes of each."""
+    certainty: str = ""
+
+    @property
+    def total(self) -> int:
+        """All of it, in bytes."""
+        return MIN_FREE_BYTES + self.checkpoints * self.size
+
+    @property
+    def reason(self) -> str:
+        """What it is for: `2 checkpoints of about 75.3 GiB`; empty if nothing is known of checkpoints."""
+        if not self.checkpoints:
+            return ""
+        what = "checkpoint" if self.checkpoints == 1 else "checkpoints"
+        return f"{self.checkpoints} {what} of {self.certainty}{self.size / 2**30:.1f} GiB"
 
 
 def preflight(context: Context) -> Meeting | None:
@@ -84,7 +108,7 @@ def _report(context: Context) -> Report:
     faults, shortages = gpu_faults(context), []
     if context.ranks.local_rank == 0:
         faults += write_faults(context.run)
-        shortages += space_faults(context.run)
+        shortages += space_faults(context.run, context.record.checkpoint_bytes)
     return {
         "rank": context.ranks.rank,
         "node": _own_name(),
@@ -143,15 +167,21 @@ def write_faults(run: RunDir) -> list[str]:
     return []
 
 
-def space_faults(run: RunDir) -> list[str]:
-    """Check that a checkpoint will fit."""
+def space_faults(run: RunDir, expected: int | None) -> list[str]:
+    """Check that the checkpoints to come will fit.
+
+    Args:
+        run: Where they go.
+        expected: How large one will be, as far as the launcher could tell.
+    """
     try:
-        free, needed = _free_bytes(run.root), needed_bytes(run)
+        free, room = _free_bytes(run.root), room_needed(run, expected)
     except OSError:  # told by `write_faults`
         return []
-    if free < needed:
-        return [f"`{run.root}` has {free / 2**30:.1f} GiB left, but the run needs {needed / 2**30:.1f} GiB"]
-    return []
+    if free >= room.total:
+        return []
+    needed = f"{room.total / 2**30:.1f} GiB ({room.reason})" if room.reason else f"{room.total / 2**30:.1f} GiB"
+    return [f"`{run.root}` has {free / 2**30:.1f} GiB left, but the run needs {needed}"]
 
 
 def _write_and_read(probe: Path) -> None:
@@ -169,16 +199,19 @@ def _free_bytes(folder: Path) -> int:
     return space.f_bavail * space.f_frsize
 
 
-def needed_bytes(run: RunDir) -> int:
-    """Free space that the run needs: for the next checkpoint, as large as the newest one, and for small files."""
+def room_needed(run: RunDir, expected: int | None) -> Room:
+    """Say how much free space a run needs for its next checkpoint, or its first two, and for small files.
+
+    A new checkpoint is written before an old one is removed.
+    """
     steps = published_steps(run)
     if not steps:
-        return MIN_FREE_BYTES
+        return Room(2, expected, "about ") if expected else Room()
     try:
         manifest = json.loads((run.checkpoint(steps[-1]) / COMPLETE).read_text(encoding="utf-8"))
-        return MIN_FREE_BYTES + sum(int(size) for size, _ in manifest["files"].values())
+        return Room(1, sum(int(size) for size, _ in manifest["files"].values()))
     except (ValueError, KeyError):  # a torn manifest is the checkpoint guard's to find and to name
-        return MIN_FREE_BYTES
+        return Room()
 
 
 def code_hash(root: Path) -> str:

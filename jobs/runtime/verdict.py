@@ -106,8 +106,7 @@ def _halved(attempts: Sequence[Attempt], ending: Ending) -> int | None:
 
 
 def batch_exit_code(verdict: Verdict, ending: Ending) -> int:
-    """Exit code of the batch process: 0 for a finished run alone, since that starts what waits for it (`afterok`);
-    else what the tasks said."""
+    """Exit code of the batch process: what the tasks said; 0, which starts what waits (`afterok`), if they finished."""
     return FINISHED if verdict.reason == "finished" else ending.exit_code or 1
 
 

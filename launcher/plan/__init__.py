@@ -2,6 +2,14 @@
 
 from launcher.plan.cost import attempt_gpu_hours
 from launcher.plan.feasibility import check, check_all
-from launcher.plan.forecast import Forecast, forecast, starting_micro_batch
+from launcher.plan.forecast import Forecast, checkpoint_bytes, forecast, starting_micro_batch
 
-__all__ = ["Forecast", "attempt_gpu_hours", "check", "check_all", "forecast", "starting_micro_batch"]
+__all__ = [
+    "Forecast",
+    "attempt_gpu_hours",
+    "check",
+    "check_all",
+    "checkpoint_bytes",
+    "forecast",
+    "starting_micro_batch",
+]

@@ -10,7 +10,13 @@ from launcher.load import LoadedRecipe
 from launcher.paths import locate
 from launcher.plan.cost import RunCost, attempt_gpu_hours, estimate_run
 from launcher.plan.feasibility import hub_ids
-from launcher.plan.memory import MemoryEstimate, estimate_loading, estimate_memory, estimate_offloaded
+from launcher.plan.memory import (
+    MemoryEstimate,
+    estimate_checkpoint,
+    estimate_loading,
+    estimate_memory,
+    estimate_offloaded,
+)
 from launcher.plan.shape import ModelShape, model_config, read_json, read_shape
 from launcher.recipe import CptRecipe
 from launcher.recipe.training import TrainingRecipe
@@ -109,6 +115,15 @@ def starting_micro_batch(loaded: LoadedRecipe, cluster: Cluster) -> int | None:
         return max(number for number in powers if number <= _UNKNOWN_START)
     fitting = [number for number in powers if _needs(recipe.sized(number), shape) <= limit]
     return max(fitting, default=1)
+
+
+def checkpoint_bytes(loaded: LoadedRecipe, cluster: Cluster) -> int | None:
+    """Say how large a checkpoint will be; None for what trains nothing, and for a model that is not known here."""
+    recipe = loaded.recipe
+    if not isinstance(recipe, TrainingRecipe):
+        return None
+    shape = read_shape(model_config(recipe, cluster, str(loaded.path.parent.absolute())) or {})
+    return estimate_checkpoint(recipe, shape) if shape else None
 
 
 _UNKNOWN_START = 16

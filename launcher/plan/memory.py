@@ -68,6 +68,17 @@ def estimate_loading(recipe: TrainingRecipe, shape: ModelShape) -> int | None:
     return recipe.resources.ranks_per_node * (4 if recipe.adapter is None else _bytes(recipe)) * shape.parameters
 
 
+def estimate_checkpoint(recipe: TrainingRecipe, shape: ModelShape) -> int | None:
+    """Estimate the bytes of a checkpoint: what is trained and AdamW's two moments, in fp32 each.
+
+    ZeRO-2 saves what it computes with besides. None for an adapter of layers that the shape does not know.
+    """
+    number = _trainable(recipe, shape)
+    if number is None:
+        return None
+    return (12 + (_bytes(recipe) if recipe.parallel.strategy == "zero2" else 0)) * number
+
+
 def _trainable(recipe: TrainingRecipe, shape: ModelShape) -> int | None:
     return shape.parameters if recipe.adapter is None else trainable_parameters(recipe.adapter, shape)
 
