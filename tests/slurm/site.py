@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from jobs.runtime.rendezvous import choose_port
 from launcher.devcluster import DevCluster
 from launcher.ledger import Attempt, read_attempts, read_json_lines
 from launcher.paths import RunDir
@@ -153,3 +156,25 @@ def record(run: RunDir) -> RunRecord:
 def manifest(folder: Path) -> Any:
     """Read a corpus's manifest."""
     return json.loads((folder / "manifest.json").read_text())
+
+
+@contextmanager
+def preempt_mode(devcluster: DevCluster, mode: str, grace: int) -> Iterator[None]:
+    """Let the site do with preempted jobs what another one would."""
+
+    def switch(mode: str, grace: int) -> None:
+        devcluster.slurm("scontrol", "update", "PartitionName=preempt", f"PreemptMode={mode}", f"GraceTime={grace}")
+
+    switch(mode, grace)
+    try:
+        yield
+    finally:
+        switch("REQUEUE", 10)
+
+
+def free_ports(count: int) -> int:
+    """Find the first of some ports in a row that nobody uses."""
+    start = 10000
+    while any(choose_port(start + extra, (10000, 19998)) != start + extra for extra in range(0, count, 2)):
+        start += count
+    return start

@@ -4,14 +4,13 @@ import itertools
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.runtime.rendezvous import choose_port
 from jobs.runtime.slurm import parse_fields
 from launcher.cluster import Cluster
 from launcher.devcluster import DevCluster
@@ -20,6 +19,7 @@ from launcher.load import load_cluster
 from launcher.paths import RunDir, published_steps
 from launcher.record import RunRecord
 from tests.plays import Play, last_attempt, seen, stage, summary
+from tests.slurm.site import free_ports, preempt_mode
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
@@ -194,16 +194,57 @@ def test_an_element_of_an_array_is_submitted_anew_alone(on_stage: Stage) -> None
     assert last_attempt(second).job_id.endswith("_1")
 
 
-@contextmanager
-def preempt_mode(devcluster: DevCluster, mode: str, grace: int) -> Iterator[None]:
-    def switch(mode: str, grace: int) -> None:
-        devcluster.slurm("scontrol", "update", "PartitionName=preempt", f"PreemptMode={mode}", f"GraceTime={grace}")
+def test_what_waits_for_a_run_waits_for_the_job_that_goes_on(on_stage: Stage) -> None:
+    """An element of an array, submitted anew; what waits for it, for all of the array, and for another run besides."""
+    _, [other] = on_stage.play(Play(steps=LONG))
+    base, [brief, run] = on_stage.play(Play(steps=2), Play(steps=80), requeue="resubmit")
+    other_job = last_job(on_stage, other)
+    goes = (f"--dependency=afterok:{base}_1", "--kill-on-invalid-dep=yes")
+    _, followers = on_stage.play(Play(steps=2), Play(steps=2), options=goes)
+    both = f"--dependency=afterok:{base}_1,afterok:{other_job},afterany:{base}"
+    patient_job, [patient] = on_stage.play(Play(steps=2), options=(both, "--kill-on-invalid-dep=yes"))
+    on_stage.wait_for_end(brief)
+    on_stage.wait_until_counting(run, ranks=2)
 
-    switch(mode, grace)
-    try:
-        yield
-    finally:
-        switch("REQUEUE", 10)
+    on_stage.devcluster.slurm("scancel", "--signal=TERM", last_attempt(run).job_id)
+
+    assert on_stage.wait_for_end(run) == [("preempted", "resubmit"), ("finished", "done")]
+    for follower in followers:
+        assert on_stage.wait_for_end(follower) == [("finished", "done")]
+        assert last_attempt(follower).started > (last_attempt(run).ended or 0)
+    assert not patient.ledger.exists()
+    assert on_stage.job(patient_job)["Dependency"] == f"afterok:{other_job}(unfulfilled)"
+    other.stop_request.touch()
+    wait_for(lambda: on_stage.job(patient_job)["JobState"] == "CANCELLED", 60, "what waits for a run that was stopped")
+    assert on_stage.job(other_job)["ExitCode"] == "75:0"
+    assert not patient.ledger.exists()
+
+
+def last_job(on_stage: Stage, run: RunDir) -> str:
+    on_stage.wait_until_counting(run, ranks=2)
+    return last_attempt(run).job_id
+
+
+def test_a_run_that_was_stopped_is_not_started_by_a_site_that_requeues_its_job(on_stage: Stage) -> None:
+    job, [run] = on_stage.play(Play(steps=LONG))
+    on_stage.wait_until_counting(run, ranks=2)
+    run.stop_request.touch()
+    on_stage.wait_for_end(run)
+    wait_for(lambda: on_stage.job(job)["ExitCode"] == "75:0", 30, "the end of the job")
+
+    on_stage.devcluster.slurm("scontrol", "requeue", job)
+
+    wait_for(lambda: on_stage.job(job)["ExitCode"] == "1:0", 30, "its end")
+    assert summary(run) == [("stopped", "stop")]
+
+
+def test_a_job_that_is_submitted_anew_has_as_many_nodes_as_the_one_before(on_stage: Stage) -> None:
+    """`launcher resume --nodes` says how many, which the script does not know."""
+    crash = {"0": {"at_step": 1, "exit_code": 1}}
+    _, [run] = on_stage.play(Play(nodes=2, acts=crash), options=("--nodes=1",), requeue="resubmit")
+
+    assert on_stage.wait_for_end(run) == [("error", "resubmit"), ("finished", "done")]
+    assert [len(attempt.nodes) for attempt in read_attempts(run.ledger)] == [1, 1]
 
 
 @pytest.mark.parametrize(("mode", "grace"), [("REQUEUE", 10), ("CANCEL", 10), ("CANCEL", 0)])
@@ -377,7 +418,7 @@ def test_two_runs_on_one_node_at_once_have_gpus_and_ports_of_their_own(on_stage:
     assert {one["CUDA_VISIBLE_DEVICES"], other["CUDA_VISIBLE_DEVICES"]} == {"0,1", "2,3"}
 
 
-def test_an_occupied_port_is_passed_over(on_stage: Stage, free_ports: Callable[[int], int]) -> None:
+def test_an_occupied_port_is_passed_over(on_stage: Stage) -> None:
     start = free_ports(6)
     with ExitStack() as servers:
         for port in (start + 1, start + 2):
@@ -386,17 +427,6 @@ def test_an_occupied_port_is_passed_over(on_stage: Stage, free_ports: Callable[[
         on_stage.wait_for_end(run)
 
     assert seen(run, 0, 0)["environ"]["MASTER_PORT"] == str(start + 4)
-
-
-@pytest.fixture
-def free_ports() -> Callable[[int], int]:
-    def find(count: int) -> int:
-        start = 10000
-        while any(choose_port(start + extra, (10000, 19998)) != start + extra for extra in range(0, count, 2)):
-            start += count
-        return start
-
-    return find
 
 
 def test_a_job_whose_run_is_alive_in_another_job_leaves_it_alone(on_stage: Stage) -> None:
