@@ -4,13 +4,14 @@ import csv
 import gzip
 import hashlib
 import json
+import unicodedata
 
 import pytest
 from datatrove.data import Document
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.data.clean import overlap
+from jobs.data.clean import Cleaner, overlap
 from jobs.data.clean.decontaminate import Decontaminator, account, tell
 from jobs.data.clean.evaluation import read_records
 from jobs.data.clean.overlap import build_index, words_of
@@ -20,6 +21,7 @@ from jobs.prepare import main
 from jobs.runtime.stop import StopFlag
 from launcher.errors import LauncherError
 from launcher.paths import FINISHED
+from launcher.recipe.prepare import Clean
 from tests.preparing import abstracts, make_context, write_pile, write_source
 from tests.shared_data import shared_data
 
@@ -48,6 +50,29 @@ def plain_search(strings, ngram, text):
         if any(words[start : start + size] in runs for start in range(len(words) - size + 1)):
             return True
     return False
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+@given(
+    text=st.text(
+        st.characters(codec="utf-8") | st.sampled_from("e\u0301\ufb01\u2460\u00bd\uff21\u0130\u00b2\u6f22\u304b\u3099 ")
+    )
+)
+def test_words_are_the_same_in_every_normal_form(form, text):
+    assert words_of(unicodedata.normalize(form, text)) == words_of(text)
+
+
+@pytest.mark.parametrize("form", ["none", "nfc", "nfkc"])
+@pytest.mark.parametrize("rare", ["\ufb01brosis of \uff22 cells", "10\u00b2 \u00b5m", "caf\u00e9", "cafe\u0301"])
+@pytest.mark.parametrize("longer", [1, 20_000])
+def test_text_is_found_whatever_form_it_is_normalised_to(tmp_path, form, rare, longer):
+    text = f"{SENTENCE.replace('lazy', rare)}"
+    cleaner = Cleaner(Clean(normalise=form), index_of(tmp_path, text))
+
+    documents = list(cleaner.run([Document("filler " * longer + text, "1"), Document("filler " * longer, "2")]))
+
+    assert [document.id for document in documents] == ["2"]
+    assert cleaner.dropped == {"contaminated": 1}
 
 
 def test_a_run_of_words_is_found_whatever_its_case_and_punctuation(tmp_path):

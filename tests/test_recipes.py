@@ -1,5 +1,6 @@
 """Every file under recipes/: it loads, rehearses, and its published values are there."""
 
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,20 @@ def test_the_mimic_iv_recipes_read_the_notes_and_no_other_table_of_physionets_fo
         patterns = [source.files for source in recipe.sources if source.format == "mimic_iv"]
         found = [path.name for pattern in patterns for path in sorted(tmp_path.glob(pattern))]
         assert found == ["discharge.csv.gz", "radiology.csv.gz"]
+
+
+def test_recipes_decontaminate_against_evaluation_sets_of_every_format(tmp_path: Path) -> None:
+    sets = ("medqa/test.jsonl", "pubmedqa/ori_pqal.json", "mmlu/test/anatomy_test.csv", "medmcqa.jsonl.gz")
+    for name in (*sets, "README.md", "mmlu/LICENSE.txt"):
+        write(tmp_path, "", f"evaluation/{name}")
+
+    for name in ("prepare_medline", "prepare_pmc", "prepare_pubmed_and_mimic"):
+        recipe = load_recipes(FOLDER / f"{name}.yaml")[0].recipe
+        assert isinstance(recipe, PrepareRecipe)
+        assert recipe.clean.decontaminate is not None
+        (pattern,) = recipe.clean.decontaminate.files
+        found = glob(str(tmp_path / pattern), recursive=True)
+        assert {Path(path).relative_to(tmp_path / "evaluation").as_posix() for path in found} == set(sets)
 
 
 @pytest.mark.parametrize("rehearse", [False, True])

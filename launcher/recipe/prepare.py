@@ -33,8 +33,9 @@ class Minhash(Section):
 class Decontamination(Section):
     """Removal of documents that contain text of evaluation sets.
 
-    Words are runs of letters and digits, without case and punctuation; in Chinese and Japanese each character
-    is one, so that `ngram` should be higher there. What was dropped for each file is in the manifest.
+    Words are runs of letters and digits, without case, punctuation and Unicode's variants of letters; in Chinese
+    and Japanese each character is one, so that `ngram` should be higher there. What was dropped for each file is in
+    the manifest.
     """
 
     files: Annotated[tuple[str, ...], Field(min_length=1)]

@@ -4,7 +4,8 @@ What counts is a run of `ngram` words of a string of a record. A string of fewer
 ends in a question mark and has at least `SHORTEST` words, the smallest run that Brown et al. 2020
 (https://arxiv.org/abs/2005.14165, appendix C) look for. Others are ignored: they are options and phrases that
 everybody writes. The option "CT scan of the chest, abdomen, and pelvis" alone would empty a corpus of radiology
-reports. Words are runs of letters and digits in lower case, or one Chinese or Japanese character each.
+reports. Words are runs of letters and digits in lower case, or one Chinese or Japanese character each, both in the form
+NFKC of Unicode: whatever `clean.normalise` made of the documents, the same text has the same words.
 
 datatrove's NGramsDecontFilter looks up every n-gram of every document: 6 MB/s, with words split as here. Here a
 document is looked at in seeds: some words at every few words, so close that each run of the shortest length
@@ -12,6 +13,7 @@ holds one whole. Only around seeds that are also in the index all runs are looke
 """
 
 import re
+import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,7 +152,8 @@ def ngrams(words: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 def words_of(text: str) -> list[str]:
     """Split a text into words."""
-    return _pattern(text).findall(text.lower())
+    folded = _folded(text)
+    return _pattern(folded).findall(folded)
 
 
 def stretches(text: str, shared: int) -> Iterator[list[str]]:
@@ -163,7 +166,8 @@ def stretches(text: str, shared: int) -> Iterator[list[str]]:
     if len(text) <= _STRETCH:
         yield words_of(text)
         return
-    words = (match.group() for match in _pattern(text).finditer(text.lower()))
+    folded = _folded(text)
+    words = (match.group() for match in _pattern(folded).finditer(folded))
     stretch: list[str] = []
     while more := list(islice(words, _STRETCH)):
         stretch = [*stretch[len(stretch) - shared :], *more]
@@ -173,6 +177,11 @@ def stretches(text: str, shared: int) -> Iterator[list[str]]:
 def hash_of(run: str) -> int:
     """64 bits of XXH3: if 10^9 runs are looked up among 3 million, one is found by chance in one of 6,000 corpora."""
     return xxhash.xxh3_64_intdigest(run.encode())
+
+
+def _folded(text: str) -> str:
+    """Forget about case, and about forms of letters: ligatures, full width, composed or not."""
+    return unicodedata.normalize("NFKC", text).lower()
 
 
 def _pattern(text: str) -> re.Pattern[str]:
