@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import random
+import resource
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -13,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from jobs.data.corpus import open_corpus
+from jobs.data.corpus import mapped, maps_to_keep, open_corpus
+from jobs.data.merge import SHARD_TOKENS
 from jobs.data.mixture import Mixture, Proportions, describe_mixture, mixture_of
 from jobs.data.permutation import Permutation
 from jobs.data.pieces import cut, describe_loss
@@ -29,6 +32,24 @@ many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChe
 
 documents = st.lists(st.lists(st.integers(0, 511), min_size=1, max_size=20), min_size=1, max_size=6)
 shards = st.lists(documents, min_size=1, max_size=4)
+
+
+def test_files_stay_mapped_while_they_are_read_in_random_order(tmp_path, monkeypatch):
+    corpus = make_corpus(tmp_path / "c", [[[number, 2]] for number in range(200)])
+    opened = []
+    memmap = np.memmap
+    monkeypatch.setattr(np, "memmap", lambda path, **options: opened.append(path) or memmap(path, **options))
+
+    for start in random.Random(0).choices(range(0, 400, 2), k=1000):
+        assert corpus.read("train", start, start + 2)[0].tolist() == [start // 2, 2]
+
+    assert len(opened) == len(set(opened)) <= 400
+    mapped.cache_clear()  # the descriptors
+
+
+def test_all_files_of_a_hundred_billion_tokens_stay_mapped_within_the_usual_limit_of_descriptors():
+    assert 2 * 100e9 / SHARD_TOKENS < maps_to_keep(1024) <= 512
+    assert maps_to_keep(resource.RLIM_INFINITY) == maps_to_keep(10**9) == 2**15
 
 
 def samples_of(corpus, length, seed=1, epochs=1):

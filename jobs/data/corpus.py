@@ -1,5 +1,6 @@
 """Reading a prepared corpus: token ids and positions of any range, by memory map."""
 
+import resource
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,19 @@ from launcher.tokens import strangers
 
 Ids: TypeAlias = NDArray[np.int64]
 _INDEX_FORMAT = "<u8"
+_MOST_DESCRIPTORS = 2**16
+"""Linux maps as many files in a process by default (vm.max_map_count)."""
+
+
+def maps_to_keep(descriptors: int) -> int:
+    """Say how many files to keep mapped. Each map holds a file descriptor, though numpy closes the file.
+
+    Half of the descriptors are left to all else: sockets, and batches that worker processes hand over.
+
+    Args:
+        descriptors: How many this process may have; `RLIM_INFINITY` if there is no limit.
+    """
+    return (_MOST_DESCRIPTORS if descriptors == resource.RLIM_INFINITY else min(descriptors, _MOST_DESCRIPTORS)) // 2
 
 
 @dataclass(frozen=True)
@@ -166,7 +180,7 @@ def _positions(restarts: Ids, length: int) -> Ids:
     return positions
 
 
-@lru_cache(maxsize=256)  # each map holds a file descriptor, and the usual limit is 1,024
+@lru_cache(maxsize=maps_to_keep(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
 def mapped(path: str, dtype: str) -> NDArray[Any]:
     """Map a file of numbers of one format."""
     return np.asarray(np.memmap(path, dtype=dtype, mode="r"))  # slicing a memmap itself costs three times as much

@@ -23,8 +23,9 @@ from jobs.data.workers import run_tasks
 from jobs.runtime.watchdog import WATCHDOG
 from launcher.corpus import IdFormat, Shard, Split
 
-SHARD_TOKENS = 2**26
-"""A shard takes parts until it has as many: 128 MiB or 256 MiB."""
+SHARD_TOKENS = 2**29
+"""A shard takes parts until it has as many: 1 GiB or 2 GiB. So 100 billion tokens are fewer files than a process may
+have open, and reads in random order open none anew (see `jobs.data.corpus.mapped`)."""
 _COPIED_AT_ONCE = 2**22
 
 
