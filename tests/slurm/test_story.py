@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,6 @@ pytestmark = pytest.mark.slurm
 
 PLANTED = {"WANDB_API_KEY": "local-planted-key-0123456789abcdef", "HF_TOKEN": "hf_planted_token_value_never_written"}
 
-SLOWER = "batch.global_batch=48 sequences"
-"""Slurm looks at time limits every 30 s only (PERIODIC_TIMEOUT in its job_mgr.c): 60 steps must last longer."""
-
 
 @pytest.fixture(scope="module")
 def site(devcluster: DevCluster) -> Site:
@@ -39,7 +38,7 @@ def site(devcluster: DevCluster) -> Site:
 
 @pytest.fixture(scope="module")
 def uninterrupted(site: Site) -> RunDir:
-    run = site.submit_rehearsal(SLOWER)
+    run = site.submit_rehearsal()
     site.wait_until_finished(run)
     return run
 
@@ -47,7 +46,7 @@ def uninterrupted(site: Site) -> RunDir:
 @pytest.fixture(scope="module")
 def interrupted(site: Site) -> RunDir:
     """60 steps with one preemption, one time limit and one `kill -9` of a rank."""
-    run = site.submit_rehearsal(SLOWER)
+    run = site.submit_rehearsal()
     job = record(run).submissions[-1].job_id
 
     site.wait_for_step(run, 8)
@@ -55,7 +54,9 @@ def interrupted(site: Site) -> RunDir:
     site.wait_for_attempt(run, 1)
 
     site.wait_for_step(run, last_step(run) + 2)
-    site.slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_to_come(run)}")
+    with paused(run):
+        site.slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_to_come(run)}")
+        wait_for(run.stop_request.exists, 240, "Slurm's word that the time is nearly over")
     site.wait_for_attempt(run, 2)
     site.slurm("scontrol", "update", f"JobId={job}", "TimeLimit=10")
 
@@ -63,6 +64,17 @@ def interrupted(site: Site) -> RunDir:
     os.kill(rank_processes(run)[3], signal.SIGKILL)
     site.wait_until_finished(run)
     return run
+
+
+@contextmanager
+def paused(run: RunDir) -> Iterator[None]:
+    """Keep ranks from their work: Slurm looks at time limits every 30 s only (PERIODIC_TIMEOUT in its job_mgr.c)."""
+    ranks = rank_processes(run).values()
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)
+    yield
+    for rank in ranks:
+        os.kill(rank, signal.SIGCONT)
 
 
 def minutes_to_come(run: RunDir) -> int:
@@ -129,7 +141,7 @@ def test_a_finished_run_that_is_requeued_does_nothing(site: Site, uninterrupted:
 
 
 def test_on_one_node_instead_of_two_the_data_and_the_losses_go_on(site: Site, uninterrupted: RunDir) -> None:
-    run = site.submit_rehearsal(SLOWER)
+    run = site.submit_rehearsal()
     site.wait_for_step(run, 12)
     site.launcher("stop", run.root)
     assert site.wait_until_ended(run).reason == "stopped"
@@ -143,7 +155,7 @@ def test_on_one_node_instead_of_two_the_data_and_the_losses_go_on(site: Site, un
 
 
 def test_broken_checkpoints_are_quarantined_and_named(site: Site, uninterrupted: RunDir) -> None:
-    run = site.submit_rehearsal(SLOWER, "checkpoint.interval=4 steps", "checkpoint.keep=5")
+    run = site.submit_rehearsal("checkpoint.interval=4 steps", "checkpoint.keep=5")
     site.wait_for_step(run, 18)
     site.launcher("stop", run.root)
     site.wait_until_ended(run)
