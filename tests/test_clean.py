@@ -48,6 +48,14 @@ def test_steps_come_in_the_documented_order():
     assert cleaner.dropped == {"error": 1, "too_short": 2}
 
 
+def test_texts_that_are_too_long_go_before_and_after_normalisation():
+    texts = ["a" * 9, "a" * 8, "\ufdfa", "\ufdfa" * 9]  # one character that NFKC writes as 18
+
+    assert clean(texts, max_characters=8)[0] == ["a" * 8, "\ufdfa"]
+    left, cleaner = clean(texts, max_characters=8, normalise="nfkc")
+    assert (left, cleaner.dropped) == (["a" * 8], {"too_long": 3})
+
+
 @pytest.mark.parametrize(
     ("form", "expected"), [("none", "e\u0301 ﬁ ①"), ("nfc", "\u00e9 ﬁ ①"), ("nfkc", "\u00e9 fi 1")]
 )

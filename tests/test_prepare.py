@@ -613,3 +613,34 @@ def test_of_two_recipes_of_one_name_the_slower_one_is_told_that_it_is_taken(tmp_
 
     with pytest.raises(LauncherError, match="holds a corpus made from other files or settings"):
         main(make_context(tmp_path), QuickerRun(other, parts))
+
+
+_PEAKS = """\
+import resource, sys
+from pathlib import Path
+from jobs.data.parts import make_part
+from jobs.data.plan import make_plan
+from tests.preparing import make_context
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+plan = make_plan(make_context(Path(sys.argv[1])))
+make_part(plan, 0)
+before = peak()
+part = make_part(plan, 1)
+print(sum(part.tally.documents.values()), part.tally.dropped, peak() - before)
+"""
+
+
+def test_one_enormous_document_takes_little_memory(tmp_path):
+    text = "\n".join(abstracts())
+    write_pile(tmp_path / "0.jsonl", abstracts())
+    write_pile(tmp_path / "1.jsonl", ["one", text * 20, "two"])
+    assert len(text) * 20 > 16_000_000
+
+    done = subprocess.run([sys.executable, "-c", _PEAKS, str(tmp_path)], capture_output=True, text=True, check=True)
+
+    documents, dropped, mebibytes = re.match(r"(\d+) (\{.*\}) (\d+)$", done.stdout.splitlines()[-1]).groups()
+    assert (documents, dropped) == ("2", "{'too_long': 1}")
+    assert int(mebibytes) < 300  # tokenised it would take 1,700

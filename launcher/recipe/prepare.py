@@ -59,6 +59,9 @@ class Clean(Section):
     """Unicode normalisation."""
     min_characters: Annotated[int, Field(ge=0)] = 1
     """Shorter documents are dropped and counted."""
+    max_characters: Annotated[int, Field(ge=1)] = 4_000_000
+    """Longer documents are dropped and counted: a document is tokenised as a whole, which takes some 100 MB of memory
+    for each million characters, in as many processes as there are CPUs. The longest books and articles are shorter."""
     languages: tuple[LanguageCode, ...] = ()
     """ISO 639-1 codes of the languages to keep, found by the text itself; all if empty. What may be in one of
     them stays: only where that is less probable than 1 in 1,000 a document goes."""

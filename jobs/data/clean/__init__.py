@@ -15,7 +15,7 @@ from jobs.data.clean.decontaminate import Decontaminator
 from jobs.data.clean.language import LanguageFilter
 from jobs.data.clean.overlap import EvaluationIndex
 from jobs.data.clean.phi import PhiCheck
-from jobs.data.clean.text import MarkedByReader, MinimumLength, Normaliser
+from jobs.data.clean.text import MarkedByReader, MaximumLength, MinimumLength, Normaliser
 from launcher.recipe.prepare import Clean
 
 
@@ -32,8 +32,10 @@ class Cleaner:
         self._decontaminator = Decontaminator(evaluation) if evaluation else None
         steps: list[PipelineStep | None] = [
             MarkedByReader(),
+            MaximumLength(clean.max_characters),  # and again: NFKC writes some characters as many
             Normaliser(clean.normalise) if clean.normalise != "none" else None,
             MinimumLength(clean.min_characters),
+            MaximumLength(clean.max_characters),
             LanguageFilter(clean.languages) if clean.languages else None,
             self._decontaminator,
             self._phi,

@@ -1,4 +1,4 @@
-"""Steps that look at nothing but the text: Unicode normalisation and length; and what the reader has decided."""
+"""Steps that look at nothing but the text: Unicode normalisation and lengths; and what the reader has decided."""
 
 import unicodedata
 from typing import Literal
@@ -45,3 +45,17 @@ class MinimumLength(BaseFilter):
     def filter(self, doc: Document) -> tuple[bool, str]:
         """Tell whether the document has enough characters."""
         return len(doc.text) >= self._characters, "too_short"
+
+
+class MaximumLength(BaseFilter):
+    """Drops documents that would take too much memory to tokenise."""
+
+    name = "maximum length"
+
+    def __init__(self, characters: int) -> None:
+        super().__init__()
+        self._characters = characters
+
+    def filter(self, doc: Document) -> tuple[bool, str]:
+        """Tell whether the document does not have too many characters."""
+        return len(doc.text) <= self._characters, "too_long"
