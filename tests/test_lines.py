@@ -8,11 +8,13 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from jobs.data.readers import intake
+from jobs.data.readers import read as read_source
 from jobs.data.readers.intake import Intake
 from jobs.data.readers.pile import parse_document, read_pile
-from launcher.recipe.sources import PileSource
+from launcher.recipe.sources import PileSource, Source
 from tests.preparing import write_source
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -47,6 +49,19 @@ def test_an_empty_file_has_no_lines(tmp_path, suffix):
 
     assert list(source.lines()) == []
     assert (source.count, source.bad) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst", "a.csv.gz", "a.xml.gz", "a.tar.gz", "a.tgz", "a.txt.gz"])
+def test_a_compressed_file_of_no_bytes_is_damaged(tmp_path, name):
+    formats = {"jsonl": "pile", "csv": "mimic_iv", "xml": "medline", "tar": "pmc", "tgz": "pmc", "txt": "text"}
+    source = {"format": formats[name.split(".")[1]], "files": name}
+    path = tmp_path / name
+    path.touch()
+    intake_ = Intake(path)
+
+    assert list(read_source(intake_, TypeAdapter(Source).validate_python(source))) == []
+    assert (intake_.count, intake_.bad, intake_.sha256) == (1, 1, hashlib.sha256().hexdigest())
+    assert "the file is damaged" in intake_.first_bad[0]
 
 
 def test_damage_is_named_before_bad_lines(tmp_path):

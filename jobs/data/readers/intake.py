@@ -159,9 +159,21 @@ class _HashedFile(io.FileIO):
         return b"".join(iter(lambda: self.read(2**20), b""))
 
 
+class _NoStream(io.RawIOBase):
+    """What a compressed file of no bytes holds: a copy that failed. gzip takes it for nothing compressed."""
+
+    def readable(self) -> bool:
+        """Tell io that it can be read; that raises, as all damage does."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ARG002
+        """Fail."""
+        raise EOFError("it is empty")
+
+
 def _decompressed(file: "io.BufferedReader[Any]", suffix: str) -> io.BufferedIOBase:
     if suffix in (".gz", ".tgz"):
-        return gzip.GzipFile(fileobj=file)
+        return gzip.GzipFile(fileobj=file) if file.peek(1) else io.BufferedReader(_NoStream())
     if suffix == ".zst":
         return zstd.ZstdFile(file)
     return file
