@@ -1,5 +1,6 @@
-"""Every file under recipes/: it loads, rehearses, and its published values are there."""
+"""Every file under recipes/: it loads, its rehearsal needs nothing else, and recipes that belong together fit."""
 
+import re
 from glob import glob
 from pathlib import Path
 
@@ -126,6 +127,21 @@ def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path)
     found = [fault for recipe in rehearsals for fault in check(recipe, cluster, str(FOLDER), made)]
 
     assert not found
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_rehearsal_is_submitted_by_a_test_on_a_real_slurm(path: Path) -> None:
+    tests = [one.read_text(encoding="utf-8") for one in (Path(__file__).parent / "slurm").glob("*.py")]
+
+    assert any(names(text, path.stem) for text in tests)
+
+
+def names(text: str, stem: str) -> bool:
+    """Tell whether a program has the name of a recipe, in one piece or, as `f"medcare_{part}"`, in two."""
+    begins = re.findall(r'f"(\w+_)\{', text)
+    return f'"{stem}' in text or any(
+        f'"{stem.removeprefix(begin)}"' in text for begin in begins if stem.startswith(begin)
+    )
 
 
 def test_the_dev_profile_is_what_the_dev_cluster_writes(tmp_path: Path) -> None:
