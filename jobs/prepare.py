@@ -77,7 +77,7 @@ def make_corpus(plan: Plan, context: Context, is_stop_wanted: Callable[[], bool]
         except OSError:
             if not is_published(plan):  # otherwise another run was quicker, and cleared the work folder away
                 raise
-            shutil.rmtree(plan.work.parent, ignore_errors=True)
+    shutil.rmtree(plan.work.parent, ignore_errors=True)  # there if a run was killed just when it had published
     manifest, count = read_manifest(plan.folder), len(plan.files)
     print(f"{plan.folder}: {summary(manifest.counts)}", *tell(manifest.decontamination), sep="\n    ", flush=True)
     steps = {"last_step": count, "total_steps": count}

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from launcher.corpus import Split
 from launcher.paths import RunDir
 from launcher.recipe import Recipe
 from launcher.recipe.prepare import PrepareRecipe
-from launcher.record import RunRecord, fingerprint
+from launcher.record import RunRecord, Share, fingerprint
 
 ASSETS = Path(__file__).parent.parent / "recipes" / "assets"
 ABSTRACTS = ASSETS / "pubmed_abstracts.jsonl.zst"
@@ -55,6 +56,34 @@ def context_of(folder: Path, recipe: Recipe, models: Path = ASSETS) -> Context:
     run.recipe.write_text(recipe.model_dump_json())
     record.write(run.record)
     return Context(run, recipe, record, attempt=0, ranks=Ranks(0, 1, 0, 1, 0))
+
+
+class Group:
+    """The runs of one `prepare` in several tasks."""
+
+    def __init__(self, folder: Path, tasks: int, **changes: object) -> None:
+        """Keywords change the recipe."""
+        self.folder, self.tasks = folder, tasks
+        context = make_context(folder, tasks=tasks, **changes)
+        self.last = replace(context, record=replace(context.record, group="abc123"))
+        """What the run knows that completes the corpus."""
+
+    def share(self, index: int) -> Context:
+        """What one of the runs knows that work for it."""
+        run = self.last.run.share(index)
+        run.root.mkdir(parents=True, exist_ok=True)
+        record = replace(self.last.record, id=run.root.name, share=Share(index, self.tasks))
+        return replace(self.last, run=run, record=record)
+
+    @property
+    def corpus(self) -> Path:
+        """The corpus they make."""
+        return self.folder / "corpora" / "corpus"
+
+    @property
+    def work(self) -> Path:
+        """Where they make it."""
+        return self.folder / "corpora" / "corpus.partial"
 
 
 def write_pile(path: Path, documents: Iterable[object]) -> Path:

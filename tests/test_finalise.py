@@ -1,10 +1,8 @@
 """From parts to the corpus: what is dropped, how shards are merged, and that no kill changes a byte."""
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 from dataclasses import replace
 from itertools import chain
 
@@ -29,7 +27,8 @@ from launcher.corpus import MANIFEST, TOKENIZER, read_manifest
 from launcher.errors import LauncherError
 from launcher.paths import FINISHED
 from tests.dropping import files, verdicts_by_hand
-from tests.preparing import abstracts, documents_of, files_of, make_context, write_pile, write_source
+from tests.killing import Killed
+from tests.preparing import Group, abstracts, documents_of, files_of, make_context, write_pile, write_source
 from tests.shared_data import shared_data
 
 some = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -102,10 +101,11 @@ def expected_documents(files, plan, drops_duplicates):
     drops=st.booleans(),
     sizes=st.tuples(st.sampled_from([1, 30, 10**6]), st.sampled_from([1, 13, 10**6]), st.integers(1, 40)),
     cpus=st.integers(1, 3),
+    tasks=st.integers(1, 4),
     order=st.randoms(),
 )
 def test_every_token_of_every_document_that_stays_is_in_one_place(
-    tmp_path_factory, *, told, monkeypatch, files, drops, sizes, cpus, order
+    tmp_path_factory, *, told, monkeypatch, files, drops, sizes, cpus, tasks, order
 ):
     shard_tokens, at_once, length = sizes
     monkeypatch.setattr(merge, "SHARD_TOKENS", shard_tokens)
@@ -113,18 +113,21 @@ def test_every_token_of_every_document_that_stays_is_in_one_place(
     folder = tmp_path_factory.mktemp("corpus")
     write_told(folder, files)
     clean = {"exact_duplicates": "drop" if drops else "keep"}
-    plan = plan_of(folder, clean=clean, resources={"cpus_per_task": cpus, "time": "1h"})
-    numbers = list(range(len(files)))
-    order.shuffle(numbers)
-    parts = dict(sorted((number, make_part(plan, number)) for number in numbers))
-    expected = expected_documents(files, plan, drops)
+    resources = {"cpus_per_task": cpus, "time": "1h"}
+    group = Group(folder, tasks, validation=0.3, clean=clean, resources=resources)
+    expected = expected_documents(files, make_plan(group.last), drops)
+    shares = order.sample(range(tasks), order.randint(0, tasks))  # the last run makes what is missing
+    for index in shares:
+        assert main(group.share(index), StopFlag()) == FINISHED
     if not expected["train"]:
         with pytest.raises(LauncherError, match="no document is left for training"):
-            complete(plan, list(parts.values()))
+            main(group.last, StopFlag())
         return
 
-    corpus = complete(plan, list(parts.values()))
+    assert main(group.last, StopFlag()) == FINISHED
 
+    corpus = open_corpus(group.corpus)
+    corpus.verify()
     for split, documents in expected.items():
         assert documents_of(corpus, split) == documents
         assert corpus.manifest.counts.documents[split] == len(documents)
@@ -311,40 +314,6 @@ def write_sources_with_copies(folder):
         write_pile(folder / f"{number}.jsonl", texts[20 + 5 * number : 24 + 5 * number] + copies)
 
 
-def kill_at(point, counter):
-    """Have this process and its workers killed when so many files have been put in place or brought to disk."""
-
-    def watched(function):
-        def count(*arguments):
-            with counter.get_lock():
-                counter.value += 1
-                if counter.value == point:
-                    os.killpg(0, signal.SIGKILL)
-            return function(*arguments)
-
-        return count
-
-    os.setpgid(0, 0)
-    for name in ("replace", "link", "fsync"):
-        setattr(os, name, watched(getattr(os, name)))
-
-
-def finalise_until(point, plan, parts):
-    """Finalise in a process that is killed at a point; tell whether it came to its end."""
-    context = multiprocessing.get_context("fork")
-    counter = context.Value("i", 0)
-
-    def work():
-        kill_at(point, counter)
-        finalise(plan, parts, lambda: False)
-        os._exit(0)
-
-    process = context.Process(target=work)
-    process.start()
-    process.join()
-    return process.exitcode == 0
-
-
 @pytest.mark.slow
 def test_killed_at_any_point_it_makes_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(merge, "SHARD_TOKENS", 8_000)
@@ -358,16 +327,16 @@ def test_killed_at_any_point_it_makes_the_same_bytes(tmp_path, monkeypatch):
     assert dropped["duplicate"] > 0
     assert dropped["near_duplicate"] > 0
 
-    for point in range(1, 200):
+    for point in range(1, 400, 4):
         shutil.rmtree(plan.folder)
         shutil.copytree(tmp_path / "parts", plan.work)
-        is_through = finalise_until(point, plan, parts)
+        killed = Killed(lambda: finalise(plan, parts, lambda: False), point)
         other = replace(plan, recipe=plan.recipe.model_copy(update={"tasks": 2}))
         assert files_of(complete(other, parts).folder) == expected
-        if is_through:
+        if killed.came_to_its_end:
             break
 
-    assert 25 < point < 199
+    assert 40 < point < 399
 
 
 def test_a_bad_file_is_forgiven_by_the_whole_corpus(tmp_path):

@@ -24,8 +24,7 @@ from jobs.runtime.stop import StopFlag
 from launcher.errors import LauncherError
 from launcher.ledger import read_attempts, read_json_lines
 from launcher.paths import CONTINUE, FINISHED, RunDir, list_shares
-from launcher.record import Share
-from tests.preparing import ASSETS, abstracts, files_of, make_context, write_pile
+from tests.preparing import ASSETS, Group, abstracts, files_of, make_context, write_pile
 
 sizes_of_files = st.lists(st.integers(0, 10**9), max_size=60)
 counts = st.integers(1, 12)
@@ -65,29 +64,6 @@ def write_sources(folder, files=7):
     for number in range(files):
         write_pile(folder / f"{number}.jsonl.zst", abstracts()[number * number : (number + 1) ** 2])
     return folder
-
-
-class Group:
-    """The runs of one `prepare` in several tasks."""
-
-    def __init__(self, folder, tasks, **changes):
-        self.folder, self.tasks = folder, tasks
-        context = make_context(folder, tasks=tasks, **changes)
-        self.last = replace(context, record=replace(context.record, group="abc123"))
-
-    def share(self, index):
-        run = self.last.run.share(index)
-        run.root.mkdir(parents=True, exist_ok=True)
-        record = replace(self.last.record, id=run.root.name, share=Share(index, self.tasks))
-        return replace(self.last, run=run, record=record)
-
-    @property
-    def corpus(self):
-        return self.folder / "corpora" / "corpus"
-
-    @property
-    def work(self):
-        return self.folder / "corpora" / "corpus.partial"
 
 
 def in_one_task(folder):
