@@ -19,7 +19,8 @@ class Doc:
 @dataclass(frozen=True)
 class File:
     docs: tuple[Doc, ...] = ()
-    deleted: tuple[int, ...] = ()
+    deleted: tuple[tuple[int, int], ...] = ()
+    """Identities and versions."""
 
 
 def verdicts_by_hand(files: Sequence[File], drops_duplicates: bool) -> list[list[str | None]]:
@@ -49,21 +50,22 @@ def verdicts_by_hand(files: Sequence[File], drops_duplicates: bool) -> list[list
 
 def is_deleted(files: Sequence[File], number: int, doc: Doc) -> bool:
     """Tell whether the document's own file or a later one withdraws it."""
-    return doc.identity is not None and any(doc.identity in file.deleted for file in files[number:])
+    return doc.identity is not None and any((doc.identity, doc.version) in file.deleted for file in files[number:])
 
 
+versions = st.sampled_from([0, 1, 2, 2**32 - 1])
 docs = st.builds(
     Doc,
     text=st.sampled_from([0, 1, 2, 3, 2**64 - 1]),
     identity=st.none() | st.sampled_from([0, 1, 2, 2**64 - 1]),
-    version=st.sampled_from([0, 1, 2, 2**32 - 1]),
+    version=versions,
     is_written=st.sampled_from([True, True, False]),
 )
 files = st.lists(
     st.builds(
         File,
         docs=st.lists(docs, max_size=6).map(tuple),
-        deleted=st.lists(st.sampled_from([0, 1, 7, 2**64 - 1]), max_size=2).map(tuple),
+        deleted=st.lists(st.tuples(st.sampled_from([0, 1, 7, 2**64 - 1]), versions), max_size=4).map(tuple),
     ),
     max_size=5,
 )

@@ -23,7 +23,8 @@ def keys_of(file):
         identified=np.array(identified, "<u4"),
         identities=np.array([file.docs[place].identity for place in identified], "<u8"),
         versions=np.array([file.docs[place].version for place in identified], "<u4"),
-        deleted=np.array(file.deleted, "<u8"),
+        deleted=np.array([identity for identity, _ in file.deleted], "<u8"),
+        deleted_versions=np.array([version for _, version in file.deleted], "<u4"),
     )
 
 
@@ -71,11 +72,20 @@ def test_a_newer_version_that_a_filter_dropped_leaves_no_older_one_behind():
 
 
 def test_a_deletion_reaches_its_own_file_and_those_before_but_none_behind():
-    files = [File((Doc(1, identity=9, version=5),)), File((Doc(2, identity=9, version=6),), deleted=(9,))]
+    deleted = ((9, 5), (9, 6))
+    files = [File((Doc(1, identity=9, version=5),)), File((Doc(2, identity=9, version=6),), deleted)]
 
     assert verdicts_of(files) == [["deleted"], ["deleted"]]
     # What is brought back stays, whatever version it had before.
-    assert verdicts_of([*files, File((Doc(1, identity=9, version=1),))]) == [["deleted"], ["deleted"], [None]]
+    assert verdicts_of([*files, File((Doc(1, identity=9, version=5),))]) == [["deleted"], ["deleted"], [None]]
+
+
+def test_a_deletion_reaches_one_version_and_the_newest_of_the_others_stays():
+    versions = File(tuple(Doc(version, identity=9, version=version) for version in (1, 2, 3)))
+
+    assert verdicts_of([versions, File(deleted=((9, 1),))]) == [["deleted", "superseded", None], []]
+    assert verdicts_of([versions, File(deleted=((9, 3),))]) == [["superseded", None, "deleted"], []]
+    assert verdicts_of([versions, File(deleted=((9, 4), (8, 1)))]) == [["superseded", "superseded", None], []]
 
 
 def test_a_copy_of_a_document_that_goes_stays():

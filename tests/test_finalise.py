@@ -43,7 +43,8 @@ def told(monkeypatch):
 def read_told(intake, source):
     for number, line in intake.lines():
         fields = json.loads(line)
-        intake.deleted.extend(fields.get("deleted", ()))
+        for identity, version in fields.get("deleted", ()):
+            intake.withdraw(identity, version)
         if "text" in fields:
             yield Document(fields["text"], str(number), metadata=fields.get("meta", {}))
 
@@ -153,7 +154,7 @@ def test_what_was_dropped_is_counted_by_reason(tmp_path, told):
         tmp_path / "b.jsonl",
         [
             {"text": "new", "meta": {"identity": 1, "version": 2}},
-            {"deleted": [2]},
+            {"deleted": [(2, 0)]},
             {"text": "twice"},
             {"text": f"{near} Copyright."},
             {"text": "foreign", "meta": {"drop": "other_language"}},
@@ -191,7 +192,7 @@ def test_the_same_words_about_two_patients_are_two_documents(tmp_path, told):
 def test_licences_of_what_stays_are_counted(tmp_path, told):
     meta = [{"license": "CC BY"}, {"license": "CC0"}, {}, {"license": "CC BY"}, {"license": "NC", "identity": 1}]
     records = [{"text": f"text {n}", "meta": its} for n, its in enumerate(meta)]
-    write_pile(tmp_path / "a.jsonl", [*records, {"deleted": [1]}])
+    write_pile(tmp_path / "a.jsonl", [*records, {"deleted": [(1, 0)]}])
     plan = plan_of(tmp_path)
 
     counts = complete(plan, make_parts(plan)).manifest.counts
@@ -376,8 +377,9 @@ def citations(part):
 def test_of_real_citations_the_newest_versions_stay_and_deleted_ones_go(tmp_path):
     for name in ("pubmed20n0014.slice-a.xml.gz", "pubmed21n1298.slice-a.xml.gz"):
         (tmp_path / name).symlink_to(shared_data(f"pubmed/medline/{name}"))
-    update = '<PubmedArticleSet><DeleteCitation><PMID Version="1">33728380</PMID></DeleteCitation></PubmedArticleSet>'
-    write_source(tmp_path / "pubmed21n1299.xml.gz", update.encode())
+    update = "<PubmedArticleSet><DeleteCitation>{}</DeleteCitation></PubmedArticleSet>"
+    pmids = "".join(f'<PMID Version="{version}">33728380</PMID>' for version in (1, 2))
+    write_source(tmp_path / "pubmed21n1299.xml.gz", update.format(pmids).encode())
     plan = plan_of(tmp_path, sources=[{"format": "medline", "files": "./*.xml.gz"}])
     parts = make_parts(plan)
     keys = [load_keys(plan.keys(number)) for number in range(3)]

@@ -242,10 +242,11 @@ def test_titles_alone_are_kept_only_if_asked_for(tmp_path, abstract):
 
 def test_deletions_are_collected_and_are_no_citations(tmp_path):
     source, documents = read_records(
-        tmp_path, record(), '<DeleteCitation><PMID Version="1">8</PMID><PMID>9</PMID></DeleteCitation>'
+        tmp_path, record(), '<DeleteCitation><PMID Version="3">8</PMID><PMID>9</PMID></DeleteCitation>'
     )
 
-    assert (list(source.deleted), source.count, len(documents)) == ([8, 9], 1, 1)
+    assert (list(source.deleted), list(source.deleted_versions)) == ([8, 9], [3, 1])
+    assert (source.count, len(documents)) == (1, 1)
 
 
 def test_deletions_that_cannot_be_read_are_noticed(tmp_path):

@@ -16,6 +16,7 @@ from jobs.data import near, signatures
 from jobs.data.decide import DUPLICATE, KEPT, Judged
 from jobs.data.keys import KeyRecorder, load_keys
 from jobs.data.near import NearDuplicates
+from jobs.data.readers.intake import Intake
 from jobs.data.signatures import SignatureWriter, Signer, Words, minhash_config, read_bucket
 from launcher.recipe.prepare import Minhash
 from tests.preparing import abstracts
@@ -29,7 +30,7 @@ def write_part(folder, number, texts, minhash):
     )
     for document in written:
         keys.keep(document, "train", 0)
-    keys.save(folder / f"{number}.npz", [])
+    keys.save(folder / f"{number}.npz", Intake(path))
     return path, load_keys(folder / f"{number}.npz")
 
 

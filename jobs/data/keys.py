@@ -15,6 +15,7 @@ from datatrove.data import Document
 from numpy.typing import NDArray
 
 from jobs.data.durable import replace_durably
+from jobs.data.readers.intake import Intake
 from launcher.corpus import SPLITS, Split
 
 
@@ -58,8 +59,8 @@ class KeyRecorder:
         license = document.metadata.get("license", self.license)
         self.licenses.append(self.license_names.setdefault(license, len(self.license_names)))
 
-    def save(self, path: Path, deleted: "array[int]") -> None:
-        """Write the keys of the part, durably."""
+    def save(self, path: Path, intake: Intake) -> None:
+        """Write the keys of the part, durably, and what its file withdraws."""
         arrays = {
             "ordinals": np.array(self.ordinals, "<u4"),
             "splits": np.array(self.splits, "u1"),
@@ -70,7 +71,8 @@ class KeyRecorder:
             "identified": np.array(self.identified, "<u4"),
             "identities": np.array(self.identities, "<u8"),
             "versions": np.array(self.versions, "<u4"),
-            "deleted": np.array(deleted, "<u8"),
+            "deleted": np.array(intake.deleted, "<u8"),
+            "deleted_versions": np.array(intake.deleted_versions, "<u4"),
         }
         with replace_durably(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -99,7 +101,9 @@ class Keys:
     versions: NDArray[np.uint32]
     """Their versions."""
     deleted: NDArray[np.uint64]
-    """Identities withdrawn by this part from itself and all parts before it."""
+    """Identities of what this part withdraws from itself and all parts before it."""
+    deleted_versions: NDArray[np.uint32]
+    """Versions of the same."""
 
 
 def load_keys(path: Path) -> Keys:

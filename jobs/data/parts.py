@@ -106,7 +106,7 @@ def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
     )
     for step in (*signatures, shards):
         documents = step(documents)
-    keys.save(plan.keys(number), intake.deleted)
+    keys.save(plan.keys(number), intake)
     part = Part(
         settings=plan.settings,
         code=plan.code,

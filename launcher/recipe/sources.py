@@ -60,7 +60,7 @@ class DatasetSource(SourceBase):
 class MedlineSource(SourceBase):
     """MEDLINE/PubMed citations (.xml, .xml.gz): baseline and update files, in the order of their names.
 
-    Of several versions of a citation the newest stays; deleted citations go.
+    Of several versions of a citation the newest stays; deleted versions go.
     """
 
     format: Literal["medline"]

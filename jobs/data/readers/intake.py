@@ -52,7 +52,9 @@ class Intake:
         self.sha256 = ""
         """Checksum of the file as it lies on disk, once all of it has been read."""
         self.deleted = array("Q")
-        """Identities that this file withdraws: documents of it and of files before it (MEDLINE's DeleteCitation)."""
+        """Identities of what this file withdraws: documents of it and of files before it (MEDLINE's DeleteCitation)."""
+        self.deleted_versions = array("I")
+        """Their versions: other versions of the same documents stay."""
         self._file: io.BufferedReader[Any] | None = None
 
     @property
@@ -82,6 +84,11 @@ class Intake:
         self.first_bad.insert(0, f"{self.path}:{line}: the file is damaged{doubt}: {what}")
         known = self.count / self.share_read if self.count and self.share_read else self.size / _RECORD_BYTES
         self.bad = self.count = max(1, self.count, round(known))
+
+    def withdraw(self, identity: int, version: int) -> None:
+        """Say that the file withdraws a version of a document."""
+        self.deleted.append(identity)
+        self.deleted_versions.append(version)
 
     @contextlib.contextmanager
     def stream(self) -> Iterator[io.BufferedIOBase]:

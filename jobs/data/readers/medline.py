@@ -54,20 +54,27 @@ def _document(cut: Cut, intake: Intake, source: MedlineSource) -> Iterator[Docum
 
 def _delete(cut: Cut, intake: Intake) -> None:
     try:
-        intake.deleted.extend(deletions(cut.parse()))
+        for identity, version in deletions(cut.parse()):
+            intake.withdraw(identity, version)
     except ValueError as error:
         # Not a citation, but one that stays in the corpus though withdrawn has to be noticed.
         intake.count += 1
         intake.spoil(cut.line, str(error))
 
 
-def deletions(element: Element) -> list[int]:
-    """Identities that a DeleteCitation withdraws.
+def deletions(element: Element) -> list[tuple[int, int]]:
+    """Identities and versions that a DeleteCitation withdraws.
+
+    PMID and version together name a citation, and one that says nothing of versions is version 1
+    (https://www.nlm.nih.gov/pubs/techbull/jf12/jf12_pm_versioning.html). So other versions stay.
 
     Raises:
         ValueError: one of them is not a number.
     """
-    return [_number(pmid.text, "a deleted PMID") for pmid in element.iter("PMID")]
+    return [
+        (_number(pmid.text, "a deleted PMID"), _number(pmid.get("Version", "1"), "a deleted version"))
+        for pmid in element.iter("PMID")
+    ]
 
 
 def citation(element: Element, source: MedlineSource) -> Document:
