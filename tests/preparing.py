@@ -73,6 +73,8 @@ class Group:
         run = self.last.run.share(index)
         run.root.mkdir(parents=True, exist_ok=True)
         record = replace(self.last.record, id=run.root.name, share=Share(index, self.tasks))
+        run.recipe.write_text(self.last.run.recipe.read_text())
+        record.write(run.record)
         return replace(self.last, run=run, record=record)
 
     @property

@@ -1,6 +1,8 @@
 """Reading plain text."""
 
 import tracemalloc
+from itertools import accumulate
+from pathlib import PurePath
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,11 +11,13 @@ from hypothesis import strategies as st
 from jobs.data.corpus import open_corpus
 from jobs.data.readers import intake, read, text
 from jobs.data.readers.intake import Intake
+from jobs.data.shares import deal
 from jobs.prepare import main
 from jobs.runtime.stop import StopFlag
 from launcher.paths import FINISHED
 from launcher.recipe.sources import TextSource
-from tests.preparing import abstracts, make_context, write_source
+from launcher.status import read_statuses
+from tests.preparing import Group, abstracts, write_source
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -114,18 +118,35 @@ def test_any_bytes_are_read_without_a_crash(tmp_path, content, suffix, is_packed
 
 
 @pytest.mark.slow
-def test_a_thousand_small_files_become_one_corpus(tmp_path):
-    texts = [f"{number}. {text}" for number in range(2) for text in abstracts()]
+def test_a_thousand_small_files_in_twenty_tasks_become_one_corpus(tmp_path, make_cluster):
+    texts = [f"{number}. {text[: 50 + len(text) // 9]}" for number in range(2) for text in abstracts()]
     assert len(texts) == 1000
     for number, written in enumerate(texts):
         write_source(tmp_path / f"{number:04d}.txt", written.encode())
     sources = [{"format": "text", "files": "./*.txt", "document": "file"}]
-    context = make_context(tmp_path, sources=sources, validation=0.1)
+    group = Group(tmp_path, 20, sources=sources, resources={"cpus_per_task": 1, "time": "1h"})
 
-    assert main(context, StopFlag()) == FINISHED
+    told = []
+    for index in range(20):
+        assert main(group.share(index), StopFlag()) == FINISHED
+        told.append(status_of(group, make_cluster))
+    assert main(group.last, StopFlag()) == FINISHED
 
-    corpus = open_corpus(tmp_path / "corpora" / "corpus")
+    sizes = [path.stat().st_size for path in sorted(tmp_path.glob("*.txt"))]
+    shares = deal(sizes, 20)
+    assert {len(share) for share in shares} <= set(range(40, 61))
+    assert [status.step for status in told] == list(accumulate(map(len, shares)))
+    done = accumulate(sum(sizes[number] for number in share) for share in shares)
+    assert [status.bytes_done for status in told] == list(done)
+    assert {(status.total_steps, status.bytes_total) for status in told} == {(1000, sum(sizes))}
+    corpus = open_corpus(group.corpus)
     corpus.verify()
     counts = corpus.manifest.counts
     assert (counts.records, sum(counts.documents.values()), counts.bad_records) == (1000, 1000, 0)
-    assert len(corpus.manifest.sources) == 1000
+    assert [PurePath(source.path).name for source in corpus.manifest.sources] == [f"{n:04d}.txt" for n in range(1000)]
+
+
+def status_of(group, make_cluster):
+    """What `launcher status` says of all runs of a group."""
+    [status], _ = read_statuses(make_cluster(executor="local"), [group.last.run])
+    return status
