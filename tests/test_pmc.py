@@ -193,6 +193,19 @@ def test_articles_are_identified_by_their_pmcid(tmp_path, head, identity, name):
     assert (document.metadata.get("identity"), document.id) == (identity, name)
 
 
+def test_an_article_in_a_namespace_is_read_as_one_without(tmp_path):
+    math = '<mml:math xmlns:mml="http://www.w3.org/1998/Math/MathML"><mml:msup><mml:mi>x</mml:mi><mml:mn>2</mml:mn></mml:msup>'
+    licence = '<permissions><license xlink:href="http://creativecommons.org/licenses/by/4.0/"/></permissions>'
+    content = article(body=f"<sec><title>One</title><p>of {math}</mml:math></p></sec>", head=licence)
+    namespaced = content.replace("<article ", '<article xmlns="https://jats.nlm.nih.gov/ns/archiving/1.3/" ', 1)
+
+    for name, text in (("plain", content), ("namespaced", namespaced)):
+        source, [document] = read(write_source(tmp_path / f"{name}.nxml", text.encode()))
+
+        assert (document.text, document.metadata) == ("A title\n\nOne\n\nof x^2", {"license": "CC-BY-4.0"})
+        assert (source.count, source.bad) == (1, 0)
+
+
 def test_an_article_without_text_is_dropped(tmp_path):
     assert read_article(tmp_path, body="<sec><title>Scanned</title></sec>").metadata == {"drop": "no_text"}
 

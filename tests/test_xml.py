@@ -154,6 +154,34 @@ def test_a_malformed_record_is_counted_with_its_line_and_the_rest_is_read(tmp_pa
     assert source.first_bad[0].startswith(f"{path}:7: is not well-formed XML ({fault}")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("caf&eacute;&nbsp;&alpha;&mdash;&beta; &nsubE;", "caf\u00e9\u00a0\u03b1\u2014\u03b2 \u2ac5\u0338"),
+        ("&alpha; &lt;&LT;&amp;&AMP;&quot;&apos;&rsqb;&rsqb;&GT;", "\u03b1 <<&&\"']]>"),
+        ("&alpha; &#945; <![CDATA[&alpha;<]]><!-- &alpha; --><?x &alpha;?>", "\u03b1 \u03b1 &alpha;<"),
+        ("<![CDATA[&alpha;]]>", "&alpha;"),
+        ('<i a="&beta;">&Alpha;</i>', "\u0391"),
+    ],
+)
+def test_names_of_characters_are_known_without_their_document_type(tmp_path, text, expected):
+    prolog = b'<!DOCTYPE PubmedArticleSet [ <!ENTITY alpha "&beta;&beta;&beta;"> ]>\n'
+    source, [document] = read(write_source(tmp_path / "a.xml", citations(citation(1, text), prolog=prolog)))
+
+    assert document.text == f"A title.\n{expected}"
+    assert source.bad == 0
+
+
+@pytest.mark.parametrize("unit", ["&alpha;", "&alpha", "&", "<?>", "<!DOCTYPE <?>", "<!DOCTYPE <!--->", "<![CDATA[]]>"])
+def test_names_of_characters_are_replaced_in_linear_time(unit):
+    record = xml.Cut(1, "r", f"<r>{unit * 100_000}&alpha;</r>".encode())
+
+    try:
+        assert len("".join(record.parse().itertext())) <= 100_001
+    except ValueError as error:
+        assert "is not well-formed XML" in str(error)
+
+
 def test_a_refusal_quotes_nothing(tmp_path):
     path = write_source(tmp_path / "a.xml", citations(citation(1, text="<Zaphodia>&Zaphodia;</b>")))
 

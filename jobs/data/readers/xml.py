@@ -2,7 +2,9 @@
 
 A parser that runs over a whole file has to give it up at the first error, expands entities, and keeps
 what it has not been told to forget. Here a damaged record costs that record; there is never a document
-type, hence no entity to expand and nothing to load; and no record can take more memory than a bound.
+type, hence no entity to expand and nothing to load; and no record can take more memory than a bound. The
+names of characters that document types take from ISO (`&alpha;`) are known all the same: those of HTML, two
+characters at most, which are all of theirs but the sets ISOgrk1, 2 and 4 (https://www.w3.org/TR/xml-entity-names/).
 
 Comments, CDATA sections and processing instructions may hold the text of a tag; those do not count.
 Elsewhere a `<` that starts no tag is not XML (https://www.w3.org/TR/xml/#syntax).
@@ -12,6 +14,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html.entities import html5
 from typing import Any, TypeAlias
 
 from lxml import etree
@@ -29,6 +32,11 @@ _LONGEST_TAG = 64
 _CHUNK = 2**17
 _CLOSES = {b"<!--": re.compile(rb"-->"), b"<![CDATA[": re.compile(rb"\]\]>"), b"<?": re.compile(rb"\?>")}
 _DOCTYPE = b"<!DOCTYPE"
+# Where a name is none, and names. What is never closed ends with the record, lest it be looked through again.
+_NAME = re.compile(
+    rb"<!--.*?(?:-->|\Z)|<!\[CDATA\[.*?(?:\]\]>|\Z)|<\?.*?(?:\?>|\Z)|&([A-Za-z][A-Za-z0-9]{1,31};)", re.DOTALL
+)
+_NAMES_OF_XML = (b"amp;", b"lt;", b"gt;", b"quot;", b"apos;")
 _DOCTYPE_SUBSET = re.compile(rb"[\[>]")
 _DOCTYPE_CLOSE = re.compile(rb"\]\s{0,8}>")
 
@@ -54,7 +62,7 @@ class Cut:
     """Why it cannot be read."""
 
     def parse(self) -> Element:
-        """Parse the element.
+        """Parse the element. If it is in a namespace, it and its descendants there lose that.
 
         Raises:
             ValueError: it is not well-formed or too large; the message quotes nothing of it.
@@ -64,7 +72,7 @@ class Cut:
         if len(self.content) > MAX_MARKUP and sum(map(self.content.count, (b"<", b'="', b"='"))) > MAX_MARKUP:
             raise ValueError(f"has more than {MAX_MARKUP:,} tags and attributes")
         try:
-            return etree.fromstring(b"%b%b%b" % (_OPEN, self.content, _CLOSE), _parser())[0]
+            return _parsed(self.content)
         except etree.XMLSyntaxError as error:
             raise ValueError(_said(error, self.line)) from None
 
@@ -200,6 +208,28 @@ class _Window:
         self.line += self._bytes.count(b"\n", 0, count)
         del self._bytes[:count]
         self._position = max(0, self._position - count)
+
+
+def _parsed(content: bytes) -> Element:
+    try:
+        element = etree.fromstring(b"%b%b%b" % (_OPEN, content, _CLOSE), _parser())[0]
+    except etree.XMLSyntaxError:
+        numbered = _NAME.sub(_by_number, content)
+        if numbered == content:
+            raise
+        element = etree.fromstring(b"%b%b%b" % (_OPEN, numbered, _CLOSE), _parser())[0]
+    namespace = element.tag.rpartition("}")[0]
+    if namespace:
+        for node in element.iter(f"{namespace}}}*"):
+            node.tag = node.tag.removeprefix(f"{namespace}}}")
+    return element
+
+
+def _by_number(match: re.Match[bytes]) -> bytes:
+    """Give the numbers of the characters that a name stands for; anything else as it is."""
+    name = match[1]
+    characters = "" if name is None or name in _NAMES_OF_XML else html5.get(name.decode(), "")
+    return b"".join(b"&#%d;" % ord(character) for character in characters) or match[0]
 
 
 def _parser() -> Any:
