@@ -45,6 +45,7 @@ from jobs.runtime.packages import require_packages  # noqa: E402
 from jobs.runtime.preflight import UnfitNodeError, preflight  # noqa: E402
 from jobs.runtime.rendezvous import ranks_from  # noqa: E402
 from jobs.runtime.secrets import load_secrets  # noqa: E402
+from jobs.runtime.withheld import say_invalid, withholding  # noqa: E402
 from launcher.errors import LauncherError  # noqa: E402
 from launcher.ledger import append_event  # noqa: E402
 from launcher.paths import CONTINUE, DOES_NOT_FIT, FINISHED, NEVER_RESTART, RunDir  # noqa: E402
@@ -59,9 +60,11 @@ def main() -> int:
     try:
         context = load_context(RunDir(options.run.absolute()), options.attempt, ranks)
         load_secrets(context.record.cluster.get("secrets_file"), context.recipe.secrets)
-        return _work(context)
+        with withholding(context.recipe):
+            return _work(context)
     except (LauncherError, ValidationError) as error:
-        return _announce(NEVER_RESTART, options, f"rank {ranks.rank} on {os.uname().nodename}: {error}")
+        fault = say_invalid(error) if isinstance(error, ValidationError) else error
+        return _announce(NEVER_RESTART, options, f"rank {ranks.rank} on {os.uname().nodename}: {fault}")
     except DoesNotFitError as error:
         return _announce(DOES_NOT_FIT, options, f"rank {ranks.rank} on {os.uname().nodename}: {error}")
     except UnfitNodeError as error:

@@ -1,22 +1,27 @@
 """Credentialed text stays where it is: none in logs, errors, metrics, W&B's files, manifests or run directories."""
 
+import gzip
 import json
+import re
 import stat
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs.data.corpus import open_corpus
+from jobs.data.workers import run_tasks
 from jobs.prepare import main
 from jobs.runtime.stop import StopFlag
+from jobs.runtime.withheld import WithheldError, withholding
 from launcher.corpus import TOKENIZER
 from launcher.errors import LauncherError
 from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
-from tests.preparing import abstracts, make_context, write_source
-from tests.ranks import make_run, train
+from tests.preparing import Group, abstracts, make_context, write_source
+from tests.ranks import make_run, start, train
 
 PLANTED = "Zaphodia"
 SENTENCE = (
@@ -52,7 +57,7 @@ def write_notes(folder: Path) -> None:
 def tells(folder: Path) -> Iterator[Path]:
     """Files that hold the planted name."""
     sources = {folder / "notes.jsonl", folder / "sets" / "set.json"}
-    for path in sorted(set(folder.rglob("*")) - sources):
+    for path in sorted(set(folder.rglob("*")) - sources - set(folder.glob("source-*"))):
         if path.is_file() and any(form in path.read_bytes() for form in (PLANTED.encode(), PLANTED.lower().encode())):
             yield path
 
@@ -117,6 +122,109 @@ def test_nobody_else_may_enter_what_is_half_done_or_done(notes: Path) -> None:
     assert others_may_enter(notes / "corpora" / "corpus.partial") is False
     assert main(make_context(notes, **changes), StopFlag()) == FINISHED
     assert others_may_enter(notes / "corpora" / "corpus") is False
+
+
+def citation(abstract: str) -> str:
+    article = f"<ArticleTitle>{PLANTED}</ArticleTitle><Abstract><AbstractText>{abstract}</AbstractText></Abstract>"
+    fields = f'<PMID Version="1">7</PMID><Article>{article}<Language>eng</Language></Article>'
+    return f"<PubmedArticle><MedlineCitation>{fields}</MedlineCitation></PubmedArticle>"
+
+
+def article(text: str) -> str:
+    title = f"<title-group><article-title>{PLANTED}</article-title></title-group>"
+    front = f"<front><article-meta>{title}</article-meta></front>"
+    return f"<article>{front}<body><sec><title>{PLANTED}</title><p>{text}</p></sec></body></article>"
+
+
+BROKEN, HEAD = f"{PLANTED} &{PLANTED}; <b>", "subject_id,note_seq,text\n"
+FORMATS = {
+    "medline": f"<PubmedArticleSet>{citation(SENTENCE)}{citation(BROKEN)}<{PLANTED}/></PubmedArticleSet>",
+    "pmc": f"<pmc-articleset>{article(SENTENCE)}{article(BROKEN)}<{PLANTED}/></pmc-articleset>",
+    "mimic_iv": f'{HEAD}1,1,"{SENTENCE}"\n{PLANTED},{PLANTED},{PLANTED},{PLANTED}\n2,2,"{PLANTED}"{PLANTED}\n',
+    "text": f"{SENTENCE}\n{PLANTED}\0\n",
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_reader_tells_of_the_text_in_any_task(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], format: str
+) -> None:
+    for number, end in enumerate(("", f"<{PLANTED}", f'3,3,"{PLANTED}')):
+        (tmp_path / f"source-{number}").write_bytes(FORMATS[format].encode() + end.encode())
+    packed = gzip.compress(FORMATS[format].encode())
+    (tmp_path / "source-3.gz").write_bytes(packed[:-12])
+    sources = [{"format": format, "files": "./source-*", "license": "none"}]
+    group = Group(tmp_path, 2, sources=sources, data_use="credentialed", max_bad_fraction=1, validation=0)
+
+    for context in (group.share(0), group.share(1)):
+        assert main(context, StopFlag()) == FINISHED
+        assert not others_may_enter(group.work)
+    assert main(group.last, StopFlag()) == FINISHED
+
+    said = "".join(capfd.readouterr())
+    counts = open_corpus(group.corpus).manifest.counts
+    assert counts.documents["train"] > 0
+    assert counts.bad_records > 0
+    assert re.search(r"source-\d\S*:\d+: ", said)
+    assert PLANTED.lower() not in said.lower()
+    assert not list(tells(tmp_path))
+
+
+FAILING = """
+import runpy
+from jobs.data import shards
+from pydantic import TypeAdapter
+
+def fail(self, document):
+    {failure}
+
+shards.TokenizedShards._split = fail
+runpy.run_module("jobs", run_name="__main__", alter_sys=True)
+"""
+FAILURES = {
+    "raise RuntimeError(document.text)": (1, "RuntimeError (its message is withheld"),
+    "raise KeyError(document.text) from ValueError(document.text)": (1, "KeyError (its message is withheld"),
+    "raise OSError(document.text)": (1, "OSError (its message is withheld"),
+    "TypeAdapter(int).validate_python(document.text)": (NEVER_RESTART, "int: is not valid (int_parsing)"),
+}
+
+
+@pytest.mark.parametrize(("failure", "expected"), FAILURES.items())
+def test_an_error_that_nobody_foresaw_is_told_without_its_message(
+    notes: Path, failure: str, expected: tuple[int, str]
+) -> None:
+    context = make_context(notes, data_use="credentialed", max_bad_fraction=0.5)
+
+    attempt = start(context.run, program=("-c", FAILING.format(failure=failure)))
+    attempt.wait()
+
+    code, told = expected
+    assert attempt.exit_codes == [code]
+    assert told in attempt.log()
+    assert not list(tells(notes))
+
+
+def test_an_error_that_nobody_foresaw_is_told_in_full_where_text_is_open(notes: Path) -> None:
+    context = make_context(notes, max_bad_fraction=0.5)
+
+    attempt = start(context.run, program=("-c", FAILING.format(failure="raise RuntimeError(document.text)")))
+    attempt.wait()
+
+    assert f"RuntimeError: {SENTENCE}" in attempt.log()
+
+
+def test_a_withheld_error_says_where_it_happened(notes: Path) -> None:
+    recipe = make_context(notes, data_use="credentialed").recipe
+
+    def fail(number: int) -> None:
+        raise RuntimeError(f'{PLANTED}\n  File "{PLANTED}.py", line 1, in {PLANTED}')
+
+    with pytest.raises(WithheldError) as caught, withholding(recipe):
+        list(run_tasks(fail, [1], 1, lambda: False))
+
+    assert f"{Path(__file__).name}:" in str(caught.value)
+    assert " in fail" in str(caught.value)
+    assert PLANTED not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.slow
