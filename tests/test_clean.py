@@ -1,5 +1,6 @@
 """Steps between reading and tokenising: which documents stay, how they are changed, and what is counted."""
 
+import csv
 import gzip
 import json
 import unicodedata
@@ -137,10 +138,21 @@ def test_a_language_that_cannot_be_told_is_refused():
 FOUND = {
     "removal_mark": ["[**Hospital 18**]", "Dr. ___"],
     "email": ["write to a.b@example.org"],
-    "us_ssn": ["SSN 123-45-6789."],
-    "phone": ["(617) 632-7000", "call 617-632-7000", "617.632.7000"],
-    "record_number": ["MRN: 1234567", "Medical Record Number: 99887766", "unit no. 1234567", "ACCOUNT #55512"],
-    "date": ["01/02/2015", "on 1/2/15", "2015-01-02", "January 3, 2019", "Aug. 3rd 2004"],
+    "url": ["see https://example.org/x", "at www.example.org", "http://www.example.org"],
+    "ip_address": ["from 192.168.1.17", "10.0.0.1."],
+    "us_ssn": ["SSN 123-45-6789.", "SSN: 123456789", "social security number 123 45 6789"],
+    "phone": ["(617) 632-7000", "call 617-632-7000", "617.632.7000", "cell 6176327000"],
+    "record_number": [
+        "MRN 12-34-567",
+        "MRN: 1234567",
+        "Medical Record Number: 99887766",
+        "unit no. 1234567",
+        "ACCOUNT #55512",
+    ],
+    "date": [
+        *("01/02/2015", "on 1/2/15", "2015-01-02", "January 3, 2019", "Aug. 3rd 2004", "3-Jan-2015", "12-JUL-98"),
+        *("03 January 2015", "the 3rd of July 2008", "2015/01/02", "1-2-2015", "31.12.2015", "3 Sept. 2015"),
+    ],
     "titled_name": ["Mr. Smith came", "Mrs Jones", "DR. HOUSE"],
 }
 NOT_FOUND = [
@@ -151,6 +163,8 @@ NOT_FOUND = [
     "@ noon, foo@bar",
     "TMS Score 12345, the unit 5 no 3, p < 0.05",
     "in the years 2015-2019, PMID 12345678",
+    "proteases (EC 3.4.22.2), section 1.2.3.4, 10.12.13.14.15, 1-2-15 tablets, 3 days in 2015",
+    "1234567890 cells, 61763270001, 123456789, 12-34-567, 2015/16/2017x, 5-7-2151, 2151/7/16, 16 July 2151",
 ]
 
 
@@ -164,6 +178,16 @@ def test_what_looks_like_patients_data_is_counted(name, text):
 @pytest.mark.parametrize("text", NOT_FOUND)
 def test_what_is_ordinary_is_not_counted(text):
     assert not any(clean([text], phi_check=True)[1].phi.values())
+
+
+def test_notes_that_were_de_identified_are_told_from_others():
+    with gzip.open(shared_data("clinical/mimic_iv_note_like/discharge.csv.gz"), "rt", newline="") as file:
+        removed = clean([row["text"] for row in csv.DictReader(file)], phi_check=True)[1].phi
+    with gzip.open(shared_data("clinical/mtsamples.visible.jsonl.gz"), "rt", encoding="utf-8") as file:
+        left = clean([json.loads(line)["text"] for line in file], phi_check=True)[1].phi
+
+    assert (removed.pop("removal_mark"), sum(removed.values())) == (4878, 6)
+    assert (left.pop("removal_mark"), sum(left.values())) == (5, 1402)
 
 
 def test_only_documents_that_stay_are_checked():

@@ -142,6 +142,16 @@ def test_errors_and_other_categories_are_marked_and_all_else_is_a_document(tmp_p
     assert (intake.count, intake.bad) == (8, 0)
 
 
+def test_marks_of_removal_are_counted_though_cleaning_takes_them_out(tmp_path):
+    notes = ("[**Hospital 18**] saw [**Name**] ___", "nothing", "[** open [**", "___")
+    write_noteevents(tmp_path / "NOTEEVENTS.csv", *({"SUBJECT_ID": 7, "TEXT": note} for note in notes))
+    source = {"format": "mimic_iii", "files": "./*.csv"}
+
+    counts = prepare_notes(tmp_path, source, clean={"phi_check": True}, validation=0).manifest.counts
+
+    assert counts.phi["removal_mark"] == 2 + 1 + 2 + 1
+
+
 def test_mimic_iv_notes_are_kept_together_by_patient_and_apart_from_mimic_iii(tmp_path):
     row = {"note_id": "7-RR-5", "subject_id": 7, "note_type": "AR", "note_seq": 5, "text": "An addendum: ___\n"}
     path = write_table(tmp_path / "radiology.csv.gz", MIMIC_IV, row, row | {"subject_id": 70, "hadm_id": 1})

@@ -68,9 +68,9 @@ class Clean(Section):
     decontaminate: Decontamination | None = None
     """Drop documents that overlap with evaluation sets."""
     phi_check: bool = False
-    """Count patterns that look like patients' data (telephone, social security and record numbers, e-mail addresses,
-    full dates, names after titles) and marks of de-identification; counts go into the manifest, text never. A smell
-    test: it removes nothing, and finding nothing proves nothing."""
+    """Count patterns that look like patients' data (telephone, social security and record numbers, addresses of
+    mail, pages and computers, full dates, names after titles) and marks of de-identification; counts go into the
+    manifest, text never. A smell test: it removes nothing, and finding nothing proves nothing."""
     exact_duplicates: Literal["keep", "drop"] = "keep"
     """Documents with the same text as an earlier one; of notes, those of the same patient."""
     near_duplicates: Minhash | None = None

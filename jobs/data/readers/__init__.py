@@ -9,6 +9,7 @@ What it may say about a document, in its `metadata`:
     identity, version: numbers; of the documents with one identity only the newest stays in a corpus.
     split_key: documents with the same key (a patient) are in the same split.
     license: the document's own licence.
+    removal_marks: how many marks of de-identification its text had that cleaning takes out; missing if none.
 """
 
 from collections.abc import Callable, Iterator

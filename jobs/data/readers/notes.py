@@ -27,7 +27,7 @@ _BLANK_LINES = re.compile(r"\n{4,}")
 def read_mimic_iv(intake: Intake, source: MimicIVSource) -> Iterator[Document]:
     """Give the notes of a MIMIC-IV-Note table (https://physionet.org/content/mimic-iv-note/), in order."""
     for line, (patient, text) in read_rows(intake, ["subject_id", "text"], ["subject_id", "note_seq"]):
-        metadata = {"split_key": f"mimic_iv/{patient}"}
+        metadata = _facts(f"mimic_iv/{patient}", text)
         yield Document(clean_note(text, source.clean), f"{intake.path.name}:{line}", metadata=metadata)
 
 
@@ -40,7 +40,7 @@ def read_mimic_iii(intake: Intake, source: MimicIIISource) -> Iterator[Document]
     categories = {category.strip() for category in source.categories}
     columns = ["SUBJECT_ID", "CATEGORY", "ISERROR", "TEXT"]
     for line, (patient, category, error, text) in read_rows(intake, columns, ["ROW_ID", "SUBJECT_ID"]):
-        metadata = {"split_key": f"mimic_iii/{patient}"}
+        metadata = _facts(f"mimic_iii/{patient}", text)
         if error.strip() == "1":
             metadata["drop"] = "error"
         elif categories and category.strip() not in categories:
@@ -66,6 +66,11 @@ def clean_note(text: str, how: Cleaning) -> str:
     text = _MARKER.sub(_words_of_marker, text).replace("[**", " ").replace("**]", " ")
     lines = [line.rstrip(" \t") for line in text.split("\n")]
     return _BLANK_LINES.sub("\n\n\n", "\n".join(lines)).strip()
+
+
+def _facts(patient: str, text: str) -> dict[str, str | int]:
+    marks = text.count("[**")
+    return {"split_key": patient, **({"removal_marks": marks} if marks else {})}
 
 
 def _words_of_marker(marker: re.Match[str]) -> str:
