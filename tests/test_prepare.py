@@ -8,13 +8,16 @@ import signal
 import stat
 import subprocess
 import sys
+import unicodedata
 from dataclasses import replace
 
 import pytest
+import zstandard
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from jobs.data.corpus import open_corpus
+from jobs.data.tokenize import load_encoder
 from jobs.prepare import main
 from jobs.runtime.context import Ranks
 from jobs.runtime.stop import StopFlag
@@ -23,6 +26,7 @@ from launcher.errors import LauncherError
 from launcher.ledger import read_attempts
 from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
 from tests.preparing import ABSTRACTS, ASSETS, abstracts, documents_of, files_of, make_context, write_pile, write_source
+from tests.shared_data import shared_data
 from tests.waiting import wait_for
 
 PLANTED = "Zaphodia"
@@ -613,6 +617,24 @@ def test_of_two_recipes_of_one_name_the_slower_one_is_told_that_it_is_taken(tmp_
 
     with pytest.raises(LauncherError, match="holds a corpus made from other files or settings"):
         main(make_context(tmp_path), QuickerRun(other, parts))
+
+
+def test_articles_of_the_pile_are_prepared_whole(tmp_path):
+    path = shared_data("pubmed/pile/pubmed_central.jsonl.zst")
+    with zstandard.open(path, "rt", encoding="utf-8") as file:
+        texts = [unicodedata.normalize("NFC", json.loads(line)["text"]) for line in file]
+    source = {"format": "pile", "files": "./*.zst", "subsets": ["PubMed Central"], "license": "CC BY"}
+    clean = {"normalise": "nfc", "min_characters": 1000, "languages": ["en"], "exact_duplicates": "drop"}
+    (tmp_path / path.name).symlink_to(path)
+
+    corpus = prepare(tmp_path, sources=[source], clean=clean | {"near_duplicates": {}}, validation=0)
+
+    counts, encoder = corpus.manifest.counts, load_encoder(str(ASSETS / "stories260k"), "stories260k")
+    assert (counts.records, counts.bad_records, counts.dropped, counts.licenses) == (50, 0, {}, {"CC BY": 50})
+    assert (len(texts), sum(map(len, texts))) == (50, 2_171_121)
+    written = documents_of(corpus, "train")
+    assert written == encoder.encode(texts)
+    assert min(map(len, written)) > 4 * 2048  # what the source system cut them to
 
 
 _PEAKS = """\
