@@ -20,6 +20,7 @@ from jobs.data.finalise import finalise
 from jobs.data.making import make_parts, stopped
 from jobs.data.parts import make_part
 from jobs.data.plan import Plan, make_plan
+from jobs.data.progress import Phases
 from jobs.data.shares import agree, deal
 from jobs.runtime.context import Context
 from launcher.corpus import MANIFEST, read_manifest
@@ -89,8 +90,11 @@ def complete(plan: Plan, context: Context, is_stop_wanted: Callable[[], bool]) -
     """Make what is missing, and publish it; False if a stop was asked for before."""
     if not is_whole(plan):
         parts = make_parts(plan, range(len(plan.files)), make_part, context, is_stop_wanted)
-        if len(parts) < len(plan.files) or not finalise(plan, parts, is_stop_wanted):
+        if len(parts) < len(plan.files):
             return False
+        with Phases(context, len(parts), sum(part.source.size for part in parts)) as phases:
+            if not finalise(plan, parts, is_stop_wanted, phases.tell):
+                return False
     publish(plan)
     return True
 

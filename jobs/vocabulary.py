@@ -23,6 +23,7 @@ from jobs.data.expansion.measuring import Meter
 from jobs.data.expansion.parts import VocabularyPlan, count_part, heldout_batches, make_plan
 from jobs.data.making import code_versions, make_parts, stopped
 from jobs.data.parts import Part
+from jobs.data.progress import Phases
 from jobs.data.tokenize import TextEncoder, load_encoder
 from jobs.data.workers import run_tasks
 from jobs.runtime.context import Context
@@ -91,11 +92,14 @@ def make_tokenizer(plan: VocabularyPlan, context: Context, is_stop_wanted: StopW
     if len(parts) < len(plan.files):
         return False
     require_documents(parts)
-    tokens = learn_once(plan, parts, is_stop_wanted)
-    if tokens is None:
-        return False
-    folder = build(plan, tokens, context.model_path(plan.recipe.tokenizer))
-    measurement = measure(plan, tokens, folder, is_stop_wanted)
+    with Phases(context, len(parts), sum(part.source.size for part in parts)) as phases:
+        phases.tell("learning", 0, 2)
+        tokens = learn_once(plan, parts, is_stop_wanted)
+        if tokens is None:
+            return False
+        folder = build(plan, tokens, context.model_path(plan.recipe.tokenizer))
+        phases.tell("measuring", 1, 2)
+        measurement = measure(plan, tokens, folder, is_stop_wanted)
     if measurement is None:
         return False
     expansion = Expansion(

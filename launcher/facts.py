@@ -66,7 +66,7 @@ class RunFacts:
     def eta_seconds(self) -> float | None:
         """How long the rest takes at that speed."""
         speed, row = self.speed, self.newest[-1] if self.newest else {}
-        if not speed or speed < 0:
+        if not speed or speed < 0 or "phase" in row:
             return None
         if "bytes" in row:
             return float((row["bytes_total"] - row["bytes"]) / speed)

@@ -76,6 +76,11 @@ class RunStatus:
     """Of the source files of a `prepare`."""
     bytes_total: int | None = None
     bytes_per_second: float | None = None
+    phase: str | None = None
+    """What a running `prepare` or `vocabulary` does when all files have been read."""
+    phase_done: int | None = None
+    """Of its steps."""
+    phase_total: int | None = None
     group: "Group | None" = None
     """The runs of a `prepare` in several tasks; the other fields then tell of all of them together."""
 
@@ -211,7 +216,10 @@ def compose(facts: RunFacts, answer: Answer) -> RunStatus:
         attempts=facts.attempts,
         bytes_done=row.get("bytes_total" if finished else "bytes"),
         bytes_total=row.get("bytes_total"),
-        bytes_per_second=facts.speed if running and "bytes" in row else None,
+        bytes_per_second=facts.speed if running and "bytes" in row and "phase" not in row else None,
+        phase=row.get("phase") if running else None,
+        phase_done=row.get("phase_done") if running else None,
+        phase_total=row.get("phase_total") if running else None,
     )
 
 

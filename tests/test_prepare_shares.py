@@ -227,10 +227,24 @@ def test_progress_is_told_in_files_and_bytes(tmp_path):
 
     main(group.last, StopFlag())
 
-    rows = read_json_lines(group.last.run.metrics)
+    rows = [row for row in read_json_lines(group.last.run.metrics) if "phase" not in row]
     assert [(row["step"], row["bytes"]) for row in (rows[0], rows[-1])] == [(0, 0), (7, total)]
     assert {row["bytes_total"] for row in rows} == {total}
     assert rows[-1]["tokens"] == sum(open_corpus(group.corpus).manifest.counts.tokens.values())
+
+
+def test_what_follows_the_reading_is_told_in_steps(tmp_path):
+    sources = write_sources(tmp_path / "shared")
+    clean = {"near_duplicates": {"buckets": 3, "hashes": 2}}
+    context = make_context(sources, clean=clean, resources={"cpus_per_task": 1, "time": "1h"})
+
+    main(context, StopFlag())
+
+    rows = [row for row in read_json_lines(context.run.metrics) if "phase" in row]
+    told = [(row["phase"], row["phase_done"], row["phase_total"]) for row in rows]
+    searched = [("near duplicates", done, 4) for done in range(4)]
+    assert told == [*searched, *(("merging", done, 2) for done in range(3))]
+    assert {(row["step"], row["bytes"] == row["bytes_total"] > 0) for row in rows} == {(7, True)}
 
 
 def test_one_large_file_moves_the_progress(tmp_path, monkeypatch):
@@ -307,5 +321,6 @@ def test_a_terminal_gets_a_bar(tmp_path):
     terminal = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=60, dimensions=(40, 80))
 
     terminal.expect(r"0/1 files .*━")
-    terminal.expect(r"1/1 files .*━")
+    terminal.expect(r"1/1 files .*?━")
+    terminal.expect(r"merging .*?━.*?2/2")
     terminal.expect(pexpect.EOF)

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from launcher.cli.status_view import print_run
 from launcher.cluster import Cluster
 from launcher.ledger import append_event
 from launcher.paths import list_shares
@@ -110,6 +112,28 @@ def test_the_last_run_tells_when_the_tasks_are_over(
     status = told(last, make_cluster, monkeypatch, Job("1002", "RUNNING", "squeue"))
 
     assert (status.state, status.job_id, status.step, status.bytes_done) == ("running", "1002", 5, 5e9)
+
+
+def test_what_the_last_run_does_after_the_reading_is_shown(
+    tmp_path: Path, make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, shares = begin_group(tmp_path, tasks=2)
+    for index, share in enumerate(shares):
+        work(share, index, 100)
+        share.end(0, "finished", "done", at=200)
+    last.start(0, "1002", at=300)
+    rows = [{"bytes": size, "bytes_total": 2 * BYTES, "attempt": 0, "step": 8} for size in (BYTES, 2 * BYTES)]
+    rows[1] |= {"phase": "near duplicates", "phase_done": 5, "phase_total": 15}
+    lines = [json.dumps({"time": MIDNIGHT + 310 + number, **row}) + "\n" for number, row in enumerate(rows)]
+    last.run.metrics.write_text("".join(lines))
+
+    status = told(last, make_cluster, monkeypatch, Job("1002", "RUNNING", "squeue"))
+    print_run(Console(width=120), status, measure_goodput(last.run), [])
+
+    assert (status.phase, status.phase_done, status.phase_total) == ("near duplicates", 5, 15)
+    assert (status.bytes_per_second, status.eta_seconds) == (None, None)
+    said = capsys.readouterr().out
+    assert "(100% read); near duplicates 5/15" in said
 
 
 def test_a_group_costs_what_all_its_runs_cost(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ run again, and the bytes depend on the source files and the recipe alone.
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from jobs.data.clean.decontaminate import account
 from jobs.data.counts import count_documents, count_tokens, summary
@@ -17,6 +18,7 @@ from jobs.data.merge import Merger, Piece, lay_out
 from jobs.data.near import MAX_DOCUMENTS, NearDuplicates
 from jobs.data.parts import Part
 from jobs.data.plan import Plan
+from jobs.data.progress import TellPhase, tell_nobody
 from jobs.data.signatures import minhash_config
 from jobs.runtime.watchdog import WATCHDOG
 from launcher.corpus import MANIFEST, SPLITS, TOKENIZER, Manifest, Shard, Split, SplitRule, Tally
@@ -26,13 +28,14 @@ StopWanted = Callable[[], bool]
 Shards = dict[Split, tuple[Shard, ...]]
 
 
-def finalise(plan: Plan, parts: Sequence[Part], is_stop_wanted: StopWanted) -> bool:
+def finalise(plan: Plan, parts: Sequence[Part], is_stop_wanted: StopWanted, tell: TellPhase = tell_nobody) -> bool:
     """Make the corpus of its parts; it is whole once its manifest is there.
 
     Args:
         plan: Of the corpus.
         parts: All of them, in the order of their files.
         is_stop_wanted: Asked about once a second.
+        tell: Told how far it is.
 
     Returns:
         False if a stop was asked for before the end; what is done by then is not done again.
@@ -44,12 +47,12 @@ def finalise(plan: Plan, parts: Sequence[Part], is_stop_wanted: StopWanted) -> b
         [load_keys(plan.keys(number)) for number in range(len(parts))], plan.recipe.clean.exact_duplicates == "drop"
     )
     WATCHDOG.beat()
-    if not drop_near_duplicates(plan, parts, judged, is_stop_wanted):
+    if not drop_near_duplicates(plan, parts, judged, is_stop_wanted, tell):
         return False
     counts = count_documents(parts, judged)
     if not counts.documents["train"]:
         raise LauncherError(f"sources: no document is left for training ({summary(counts)}); check files and `clean`")
-    shards = merge_parts(plan, parts, judged, is_stop_wanted)
+    shards = merge_parts(plan, parts, judged, is_stop_wanted, tell)
     if shards is None:
         return False
     write_durably(plan.work / TOKENIZER, plan.encoder.backend.to_str())
@@ -58,7 +61,7 @@ def finalise(plan: Plan, parts: Sequence[Part], is_stop_wanted: StopWanted) -> b
 
 
 def drop_near_duplicates(
-    plan: Plan, parts: Sequence[Part], judged: Sequence[Judged], is_stop_wanted: StopWanted
+    plan: Plan, parts: Sequence[Part], judged: Sequence[Judged], is_stop_wanted: StopWanted, tell: TellPhase
 ) -> bool:
     """Drop near duplicates if the recipe says so; tell whether that came to its end before a stop.
 
@@ -73,7 +76,7 @@ def drop_near_duplicates(
     signatures = [plan.signatures(number) for number in range(len(parts))]
     folder = plan.parts / "near" / _stamp(plan, parts, judged)
     search = NearDuplicates(minhash_config(minhash), signatures, judged, folder)
-    places = search.run(plan.recipe.resources.cpus_per_task, is_stop_wanted)
+    places = search.run(plan.recipe.resources.cpus_per_task, is_stop_wanted, partial(tell, "near duplicates"))
     if places is None:
         return False
     mark(judged, places, NEAR_DUPLICATE)
@@ -90,13 +93,13 @@ def _stamp(plan: Plan, parts: Sequence[Part], judged: Sequence[Judged]) -> str:
 
 
 def merge_parts(
-    plan: Plan, parts: Sequence[Part], judged: Sequence[Judged], is_stop_wanted: StopWanted
+    plan: Plan, parts: Sequence[Part], judged: Sequence[Judged], is_stop_wanted: StopWanted, tell: TellPhase
 ) -> Shards | None:
     """Make shards of what stays; None if a stop was asked for before the end."""
     merges = {split: lay_out(split, _pieces(split, parts, judged), plan.parts) for split in SPLITS}
     merger = Merger(plan.parts, plan.work, plan.encoder.dtype, plan.code)
     everything = [merge for split in SPLITS for merge in merges[split]]
-    made = merger.run(everything, plan.recipe.resources.cpus_per_task, is_stop_wanted)
+    made = merger.run(everything, plan.recipe.resources.cpus_per_task, is_stop_wanted, partial(tell, "merging"))
     if made is None:
         return None
     return {split: tuple(shard for shard in made if shard.name.startswith(f"{split}/")) for split in SPLITS}

@@ -98,10 +98,16 @@ class Merger:
     dtype: IdFormat
     code: str
 
-    def run(self, merges: Sequence[Merge], cpus: int, is_stop_wanted: Callable[[], bool]) -> list[Shard] | None:
+    def run(
+        self, merges: Sequence[Merge], cpus: int, is_stop_wanted: Callable[[], bool], tell: Callable[[int, int], None]
+    ) -> list[Shard] | None:
         """Make the shards that no earlier attempt made; None if a stop was asked for before the end."""
         missing = [number for number, merge in enumerate(merges) if not self.finished(merge)]
-        for number, shard in run_tasks(lambda number: self.make(merges[number]), missing, cpus, is_stop_wanted):
+        made_before = len(merges) - len(missing)
+        tell(made_before, len(merges))
+        tasks = run_tasks(lambda number: self.make(merges[number]), missing, cpus, is_stop_wanted)
+        for count, (number, shard) in enumerate(tasks, 1):
+            tell(made_before + count, len(merges))
             print(f"{merges[number].name}: {shard.documents:,} documents, {shard.tokens:,} tokens", flush=True)
         made = [self.finished(merge) for merge in merges]
         shards = [shard for shard in made if shard]

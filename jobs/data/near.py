@@ -47,19 +47,25 @@ class NearDuplicates:
     folder: Path
     """Where results lie, of these very documents."""
 
-    def run(self, cpus: int, is_stop_wanted: Callable[[], bool]) -> NDArray[np.uint32] | None:
+    def run(
+        self, cpus: int, is_stop_wanted: Callable[[], bool], tell: Callable[[int, int], None] = lambda *_: None
+    ) -> NDArray[np.uint32] | None:
         """Search all buckets and join what they give.
 
         Args:
             cpus: CPU cores to use.
             is_stop_wanted: Asked about once a second.
+            tell: Told how many steps are done, and how many there are.
 
         Returns:
             The documents to drop by their places among the written ones of all parts; None if a stop was asked for
             before the end.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for bucket, _ in run_tasks(self.search_bucket, self.missing_buckets(), cpus, is_stop_wanted):
+        steps, missing = self.config.num_buckets + 1, self.missing_buckets()
+        tell(steps - 1 - len(missing), steps)
+        for count, (bucket, _) in enumerate(run_tasks(self.search_bucket, missing, cpus, is_stop_wanted), 1):
+            tell(steps - 1 - len(missing) + count, steps)
             print(f"near duplicates: searched bucket {bucket} of {self.config.num_buckets}", flush=True)
         if self.missing_buckets():
             return None

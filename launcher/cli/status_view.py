@@ -94,8 +94,12 @@ def _progress(one: RunStatus) -> str:
     if one.step is None:
         return ""
     if one.bytes_total is not None:
-        return f"{read_share(one)} {one.step}/{one.total_steps}"
+        return f"{one.phase or read_share(one)} {_counted(one)}"
     return f"{one.step}/{one.total_steps}" if one.total_steps else str(one.step)
+
+
+def _counted(one: RunStatus) -> str:
+    return f"{one.phase_done}/{one.phase_total}" if one.phase else f"{one.step}/{one.total_steps}"
 
 
 def _outlook(one: RunStatus) -> str:
@@ -140,7 +144,8 @@ def _training(one: RunStatus) -> str:
         return ""
     if one.bytes_total is not None:
         speed = f", {file_size(round(one.bytes_per_second))}/s" if one.bytes_per_second else ""
-        return f"{one.step} of {one.total_steps}, {file_size(one.bytes_total)} ({read_share(one)} read){speed}"
+        phase = f"; {one.phase} {_counted(one)}" if one.phase else ""
+        return f"{one.step} of {one.total_steps}, {file_size(one.bytes_total)} ({read_share(one)} read){speed}{phase}"
     of = f" of {one.total_steps} ({one.step / one.total_steps:.0%})" if one.total_steps else ""
     loss = f", loss {one.loss:.4f}" if one.loss is not None else ""
     speed = f", {quantity(one.tokens_per_second)} tokens/s" if one.tokens_per_second else ""
