@@ -84,6 +84,15 @@ def test_faults_shown_in_documents_are_those_of_the_recipe_above_them(tmp_path: 
     assert str(caught.value).replace(f"{tmp_path}/", "") == said.rstrip("\n")
 
 
+def test_the_breakpoint_shown_stands_between_lines_of_the_source() -> None:
+    source = (ROOT / "jobs" / "cpt.py").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "debugging.md").read_text(encoding="utf-8")
+    before = re.findall(r"```python\n(.*\n) +if group.is_main:\n +breakpoint\(\)\n```", page)
+    after = re.findall(r"\[rank 0\] -> (.*\n)", page)
+
+    assert f"{before[0]}    {after[0]}" in source
+
+
 def test_troubleshooting_knows_the_format_of_corpora() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 
