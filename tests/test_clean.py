@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jobs.data.clean import Cleaner
 from jobs.data.clean.language import LanguageFilter, check_languages, sample
+from jobs.data.clean.overlap import words_of
 from jobs.data.clean.phi import PATTERNS, PhiCheck
 from jobs.data.clean.text import Normaliser
 from launcher.errors import LauncherError
@@ -66,6 +67,29 @@ def test_text_is_normalised_as_the_recipe_says(form, expected):
 
 @given(st.text(), st.sampled_from(["nfc", "nfkc"]))
 def test_the_quick_check_changes_no_result(text, form):
+    assert Normaliser(form).format(text) == unicodedata.normalize(form.upper(), text)
+
+
+@pytest.mark.parametrize("form", ["nfc", "nfkc"])
+@pytest.mark.parametrize(
+    "unit", ["\u0301\u0316", "\u0f73\u0f71", "\u0344\u0316", "e\u0316\u0301", "\uff9e\u0301", "\u0302"]
+)
+def test_marks_on_a_letter_are_sorted_in_linear_time(form, unit):
+    text = f"a{unit * 500_000}"
+
+    written = Normaliser(form).format(text)
+
+    # Letters and marks are those of the text, and a joiner for 30 marks at most.
+    assert len(written.replace("\u034f", "")) <= 2 * len(text)
+    assert written.count("\u034f") <= 2 * len(text) // 30
+    assert len(words_of(text)) <= len(text)
+
+
+@given(
+    st.text(st.sampled_from("ae\u0301\u0316\u0f73\uff9e \u304b\u3099\u1100\u1161\u11a8"), max_size=30),
+    st.sampled_from(["nfc", "nfkc"]),
+)
+def test_as_many_marks_as_writing_needs_are_normalised_as_ever(text, form):
     assert Normaliser(form).format(text) == unicodedata.normalize(form.upper(), text)
 
 

@@ -39,7 +39,7 @@ class VocabularyRecipe(RecipeBase):
     heldout: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Share of the documents that nothing is learned from, to measure on; chosen by a hash."""
     clean: Clean = Clean()
-    """What happens to documents on the way: `normalise`, `min_characters` and `languages`."""
+    """What happens to documents on the way: `normalise`, `min_characters`, `max_characters` and `languages`."""
     max_bad_fraction: Fraction = 0.001
     """Unreadable records are counted and skipped up to this share; beyond it the run fails."""
 

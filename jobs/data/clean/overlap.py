@@ -13,7 +13,6 @@ holds one whole. Only around seeds that are also in the index all runs are looke
 """
 
 import re
-import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from jobs.data.clean.evaluation import Record, read_records
+from jobs.data.clean.text import normalised
 from launcher.errors import LauncherError
 
 SHORTEST = 8
@@ -181,7 +181,7 @@ def hash_of(run: str) -> int:
 
 def _folded(text: str) -> str:
     """Forget about case, and about forms of letters: ligatures, full width, composed or not."""
-    return unicodedata.normalize("NFKC", text).lower()
+    return normalised("NFKC", text).lower()
 
 
 def _pattern(text: str) -> re.Pattern[str]:
