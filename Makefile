@@ -28,8 +28,10 @@ test: install
 	bash .ci/slurm-packages
 	$(PYTEST) -m slurm -n 3 --dist loadfile
 
-# What `make test` leaves out: the slow tests in every strategy, and what a machine without a GPU cannot show.
+# What `make test` leaves out: the slow tests in every strategy; every adapter in every strategy on a real Slurm, written into
+# docs/strategies.json and docs/recipes.md; and what a machine without a GPU cannot show.
 strategies: install
+	bash .ci/slurm-packages
 	$(PYTEST) -m strategies -n 2 --dist loadfile
 
 gpu: install

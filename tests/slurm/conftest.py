@@ -3,6 +3,7 @@
 The folders lie directly in the temporary folder of the machine: pytest's own are too deep for Unix sockets.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,9 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launcher.devcluster import DevCluster, Shape
+from launcher.devcluster.config import RENDEZVOUS_PORTS
 from launcher.devcluster.machine import missing_programs
+
+PORTS_OF_A_WORKER = 1000
 
 
 @contextmanager
@@ -23,10 +28,20 @@ def _running(shape: Shape) -> Iterator[DevCluster]:
     cluster = DevCluster(folder)
     try:
         cluster.up(shape)
+        _take_own_ports(cluster)
         yield cluster
     finally:
         cluster.down()
         shutil.rmtree(folder)
+
+
+def _take_own_ports(cluster: DevCluster) -> None:
+    """Keep ranks from meeting those of another worker's cluster, which has jobs of the same numbers on this machine."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    profile = yaml.safe_load(cluster.profile.read_text())
+    first = RENDEZVOUS_PORTS[PORTS_OF_A_WORKER * worker % len(RENDEZVOUS_PORTS)]
+    profile["slurm"]["port_range"] = [first, first + PORTS_OF_A_WORKER - 1]
+    cluster.profile.write_text(yaml.safe_dump(profile, sort_keys=False))
 
 
 @pytest.fixture(scope="session")
@@ -40,4 +55,11 @@ def devcluster() -> Iterator[DevCluster]:
 def accounting_cluster() -> Iterator[DevCluster]:
     """A running cluster of 2 nodes x 4 GPUs with MariaDB and slurmdbd, for the tests of one module."""
     with _running(Shape(nodes=2, gpus=4, accounting=True)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def small_cluster() -> Iterator[DevCluster]:
+    """A running cluster of 2 nodes x 2 GPUs without accounting, for the tests of one module."""
+    with _running(Shape(nodes=2, gpus=2)) as cluster:
         yield cluster

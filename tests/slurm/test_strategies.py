@@ -1,0 +1,98 @@
+"""Every way of training in each strategy that validation allows: preempted once, it has an uninterrupted run's losses.
+
+It takes long, so `make test` leaves it out. `make strategies` runs it; docs/strategies.json and the table in the docs
+are what it saw, and tests/test_strategies.py compares both with what validation refuses.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from jobs.data.tokenize import load_encoder
+from jobs.models.adapter_files import write_adapter
+from jobs.models.adapter_state import gather_adapter
+from jobs.models.adapters import adapted
+from launcher.devcluster import DevCluster
+from launcher.paths import RunDir
+from tests.corpora import make_corpus
+from tests.preparing import abstracts
+from tests.ranks import words
+from tests.slurm.site import Site, joined_losses, rank_processes, record, steps_by_attempt
+from tests.strategies import STEPS, STRATEGIES, VARIANTS, Variant, recorded
+from tests.test_adapters import adapter
+from tests.test_new_tokens import expand_tokenizer
+from tests.two_step import STORIES, make_clinical
+
+pytestmark = pytest.mark.strategies
+
+
+@pytest.fixture(scope="module")
+def site(small_cluster: DevCluster) -> Site:
+    """A cluster with all that the variants start from."""
+    models, corpora = (small_cluster.layout.folder / name for name in ("models", "corpora"))
+    (models / "stories260k").symlink_to(STORIES)
+    make_clinical(models / "clinical")
+    make_mixture(models / "mixture")
+    expand_tokenizer(models / "expanded")
+    encoder = load_encoder(str(models / "expanded"), "expanded")
+    make_corpus(corpora / "abstracts", [encoder.encode(abstracts()[:60])])
+    make_corpus(corpora / "words", [words(400)])
+    return Site(small_cluster)
+
+
+def make_mixture(folder: Path) -> None:
+    """Make a mixture of LoRAs with something in it, as MedCare's first stage exports it."""
+    [section] = [adapter(**variant.adapter) for variant in VARIANTS if variant.adapter and variant.name == "molora"]
+    model = adapted(AutoModelForCausalLM.from_pretrained(STORIES), section, 1, "CAUSAL_LM", STEPS)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(5))
+    write_adapter(model, gather_adapter(model), "stories260k", folder)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_what_is_allowed_and_preempted_once_has_the_losses_of_an_uninterrupted_run(
+    site: Site, tmp_path: Path, variant: Variant, strategy: str
+) -> None:
+    if variant.is_refused(strategy):
+        with recorded(variant, strategy, "refused"):
+            site.launcher("validate", write(tmp_path, variant, strategy, "refused"), exit_code=2)
+        return
+    with recorded(variant, strategy, "equal"):
+        [run] = site.submit(write(tmp_path, variant, strategy, "interrupted"))
+        preempt(site, run)
+        [whole] = site.submit(write(tmp_path, variant, strategy, "whole"))
+        site.wait_until_finished(run)
+        site.wait_until_finished(whole)
+
+        assert sorted(joined_losses(whole)) == list(range(1, STEPS + 1))
+        assert joined_losses(run) == joined_losses(whole)
+        first, second = steps_by_attempt(run).values()
+        assert second[0] == first[-1] + 1
+        assert len(steps_by_attempt(whole)) == 1
+
+
+def write(folder: Path, variant: Variant, strategy: str, name: str) -> Path:
+    """Write a recipe."""
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(variant.recipe(strategy, name)))
+    return path
+
+
+def preempt(site: Site, run: RunDir) -> None:
+    """Preempt a run after its first steps.
+
+    It would finish before Slurm has even heard of the preemptor, so its ranks are held until then: SIGCONT is the first
+    that Slurm sends to what it preempts.
+    """
+    site.wait_for_step(run, 1)
+    for process in rank_processes(run).values():
+        os.kill(process, signal.SIGSTOP)
+    site.cluster.preempt(record(run).submissions[-1].job_id)
