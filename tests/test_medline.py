@@ -13,8 +13,9 @@ import pytest
 
 from jobs.data.readers.intake import Intake
 from jobs.data.readers.medline import read_medline
+from launcher.corpus import read_manifest
 from launcher.recipe.sources import MedlineSource
-from tests.preparing import ASSETS, write_source
+from tests.preparing import ASSETS, make_context, write_source
 from tests.shared_data import shared_data
 
 CHECKED = Path(__file__).parent / "data" / "citations.xml.gz"
@@ -171,6 +172,57 @@ assert all(document.text for document in read_medline(source, MedlineSource(form
 # Not getrusage: its peak is that of the process that started this one, if that is higher.
 peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
 print(source.count, source.bad, int(peak[1]) * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_task_takes_no_more_memory_for_a_larger_file(tmp_path):
+    """Read, filtered, signed, tokenised and written by a worker, then merged.
+
+    The reader alone is tested with 2 GiB above, which a whole task takes five minutes for. Here a file of 128 MiB takes
+    as much memory as one of 32 MiB does, and less than 1 GiB.
+    """
+    peaks = {}
+    for size in (2**25, 2**27):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        count = write_large(folder / "large.xml.gz", size)
+        sources = [{"format": "medline", "files": "./large.xml.gz"}]
+        clean = {"languages": ["en"], "near_duplicates": {"buckets": 2, "hashes": 2}}
+        resources = {"cpus_per_task": 1, "time": "1h"}
+        context = make_context(folder, sources=sources, clean=clean, resources=resources)
+
+        argv = [sys.executable, "-c", PREPARE, context.run.root]
+        subprocess.run(argv, check=True, capture_output=True, cwd=Path(__file__).parents[1])
+
+        assert read_manifest(folder / "corpora" / "corpus").counts.records == count
+        peaks[size] = [int((context.run.root / name).read_text()) for name in ("task", "worker")]
+    assert max(peaks[2**27]) < 2**30
+    assert all(large < small + 2**26 for small, large in zip(peaks[2**25], peaks[2**27], strict=True)), peaks
+
+
+PREPARE = r"""
+import re, sys
+from pathlib import Path
+from jobs import prepare
+from jobs.runtime.context import Ranks, load_context
+from jobs.runtime.stop import StopFlag
+from launcher.paths import RunDir
+
+run, make_part = Path(sys.argv[1]), prepare.make_part
+
+def note_peak(name):
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    (run / name).write_text(str(int(peak[1]) * 1024))
+
+def measured(*arguments):
+    part = make_part(*arguments)
+    note_peak("worker")
+    return part
+
+prepare.make_part = measured
+prepare.main(load_context(RunDir(run), 0, Ranks(0, 1, 0, 1, 0)), StopFlag())
+note_peak("task")
 """
 
 
