@@ -91,6 +91,13 @@ def shingles(text, n=5):
     return set(ngrams(Words().word_tokenize(simplify_text(text)), n))
 
 
+def test_marks_on_a_letter_are_sorted_in_linear_time_and_make_no_difference():
+    signer = Signer(MinhashConfig())
+    text = "one two three four five six"
+
+    assert np.array_equal(signer.sign(text + "\u0301\u0316" * 500_000), signer.sign(text))
+
+
 def test_the_same_documents_go_as_with_datatroves_own_steps(tmp_path):
     texts = with_near_copies(abstracts()[:60])
     parts = [texts[:50], [], texts[50:57], ["too short"], texts[57:]]

@@ -18,6 +18,7 @@ from datatrove.utils.hashing import create_hash_func
 from datatrove.utils.word_tokenizers import WordTokenizer
 from numpy.typing import NDArray
 
+from jobs.data.clean.text import with_few_marks
 from jobs.data.durable import replace_durably
 from jobs.data.keys import KeyRecorder
 from launcher.recipe.prepare import Minhash
@@ -70,7 +71,7 @@ class Signer(MinhashDedupSignature):
 
     def sign(self, text: str) -> NDArray[np.uint64] | None:
         """Give the signature of a text, bucket by bucket; None if it has too few words for one shingle."""
-        shingles = self.get_shingles(text[:_COMPARED_CHARACTERS])
+        shingles = self.get_shingles(with_few_marks(text[:_COMPARED_CHARACTERS]))  # it normalises
         # A signature is a minimum over shingles. Taking it piece by piece bounds the memory: 900 bytes a shingle.
         pieces = [shingles[start : start + _SHINGLES_AT_ONCE] for start in range(0, len(shingles), _SHINGLES_AT_ONCE)]
         signatures = [np.array(self.get_signature(piece), "<u8") for piece in pieces]

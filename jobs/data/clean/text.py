@@ -16,17 +16,17 @@ _FAR_FROM_LATIN = re.compile("[\u0300-\u33ff\ua000-\U0001ffff][\u0300-\u33ff\ua0
 
 
 def normalised(form: _Form, text: str) -> str:
-    """Put text into a normalisation form, in linear time.
+    """Put text into a normalisation form, in linear time."""
+    return text if unicodedata.is_normalized(form, text) else unicodedata.normalize(form, with_few_marks(text))
 
-    Python sorts the marks on a letter in quadratic time: a megabyte of them takes minutes. So a joiner that cannot be
-    seen is put behind each 30 (the Stream-Safe Text Process, https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format);
-    no writing needs so many.
+
+def with_few_marks(text: str) -> str:
+    """Put a joiner that cannot be seen behind each 30 marks on a letter; no writing needs so many.
+
+    It is the Stream-Safe Text Process (https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format). Python's
+    normalisation sorts the marks on a letter in quadratic time: a megabyte of them takes minutes.
     """
-    if unicodedata.is_normalized(form, text):
-        return text
-    if _FAR_FROM_LATIN.search(text):
-        text = _many_marks().sub("\\g<0>\u034f", text)
-    return unicodedata.normalize(form, text)
+    return _many_marks().sub("\\g<0>\u034f", text) if _FAR_FROM_LATIN.search(text) else text
 
 
 @cache
