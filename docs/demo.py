@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from launcher.devcluster.machine import missing_programs
+
 ROOT = Path(__file__).parents[1]
 FOLDER = Path(os.environ.get("LAUNCHER_DEMO", Path.home() / ".launcher" / "demo"))
-CPT, PREPARE = "recipes/biomed_llama_cpt.yaml", "recipes/prepare_pile_pubmed.yaml"
+PREPARE = ("recipes/prepare_pile_pubmed.yaml", "--rehearse")
+TRAINING = ("recipes/biomed_llama_cpt.yaml", "--rehearse")
 INTERRUPT_AT_STEP = 15
 
 
@@ -24,10 +27,10 @@ def main() -> None:
     os.environ |= {"LAUNCHER_CLUSTER": str(profile), "HF_HUB_OFFLINE": "1"}
 
     say("The corpus: 500 PubMed abstracts, tokenised, split and checksummed.")
-    submit(PREPARE, "--rehearse", "--wait")
+    submit(*PREPARE, "--wait")
 
     say("The run: 2 nodes x 2 ranks, FSDP hybrid sharding, 60 steps. It is not waited for.")
-    run = submit(CPT, "--rehearse")
+    run = submit(*TRAINING)
 
     wait_until(lambda: last_step(run) >= INTERRUPT_AT_STEP, run)
     if on_slurm:
@@ -42,15 +45,20 @@ def main() -> None:
     say("It saves, gives way, is queued again, and goes on where it was.")
     wait_until(lambda: "finished" in events(run, "reason") and "done" in events(run, "action"), run)
     launcher("status", run.name, "--plot")
+    launcher("status")
     say(f"Everything about it is in {run}")
+    if on_slurm:
+        say(f"The cluster runs on; to take it down: launcher devcluster down --dir {FOLDER / 'cluster'}")
 
 
 def start_cluster() -> tuple[Path, bool]:
-    """Start the dev cluster, or fall back to this machine's processes; return the profile."""
-    started = launcher("devcluster", "up", "--dir", str(FOLDER / "cluster"), check=False)
-    if started.returncode == 0:
+    """Start the dev cluster, or fall back to this machine's processes; return the profile and whether it is Slurm's."""
+    missing = missing_programs(accounting=False)
+    if not missing:
+        if launcher("devcluster", "up", "--dir", str(FOLDER / "cluster"), check=False).returncode:
+            sys.exit("the dev cluster did not start; why is said above")
         return FOLDER / "cluster" / "cluster.yaml", True
-    say("Slurm cannot be had here; the same story with processes of this machine.")
+    say(f"Slurm cannot be had here, for want of {', '.join(missing)}; the same story with processes of this machine.")
     profile = FOLDER / "local.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)
     roots = "".join(f"  {name}: {json.dumps(str(FOLDER / name))}\n" for name in ("runs", "data", "corpora", "models"))
