@@ -17,6 +17,7 @@ from launcher.record import RunRecord
 from tests.fake_slurm import FakeSlurm
 from tests.ranks import cpt_recipe
 
+PREPARE = Path(__file__).parents[1] / "recipes" / "prepare_pile_pubmed.yaml"
 LAUNCHER = (sys.executable, "-m", "launcher")
 MakeCluster = Callable[..., Cluster]
 
@@ -200,3 +201,19 @@ def test_waiting_ends_with_the_runs_and_succeeds_if_all_finished(
 
     ends = "finished" if reason == "finished" else "failed:"
     assert [words[1] for line in done.stderr.splitlines() if ends in (words := line.split())] == ["first", "second"]
+
+
+@pytest.mark.slow
+def test_following_prints_what_the_run_prints_until_it_is_over(tmp_path: Path) -> None:
+    profile = tmp_path / "local.yaml"
+    roots = ", ".join(f"{name}: {tmp_path}/{name}" for name in ("runs", "data", "corpora", "models"))
+    profile.write_text(f"name: here\nexecutor: local\nroots: {{{roots}}}\ngpus: {{device: cpu}}\n")
+
+    done = launcher("submit", PREPARE, "--rehearse", "--follow", "--cluster", profile)
+
+    row, *log = done.stdout.splitlines()
+    run = RunDir(Path(row.split()[-1]))
+    assert log == run.rank_log(0, 0).read_text().splitlines()
+    assert log[-1].endswith("0 of 500 records unreadable")
+    assert f"==> {run.rank_log(0, 0)}" in done.stderr
+    assert done.stderr.splitlines()[-1] == "==> finished"
