@@ -233,6 +233,22 @@ def test_only_published_frozen_weights_are_quantised(tmp_path: Path, text: str, 
     assert told in found
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("init", "told"), [("pissa", "takes the packed bits for"), ("olora", "quantises once more")])
+def test_starts_that_take_weights_apart_do_not_go_with_quantised_ones(
+    tmp_path: Path, init: str, told: str, bits: int
+) -> None:
+    text = RECIPE + f"adapter: {{method: lora, init: {init}}}\nparallel: {{strategy: ddp}}\n"
+    quantised = f"{{path: org/model, quantization: {{bits: {bits}}}}}"
+
+    (found,) = faults(tmp_path, text.replace("{path: org/model}", quantised))
+
+    assert f"adapter.init: `{init}` " in found
+    assert told in found
+    load(tmp_path, text)
+    load(tmp_path, text.replace("{path: org/model}", quantised).replace(init, "gaussian"))
+
+
 @pytest.mark.parametrize(
     ("strategy", "told"),
     [

@@ -199,9 +199,20 @@ _LIMITS: dict[str, tuple[frozenset[str], str]] = {
     "p_tuning": _WHOLE_PROMPT,
 }
 """Strategies that a method does not work with, and why."""
+_QUANTISED = {
+    "pissa": "takes weights apart, and of quantised ones peft takes the packed bits for numbers",
+    "olora": "changes weights, which peft then quantises once more, five times as far from the model as they were",
+}
+"""Starts of LoRA that quantised weights do not go with, and why."""
 
 
 def strategy_limit(adapter: Adapter, strategy: str) -> str | None:
     """Say why a method cannot be trained with a strategy; None if it can."""
     strategies, reason = _LIMITS.get(adapter.method, (frozenset(), ""))
     return reason if strategy in strategies else None
+
+
+def quantization_limit(adapter: Adapter) -> str | None:
+    """Say why an adapter cannot start beside quantised weights; None if it can."""
+    start = adapter.init if isinstance(adapter, Lora) else ""
+    return f"`{start}` {_QUANTISED[start]}" if start in _QUANTISED else None

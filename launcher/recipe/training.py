@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import model_validator
 from typing_extensions import override
 
-from launcher.recipe.adapter import FSDP, PROMPTS, Adapter, strategy_limit
+from launcher.recipe.adapter import FSDP, PROMPTS, Adapter, quantization_limit, strategy_limit
 from launcher.recipe.rules import ConflictError, FolderName
 from launcher.recipe.sections import (
     Batch,
@@ -100,6 +100,7 @@ class TrainingRecipe(RecipeBase):
         yield from self._shard_conflicts()
         yield from self._offload_conflicts()
         yield from self._schedule_conflicts()
+        yield from self._quantization_conflicts()
         yield from self._adapter_conflicts()
         yield from stack_conflicts(self.model, self.adapter)
         if self.output in {self.model.path, *(adapter.path for adapter in self.model.adapters)}:
@@ -149,20 +150,6 @@ class TrainingRecipe(RecipeBase):
             )
 
     def _adapter_conflicts(self) -> Iterator[str]:
-        if self.model.quantization and self.adapter is None:
-            yield "model.quantization: quantised weights cannot be trained; add an `adapter`, or leave it out"
-        if self.model.quantization and self.model.quantization.bits == 8 and self.parallel.strategy in FSDP:
-            yield (
-                f"model.quantization.bits: bitsandbytes loses the scales of 8 bits where `{self.parallel.strategy}` "
-                "cuts weights in parts; write `bits: 4`, or another `parallel.strategy`"
-            )
-        if self.model.quantization and self.model.quantization.bits == 8 and self.parallel.strategy == "zero3":
-            yield (
-                "model.quantization.bits: bitsandbytes computes with 8-bit weights of its own, which `zero3` does not "
-                "cut in parts; write `bits: 4`, or `strategy: zero2`"
-            )
-        if self.model.quantization and self.model.init == "random":
-            yield "model.quantization: only published weights are quantised; leave it out, or write `init: pretrained`"
         yield from self._token_conflicts()
         if self.adapter is None:
             return
@@ -174,6 +161,27 @@ class TrainingRecipe(RecipeBase):
                 f"adapter.method: `{self.adapter.method}` cannot keep packed {self.packs}s from seeing each other "
                 f"(peft leaves `position_ids` out); choose a `data.packing` of one {self.packs} a sequence"
             )
+
+    def _quantization_conflicts(self) -> Iterator[str]:
+        quantization, strategy = self.model.quantization, self.parallel.strategy
+        if quantization is None:
+            return
+        if self.adapter is None:
+            yield "model.quantization: quantised weights cannot be trained; add an `adapter`, or leave it out"
+        elif reason := quantization_limit(self.adapter):
+            yield f"adapter.init: {reason}; write `default`, or leave `model.quantization` out"
+        if quantization.bits == 8 and strategy in FSDP:
+            yield (
+                f"model.quantization.bits: bitsandbytes loses the scales of 8 bits where `{strategy}` cuts weights in "
+                "parts; write `bits: 4`, or another `parallel.strategy`"
+            )
+        if quantization.bits == 8 and strategy == "zero3":
+            yield (
+                "model.quantization.bits: bitsandbytes computes with 8-bit weights of its own, which `zero3` does not "
+                "cut in parts; write `bits: 4`, or `strategy: zero2`"
+            )
+        if self.model.init == "random":
+            yield "model.quantization: only published weights are quantised; leave it out, or write `init: pretrained`"
 
     def _token_conflicts(self) -> Iterator[str]:
         trained = getattr(self.adapter, "embeddings", "frozen")
