@@ -171,6 +171,17 @@ def test_what_an_adapter_cannot_be_is_explained(tmp_path: Path, section: str, to
     assert told in found
 
 
+def test_prefixes_do_not_go_with_recomputed_layers(tmp_path: Path) -> None:
+    text = RECIPE.replace("data:\n", "data:\n  packing: truncate\n") + "parallel: {strategy: ddp}\n"
+    recomputed = text.replace("{path: org/model}", "{path: org/model, activation_checkpointing: true}")
+
+    (found,) = faults(tmp_path, recomputed + "adapter: {method: prefix}\n")
+
+    assert "model.activation_checkpointing: layers that are to be recomputed drop the cache in which `prefix`" in found
+    load(tmp_path, text + "adapter: {method: prefix}\n")
+    load(tmp_path, recomputed + "adapter: {method: prompt}\n")
+
+
 CHATS = "data:\n  sources:\n    - {name: a, files: a.json, format: alpaca}\n"
 SFT = re.sub(r"data:\n(  .*\n)*", CHATS, RECIPE).replace("kind: cpt", "kind: sft")
 

@@ -102,6 +102,38 @@ def test_what_cannot_be_smaller_says_what_to_change(tmp_path: Path, error: Excep
     assert "write `model.activation_checkpointing: true`, a `parallel.strategy` that shares" in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("adapter", "advice"),
+    [
+        (
+            {"method": "lora"},
+            "write `model.activation_checkpointing: true`, a `parallel.strategy` that shares the model out "
+            "(`full_shard`, `zero3`), `model.quantization: {bits: 4}`, a shorter `batch.sequence_length`",
+        ),
+        (
+            {"method": "prefix"},
+            "write a `parallel.strategy` that shares the model out (`zero3`), `model.quantization: {bits: 4}`, a ",
+        ),
+        (
+            {"method": "adalora"},
+            "write `model.activation_checkpointing: true`, `model.quantization: {bits: 4}`, a shorter ",
+        ),
+        (
+            {"method": "lora", "init": "pissa"},
+            "shares the model out (`full_shard`, `zero3`), a shorter `batch.sequence_length`",
+        ),
+    ],
+    ids=["lora", "prefix", "adalora", "pissa"],
+)
+def test_nothing_is_advised_that_would_be_refused(tmp_path: Path, adapter: dict[str, str], advice: str) -> None:
+    recipe = recipe_with(batch={"micro_batch": 1}, adapter=adapter, data={"packing": "truncate"})
+
+    with pytest.raises(LauncherError) as told, explaining_memory(recipe, context_of(make_run(tmp_path))):
+        raise OUT_OF_MEMORY
+
+    assert advice in str(told.value)
+
+
 def test_a_model_that_fitted_once_is_not_given_up(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     run.checkpoint(5).mkdir(parents=True)

@@ -11,6 +11,7 @@ from jobs.runtime.context import Context
 from launcher.errors import LauncherError
 from launcher.ledger import append_event, micro_batch_limit, read_attempts
 from launcher.paths import published_steps
+from launcher.recipe.adapter import PrefixTuning, quantization_limit, strategy_limit
 from launcher.recipe.sections import Batch
 from launcher.recipe.training import TrainingRecipe
 
@@ -115,11 +116,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _advice(recipe: TrainingRecipe) -> str:
-    ways = []
-    if not recipe.model.activation_checkpointing:
+    """Name what validation would let pass."""
+    ways, adapter = [], recipe.adapter
+    if not (recipe.model.activation_checkpointing or isinstance(adapter, PrefixTuning)):
         ways.append("`model.activation_checkpointing: true`")
-    if recipe.parallel.strategy in ("ddp", "zero2"):
-        ways.append("a `parallel.strategy` that shares the model out (`full_shard`, `zero3`)")
-    if recipe.adapter is not None and recipe.model.quantization is None:
+    sharing = [name for name in ("full_shard", "zero3") if adapter is None or strategy_limit(adapter, name) is None]
+    if recipe.parallel.strategy in ("ddp", "zero2") and sharing:
+        names = ", ".join(f"`{name}`" for name in sharing)
+        ways.append(f"a `parallel.strategy` that shares the model out ({names})")
+    if adapter is not None and recipe.model.quantization is None and quantization_limit(adapter) is None:
         ways.append("`model.quantization: {bits: 4}`")
     return f"write {', '.join([*ways, 'a shorter `batch.sequence_length`'])}, or ask for more or larger GPUs"

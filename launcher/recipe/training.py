@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import model_validator
 from typing_extensions import override
 
-from launcher.recipe.adapter import FSDP, PROMPTS, Adapter, quantization_limit, strategy_limit
+from launcher.recipe.adapter import FSDP, PROMPTS, Adapter, PrefixTuning, quantization_limit, strategy_limit
 from launcher.recipe.rules import ConflictError, FolderName
 from launcher.recipe.sections import (
     Batch,
@@ -156,6 +156,11 @@ class TrainingRecipe(RecipeBase):
         strategy = self.parallel.strategy
         if reason := strategy_limit(self.adapter, strategy):
             yield f"parallel.strategy: `{strategy}` does not work with `{self.adapter.method}`: {reason}; write `ddp`"
+        if self.model.activation_checkpointing and isinstance(self.adapter, PrefixTuning):
+            yield (
+                "model.activation_checkpointing: layers that are to be recomputed drop the cache in which `prefix` "
+                "hands them its keys and values; leave it out"
+            )
         if self.packs and isinstance(self.adapter, PROMPTS):
             yield (
                 f"adapter.method: `{self.adapter.method}` cannot keep packed {self.packs}s from seeing each other "
