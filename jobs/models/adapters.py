@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from jobs.models import molora, orthogonal
+from jobs.models.adalora import penalise_once
 from jobs.models.new_tokens import train_embeddings
 from jobs.models.quiet import quiet_peft
 from launcher.errors import LauncherError
@@ -50,6 +51,8 @@ def adapted(
         raise LauncherError(f"adapter: peft cannot build `{adapter.method}` on this model ({error})") from error
     if isinstance(adapter, Orthogonal):
         orthogonal.load_start(built, adapter)
+    if isinstance(adapter, AdaLora):
+        penalise_once(built)
     declared = declared_trainable(built)
     for name, parameter in built.named_parameters():
         if name in declared:
