@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from functools import partial
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from jobs.data.chat.making import finished_source, make_examples, renderer_of
 from jobs.data.chat.render import Renderer
@@ -15,6 +15,7 @@ from jobs.data.order import IndependentDraws, Order, Places
 from jobs.data.samples import flattening_collator, steps_in
 from jobs.models.build import build_causal_lm, check_positions, weights_dtype
 from jobs.models.new_tokens import new_tokens
+from jobs.models.noise import EmbeddingNoise
 from jobs.runtime.context import Context
 from jobs.runtime.heldout import HeldOutLoss, answer_losses, mean_answer_loss
 from jobs.runtime.process_group import Group, wait_for_main
@@ -58,11 +59,8 @@ def _plan(context: Context, recipe: SftRecipe, group: Group) -> Work:
         build_model=partial(_build, context, recipe, renderer, expansion),
         new_tokens=expansion,
         export=partial(export_trained, context, recipe, group, names, chat_template=renderer.template),
-        callbacks=(HeldOutLoss(interval),) if held_out else (),
-        arguments={
-            "neftune_noise_alpha": recipe.neftune_alpha,
-            "per_device_eval_batch_size": 1 if is_flash else recipe.batch.least_micro_batch,
-        },
+        callbacks=_callbacks(recipe, interval if held_out else None),
+        arguments={"per_device_eval_batch_size": 1 if is_flash else recipe.batch.least_micro_batch},
         trainer={
             "eval_dataset": held_out,
             "preprocess_logits_for_metrics": answer_losses,
@@ -70,6 +68,11 @@ def _plan(context: Context, recipe: SftRecipe, group: Group) -> Work:
         },
         tokens_per_sequence=_mean_tokens(recipe, sources),
     )
+
+
+def _callbacks(recipe: SftRecipe, interval: int | None) -> tuple[TrainerCallback, ...]:
+    noise = () if recipe.neftune_alpha is None else (EmbeddingNoise(recipe.neftune_alpha),)
+    return noise if interval is None else (*noise, HeldOutLoss(interval))
 
 
 def _in_order(sources: Sequence[Sequences]) -> ChatSamples | None:

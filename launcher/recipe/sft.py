@@ -20,7 +20,8 @@ class SftRecipe(TrainingRecipe):
     data: ChatData
     """What it reads."""
     neftune_alpha: Annotated[float, Field(gt=0)] | None = None
-    """Noise on the embeddings while training (NEFTune, Jain et al. 2023, https://arxiv.org/abs/2310.05914); 5 to 15."""
+    """Noise on the embeddings while training (NEFTune, Jain et al. 2023, https://arxiv.org/abs/2310.05914), of each
+    example by its own length; 5 to 15."""
     evaluate: Length = Length("1 epoch")
     """How often the loss of held-out answers (`data.validation`) is measured; also before the first step and after the
     last."""
