@@ -32,6 +32,9 @@ def deepspeed_config(recipe: TrainingRecipe, world_size: int) -> dict[str, Any] 
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": recipe.batch.sequences // (micro_batch * world_size),
         "gradient_clipping": recipe.optim.clip_norm or 0.0,
+        # DeepSpeed would sum the gradients of micro batches and ranks in the format of the weights.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "bf16": {"enabled": recipe.precision.dtype == "bf16"},
         "fp16": {"enabled": recipe.precision.dtype == "fp16"},
     }

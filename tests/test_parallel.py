@@ -107,6 +107,7 @@ def test_zero_becomes_a_deepspeed_config_with_torchs_optimizer(stage: int) -> No
     assert config["zero_optimization"]["stage"] == stage
     assert config["zero_allow_untested_optimizer"] is True
     assert config["bf16"] == {"enabled": True}
+    assert (config["data_types"], config["communication_data_type"]) == ({"grad_accum_dtype": "fp32"}, "fp32")
     assert "optimizer" not in config
     assert (config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (1, 2)
 

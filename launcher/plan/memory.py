@@ -19,8 +19,9 @@ LOGITS_AT_A_TIME = 1 << 25
 OVERHEAD = 2_000_000_000
 """CUDA context, NCCL's buffers and fragmentation, in bytes; an assumption, not derived."""
 
-_BUCKETS = 2 * 2 * 500_000_000
-"""Gradients on their way to the CPU: DeepSpeed's `reduce_bucket_size` of 16-bit numbers, one filling, one leaving."""
+_BUCKETS = (2 + 2 + 4) * 500_000_000
+"""Gradients on their way to the CPU: DeepSpeed's `reduce_bucket_size` of 16-bit numbers, one filling, one leaving, the
+latter in fp32 besides."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,10 @@ def _model_states(recipe: TrainingRecipe, shape: ModelShape) -> tuple[int, int, 
             # Gradients twice: the buckets that are reduced are copies.
             return frozen + 4 * number, 0, (8 if recipe.resources.world_size > 1 else 4) * number, 8 * number
         case "zero2":
-            return frozen + wide * number, 0, *_left_on_gpu(recipe, wide * part, 12 * part)
+            return frozen + wide * number, 0, *_left_on_gpu(recipe, 4 * part, 12 * part)
         case "zero3":
             own = 0 if recipe.parallel.offload == "all" else frozen_part + wide * part
-            return own, _gathered(recipe, shape), *_left_on_gpu(recipe, wide * part, 12 * part)
+            return own, _gathered(recipe, shape), *_left_on_gpu(recipe, 4 * part, 12 * part)
     gathered = _gathered(recipe, shape) if recipe.parallel.reshard_after_forward else frozen + wide * number
     # FSDP2 keeps the whole gradient in fp32 while micro batches accumulate: it reduces with the last one.
     accumulated = 4 * number if recipe.accumulation_steps > 1 else 0
@@ -124,21 +125,31 @@ def _model_states(recipe: TrainingRecipe, shape: ModelShape) -> tuple[int, int, 
 def _left_on_gpu(recipe: TrainingRecipe, gradients: int, optimizer: int) -> tuple[int, int]:
     """What ZeRO keeps on the GPU of its gradients and its optimizer's state.
 
-    With offload gradients leave as soon as a bucket of them is reduced (https://arxiv.org/abs/2101.06840, section 4).
+    With offload gradients leave as soon as a bucket of them is reduced (https://arxiv.org/abs/2101.06840, section 4),
+    but for ZeRO-2's where their sum over the micro batches is not in the compute format: it is made on the GPU.
     """
-    return (gradients, optimizer) if recipe.parallel.offload == "none" else (_BUCKETS, 0)
+    if recipe.parallel.offload == "none":
+        return gradients, optimizer
+    return _BUCKETS + (0 if _sums_in_ram(recipe) else gradients), 0
+
+
+def _sums_in_ram(recipe: TrainingRecipe) -> bool:
+    """Tell where gradients that are offloaded are summed over the micro batches of a step (DeepSpeed 0.19)."""
+    return recipe.parallel.strategy == "zero3" or recipe.precision.dtype == "fp32"
 
 
 def estimate_offloaded(recipe: TrainingRecipe, shape: ModelShape) -> int | None:
     """Estimate the RAM that a node needs for what its ranks offload, in bytes; None if they offload nothing.
 
-    The optimizer's copy of the parameters, their gradients and two moments, in fp32 each; and the parameters.
+    The optimizer's copy of the parameters, their gradients and two moments, in fp32 each; the gradients' sum over the
+    micro batches so far, where it is made there; and the parameters.
     """
     number = _trainable(recipe, shape)
     if recipe.parallel.offload == "none" or number is None:
         return None
     parameters = _bytes(recipe) * number + _frozen_bytes(recipe, shape) if recipe.parallel.offload == "all" else 0
-    return (16 * number + parameters) * recipe.resources.ranks_per_node // recipe.resources.world_size
+    states = (20 if _sums_in_ram(recipe) else 16) * number
+    return (states + parameters) * recipe.resources.ranks_per_node // recipe.resources.world_size
 
 
 def _gathered(recipe: TrainingRecipe, shape: ModelShape) -> int:
