@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from launcher.adapters import read_adapter
@@ -18,7 +19,16 @@ from tests.labelled import SIZES, invented_notes, make_classify_run
 from tests.ranks import ASSETS, losses, make_run, make_run_of, start, train
 from tests.test_classify import predicted, probabilities, stop_at
 from tests.test_sft import make_run as make_sft_run
-from tests.two_step import DOWNSTREAM, STORIES, in_plain_peft, make_clinical, tensors_of, train_plainly
+from tests.two_step import (
+    DOWNSTREAM,
+    STORIES,
+    batch_of,
+    in_plain_peft,
+    loss_of,
+    make_clinical,
+    tensors_of,
+    train_plainly,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -134,7 +144,8 @@ def test_with_the_published_activation_the_run_ends_for_good(
 @pytest.fixture(scope="module", params=[True, False], ids=["trained", "frozen"])
 def trained(folder: Path, request: pytest.FixtureRequest) -> RunDir:
     """A finished run of one process."""
-    run = two_step_run(folder, trainable=request.param, optim={"lr": 1e-2})
+    changes = {"adapter": DOWNSTREAM, "optim": {"lr": 1e-2}, "checkpoint": {"interval": f"{STEPS - 1} steps"}}
+    run = two_step_run(folder, trainable=request.param, **changes)
     assert train(run).exit_codes == [FINISHED]
     return run
 
@@ -153,14 +164,30 @@ def test_checkpoints_hold_what_is_trained_and_nothing_else(trained: RunDir) -> N
     assert {name.split(".")[-3] for name in saved} == {"lora_A", "lora_B"}
 
 
-def tensors_of_checkpoint(run: RunDir) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(run.checkpoint(STEPS) / "adapter.safetensors")
+def tensors_of_checkpoint(run: RunDir, step: int = STEPS) -> dict[str, torch.Tensor]:
+    return load_file(run.checkpoint(step) / "adapter.safetensors")
 
 
-def test_plain_peft_loads_both_side_by_side_and_says_what_the_run_said(folder: Path, trained: RunDir) -> None:
-    """The loss that the run had in its last step is that of plain peft on the same weights."""
+def test_the_loss_of_the_last_step_is_that_of_plain_peft_on_the_weights_before_it(
+    folder: Path, trained: RunDir
+) -> None:
+    saved, (inputs, labels) = tensors_of_checkpoint(trained, STEPS - 1), batch_of(trained, STEPS)
+    both = in_plain_peft(*places(trained, folder))
+
+    with torch.no_grad():
+        after = loss_of(both(**inputs, use_cache=False).logits, labels).item()
+        for name, parameter in both.named_parameters():
+            of_run = name.replace(".downstream.", ".default.").replace(".clinical.", ".clinical-0.")
+            if of_run in saved:
+                parameter.copy_(saved.pop(of_run))
+        before = loss_of(both(**inputs, use_cache=False).logits, labels).item()
+
+    assert not saved
+    assert before == pytest.approx(losses(trained)[STEPS], rel=1e-5)
+    assert after != pytest.approx(before, rel=1e-4)
+
+
+def test_plain_peft_loads_both_side_by_side(folder: Path, trained: RunDir) -> None:
     ids = torch.arange(48).reshape(2, 24) + 3
     clinical, downstream = places(trained, folder)
 

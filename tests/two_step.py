@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional
+from torch.utils.data import default_collate
 from transformers import AutoModelForCausalLM
 
 from jobs.data.corpus import open_corpus
@@ -69,19 +70,30 @@ def train_plainly(run: RunDir, clinical: Path, steps: int, is_clinical_trained: 
     optimizer = torch.optim.AdamW(
         trained, lr=recipe.optim.lr, betas=recipe.optim.betas, eps=recipe.optim.eps, weight_decay=0
     )
-    samples = packed_samples([open_corpus(run.root.parent / "corpora" / "words")], [1], 32, recipe.seed, steps * 8)
     found = []
-    for step in range(steps):
-        batch = [samples[index] for index in range(step * 8, step * 8 + 8)]
-        ids, labels, positions = (torch.stack([s[k] for s in batch]) for k in ("input_ids", "labels", "position_ids"))
+    for step in range(1, steps + 1):
+        inputs, labels = batch_of(run, step)
         weights = put_together(base, first, second)
-        logits = functional_call(base, weights, kwargs={"input_ids": ids, "position_ids": positions}).logits[:, :-1]
-        loss = functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+        loss = loss_of(functional_call(base, weights, kwargs=inputs).logits, labels)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         found.append(loss.item())
     return Reference(found, first, second)
+
+
+def batch_of(run: RunDir, step: int) -> tuple[Tensors, Tensor]:
+    """What a run of 8 sequences of 32 tokens reads in a step, counted from 1, and what it is to predict."""
+    corpus = open_corpus(run.root.parent / "corpora" / "words")
+    samples = packed_samples([corpus], [1], 32, context_of(run).recipe.seed, step * 8)
+    batch = default_collate([samples[index] for index in range(step * 8 - 8, step * 8)])
+    labels = batch.pop("labels")
+    return batch, labels
+
+
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss per token."""
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
 def _fresh(recipe: CptRecipe) -> Tensors:
