@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs.runtime.context import Context, Ranks, load_context
 from launcher.ledger import read_json_lines
-from launcher.paths import RunDir
+from launcher.paths import CONTINUE, FINISHED, RunDir
 from launcher.record import RunRecord, fingerprint
 from tests.corpora import make_corpus
 from tests.forked import Forked
@@ -151,6 +151,18 @@ def train(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0) -> Atte
     started = start(run, ranks, nodes, attempt)
     started.wait()
     return started
+
+
+def preempted_once(run: RunDir, ranks: int = 1, nodes: int = 1, step: int = 4) -> None:
+    """Train a run to its end in two attempts, the first of which is asked to stop at a step, or soon after."""
+    stopped = start(run, ranks, nodes)
+    stopped.wait_for_step(step)
+    run.stop_request.touch()
+    assert stopped.wait() == [CONTINUE] * ranks
+    run.stop_request.unlink()
+    last = train(run, ranks, nodes, attempt=1)
+    assert last.exit_codes == [FINISHED] * ranks
+    assert last.steps()[0] == stopped.steps()[-1] + 1
 
 
 def losses(run: RunDir) -> dict[int, float]:

@@ -224,7 +224,7 @@ def test_credentialed_data_is_not_trained_on_as_open(folder: Path, alone: RunDir
 
 
 def test_data_parallel_ranks_with_accumulation_train_as_one_process(folder: Path, alone: RunDir) -> None:
-    run = make_run(folder, batch={"micro_batch": 1})
+    run = make_run(folder)
 
     assert train(run, ranks=2).exit_codes == [FINISHED] * 2
 

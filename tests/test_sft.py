@@ -116,7 +116,7 @@ def test_losses_of_packed_examples_are_those_of_a_bare_loop_that_takes_them_apar
 
 
 def test_data_parallel_ranks_with_accumulation_train_as_one_process(folder: Path, alone: RunDir) -> None:
-    run = make_run(folder, batch={"sequence_length": 384, "micro_batch": 1})
+    run = make_run(folder)
 
     assert train(run, ranks=2).exit_codes == [FINISHED] * 2
 
@@ -233,9 +233,11 @@ def test_noise_changes_the_training(folder: Path, uninterrupted: RunDir) -> None
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 @pytest.mark.parametrize("strategy", ["zero2", "zero3", "hybrid_shard"])
 def test_every_strategy_trains_as_one_process(folder: Path, alone: RunDir, strategy: str) -> None:
-    run = make_run(folder, parallel={"strategy": strategy}, batch={"sequence_length": 384, "micro_batch": 1})
+    ranks, micro_batch = (4, 1) if strategy == "hybrid_shard" else (2, 2)
+    sizes = {"sequence_length": 384, "micro_batch": micro_batch}
+    run = make_run(folder, parallel={"strategy": strategy}, batch=sizes)
 
-    assert train(run, ranks=4 if strategy == "hybrid_shard" else 2, nodes=2).exit_codes[0] == FINISHED
+    assert train(run, ranks, nodes=2).exit_codes[0] == FINISHED
 
     assert losses(run) == pytest.approx(losses(alone), abs=1e-5)
 

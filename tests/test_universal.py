@@ -27,7 +27,6 @@ def zero_run(folder: Path, **changes: Any) -> RunDir:
         "checkpoint": {"interval": "6 steps"},
         # What decays and what does not must stay apart: with so much decay it shows in the losses.
         "optim": {"weight_decay": 10.0, "lr": 5e-3},
-        "batch": {"micro_batch": 1},
     }
     return make_run(folder, **sections | changes)
 
