@@ -189,6 +189,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("failure", "expected"), FAILURES.items())
 def test_an_error_that_nobody_foresaw_is_told_without_its_message(
     notes: Path, failure: str, expected: tuple[int, str]

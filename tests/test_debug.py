@@ -183,6 +183,7 @@ def checkout(tmp_path: Path) -> Path:
     return checkout
 
 
+@pytest.mark.slow
 def test_a_recipe_is_debugged_on_this_machine_and_a_run_again(checkout: Path) -> None:
     with typing(checkout, {}, "debug", "recipes/tiny.yaml") as terminal:
         terminal.expect(r"run directory: (\S+)")

@@ -236,6 +236,7 @@ def test_a_file_that_changed_is_named(tmp_path, name):
         corpus.verify()
 
 
+@pytest.mark.slow
 def test_many_small_files_become_few_shards_and_a_large_one_is_not_copied(tmp_path, monkeypatch):
     monkeypatch.setattr(merge, "SHARD_TOKENS", 20_000)
     write_pile(tmp_path / "000.jsonl", abstracts()[:100])

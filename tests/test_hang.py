@@ -146,6 +146,7 @@ class Undying:
         self.killed.append(at_once)
 
 
+@pytest.mark.slow
 def test_tasks_that_cannot_even_be_killed_are_left_behind(
     tmp_path: Path, make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:

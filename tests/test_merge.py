@@ -22,9 +22,11 @@ from launcher.paths import CONTINUE, FINISHED
 from tests.merging import BASE, load, logits, lora, make_adapter, make_base, make_merge, merged_by, tensors
 from tests.preparing import ASSETS, context_of, files_of
 
-pytestmark = pytest.mark.filterwarnings(  # of peft, about embeddings that are tied
-    "ignore:Model (has|with) `tie_word_embeddings=True`:UserWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    # of peft, about embeddings that are tied
+    pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`:UserWarning"),
+]
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 

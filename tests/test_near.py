@@ -21,6 +21,8 @@ from jobs.data.signatures import SignatureWriter, Signer, Words, minhash_config,
 from launcher.recipe.prepare import Minhash
 from tests.preparing import abstracts
 
+pytestmark = pytest.mark.slow
+
 
 def write_part(folder, number, texts, minhash):
     """Sign texts and keep the keys, as the making of a part does."""

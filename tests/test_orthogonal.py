@@ -31,6 +31,8 @@ from launcher.recipe.adapter import strategy_limit
 from tests.test_adapters import STORIES, adapter, on_stories
 from tests.test_published_counts import QWEN_7B
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[np.float64]
 TOKENS, INPUTS, OUTPUTS = 7, 6, 5
 IDS = torch.arange(48).reshape(2, 24) + 3

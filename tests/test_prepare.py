@@ -29,6 +29,8 @@ from tests.preparing import ABSTRACTS, ASSETS, abstracts, documents_of, files_of
 from tests.shared_data import shared_data
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 PLANTED = "Zaphodia"
 
 

@@ -26,6 +26,8 @@ from launcher.ledger import read_attempts, read_json_lines
 from launcher.paths import CONTINUE, FINISHED, RunDir, list_shares
 from tests.preparing import ASSETS, Group, abstracts, files_of, make_context, write_pile
 
+pytestmark = pytest.mark.slow
+
 sizes_of_files = st.lists(st.integers(0, 10**9), max_size=60)
 counts = st.integers(1, 12)
 

@@ -120,6 +120,7 @@ def one_by_one(found: Predictions, units: NDArray[np.int64], resamples: int, see
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", KINDS)
 def test_intervals_are_those_of_a_bootstrap_row_by_row(labels: Labels) -> None:
     found = predictions(labels, notes=40)

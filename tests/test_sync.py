@@ -65,6 +65,7 @@ def test_the_profiles_server_wins_over_the_environments(
     }
 
 
+@pytest.mark.slow
 def test_what_wandb_does_not_take_is_named(
     history: History, make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:

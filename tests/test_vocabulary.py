@@ -20,6 +20,8 @@ from launcher.paths import CONTINUE, FINISHED
 from tests.expanding import recipe_of
 from tests.preparing import ASSETS, abstracts, context_of, files_of, make_context, write_pile
 
+pytestmark = pytest.mark.slow
+
 BASE = "./base"
 
 
