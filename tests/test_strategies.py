@@ -1,4 +1,4 @@
-"""What is on record about strategies is complete but for what is named here, agrees with what validation refuses, and is what the docs show."""
+"""What is on record about strategies agrees with what validation refuses, and is what the docs show."""
 
 import pytest
 
