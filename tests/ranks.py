@@ -2,7 +2,7 @@
 
 import json
 import os
-import socket
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.runtime.context import Context, Ranks, load_context
+from jobs.runtime.rendezvous import choose_port
 from launcher.ledger import read_json_lines
 from launcher.paths import CONTINUE, FINISHED, RunDir
 from launcher.record import RunRecord, fingerprint
@@ -171,10 +172,8 @@ def losses(run: RunDir) -> dict[int, float]:
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on now, below those that the kernel gives to connections."""
+    return choose_port(random.SystemRandom().randrange(10_000, 20_000, 2), (10_000, 20_000))
 
 
 def _environment(rank: int, ranks: int, nodes: int, port: int) -> dict[str, str]:

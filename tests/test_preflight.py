@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,6 +98,14 @@ def test_ranks_that_do_not_come_are_named_with_their_nodes() -> None:
 def test_a_first_rank_that_does_not_come_is_named() -> None:
     with pytest.raises(AbsentError, match="rank 0 on gpu01 did not come within 1 s"):
         Meeting(place(2), where, seconds=1)
+
+
+@pytest.mark.usefixtures("meeting_place")
+def test_a_first_rank_whose_port_is_taken_does_not_say_that_it_waited() -> None:
+    taken = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1)
+
+    with socket.create_server(taken), pytest.raises(AbsentError, match=r"rank 0 on gpu01 cannot be met: .*EADDRINUSE"):
+        Meeting(place(0), where, seconds=1)
 
 
 def report(rank: int, **changes: Any) -> dict[str, Any]:

@@ -59,7 +59,8 @@ class Meeting:
                 wait_for_workers=False,
             )
         except DistNetworkError as error:
-            raise AbsentError(f"{self._name(0)} did not come within {seconds:g} s: {error}") from error
+            what = "cannot be met" if ranks.is_main else f"did not come within {seconds:g} s"
+            raise AbsentError(f"{self._name(0)} {what}: {error}") from error
 
     def ask_all(self, report: dict[str, Any], judge: Callable[[Sequence[dict[str, Any]]], Any]) -> Any:
         """Bring all reports to rank 0 and its judgement to all ranks.
