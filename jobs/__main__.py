@@ -42,7 +42,7 @@ from pydantic import ValidationError  # noqa: E402
 from jobs.runtime.context import Context, Ranks, load_context  # noqa: E402
 from jobs.runtime.micro_batch import DoesNotFitError  # noqa: E402
 from jobs.runtime.packages import require_packages  # noqa: E402
-from jobs.runtime.preflight import UnfitNodeError, preflight  # noqa: E402
+from jobs.runtime.preflight import UnfitNodeError, node_name, preflight  # noqa: E402
 from jobs.runtime.rendezvous import ranks_from  # noqa: E402
 from jobs.runtime.secrets import load_secrets  # noqa: E402
 from jobs.runtime.withheld import say_invalid, withholding  # noqa: E402
@@ -55,6 +55,7 @@ def main() -> int:
     """Carry out this task's part of the run; return the exit code."""
     options = _parse()
     ranks = Ranks(*ranks_from(os.environ))
+    who = f"rank {ranks.rank} on {node_name()}"
     if ranks.is_main:
         WATCHDOG.keep(RunDir(options.run.absolute()).heartbeat(options.attempt))
     try:
@@ -64,9 +65,9 @@ def main() -> int:
             return _work(context)
     except (LauncherError, ValidationError) as error:
         fault = say_invalid(error) if isinstance(error, ValidationError) else error
-        return _announce(NEVER_RESTART, options, f"rank {ranks.rank} on {os.uname().nodename}: {fault}")
+        return _announce(NEVER_RESTART, options, f"{who}: {fault}")
     except DoesNotFitError as error:
-        return _announce(DOES_NOT_FIT, options, f"rank {ranks.rank} on {os.uname().nodename}: {error}")
+        return _announce(DOES_NOT_FIT, options, f"{who}: {error}")
     except UnfitNodeError as error:
         print(f"preflight: {error}", file=sys.stderr, flush=True)
         return 1
@@ -74,7 +75,7 @@ def main() -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f": {error.filename}" if error.filename else ""
-        print(f"rank {ranks.rank} on {os.uname().nodename}: {error.strerror}{where}", file=sys.stderr, flush=True)
+        print(f"{who}: {error.strerror}{where}", file=sys.stderr, flush=True)
         return 1
 
 

@@ -111,7 +111,7 @@ def _report(context: Context) -> Report:
         shortages += space_faults(context.run, context.record.checkpoint_bytes)
     return {
         "rank": context.ranks.rank,
-        "node": _own_name(),
+        "node": node_name(),
         "fingerprint": fingerprint(json.loads(context.run.recipe.read_text(encoding="utf-8"))),
         "code": code_hash(Path(__file__).parents[2]),
         "queued": context.record.fingerprint,
@@ -223,7 +223,8 @@ def code_hash(root: Path) -> str:
     return digest.hexdigest()
 
 
-def _own_name() -> str:
+def node_name() -> str:
+    """Name this node as Slurm does."""
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
