@@ -92,6 +92,19 @@ def test_plain_peft_loads_the_export_and_says_the_same(trained: RunDir) -> None:
     assert not torch.allclose(plain(input_ids=ids).logits, unadapted, atol=0.1)
 
 
+def test_recomputed_layers_are_exported_by_the_names_that_plain_peft_knows(folder: Path) -> None:
+    model = {"path": "stories260k", "activation_checkpointing": True}
+    run = adapter_run(folder, "full_shard", model=model, schedule={"length": "3 steps", "warmup": "0 steps"})
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+
+    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(STORIES), run.outputs / "model")
+
+    trained = {name: one for name, one in plain.state_dict().items() if ".lora_" in name}
+    assert {name.replace(".default.", "."): one.tolist() for name, one in trained.items()} == {
+        name: one.tolist() for name, one in exported(run).items()
+    }
+
+
 def test_the_export_is_an_adapter_and_names_its_base_and_its_data(trained: RunDir) -> None:
     export = trained.outputs / "model"
     config, manifest = (json.loads((export / name).read_text()) for name in ("adapter_config.json", "manifest.json"))

@@ -15,6 +15,9 @@ from launcher.adapters import WEIGHTS
 ATTENTION = "attention"
 """Folder of the part of a mixture of LoRAs that is ordinary LoRA."""
 
+_WRAPPER = "_checkpoint_wrapped_module."
+"""In the names of layers whose activations FSDP recomputes; nobody else wraps them like that."""
+
 
 def write_adapter(model: PeftModel, weights: dict[str, Tensor], base: str, folder: Path) -> None:
     """Write an adapter as peft does, for its base as the recipe names it: paths of this site are no use elsewhere.
@@ -27,6 +30,14 @@ def write_adapter(model: PeftModel, weights: dict[str, Tensor], base: str, folde
     """
     for config in model.peft_config.values():
         config.base_model_name_or_path = base
+    _write_as_named_here(model, weights, folder)
+    for path in folder.rglob(WEIGHTS):
+        tensors = {name.replace(_WRAPPER, ""): tensor for name, tensor in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _write_as_named_here(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
+    """Write all files; peft looks for modules by the names that they have in this process."""
     config = model.peft_config["default"]
     if isinstance(config, OrthogonalConfig):
         _write_fused(model, config, weights, folder)
