@@ -3,7 +3,7 @@ PYTHON_BIN := .venv/bin
 PYTEST := $(PYTHON_BIN)/python -m pytest -q
 BENCHES := submit.py step_overhead.py prepare.py read.py sft.py "sft.py --adapter lora" molora.py
 
-.PHONY: demo test strategies gpu install lint bench docs
+.PHONY: demo test long gpu install lint bench docs
 .DELETE_ON_ERROR:
 
 install: .venv/.installed
@@ -24,15 +24,15 @@ lint: install
 test: install
 	bash .ci/model-packages
 	$(PYTEST) -n 2
-	$(PYTEST) -m "slow and not strategies" -n 2 --dist loadfile
+	$(PYTEST) -m "slow and not long" -n 2 --dist loadfile
 	bash .ci/slurm-packages
 	$(PYTEST) -m slurm -n 3 --dist loadfile
 
-# What `make test` leaves out: the slow tests in every strategy; every adapter in every strategy on a real Slurm, written into
-# docs/strategies.json and docs/recipes.md; and what a machine without a GPU cannot show.
-strategies: install
+# What `make test` leaves out, since it takes hours: the slow tests in every strategy; every adapter in every strategy on a real
+# Slurm, written into docs/strategies.json and docs/recipes.md; a prepare of a large file. And what needs a GPU.
+long: install
 	bash .ci/slurm-packages
-	$(PYTEST) -m strategies -n 2 --dist loadfile
+	$(PYTEST) -m long -n 2 --dist loadfile
 
 gpu: install
 	$(PYTEST) -m gpu -rs

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+
 from launcher.devcluster.machine import missing_programs
 
 ROOT = Path(__file__).parents[1]
@@ -114,17 +116,18 @@ def events(run: Path, key: str) -> list[object]:
 
 
 def wait_until(reached: Callable[[], bool], run: Path, seconds: float = 600) -> None:
-    """Wait with a line that shows the step; a run that gave up ends the story with its logs."""
+    """Wait, on a terminal with a line that shows the step; a run that gave up ends the story with its logs."""
     deadline = time.monotonic() + seconds
-    while not reached():
-        if "stop" in events(run, "action") and "stopped" not in events(run, "reason"):
-            launcher("logs", run.name)
-            sys.exit(f"the run gave up; see {run}")
-        if time.monotonic() > deadline:
-            sys.exit(f"waited {seconds:.0f} s in vain; see {run}")
-        print(f"\rstep {last_step(run)}  ", end="", flush=True)
-        time.sleep(0.5)
-    print()
+    with Console().status("") as line:
+        while not reached():
+            if "stop" in events(run, "action") and "stopped" not in events(run, "reason"):
+                line.stop()
+                launcher("logs", run.name)
+                sys.exit(f"the run gave up; see {run}")
+            if time.monotonic() > deadline:
+                sys.exit(f"waited {seconds:.0f} s in vain; see {run}")
+            line.update(f"step {last_step(run)}")
+            time.sleep(0.5)
 
 
 if __name__ == "__main__":

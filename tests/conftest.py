@@ -32,11 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave most of what is repeated in every strategy to `make strategies`."""
+    """Leave most of what is repeated in every strategy to `make long`."""
     for item in items:
         strategy = getattr(item, "callspec", None) and item.callspec.params.get("strategy")  # type: ignore[attr-defined]
         if strategy in ("ddp", "hybrid_shard", "zero2") and item.get_closest_marker("slow"):
-            item.add_marker("strategies")
+            item.add_marker("long")
 
 
 @pytest.fixture

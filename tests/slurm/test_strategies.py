@@ -1,6 +1,6 @@
 """Every way of training in each strategy that validation allows: preempted once, it has an uninterrupted run's losses.
 
-It takes long, so `make test` leaves it out. `make strategies` runs it; docs/strategies.json and the table in the docs
+It takes long, so `make test` leaves it out. `make long` runs it; docs/strategies.json and the table in the docs
 are what it saw, and tests/test_strategies.py compares both with what validation refuses.
 """
 
@@ -29,7 +29,7 @@ from tests.test_adapters import adapter
 from tests.test_new_tokens import expand_tokenizer
 from tests.two_step import STORIES, make_clinical
 
-pytestmark = pytest.mark.strategies
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
