@@ -49,12 +49,12 @@ def make_parts(
     missing = sorted(files.keys() - done.keys(), key=lambda number: (-files[number], number))  # a shorter tail
     check_quality(plan, done)
     cpus, started = plan.recipe.resources.cpus_per_task, time.monotonic()
-    with Progress(context, files, done) as progress:
+    with Progress(context, files, {number: part.tally for number, part in done.items()}) as progress:
         for number, part in run_tasks(
             lambda number: make(plan, number, progress.gauge), missing, cpus, is_stop_wanted, progress.tell
         ):
             done[number] = part
-            progress.count(number, part)
+            progress.count(number, part.tally)
             append_event(context.run.ledger, context.attempt, last_step=len(done))
             where = f"{len(done)}/{len(numbers)}, {time.monotonic() - started:.0f} s"
             print(f"[{where}] {part.source.path}: {summary(part.tally)}", *part.first_bad, sep="\n    ", flush=True)

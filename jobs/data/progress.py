@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from jobs.runtime.context import Context
-
-if TYPE_CHECKING:
-    from jobs.data.parts import Part
+from launcher.corpus import Tally
 
 ROW_SECONDS = 5.0
 """Between two rows: some 3 MB a day."""
@@ -46,10 +44,10 @@ class Progress:
     Args:
         context: Its metrics.jsonl gets the rows.
         sizes: Bytes of these files, by their numbers.
-        done: Parts of those that were done before.
+        done: What became of those that were done before.
     """
 
-    def __init__(self, context: Context, sizes: Mapping[int, int], done: Mapping[int, "Part"]) -> None:
+    def __init__(self, context: Context, sizes: Mapping[int, int], done: Mapping[int, Tally]) -> None:
         self._context = context
         self._sizes = sizes
         self.gauge: Gauge = np.frombuffer(mmap.mmap(-1, 8 * (max(sizes, default=0) + 1)), np.uint64)
@@ -58,14 +56,14 @@ class Progress:
         self._next_row = 0.0
         self._bar = _make_bar() if sys.stdout.isatty() else None
         self._task = self._bar.add_task("reading", total=sum(sizes.values())) if self._bar else None
-        for number, part in done.items():
-            self.count(number, part)
+        for number, tally in done.items():
+            self.count(number, tally)
 
-    def count(self, number: int, part: "Part") -> None:
+    def count(self, number: int, tally: Tally) -> None:
         """Count a file that is done."""
         self.gauge[number] = self._sizes[number]
         self._files += 1
-        self._tokens += sum(part.tally.tokens.values())
+        self._tokens += sum(tally.tokens.values())
 
     def tell(self) -> None:
         """Tell how far it is, if it is time to."""
