@@ -1,5 +1,6 @@
 """What several tests need: a cluster profile, recipes, hostile paths, fake Slurm commands, golden files."""
 
+import gc
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ from launcher.cluster import Cluster
 from launcher.recipe import Recipe, recipe_adapter
 from tests.fake_slurm import FakeSlurm
 
+gc.disable()  # until everything is collected: modules are no garbage, and looking for some takes a third of that time
 # No test may reach for a model hub; several processes share few cores. Both reach the processes that tests start.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         strategy = getattr(item, "callspec", None) and item.callspec.params.get("strategy")  # type: ignore[attr-defined]
         if strategy in ("ddp", "hybrid_shard", "zero2") and item.get_closest_marker("slow"):
             item.add_marker("long")
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, and only in what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 """What the process imports that ranks are forked from (`tests.forked`). It says nothing and starts no thread."""
 
+import gc
 import importlib
 import logging
 import warnings
 
+gc.disable()  # until all is imported: modules are no garbage
 logging.disable(logging.WARNING)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for name in ("jobs.cpt", "jobs.sft", "jobs.classify"):
         importlib.import_module(name)
 logging.disable(logging.NOTSET)
+gc.freeze()
+gc.enable()
