@@ -292,6 +292,22 @@ def test_a_stop_keeps_the_shards_that_are_there(tmp_path, monkeypatch):
     assert made.items() <= {path: path.stat().st_mtime_ns for path in (plan.work / "train").iterdir()}.items()
 
 
+def test_a_file_that_is_added_while_shards_are_merged_leaves_none_of_them_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(merge, "SHARD_TOKENS", 1)
+    changes = {"validation": 0, "resources": {"cpus_per_task": 1, "time": "1h"}}
+    for number in range(3):
+        write_pile(tmp_path / f"{number}.jsonl", [f"document {number}"])
+    plan, looks = plan_of(tmp_path, **changes), iter([False, False] + [True] * 9)
+    assert not finalise(plan, make_parts(plan), lambda: next(looks))
+    assert (plan.work / "train" / "00001.ds").exists()
+    write_pile(tmp_path / "3.jsonl", ["document 3"])
+
+    assert main(make_context(tmp_path, **changes), StopFlag()) == FINISHED
+
+    corpus = open_corpus(plan.folder)
+    assert documents_of(corpus, "train") == plan.encoder.encode([f"document {number}" for number in range(4)])
+
+
 def test_shards_of_files_that_changed_meanwhile_are_made_again(tmp_path, monkeypatch):
     monkeypatch.setattr(merge, "SHARD_TOKENS", 1)
     for number in range(3):

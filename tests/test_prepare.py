@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
 from jobs.data.corpus import open_corpus
+from jobs.data.keys import KeyRecorder
 from jobs.data.tokenize import load_encoder
 from jobs.prepare import main
 from jobs.runtime.context import Ranks
@@ -378,6 +379,31 @@ def test_a_file_that_changed_since_its_part_was_made_is_read_again(tmp_path):
     corpus.verify()
     decode = AutoTokenizer.from_pretrained(ASSETS / "stories260k").decode
     assert decode(documents_of(corpus, "train")[0], skip_special_tokens=True) == "fresh"
+
+
+def test_a_file_that_is_put_back_after_a_kill_is_not_taken_for_what_the_killed_attempt_read(tmp_path, monkeypatch):
+    source = write_pile(tmp_path / "a.jsonl", ["first"])
+    write_pile(tmp_path / "b.jsonl", ["other"])
+    context = make_context(tmp_path, validation=0, resources={"cpus_per_task": 1, "time": "1h"})
+    assert main(context, StopAfter(1)) == CONTINUE
+    written = source.stat()
+    write_pile(source, ["fresh"])
+    os.utime(source, ns=(written.st_atime_ns, written.st_mtime_ns + 10**9))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no room"):
+        patch.setattr(KeyRecorder, "save", fill_disk)  # shards are in place by then, the record is not
+        main(context, StopFlag())
+    write_pile(source, ["first"])
+    os.utime(source, ns=(written.st_atime_ns, written.st_mtime_ns))
+
+    assert main(context, StopFlag()) == FINISHED
+
+    decode = AutoTokenizer.from_pretrained(ASSETS / "stories260k").decode
+    documents = documents_of(open_corpus(tmp_path / "corpora" / "corpus"), "train")
+    assert [decode(ids, skip_special_tokens=True) for ids in documents] == ["first", "other"]
+
+
+def fill_disk(*_):
+    raise OSError("no room")
 
 
 def test_after_a_file_was_fetched_again_only_that_one_is_read(tmp_path, capsys):

@@ -47,6 +47,8 @@ def make_parts(
     files = {number: plan.size(number) for number in numbers}
     done = find_done(plan, files, context)
     missing = sorted(files.keys() - done.keys(), key=lambda number: (-files[number], number))  # a shorter tail
+    for number in missing:  # a record that stays while its files are replaced would speak for them
+        plan.record(number).unlink(missing_ok=True)
     check_quality(plan, done)
     cpus, started = plan.recipe.resources.cpus_per_task, time.monotonic()
     with Progress(context, files, {number: part.tally for number, part in done.items()}) as progress:

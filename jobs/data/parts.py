@@ -70,13 +70,24 @@ def _adopted_part(plan: SourcePlan, number: int) -> Part | None:
         if part is None:
             continue
         try:
-            for path in {*record.parent.rglob(f"{number:05d}.*")} - {record}:
+            plan.record(number).unlink(missing_ok=True)
+            for path in _files_of_part(record):
                 _link(path, plan.parts / path.relative_to(record.parent))
             _link(record, plan.record(number))  # last: it says that everything is there
         except OSError:  # it is being removed, or the file system has no hard links
             continue
         return part
     return None
+
+
+def _files_of_part(record: Path) -> Iterator[Path]:
+    """Find what belongs to a part: keys and signatures beside its record, shards in folders of their splits.
+
+    What was made of all parts together, the records of merged shards first of all, has numbers of its own and stays.
+    """
+    yield from {*record.parent.glob(f"{record.stem}.*")} - {record}
+    for split in SPLITS:
+        yield from (record.parent / split).glob(f"{record.stem}.*")
 
 
 def _link(path: Path, target: Path) -> None:
