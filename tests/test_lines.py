@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from jobs.data.readers import intake
 from jobs.data.readers import read as read_source
-from jobs.data.readers.intake import Intake
+from jobs.data.readers.intake import MAX_VALUES, Intake
 from jobs.data.readers.pile import parse_document, read_pile
 from launcher.recipe.sources import PileSource, Source
 from tests.preparing import write_source
@@ -32,6 +32,15 @@ def test_lines_are_numbered_as_in_the_file_and_blank_ones_left_out(tmp_path):
 
     assert list(source.lines()) == [(1, b"one\n"), (4, b"two\r\n"), (5, b"three")]
     assert (source.count, source.bad, source.share_read) == (3, 0, 1.0)
+
+
+def test_the_mark_before_text_of_windows_is_no_part_of_the_first_line(tmp_path):
+    source, documents = read(write_source(tmp_path / "a.jsonl.zst", b'\xef\xbb\xbf{"text": "one"}\r\n{"text": "two"}'))
+    blank = Intake(write_source(tmp_path / "b.jsonl", b"\xef\xbb\xbf"))
+
+    assert [document.text for document in documents] == ["one", "two"]
+    assert (source.count, source.bad) == (2, 0)
+    assert (list(blank.lines()), blank.count) == ([], 0)
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, zstandard.compress])
@@ -146,10 +155,38 @@ def test_any_json_is_a_document_or_refused(record):
     try:
         document = parse_document(line, "name")
     except ValueError as error:
-        assert not is_document or "is not JSON" in str(error)  # NaN, lone surrogates, numbers beyond 64 bits
+        # NaN, lone surrogates, numbers beyond 64 bits
+        assert not is_document or str(error).startswith(("is not JSON", "is not UTF-8"))
     else:
         assert is_document
         assert document.text == record["text"].encode().decode()
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"{},", b"[" * 500 + b"]" * 500 + b",", b"0,"])
+def test_a_line_of_millions_of_values_is_bad_before_they_take_a_gigabyte(tmp_path, unit):
+    content = b'{"text": "", "x": [%b0]}\n{"text": "small"}\n' % (unit * (MAX_VALUES // min(len(unit) - 1, 500) + 1))
+    path = write_source(tmp_path / "a.jsonl", content)
+
+    source, documents = read(path)
+
+    assert source.first_bad == [f"{path}:1: has more than 2,097,152 values"]
+    assert [document.text for document in documents] == ["small"]
+
+
+def test_text_with_as_many_commas_as_prose_may_have_is_read(tmp_path):
+    text = "A comma, now and then. " * 2**16
+    _, documents = read(write_source(tmp_path / "a.jsonl", json.dumps({"text": text}).encode()))
+
+    assert [document.text for document in documents] == [text]
+
+
+def test_what_is_said_of_a_file_that_is_not_gzipped_quotes_nothing_of_it(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(b"Zaphodia")
+
+    source, _ = read(path)
+
+    assert source.first_bad == [f"{path}:1: the file is damaged, or of another format: Not a gzipped file"]
 
 
 @many

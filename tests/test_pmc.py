@@ -284,6 +284,30 @@ def test_a_header_that_is_none_is_damage_and_not_the_end(tmp_path):
     assert f"{path}:11: the file is damaged: the header of a member is none" in source.first_bad[0]
 
 
+def test_a_hole_in_an_archive_is_damage_and_not_the_end(tmp_path):
+    path = write_archive(tmp_path / "a.tar", [(f"{n}.nxml", article().encode()) for n in range(20)])
+    content = bytearray(path.read_bytes())
+    place = content.index(b"9.nxml") // 512 * 512
+    content[place : place + 1024] = bytes(1024)
+    path.write_bytes(content)
+
+    source, documents = read(path)
+
+    assert len(documents) == 9
+    assert source.bad == source.count > 9
+    assert source.first_bad == [f"{path}:11: the file is damaged: the archive goes on behind its end"]
+
+
+def test_the_second_of_two_archives_in_one_file_is_not_passed_over(tmp_path):
+    path = write_archive(tmp_path / "a.tar.gz", [("a.nxml", article().encode())])
+    path.write_bytes(2 * path.read_bytes())
+
+    source, _ = read(path)
+
+    assert source.bad == source.count > 0
+    assert "the archive goes on behind its end" in source.first_bad[0]
+
+
 def test_names_as_large_as_an_archive_are_not_held(tmp_path):
     import tracemalloc
 

@@ -8,12 +8,11 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from jobs.data.readers.intake import DAMAGE, MAX_RECORD_BYTES, Intake, text_of
+from jobs.data.readers.intake import BOM, DAMAGE, MAX_RECORD_BYTES, Intake, object_of
 
 Record: TypeAlias = dict[str, Any]
 
 _CHUNK = 2**20
-_BOM = b"\xef\xbb\xbf"
 _COMPRESSED = (".gz", ".zst")
 
 # Possessive (`*+`): a string that is never closed must not be tried in every way it might have been.
@@ -30,24 +29,9 @@ def read_records(intake: Intake) -> Iterator[tuple[int, str | None, Record]]:
     records = _lines(intake) if _has_lines(intake.path) or _begins_with_record(intake) else _elements(intake)
     for line, key, raw in records:
         try:
-            yield line, key, parse(raw)
+            yield line, key, object_of(raw)
         except ValueError as error:
             intake.spoil(line, str(error))
-
-
-def parse(raw: bytes) -> Record:
-    """Parse one record.
-
-    Raises:
-        ValueError: it is not a JSON object; the message quotes nothing of it.
-    """
-    try:
-        record = orjson.loads(text_of(raw))
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg} at character {error.pos}") from None
-    if not isinstance(record, dict):
-        raise ValueError("is not a JSON object")
-    return record
 
 
 def _has_lines(path: Path) -> bool:
@@ -59,7 +43,7 @@ def _begins_with_record(intake: Intake) -> bool:
     """Tell whether the first line is an object with something else than objects in it."""
     with Intake(intake.path).stream() as stream:
         try:
-            first = orjson.loads(stream.readline(MAX_RECORD_BYTES).removeprefix(_BOM))
+            first = orjson.loads(stream.readline(MAX_RECORD_BYTES).removeprefix(BOM))
         except (orjson.JSONDecodeError, *DAMAGE):
             return False
     return isinstance(first, dict) and not all(isinstance(value, dict) for value in first.values())
@@ -67,7 +51,7 @@ def _begins_with_record(intake: Intake) -> bool:
 
 def _lines(intake: Intake) -> Iterator[tuple[int, None, bytes]]:
     for number, line in intake.lines():
-        yield number, None, line.removeprefix(_BOM) if number == 1 else line
+        yield number, None, line
 
 
 def _elements(intake: Intake) -> Iterator[tuple[int, str | None, bytes]]:

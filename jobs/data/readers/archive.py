@@ -56,6 +56,9 @@ def members(stream: io.BufferedIOBase, is_wanted: Callable[[str], bool], max_byt
             else:
                 _skip(stream, header.size if header.isreg() else 0)
             name = ""
+    # A hole in a copy looks like the end, and so does the end of the first of several archives laid end to end.
+    if any(block.strip(b"\0") for block in iter(lambda: stream.read(_BLOCK), b"")):
+        raise BrokenArchiveError("the archive goes on behind its end")
 
 
 def _header(stream: io.BufferedIOBase) -> tarfile.TarInfo | None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from jobs.runtime.watchdog import WATCHDOG
 
 if sys.version_info >= (3, 14):
@@ -18,8 +20,12 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+BOM = b"\xef\xbb\xbf"
+"""What Windows writes before text in UTF-8; no part of it."""
 MAX_RECORD_BYTES = 64 * 2**20
 """Longer lines, rows and XML records are bad: they bound the memory that one document can take."""
+MAX_VALUES = 2**21
+"""JSON with more values is bad: each takes up to 160 bytes, and an empty list 3 in the file."""
 
 # Not OSError: a file system that does not answer is no fault of the data, and worth another attempt.
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError)
@@ -81,7 +87,8 @@ class Intake:
             what: What is wrong, in words that quote nothing of it.
         """
         doubt = "" if self.count else ", or of another format"
-        self.first_bad.insert(0, f"{self.path}:{line}: the file is damaged{doubt}: {what}")
+        unquoted = what.partition(" (b'")[0]  # gzip tells the first bytes of what is not gzipped
+        self.first_bad.insert(0, f"{self.path}:{line}: the file is damaged{doubt}: {unquoted}")
         known = self.count / self.share_read if self.count and self.share_read else self.size / _RECORD_BYTES
         self.bad = self.count = max(1, self.count, round(known))
 
@@ -117,10 +124,12 @@ class Intake:
         with self.stream() as stream:
             try:
                 for number, line in enumerate(_bounded_lines(stream), 1):
+                    if number == 1 and line is not None:
+                        line = line.removeprefix(BOM)  # noqa: PLW2901
                     if line is None:
                         self.count += 1
                         self.spoil(number, f"is longer than {MAX_RECORD_BYTES // 2**20} MiB")
-                    elif not line.isspace():
+                    elif line and not line.isspace():
                         self.count += 1
                         yield number, line
             except DAMAGE as error:
@@ -139,6 +148,24 @@ def text_of(raw: bytes) -> str:
         return raw.decode()
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8") from None
+
+
+def object_of(raw: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises:
+        ValueError: it is none, or holds too much; the message quotes nothing of it.
+    """
+    if len(raw) > MAX_VALUES and sum(map(raw.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise ValueError(f"has more than {MAX_VALUES:,} values")
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        text_of(raw)  # knows better what is wrong with bytes that are no text
+        raise ValueError(f"is not JSON: {error.msg} at character {error.pos}") from None
+    if not isinstance(value, dict):
+        raise ValueError("is not a JSON object")
+    return value
 
 
 class _HashedFile(io.FileIO):

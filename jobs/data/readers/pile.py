@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-import orjson
 from datatrove.data import Document
 
-from jobs.data.readers.intake import Intake
+from jobs.data.readers.intake import Intake, object_of
 from launcher.recipe.sources import PileSource
 
 
@@ -33,12 +32,7 @@ def parse_document(line: bytes, name: str) -> Document:
     Raises:
         ValueError: it is not a document; the message quotes nothing of it.
     """
-    try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg} at character {error.pos}") from None
-    if not isinstance(fields, dict):
-        raise ValueError("is not a JSON object")
+    fields = object_of(line)
     if "text" not in fields:
         raise ValueError("has no `text`")
     if not isinstance(fields["text"], str):

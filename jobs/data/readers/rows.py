@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from jobs.data.readers.intake import DAMAGE, MAX_RECORD_BYTES, Intake, text_of
+from jobs.data.readers.intake import BOM, DAMAGE, MAX_RECORD_BYTES, Intake, text_of
 
 _CHUNK = 2**18
 _MAX_CELLS = 1000
-_BOM = b"\xef\xbb\xbf"
 
 # Possessive (`*+`): a quote that is never closed must not be tried in every way it might have been.
 _CELL = re.compile(rb'("[^"]*+(?:""[^"]*+)*+"|[^",\r\n][^,\r\n]*+|)(,|\r?\n|\r?\Z)')
@@ -64,7 +63,7 @@ def column_names(path: Path) -> list[str]:
 def _read_header(window: "_Window") -> list[str]:
     """Take the names of the columns, in lower case; none if the file begins with something else."""
     window.grow()
-    window.advance(len(_BOM) if window.data.startswith(_BOM) else 0)
+    window.advance(len(BOM) if window.data.startswith(BOM) else 0)
     try:
         cells, end = _parse(window)
     except ValueError:

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 
 from datatrove.data import Document
 
-from jobs.data.readers.intake import DAMAGE, MAX_RECORD_BYTES, Intake, text_of
+from jobs.data.readers.intake import BOM, DAMAGE, MAX_RECORD_BYTES, Intake, text_of
 from launcher.recipe.sources import TextSource
-
-_BOM = "\ufeff"
 
 
 def read_text(intake: Intake, source: TextSource) -> Iterator[Document]:
@@ -19,7 +17,7 @@ def read_text(intake: Intake, source: TextSource) -> Iterator[Document]:
         except ValueError as error:
             intake.spoil(number, str(error))
         else:
-            text = text.removeprefix(_BOM if number == 1 else "").replace("\r\n", "\n").removesuffix("\n")
+            text = text.replace("\r\n", "\n").removesuffix("\n")
             yield Document(text, f"{intake.path.name}:{number}")
 
 
@@ -34,6 +32,7 @@ def _whole(intake: Intake) -> Iterator[tuple[int, bytes]]:
             intake.damage(content.count(b"\n") + 1, str(error))
             intake.bad = intake.count = 1  # however large it is
             return
+    content = content.removeprefix(BOM)
     if len(content) > MAX_RECORD_BYTES:
         intake.count += 1
         intake.spoil(1, f"is longer than {MAX_RECORD_BYTES // 2**20} MiB")
