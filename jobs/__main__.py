@@ -78,8 +78,7 @@ def main() -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f": {error.filename}" if error.filename else ""
-        print(f"{who}: {error.strerror}{where}", file=sys.stderr, flush=True)
-        return 1
+        return _announce(1, options, f"{who}: {error.strerror}{where}")
 
 
 def _work(context: Context) -> int:
@@ -105,7 +104,7 @@ def _import_kind(name: str) -> ModuleType:
 
 
 def _announce(code: int, options: argparse.Namespace, fault: str) -> int:
-    """Say what cannot work: in the log, and in a line for the verdict and those who ask how the run is doing."""
+    """Say what does not work: in the log, and in a line for the verdict and those who ask how the run is doing."""
     print(fault, file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         append_event(RunDir(options.run).ledger, options.attempt, fault=fault.partition("\n")[0], announced=code)

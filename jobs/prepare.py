@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING
 
 from jobs.data.clean.decontaminate import tell
 from jobs.data.counts import summary
+from jobs.data.durable import naming
 from jobs.data.finalise import finalise
 from jobs.data.making import make_parts, stopped
 from jobs.data.parts import make_part
 from jobs.data.plan import Plan, make_plan
 from jobs.data.progress import Phases
-from jobs.data.shares import agree, deal
+from jobs.data.shares import agree, changes, deal
 from jobs.runtime.context import Context
-from launcher.corpus import MANIFEST, read_manifest
+from launcher.corpora.difference import differing_settings
+from launcher.corpus import MANIFEST, Manifest, read_manifest
 from launcher.errors import LauncherError
 from launcher.ledger import append_event
 from launcher.paths import FINISHED
@@ -92,7 +94,8 @@ def complete(plan: Plan, context: Context, is_stop_wanted: Callable[[], bool]) -
         parts = make_parts(plan, range(len(plan.files)), make_part, context, is_stop_wanted)
         if len(parts) < len(plan.files):
             return False
-        with Phases(context, len(parts), sum(part.source.size for part in parts)) as phases:
+        size = sum(part.source.size for part in parts)
+        with Phases(context, len(parts), size) as phases, naming(plan.work):
             if not finalise(plan, parts, is_stop_wanted, phases.tell):
                 return False
     publish(plan)
@@ -107,13 +110,23 @@ def is_published(plan: Plan) -> bool:
     """
     if not plan.folder.exists():
         return False
-    there = read_manifest(plan.folder).fingerprint
-    if there != plan.fingerprint:
-        raise LauncherError(
-            f"{plan.folder}: holds a corpus made from other files or settings (fingerprint {there[:12]}, this recipe's "
-            f"is {plan.fingerprint[:12]}); write another name as `corpus`, or remove that folder"
-        )
-    return True
+    try:
+        there = read_manifest(plan.folder)
+    except LauncherError:
+        what = "is there, and holds no whole corpus"
+    else:
+        if there.fingerprint == plan.fingerprint:
+            return True
+        what = f"holds a corpus made from other files or settings ({difference(plan, there)})"
+    raise LauncherError(f"{plan.folder}: {what}; write another name as `corpus`, or remove that folder")
+
+
+def difference(plan: Plan, there: Manifest) -> str:
+    """Say what keeps a corpus from being the one that the recipe means."""
+    before = {Path(file.path).name: file.size for file in there.sources}
+    now = {path.name: plan.size(number) for number, (path, _) in enumerate(plan.files)}
+    said = "; ".join((*differing_settings(there, plan.recipe), *changes(before, now)))
+    return said or "the tokenizer, an evaluation set, or the order of the files"
 
 
 def tell_of_changes(plan: Plan) -> None:

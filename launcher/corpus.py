@@ -172,8 +172,9 @@ def read_manifest(folder: Path) -> Manifest:
         ) from None
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise LauncherError(f"{path}: {where}: {fault['msg']}; prepare the corpus again") from None
+        where = f"{path}: {'.'.join(map(str, fault['loc']))}".removesuffix(": ")
+        fix = "copy it anew, or remove the folder and prepare the corpus again"
+        raise LauncherError(f"{where}: {fault['msg']}; {fix}") from None
 
 
 def file_sha256(path: Path) -> str:

@@ -205,6 +205,12 @@ def locate(name: str, root: str, recipe_folder: str) -> str:
     return str(below) if below.exists() else name
 
 
+def closed_folder(path: str | Path) -> Path | None:
+    """Return the folder on the way to a path that this user may not enter and list; None if what is there is open."""
+    deepest = next(folder for folder in Path(path).absolute().parents if os.path.isdir(folder))
+    return None if os.access(deepest, os.R_OK | os.X_OK, effective_ids=True) else deepest
+
+
 def expand(folder: str) -> Path:
     """Expand `~` and `$VARIABLES` in a folder of the cluster profile."""
     return Path(os.path.expandvars(folder)).expanduser().absolute()

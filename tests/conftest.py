@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ os.environ.pop("LAUNCHER_CLUSTER", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_NOBODY = 65534
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -67,6 +69,22 @@ def make_cluster(tmp_path: Path) -> Callable[..., Cluster]:
         return Cluster.model_validate_json(json.dumps({"name": "test", "roots": roots} | changes))
 
     return make
+
+
+@pytest.fixture
+def stranger() -> Iterator[Path]:
+    """A folder that everybody can reach, while this process is somebody who may only do what its mode says."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.chown(folder, _NOBODY, -1)
+            os.seteuid(_NOBODY)
+        try:
+            yield Path(folder)
+        finally:
+            if is_root:
+                os.seteuid(0)
 
 
 @pytest.fixture

@@ -292,7 +292,10 @@ def test_a_credentialed_corpus_that_others_may_enter_is_a_flaw(credentialed, tmp
 
     out, _ = launcher("corpus", "verify", str(copy), "--quick", code=1)
 
-    assert f"others may enter it (mode 0755); `chmod 700 {copy}`" in out
+    assert out.splitlines() == [
+        f"{copy}: is credentialed, and others may enter it (mode 0755); `chmod 700 {copy}`",
+        f"{copy}: 1 flaw",
+    ]
 
 
 def test_diff_finds_none_between_a_corpus_and_its_copy(published, corpus):

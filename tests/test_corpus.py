@@ -342,6 +342,14 @@ def test_a_damaged_corpus_is_not_sampled(tmp_path, name, content):
         draw(corpus, "train", 5, seed=0, characters=600, has_credentials=False)
 
 
+def test_a_corpus_without_its_tokenizer_is_not_sampled(tmp_path):
+    corpus = with_tokenizer(publish(tmp_path / "corpus").folder, word_tokenizer())
+    (corpus.folder / TOKENIZER).unlink()
+
+    with pytest.raises(LauncherError, match=r"tokenizer\.json: is missing; copy the corpus anew"):
+        draw(corpus, "train", 5, seed=0, characters=600, has_credentials=False)
+
+
 def test_a_machine_without_tokenizers_is_told_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
 

@@ -96,7 +96,9 @@ def test_the_breakpoint_shown_stands_between_lines_of_the_source() -> None:
 def test_troubleshooting_knows_the_format_of_corpora() -> None:
     text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 
-    assert re.findall(r"format: Input should be (\d+); prepare the corpus again", text) == [str(FORMAT)]
+    assert re.findall(
+        r"format: Input should be (\d+); copy it anew, or remove the folder and prepare the corpus again", text
+    ) == [str(FORMAT)]
 
 
 def test_the_page_on_recipes_leads_to_the_keys_of_every_kind() -> None:

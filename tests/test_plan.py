@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from launcher.corpus import read_manifest
 from launcher.load import load_recipes
 from launcher.plan import check, check_all, forecast
+from launcher.recipe.prepare import Clean
+from tests.corpora import make_corpus
 from tests.loading import RECIPE, load, profile, write
 
 MODEL = {"model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008} | {
@@ -197,6 +200,53 @@ def test_a_folder_is_no_source_file(tmp_path: Path) -> None:
         "recipe.yaml:5: sources.0.files: no file matches `data/pile`; check the pattern, or write `pile/*` for the "
         "files in that folder",
     ]
+
+
+def test_of_a_dataset_on_disk_the_arrow_files_are_advised(tmp_path: Path) -> None:
+    write(tmp_path, "", "tokenizer/tokenizer.json")
+    write(tmp_path, "{}", "data/hf/pubmed/dataset_dict.json")
+    text = PREPARE.replace("org/model", "./tokenizer").replace("pile, files: pile/*.zst", "dataset, files: hf/pubmed/")
+
+    assert complaints(tmp_path, text) == [
+        "recipe.yaml:5: sources.0.files: no file matches `data/hf/pubmed`; check the pattern, or write "
+        "`hf/pubmed/**/*.arrow` for the files in that folder",
+    ]
+
+
+def test_a_folder_of_sources_that_is_not_for_this_user_is_named(stranger: Path) -> None:
+    write(stranger, "", "tokenizer/tokenizer.json")
+    write(stranger, "", "data/pile/0.zst").parent.chmod(0o000)
+
+    said = complaints(stranger, PREPARE.replace("org/model", "./tokenizer"))
+    (stranger / "data" / "pile").chmod(0o700)
+
+    assert said == [
+        "recipe.yaml:5: sources.0.files: no file matches `data/pile/*.zst`; check the pattern, or ask who owns "
+        "`data/pile`, which is not for you to read",
+    ]
+
+
+def test_a_corpus_made_otherwise_takes_its_name(tmp_path: Path) -> None:
+    write(tmp_path, "", "tokenizer/tokenizer.json")
+    write(tmp_path, "", "data/pile/0.zst")
+    folder = make_corpus(tmp_path / "corpora" / "abstracts", [[[5, 2]]]).folder
+    made = read_manifest(folder).model_copy(update={"clean": Clean().model_dump(mode="json")})
+    write(folder, made.model_dump_json(), "manifest.json")
+    text = PREPARE.replace("org/model", "./tokenizer")
+
+    assert complaints(tmp_path, f"{text}validation: 0.0\n") == []
+    (said,) = complaints(tmp_path, f"{text}validation: 0.25\nclean: {{min_characters: 9}}\n")
+    (folder / "manifest.json").write_text("{")
+    (torn,) = complaints(tmp_path, text)
+
+    assert said == (
+        "recipe.yaml:3: corpus: `abstracts` is there already, made otherwise (`validation` 0.0 there, 0.25 here; "
+        "`clean.min_characters` 1 there, 9 here); write another name, or remove `corpora/abstracts`"
+    )
+    assert torn == (
+        "recipe.yaml:3: corpus: `abstracts` is there already, and no whole corpus; write another name, or remove "
+        "`corpora/abstracts`"
+    )
 
 
 def test_evaluation_sets_must_be_there(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import unicodedata
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import zstandard
@@ -18,6 +19,8 @@ from transformers import AutoTokenizer
 
 from jobs.data.corpus import open_corpus
 from jobs.data.keys import KeyRecorder
+from jobs.data.making import make_work_folder
+from jobs.data.plan import find_files
 from jobs.data.tokenize import load_encoder
 from jobs.prepare import main
 from jobs.runtime.context import Ranks
@@ -195,8 +198,9 @@ def test_too_many_bad_lines_fail_the_run_and_forgiving_them_costs_no_second_read
     with pytest.raises(LauncherError) as caught:
         prepare(tmp_path, resources=one_worker)
     message = str(caught.value)
-    assert "2 of 32 records cannot be read, more than `max_bad_fraction: 0.001` forgives" in message
-    assert f"{path}:21: is not JSON" in message
+    first = message.splitlines()[0]  # all that `launcher status` shows
+    assert "2 of 32 records cannot be read, more than `max_bad_fraction: 0.001` forgives. " in first
+    assert f"The first one: {path}:21: is not JSON" in first
     assert f"{path}:22: has no `text`" in message
     assert str(other) not in message
     assert not (tmp_path / "corpora" / "corpus").exists()
@@ -494,10 +498,34 @@ def test_another_corpus_of_the_same_name_is_not_touched(tmp_path):
     folder = prepare(tmp_path).folder
     before = files_of(folder)
 
-    with pytest.raises(LauncherError, match=r"made from other files or settings .* write another name as `corpus`"):
+    fix = "; write another name as `corpus`, or remove that folder"
+    with pytest.raises(LauncherError) as other_settings:
         prepare(tmp_path, clean={"min_characters": 7})
+    write_pile(tmp_path / "b.jsonl", abstracts()[20:40])
+    with pytest.raises(LauncherError) as other_files:
+        prepare(tmp_path)
+    make_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "b.jsonl").unlink()
+    with pytest.raises(LauncherError) as other_tokenizer:
+        prepare(tmp_path, tokenizer="./tokenizer")
 
     assert files_of(folder) == before
+    what = f"{folder}: holds a corpus made from other files or settings"
+    assert str(other_settings.value) == f"{what} (`clean.min_characters` 1 there, 7 here){fix}"
+    assert str(other_files.value) == f"{what} (new: `b.jsonl`){fix}"
+    assert str(other_tokenizer.value) == f"{what} (the tokenizer, an evaluation set, or the order of the files){fix}"
+
+
+@pytest.mark.parametrize("manifest", [None, "", "{"])
+def test_a_folder_that_holds_no_whole_corpus_is_not_called_one(tmp_path, manifest):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+    folder = tmp_path / "corpora" / "corpus"
+    folder.mkdir(parents=True)
+    if manifest is not None:
+        (folder / MANIFEST).write_text(manifest)
+
+    with pytest.raises(LauncherError, match=r"corpora/corpus: is there, and holds no whole corpus; write another name"):
+        prepare(tmp_path)
 
 
 def test_a_whole_corpus_that_was_not_yet_published_is_published(tmp_path):
@@ -564,7 +592,31 @@ def test_a_full_disk_is_told_in_a_line(tmp_path, small_disk):
     task = subprocess.run([sys.executable, "-m", "jobs", context.run.root], capture_output=True, text=True, check=False)
 
     assert task.returncode == 1
-    assert re.fullmatch(r"rank 0 on \S+: No space left on device.*\n", task.stderr)
+    where = re.escape(str(tmp_path / "corpora" / "corpus.partial"))
+    assert re.fullmatch(rf"rank 0 on \S+: No space left on device: {where}/\w+\n", task.stderr)
+    assert read_attempts(context.run.ledger)[0].fault == task.stderr.rstrip("\n")
+
+
+def test_files_that_this_user_may_not_read_are_named_before_any_is_read(stranger):
+    for name in ("a", "b", "c"):
+        write_pile(stranger / f"{name}.jsonl", ["text"]).chmod(0o644 if name == "a" else 0o000)
+    context = make_context(stranger)
+
+    with pytest.raises(LauncherError, match=r"^sources\.0\.files: `.*/b\.jsonl` and 1 more: not for you to read; ask"):
+        find_files(context, context.recipe.sources)
+
+
+def test_a_folder_that_this_user_may_not_write_to_is_named(stranger):
+    plan = SimpleNamespace(recipe=make_context(stranger).recipe, work=stranger / "corpora" / "corpus.partial" / "abc")
+    plan.work.parent.mkdir(parents=True)
+
+    plan.work.parent.chmod(0o555)
+    with pytest.raises(LauncherError, match=r"corpus\.partial/abc: not for you to write; somebody else has begun one"):
+        make_work_folder(plan)
+    plan.work.parent.rmdir()
+    plan.work.parent.parent.chmod(0o555)
+    with pytest.raises(LauncherError, match=r"corpus\.partial: not for you to write; ask who owns the folder"):
+        make_work_folder(plan)
 
 
 @pytest.mark.slow

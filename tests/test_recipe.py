@@ -212,6 +212,17 @@ sources:
     ]
 
 
+def test_what_is_meant_by_a_percentage_or_by_true_is_told(tmp_path: Path) -> None:
+    text = "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nresources: {time: 1h}\n"
+    text += "sources: [{format: text, files: a}]\nvalidation: 0.5%\nclean: {near_duplicates: true}\n"
+
+    assert faults(tmp_path, text) == [
+        "recipe.yaml:7: validation: `0.5%` does not fit here; write `0.005`",
+        "recipe.yaml:8: clean.near_duplicates: the boolean `true` does not fit here; write a section (lines of "
+        "`key: value`), or `{}` for the usual values",
+    ]
+
+
 @pytest.mark.parametrize("code", ["eng", "EN", "e", "é1", "english"])
 def test_a_language_is_a_code_of_two_letters(tmp_path: Path, code: str) -> None:
     text = "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nresources: {time: 1h}\n"

@@ -431,5 +431,8 @@ def test_an_unknown_manifest_says_where(tmp_path):
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"dtype": "uint16"', '"dtype": "int8"'))
 
-    with pytest.raises(LauncherError, match=r"manifest\.json: dtype: .*prepare the corpus again"):
+    with pytest.raises(LauncherError, match=r"manifest\.json: dtype: .*remove the folder and prepare the corpus again"):
+        open_corpus(folder)
+    manifest.write_text("{")
+    with pytest.raises(LauncherError, match=r"manifest\.json: Invalid JSON.*; copy it anew, or remove the folder and"):
         open_corpus(folder)

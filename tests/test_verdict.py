@@ -49,6 +49,28 @@ def test_what_a_task_said_of_a_recipe_that_cannot_work_is_told() -> None:
     assert said.startswith("cannot work as it is (rank 0 on n1: data: is gone), no step is safe yet; ")
 
 
+def test_what_a_task_said_of_a_full_disk_is_told_and_the_run_comes_back() -> None:
+    verdict = judge(
+        [Attempt(0, fault="rank 0 on n1: No space left on device: /c")], Ending(1, detail="Exited"), Policy()
+    )
+
+    assert verdict.message == "failed (rank 0 on n1: No space left on device: /c), no step is safe yet"
+    assert verdict.action == "requeue"
+
+
+def test_where_files_are_counted_progress_is_told_in_files() -> None:
+    policy = Policy(counts_files=True)
+    stuck = [Attempt(n, reason="error", last_step=1000 * bool(n), action="requeue") for n in range(5)]
+
+    assert judge([Attempt(0, last_step=1)], Ending(1), policy).message == "failed, 1 file is done"
+    assert judge([Attempt(0)], Ending(75, cause=PREEMPTED), policy).message.startswith(
+        "preempted (PreemptTime 2026-01-01T00:00:00), no file is done yet"
+    )
+    assert judge(stuck, Ending(1), replace(policy, max_failures=9)).message == (
+        "failed, 1,000 files are done; 3 attempts in a row finished no other file"
+    )
+
+
 @pytest.mark.parametrize(
     ("ending", "reason", "source", "action"),
     [

@@ -36,10 +36,11 @@ def check_quality(plan: SourcePlan, done: Mapping[int, Part]) -> None:
         return
     first = [entry for number in sorted(done) for entry in done[number].first_bad][:_SHOWN]
     missing = len(plan.files) - len(done)
+    to_come = f" ({missing:,} file{'s are' if missing > 1 else ' is'} still to come)" if missing else ""
     raise LauncherError(
-        f"{bad:,} of {records:,} records cannot be read{f' ({missing:,} files are still to come)' if missing else ''}, "
-        f"more than `max_bad_fraction: {allowed:g}` forgives; raise it, or mend the files (what was made of "
-        "the others is kept). The first ones:\n  " + "\n  ".join(first)
+        f"{bad:,} of {records:,} records cannot be read{to_come}, more than `max_bad_fraction: {allowed:g}` forgives. "
+        f"The first one: {first[0]}; mend the files (what was made of the others is kept), or raise it"
+        + "".join(f"\n  {entry}" for entry in first[1:])
     )
 
 

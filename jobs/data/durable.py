@@ -1,6 +1,7 @@
 """Files that are there whole, even after a power cut, or not at all."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,17 @@ from typing import BinaryIO
 def staging_path(path: Path) -> Path:
     """Where this process writes what will be called `path`; tasks on several nodes may make the same file at once."""
     return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}")
+
+
+@contextlib.contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Let the error of a full disk, which names no file, say where it is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(folder)) from None
+        raise
 
 
 def write_durably(path: Path, text: str) -> None:

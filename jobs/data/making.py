@@ -4,16 +4,19 @@ Parts are made in `<result>.partial/`. Each that is finished is kept, so that a 
 where it was.
 """
 
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias, TypeVar
 
 from jobs.data.counts import check_quality, summary
+from jobs.data.durable import naming
 from jobs.data.parts import Part, finished_part
 from jobs.data.plan import SourcePlan
 from jobs.data.progress import Gauge, Progress
 from jobs.data.workers import run_tasks
 from jobs.runtime.context import Context
+from launcher.errors import LauncherError
 from launcher.ledger import append_event
 from launcher.paths import CONTINUE
 
@@ -40,10 +43,7 @@ def make_parts(
     Raises:
         LauncherError: more is unreadable than the recipe forgives.
     """
-    plan.work.mkdir(parents=True, exist_ok=True)
-    if plan.recipe.data_use == "credentialed":
-        for folder in (plan.work.parent, plan.work):  # parts are moved out of the latter to be removed
-            folder.chmod(0o700)
+    make_work_folder(plan)
     files = {number: plan.size(number) for number in numbers}
     done = find_done(plan, files, context)
     missing = sorted(files.keys() - done.keys(), key=lambda number: (-files[number], number))  # a shorter tail
@@ -53,7 +53,11 @@ def make_parts(
     cpus, started = plan.recipe.resources.cpus_per_task, time.monotonic()
     with Progress(context, files, {number: part.tally for number, part in done.items()}) as progress:
         for number, part in run_tasks(
-            lambda number: make(plan, number, progress.gauge), missing, cpus, is_stop_wanted, progress.tell
+            naming(plan.work)(lambda number: make(plan, number, progress.gauge)),
+            missing,
+            cpus,
+            is_stop_wanted,
+            progress.tell,
         ):
             done[number] = part
             progress.count(number, part.tally)
@@ -64,6 +68,24 @@ def make_parts(
     return [done[number] for number in sorted(done)]
 
 
+def make_work_folder(plan: SourcePlan) -> None:
+    """Make the folder that the parts lie in, closed to others if the text is.
+
+    Raises:
+        LauncherError: this user may not write there, or another one has begun something of this name.
+    """
+    try:
+        plan.work.mkdir(parents=True, exist_ok=True)
+        if plan.recipe.data_use == "credentialed":
+            for folder in (plan.work.parent, plan.work):  # parts are moved out of the latter to be removed
+                folder.chmod(0o700)
+    except PermissionError as error:
+        what = "somebody else has begun one of this name: wait for it, or write another name"
+        if not os.path.isdir(plan.work.parent):
+            what = "ask who owns the folder, or set another root in the cluster profile"
+        raise LauncherError(f"{error.filename}: not for you to write; {what}") from None
+
+
 def find_done(plan: SourcePlan, numbers: Collection[int], context: Context) -> dict[int, Part]:
     """Find the parts that are there, and tell of them; one whose file has changed is not."""
     done = {number: part for number in numbers if (part := finished_part(plan, number))}
@@ -71,7 +93,8 @@ def find_done(plan: SourcePlan, numbers: Collection[int], context: Context) -> d
     again = f"; changed since and done again: {changed}" if changed else ""
     others = sorted({part.code for part in done.values()} - {plan.code})
     by = f"; parts of other code are among them ({', '.join(others)})" if others else ""
-    print(f"{len(numbers)} source files, {len(done)} of them done before{by}{again}", flush=True)
+    files = f"{len(numbers):,} source file{'s' * (len(numbers) != 1)}"
+    print(f"{files}, {len(done):,} of them done before{by}{again}", flush=True)
     steps = {"first_step": len(done), "last_step": len(done), "total_steps": len(numbers)}
     append_event(context.run.ledger, context.attempt, **steps)
     return done

@@ -63,10 +63,11 @@ class NearDuplicates:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         steps, missing = self.config.num_buckets + 1, self.missing_buckets()
-        tell(steps - 1 - len(missing), steps)
-        for count, (bucket, _) in enumerate(run_tasks(self.search_bucket, missing, cpus, is_stop_wanted), 1):
-            tell(steps - 1 - len(missing) + count, steps)
-            print(f"near duplicates: searched bucket {bucket} of {self.config.num_buckets}", flush=True)
+        before = self.config.num_buckets - len(missing)
+        tell(before, steps)
+        for done, _ in enumerate(run_tasks(self.search_bucket, missing, cpus, is_stop_wanted), before + 1):
+            tell(done, steps)
+            print(f"near duplicates: searched {done} of {self.config.num_buckets} buckets", flush=True)
         if self.missing_buckets():
             return None
         # In a process of its own, which gives back the memory that datatrove takes.

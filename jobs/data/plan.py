@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
     """Find the files that a pattern of the recipe means, sorted by name.
 
     Raises:
-        LauncherError: there are none.
+        LauncherError: there are none, or some are not for this user to read.
     """
     pattern = context.data_glob(files)
     paths = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
@@ -155,6 +156,10 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
             f"{key}: `{files}` matches no file ({pattern}); correct it, put the files there, or set `roots.data` in "
             "the cluster profile"
         )
+    # Not when their turn comes, hours later, and in one task after the other.
+    if closed := [path for path in paths if not os.access(path, os.R_OK, effective_ids=True)]:
+        more = f" and {len(closed) - 1:,} more" if closed[1:] else ""
+        raise LauncherError(f"{key}: `{closed[0]}`{more}: not for you to read; ask the owner, or narrow the pattern")
     return paths
 
 

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
+from jobs.data.durable import naming
 from jobs.runtime.context import Context
 from launcher.corpus import Tally
 
@@ -134,7 +135,7 @@ class Phases:
 def _write_row(context: Context, **values: Any) -> None:
     row = {"time": time.time(), "attempt": context.attempt, **values}
     # A row that a torn one spoils is no loss: the next one comes soon.
-    with context.run.metrics.open("a", encoding="utf-8") as file:
+    with naming(context.run.metrics), context.run.metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 
 

@@ -56,13 +56,18 @@ def agree(plan: Plan, group: RunDir) -> None:
         staging.unlink()
 
 
-def _explain(group: RunDir, before: dict[str, int], now: dict[str, int]) -> str:
-    changes = {
+def changes(before: dict[str, int], now: dict[str, int]) -> list[str]:
+    """Say how files differ from those that were there before, by their names and sizes."""
+    found = {
         "new": sorted(now.keys() - before.keys()),
         "gone": sorted(before.keys() - now.keys()),
         "of another size": sorted(path for path in before.keys() & now.keys() if before[path] != now[path]),
     }
-    what = "; ".join(f"{kind}: {_some(paths)}" for kind, paths in changes.items() if paths)
+    return [f"{kind}: {_some(paths)}" for kind, paths in found.items() if paths]
+
+
+def _explain(group: RunDir, before: dict[str, int], now: dict[str, int]) -> str:
+    what = "; ".join(changes(before, now))
     same = "files are the same, the tokenizer or an evaluation set is not"
     return (
         f"sources: not what the first task of this group found ({what or same}); "

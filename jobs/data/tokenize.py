@@ -53,7 +53,10 @@ def load_encoder(path: str, name: str) -> TextEncoder:
     """
     tokenizer = load_tokenizer(path, name)
     if tokenizer.eos_token_id is None:
-        raise LauncherError(f"tokenizer `{name}` has no end-of-sequence token, which ends documents; set `eos_token`")
+        raise LauncherError(
+            f"tokenizer `{name}` has no end-of-sequence token, which ends documents; set `eos_token` in its "
+            "tokenizer_config.json"
+        )
     backend: Tokenizer = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()

@@ -93,7 +93,8 @@ class Job:
     @property
     def policy(self) -> Policy:
         """When to come back."""
-        return Policy(self.slurm_options["requeue"], int(self.recipe["limits"]["max_failures"]))
+        counts_files = self.recipe["kind"] in ("prepare", "vocabulary")
+        return Policy(self.slurm_options["requeue"], int(self.recipe["limits"]["max_failures"]), counts_files)
 
     @property
     def hang_limit(self) -> str | None:

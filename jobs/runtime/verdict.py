@@ -54,6 +54,8 @@ class Policy:
 
     requeue: RequeuePolicy = "requeue"
     max_failures: int = 3
+    counts_files: bool = False
+    """Progress is finished source files, not steps."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def judge(attempts: Sequence[Attempt], ending: Ending, policy: Policy) -> Verdic
     limit = _halved(attempts, ending)
     reason, source = ("does_not_fit", f"exit code {DOES_NOT_FIT}") if limit else _reason(ending)
     ended = [*attempts[:-1], replace(attempts[-1], reason=reason)]
-    said = _describe(ended, ending, reason)
+    said = _describe(ended, ending, reason, policy)
     if reason == "finished":
         return Verdict(reason, source, "done", said)
     why_not = _why_stop(ended, ending, reason, policy)
@@ -168,7 +170,8 @@ def _spent_budget(attempts: Sequence[Attempt], policy: Policy) -> str | None:
     stuck = len(last) == MAX_ATTEMPTS_WITHOUT_PROGRESS and all(
         attempt.reason in FAILURES | {"time_limit"} and not made_progress(attempts, attempt) for attempt in last
     )
-    return f"{len(last)} attempts in a row got no further than step {reached(attempts)}" if stuck else None
+    further = "finished no other file" if policy.counts_files else f"got no further than step {reached(attempts)}"
+    return f"{len(last)} attempts in a row {further}" if stuck else None
 
 
 def since_last_stop(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
@@ -205,15 +208,21 @@ _WORDS: dict[Reason, str] = {
 }
 
 
-def _describe(attempts: Sequence[Attempt], ending: Ending, reason: Reason) -> str:
+def _describe_progress(count: int, policy: Policy) -> str:
+    if policy.counts_files:
+        return f"{count:,} file{'s are' if count > 1 else ' is'} done" if count else "no file is done yet"
+    return f"step {count} is safe" if count else "no step is safe yet"
+
+
+def _describe(attempts: Sequence[Attempt], ending: Ending, reason: Reason, policy: Policy) -> str:
     details = [ending.detail if reason in FAILURES else ""]
-    if reason in ("bad_recipe", "does_not_fit"):
+    if reason in ("bad_recipe", "does_not_fit", "error"):
         details = [attempts[-1].fault or ending.detail]
     details.append(ending.cause.detail if ending.cause and ending.cause.reason == reason else "")
     detail = "; ".join(part for part in details if part)
     words = [_WORDS[reason] + (f" ({detail})" if detail else "")]
     if reason != "finished":
-        words.append(f"step {reached(attempts)} is safe" if reached(attempts) else "no step is safe yet")
+        words.append(_describe_progress(reached(attempts), policy))
     if reason == "does_not_fit":
         words.append(f"at most {(attempts[-1].micro_batch or 0) // 2} from now on, and more accumulation instead")
     if reason in FREE and ending.exit_code != CONTINUE:

@@ -170,7 +170,8 @@ def _tell_flaws(found: "PublishedCorpus", flaws: "list[Flaw]", quick: bool, as_j
         typer.echo(f"{found.folder / one.file}: {one.what}")
     if flaws:
         number = f"{len(flaws)} flaw{'s' * (len(flaws) > 1)}"
-        typer.echo(f"{found.folder}: {number}; copy damaged files anew, or remove the folder and prepare it again")
+        fix = "copy damaged files anew, or remove the folder and prepare it again"
+        typer.echo(f"{found.folder}: {number}{f'; {fix}' if any(one.file for one in flaws) else ''}")
     else:
         unread = "; contents were not read (`--quick`)" if quick else ""
         typer.echo(f"{found.folder}: {files} files, {file_size(size)}, as the manifest says{unread}")

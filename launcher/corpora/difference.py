@@ -1,11 +1,13 @@
 """What differs between two corpora, from their manifests."""
 
+import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from launcher.corpus import SPLITS, Manifest, Shard, SourceFile
+from launcher.recipe.prepare import PrepareRecipe
 
 Topic: TypeAlias = Literal["sources", "settings", "tokenizer", "counts", "shards", "origin"]
 
@@ -37,6 +39,18 @@ def compare(left: Manifest, right: Manifest) -> list[Difference]:
         *_compare_shards(left, right),
         *_differing("origin", _origin(left), _origin(right)),
     ]
+
+
+def differing_settings(manifest: Manifest, recipe: PrepareRecipe) -> list[str]:
+    """Tell which settings of a recipe a corpus was not made with; files and tokenizer are not compared."""
+    made = {"data_use": manifest.data_use, "validation": manifest.split.validation} | _flat({"clean": manifest.clean})
+    wanted = recipe.model_dump(mode="json", include={"data_use", "validation", "clean"})
+    changed = list(_differing("settings", made, _flat(wanted)))
+    said = [f"`{one.what}` {json.dumps(one.left)} there, {json.dumps(one.right)} here" for one in changed]
+    options = [source.model_dump(mode="json", exclude={"files"}) for source in recipe.sources]
+    if any({**file.options, "license": file.license} not in options for file in manifest.sources):
+        said.append("`sources` read in other ways, or under other licences")
+    return said
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:

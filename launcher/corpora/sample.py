@@ -68,7 +68,9 @@ def _load_tokenizer(corpus: PublishedCorpus) -> "Tokenizer":
     except ImportError:
         raise LauncherError("`tokenizers` is missing; install the extra: `pip install 'launcher[data]'`") from None
     path = corpus.folder / TOKENIZER
-    if not path.is_file() or file_sha256(path) != corpus.manifest.tokenizer.fingerprint:
+    if not path.is_file():
+        raise LauncherError(f"{path}: is missing; copy the corpus anew, or remove the folder and prepare it again")
+    if file_sha256(path) != corpus.manifest.tokenizer.fingerprint:
         raise LauncherError(f"{path}: is not the tokenizer that made the corpus; prepare it again, or copy it whole")
     try:
         return Tokenizer.from_file(str(path))

@@ -138,6 +138,10 @@ def _unexpected(node: Node, errors: Sequence[ErrorDetails]) -> str:
         return _unknown_choice(node, [choice for error in errors for choice in _choices(error)], expected)
     if kind.startswith("int") and (digits := re.sub(r"(?<=\d)[_,](?=\d{3})", "", node.text)).isdecimal():
         expected = f"`{digits}`"
+    if kind.startswith("float") and (percent := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", node.text)):
+        expected = f"`{float(percent[1]) / 100:.12g}`"
+    if kind in ("model_type", "dict_type") and node.text == "true":
+        expected += ", or `{}` for the usual values"
     if kind == "tuple_type" and node.text:
         expected = f"a list: `[{node.text}]`"
     return f"{shown} does not fit here; write {expected}"

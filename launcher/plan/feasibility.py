@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -11,10 +11,12 @@ from typing import Any, TypeAlias
 
 from launcher.adapters import AdapterFolder, is_credentialed, read_adapter
 from launcher.cluster import Cluster
+from launcher.corpora.difference import differing_settings
+from launcher.corpus import read_manifest
 from launcher.errors import Fault, LauncherError
 from launcher.expansion import EXPANSION
 from launcher.load import LoadedRecipe
-from launcher.paths import expand, locate
+from launcher.paths import closed_folder, expand, locate
 from launcher.plan.shape import model_config, read_json
 from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, PrepareRecipe, Recipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.chat import PubMedQaSource
@@ -61,6 +63,8 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: Pending
             *site.device_findings(recipe),
             *site.tracking_findings(recipe),
         ]
+    if isinstance(recipe, PrepareRecipe):
+        findings += site.name_findings(recipe)
     if isinstance(recipe, CptRecipe):
         findings += [*site.corpus_findings(recipe, pending), *site.vocabulary_findings(recipe)]
     if isinstance(recipe, SftRecipe):
@@ -203,7 +207,24 @@ class _Site:
         evaluation = recipe.clean.decontaminate.files if recipe.clean.decontaminate else ()
         patterns = {f"sources.{index}.files": source.files for index, source in enumerate(recipe.sources)}
         patterns |= {f"clean.decontaminate.files.{index}": files for index, files in enumerate(evaluation)}
-        yield from self._file_findings(patterns)
+        datasets = {f"sources.{index}.files" for index, one in enumerate(recipe.sources) if one.format == "dataset"}
+        yield from self._file_findings(patterns, datasets)
+
+    def name_findings(self, recipe: PrepareRecipe) -> Iterator[Finding]:
+        """Whether the name of the corpus to make is taken, as far as that shows before its files are read."""
+        folder = expand(self.cluster.roots.corpora) / recipe.corpus
+        if not os.path.isdir(folder):
+            return
+        fix = f"write another name, or remove `{folder}`"
+        try:
+            differing = differing_settings(read_manifest(folder), recipe)
+        except PermissionError:
+            yield "corpus", f"`{recipe.corpus}` is there already, and not for you to read; write another name"
+        except LauncherError:
+            yield "corpus", f"`{recipe.corpus}` is there already, and no whole corpus; {fix}"
+        else:
+            if differing:
+                yield "corpus", f"`{recipe.corpus}` is there already, made otherwise ({'; '.join(differing)}); {fix}"
 
     def chat_findings(self, recipe: SftRecipe) -> Iterator[Finding]:
         patterns = {}
@@ -221,14 +242,17 @@ class _Site:
         for key, files in patterns:
             yield from self._file_findings({"data.folder" if data.format == "core" else f"data.{key}": files})
 
-    def _file_findings(self, patterns: Mapping[str, str]) -> Iterator[Finding]:
+    def _file_findings(self, patterns: Mapping[str, str], datasets: Collection[str] = ()) -> Iterator[Finding]:
         for key, files in patterns.items():
             is_local = files.startswith(("./", "../"))
             folder = Path(self.recipe_folder) if is_local else expand(self.cluster.roots.data)
             found = glob.iglob(str(Path(glob.escape(str(folder))) / files), recursive=True)
             if not any(map(os.path.isfile, found)):
-                inside = f", or write `{Path(files).name}/*` for the files in that folder"
-                hint = inside if (folder / files).is_dir() else ""
+                inside = f"{files.rstrip('/')}/**/*.arrow" if key in datasets else f"{files.rstrip('/')}/*"
+                hint = f", or write `{inside}` for the files in that folder"
+                hint = hint if os.path.isdir(folder / files) else ""
+                closed = closed_folder(folder / files)
+                hint = f", or ask who owns `{closed}`, which is not for you to read" if closed else hint
                 yield key, f"no file matches `{folder / files}`; check the pattern{hint}"
 
     def corpus_findings(self, recipe: CptRecipe, pending: Pending) -> Iterator[Finding]:
