@@ -107,8 +107,8 @@ def test_too_many_bad_records_are_refused_and_named_without_their_text(tmp_path,
         make(context)
 
     assert str(error.value) == (
-        "data: 2 of 4 records cannot be read, more than `max_bad_fraction: 0.001` forgives; mend the files, or raise "
-        f"it, and submit again. The first ones:\n  {tmp_path}/a.jsonl:2: has no `output`\n"
+        "data: 2 of 4 records cannot be read, more than `max_bad_fraction: 0.001` forgives. The first one: "
+        f"{tmp_path}/a.jsonl:2: has no `output`; mend the files, or raise it, and submit again\n"
         f"  {tmp_path}/a.jsonl:4: its turn 2, by the assistant, is empty"
     )
     assert "secret" not in capfd.readouterr().out

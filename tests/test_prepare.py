@@ -215,7 +215,7 @@ def test_a_truncated_file_is_not_trusted_but_gives_what_is_there_if_forgiven(tmp
     path = write_pile(tmp_path / f"a.jsonl.{suffix}", abstracts())
     path.write_bytes(path.read_bytes()[:-1000])
 
-    with pytest.raises(LauncherError, match=rf"cannot be read, more than .*\n  {path}:\d+: the file is damaged: \w+"):
+    with pytest.raises(LauncherError, match=rf"cannot be read, more than .* one: {path}:\d+: the file is damaged: \w+"):
         prepare(tmp_path, max_bad_fraction=0.5)
     counts = prepare(tmp_path, max_bad_fraction=1).manifest.counts
 
@@ -242,7 +242,7 @@ def test_a_wrong_checksum_spoils_the_file(tmp_path):
     path.write_bytes(content)
 
     with pytest.raises(
-        LauncherError, match=r"20 of 20 records cannot be read.*\n  .*a\.jsonl\.gz:21: .* CRC check failed"
+        LauncherError, match=r"20 of 20 records cannot be read.* one: .*a\.jsonl\.gz:21: .* CRC check failed"
     ):
         prepare(tmp_path)
 

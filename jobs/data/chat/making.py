@@ -225,8 +225,9 @@ def _check(recipe: SftRecipe, sources: list[PreparedSource]) -> None:
     if bad > allowed * records:
         first = [line for source in sources for line in source.first_bad][:_SHOWN]
         raise LauncherError(
-            f"data: {bad:,} of {records:,} records cannot be read, more than `max_bad_fraction: {allowed:g}` forgives; "
-            "mend the files, or raise it, and submit again. The first ones:\n  " + "\n  ".join(first)
+            f"data: {bad:,} of {records:,} records cannot be read, more than `max_bad_fraction: {allowed:g}` forgives. "
+            f"The first one: {first[0]}; mend the files, or raise it, and submit again"
+            + "".join(f"\n  {line}" for line in first[1:])
         )
     for number, source in enumerate(sources):
         if not source.tally.answer_tokens["train"]:
