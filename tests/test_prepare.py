@@ -659,6 +659,34 @@ def test_a_file_of_two_sources_is_refused_unless_they_take_different_things_from
     assert prepare(tmp_path, sources=sources, max_bad_fraction=1).manifest.counts.records == 4
 
 
+def test_articles_are_read_once_however_sources_read_them(tmp_path):
+    write_source(tmp_path / "a.xml", b"<PubmedArticleSet></PubmedArticleSet>")
+    sources = [{"format": "medline", "files": "./a.xml", "languages": [code]} for code in ("eng", "fre")]
+
+    with pytest.raises(LauncherError, match=r"sources\.1\.files: `\S+/a\.xml` is a file of sources\.0 as well; make"):
+        prepare(tmp_path, sources=sources)
+
+
+@pytest.mark.parametrize("name", ["b.jsonl", "folder/a.jsonl"])
+def test_a_file_that_is_found_a_second_time_by_a_link_is_refused(tmp_path, name):
+    (tmp_path / "data").mkdir()
+    write_pile(tmp_path / "data" / "a.jsonl", ["one", "two"])
+    target = "a.jsonl" if name == "b.jsonl" else "."
+    (tmp_path / "data" / name.split("/", maxsplit=1)[0]).symlink_to(target)
+    sources = [{"format": "pile", "files": "./data/**/*.jsonl", "license": "MIT"}]
+
+    with pytest.raises(LauncherError, match=rf"`\S+/data/{name}` is the same file as `\S+/data/a\.jsonl`; make one of"):
+        prepare(tmp_path, sources=sources)
+
+
+def test_a_link_to_nothing_is_named(tmp_path):
+    write_pile(tmp_path / "a.jsonl", ["one", "two"])
+    (tmp_path / "b.jsonl").symlink_to("gone.jsonl")
+
+    with pytest.raises(LauncherError, match=r"sources\.0\.files: `\S+/b\.jsonl` is a link to nothing; put its file"):
+        prepare(tmp_path)
+
+
 class QuickerRun(StopFlag):
     """Once so many parts are there, another run makes the corpus of that name and clears the work folder away."""
 

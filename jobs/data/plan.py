@@ -25,6 +25,9 @@ SourcePath = tuple[Path, Source]
 _RULES = 2
 """Which documents stay, by the same settings; raised when that changes. 2: copies are those of one patient."""
 
+_READ_ONCE = ("medline", "pmc")
+"""Formats whose documents have an identity: however a file is read again, its documents supersede those read before."""
+
 
 @dataclass(frozen=True)
 class SourcePlan:
@@ -119,18 +122,18 @@ def find_files(context: Context, sources: Sequence[Source]) -> tuple[SourcePath,
     """Find the files of all sources, sorted by name within each.
 
     Raises:
-        LauncherError: there are none, or one would be read twice in the same way.
+        LauncherError: there are none, or one would be read twice in the same way, perhaps by way of a link.
     """
-    found: dict[tuple[Path, str], tuple[int, Source]] = {}
+    found: dict[tuple[int, int, str], tuple[int, Path, Source]] = {}
     for number, source in enumerate(sources):
+        reading = source.format if source.format in _READ_ONCE else json.dumps(options_of(source))
         for path in matching(context, f"sources.{number}.files", source.files):
-            first, _ = found.setdefault((path, json.dumps(options_of(source))), (number, source))
-            if first != number:
-                raise LauncherError(
-                    f"sources.{number}.files: `{path}` is a file of sources.{first} as well; make one of the patterns "
-                    "narrower"
-                )
-    return tuple((path, source) for (path, _), (_, source) in found.items())
+            file = path.stat()  # tells links to the same file, too
+            first, known, _ = found.setdefault((file.st_dev, file.st_ino, reading), (number, path, source))
+            if (first, known) != (number, path):
+                what = f"a file of sources.{first} as well" if path == known else f"the same file as `{known}`"
+                raise LauncherError(f"sources.{number}.files: `{path}` is {what}; make one of the patterns narrower")
+    return tuple((path, source) for _, path, source in found.values())
 
 
 def load_evaluation(context: Context, recipe: PrepareRecipe) -> EvaluationIndex | None:
@@ -147,10 +150,14 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
     """Find the files that a pattern of the recipe means, sorted by name.
 
     Raises:
-        LauncherError: there are none, or some are not for this user to read.
+        LauncherError: there are none, one is a link to nothing, or some are not for this user to read.
     """
     pattern = context.data_glob(files)
-    paths = [path for path in map(Path, sorted(glob.glob(pattern, recursive=True))) if path.is_file()]
+    found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+    for path in found:
+        if path.is_symlink() and not path.exists():
+            raise LauncherError(f"{key}: `{path}` is a link to nothing; put its file there, or remove the link")
+    paths = [path for path in found if path.is_file()]
     if not paths:
         raise LauncherError(
             f"{key}: `{files}` matches no file ({pattern}); correct it, put the files there, or set `roots.data` in "
