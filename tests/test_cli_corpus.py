@@ -111,6 +111,17 @@ def test_show_and_diff_fit_into_the_terminal(corpus, width):
     assert "..." in out
 
 
+def test_licences_and_names_are_printed_as_they_stand(corpus):
+    licence = "[see LICENSE] :train: [/b]"
+    counts = read_manifest(corpus).counts.model_copy(update={"licenses": {licence: 5}})
+    change_manifest(corpus, counts=counts, corpus="[red]")
+
+    out, _ = launcher("corpus", "show", str(corpus))
+
+    assert licence in out
+    assert out.startswith("[red] ")
+
+
 def test_show_tells_what_cleaning_found(tmp_path):
     questions = [{"question": " ".join(text.split()[:20]), "answer": "A"} for text in abstracts()[:2]]
     (tmp_path / "eval").mkdir()

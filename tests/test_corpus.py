@@ -427,6 +427,18 @@ def test_each_setting_that_differs_is_told(tmp_path, changes, expected):
     assert difference.matters
 
 
+def test_evaluation_sets_are_compared_by_their_content_wherever_they_lie(tmp_path):
+    left = publish(tmp_path / "corpus", decontamination=(evaluation_set(),)).manifest
+    moved = evaluation_set().model_copy(update={"path": "/scratch/medqa.jsonl"})
+    changed = evaluation_set().model_copy(update={"sha256": "f" * 64})
+
+    [elsewhere] = compare(left, left.model_copy(update={"decontamination": (moved,)}))
+    [other] = compare(left, left.model_copy(update={"decontamination": (changed,)}))
+
+    assert (elsewhere.matters, elsewhere.left, elsewhere.right) == (False, "/data/medqa.jsonl", "/scratch/medqa.jsonl")
+    assert (other.matters, other.left, other.right) == (True, "e" * 64, "f" * 64)
+
+
 def test_counts_that_one_corpus_lacks_are_zero(tmp_path):
     left = publish(tmp_path / "corpus").manifest
     right = left.model_copy(update={"counts": left.counts.model_copy(update={"dropped": {"too_short": 4}})})

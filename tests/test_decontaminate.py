@@ -165,7 +165,11 @@ def test_all_strings_of_json_are_read_however_deep(tmp_path, name, suffix):
 
 
 def test_rows_of_csv_are_read_without_a_heading(tmp_path):
-    rows = [["A question, with a comma", 'an "answer"', "C"], ["two\nlines", "", "A"]]
+    rows = [
+        ["A question, with a comma", 'an "answer"', "C"],
+        ["two\nlines", "", "A"],
+        ["a\u2028question\x85of\x0cone", "B"],
+    ]
     with (tmp_path / "set.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
 

@@ -46,11 +46,11 @@ def _packings(lengths: Lengths, sequence_length: int) -> dict[str, Any]:
 
 def print_corpus(corpus: PublishedCorpus, lengths: Mapping[Split, Lengths], sequence_length: int | None) -> None:
     """Print everything about a corpus."""
-    out, manifest = Console(highlight=False), corpus.manifest
+    out, manifest = Console(highlight=False, markup=False, emoji=False), corpus.manifest
     color = "yellow" if manifest.data_use == "credentialed" else "green"
     out.print(Text.assemble((manifest.corpus, "bold"), "  ", (manifest.data_use, color)))
     for label, text in _details(corpus):
-        out.print(f"  {label:<11} {text}", markup=False, soft_wrap=True)
+        out.print(f"  {label:<11} {text}", soft_wrap=True)
     out.print()
     out.print(_splits_table(manifest.counts, lengths))
     if sequence_length and lengths:
@@ -188,9 +188,9 @@ def _end_of(folder: str) -> str:
 
 def print_differences(left: PublishedCorpus, right: PublishedCorpus, differences: Sequence[Difference]) -> None:
     """Print how two corpora differ, by topic."""
-    out = Console(highlight=False)
+    out = Console(highlight=False, markup=False, emoji=False)
     for sign, corpus in (("A", left), ("B", right)):
-        out.print(f"{sign}  {corpus.manifest.corpus}  {corpus.folder}", markup=False, soft_wrap=True)
+        out.print(f"{sign}  {corpus.manifest.corpus}  {corpus.folder}", soft_wrap=True)
     for topic in dict.fromkeys(one.topic for one in differences if one.matters):
         _print_topic(out, topic, [one for one in differences if one.topic == topic])
     if not any(one.matters for one in differences):
@@ -200,9 +200,9 @@ def print_differences(left: PublishedCorpus, right: PublishedCorpus, differences
 
 
 def _print_topic(out: Console, title: str, differences: Sequence[Difference]) -> None:
-    out.print(f"\n[bold]{title}[/]")
+    out.print(f"\n{title}", style="bold")
     for one in differences[:_SHOWN]:
-        out.print(f"  {_wording(one)}", markup=False, soft_wrap=True)
+        out.print(f"  {_wording(one)}", soft_wrap=True)
     if len(differences) > _SHOWN:
         out.print(f"  and {len(differences) - _SHOWN:,} more (`--json` has all)", style="dim")
 

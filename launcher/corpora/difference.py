@@ -4,11 +4,12 @@ import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
-from launcher.corpus import SPLITS, Manifest, Shard, SourceFile
+from launcher.corpus import SPLITS, EvaluationSet, Manifest, Shard, SourceFile
 from launcher.recipe.prepare import PrepareRecipe
 
+File = TypeVar("File", SourceFile, EvaluationSet)
 Topic: TypeAlias = Literal["sources", "settings", "tokenizer", "counts", "shards", "origin"]
 
 
@@ -34,6 +35,7 @@ def compare(left: Manifest, right: Manifest) -> list[Difference]:
     return [
         *_compare_sources(left.sources, right.sources),
         *_differing("settings", _settings(left), _settings(right)),
+        *_compare_evaluation_sets(left.decontamination, right.decontamination),
         *_differing("tokenizer", _tokenizer(left), _tokenizer(right)),
         *_differing("counts", _flat(left.counts.model_dump()), _flat(right.counts.model_dump()), absent=0),
         *_compare_shards(left, right),
@@ -54,8 +56,7 @@ def differing_settings(manifest: Manifest, recipe: PrepareRecipe) -> list[str]:
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    said = _flat(manifest.model_dump(mode="json", include={"format", "data_use", "dtype", "split", "clean"}))
-    return said | {f"evaluation set {its.path}": its.sha256 for its in manifest.decontamination}
+    return _flat(manifest.model_dump(mode="json", include={"format", "data_use", "dtype", "split", "clean"}))
 
 
 def _tokenizer(manifest: Manifest) -> dict[str, Any]:
@@ -98,11 +99,26 @@ def _compare_sources(left: Sequence[SourceFile], right: Sequence[SourceFile]) ->
         yield Difference("origin", "source", one.path, other.path)
 
 
+def _compare_evaluation_sets(left: Sequence[EvaluationSet], right: Sequence[EvaluationSet]) -> Iterator[Difference]:
+    """Pair sets of the same content, wherever they lie, then those that changed."""
+    equal, left, right = _pair(left, right, lambda its: its.sha256)
+    changed, removed, added = _pair(left, right, lambda its: its.path)
+    for one, other in changed:
+        yield Difference("settings", f"evaluation set {one.path}", one.sha256, other.sha256)
+    for its in removed:
+        yield Difference("settings", f"evaluation set {its.path}", its.sha256, None)
+    for its in added:
+        yield Difference("settings", f"evaluation set {its.path}", None, its.sha256)
+    for one, other in equal:
+        if one.path != other.path:
+            yield Difference("origin", "evaluation set", one.path, other.path)
+
+
 def _pair(
-    left: Sequence[SourceFile], right: Sequence[SourceFile], key: Callable[[SourceFile], str]
-) -> tuple[list[tuple[SourceFile, SourceFile]], list[SourceFile], list[SourceFile]]:
+    left: Sequence[File], right: Sequence[File], key: Callable[[File], str]
+) -> tuple[list[tuple[File, File]], list[File], list[File]]:
     """Pair files of equal keys, in order; also return those of either side that have no partner."""
-    waiting: dict[str, deque[SourceFile]] = defaultdict(deque)
+    waiting: dict[str, deque[File]] = defaultdict(deque)
     for file in right:
         waiting[key(file)].append(file)
     pairs, alone = [], []

@@ -7,6 +7,7 @@ other names in every set. Answers, identifiers and the like are strings as well;
 """
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -75,8 +76,7 @@ def _loads(path: Path, number: int, line: bytes) -> Any:
 def _rows(path: Path, content: bytes) -> Iterator[Record]:
     csv.field_size_limit(MAX_RECORD_BYTES)
     try:
-        rows = csv.reader(content.decode().splitlines(keepends=True))
-        yield from rows
+        yield from csv.reader(io.StringIO(content.decode(), newline=""))  # no other sign ends a row
     except (UnicodeDecodeError, csv.Error) as error:
         what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is not CSV: {error}"
         raise LauncherError(f"{path}: {what}; mend the file") from None
