@@ -166,14 +166,14 @@ def test_a_split_may_be_empty_but_for_training(tmp_path, validation, expected):
 
 BAD_LINES = {
     b'{"text": "cut': "is not JSON",
-    b'{"text": "\xff\xfe"}': "is not JSON",
+    b'{"text": "\xff\xfe"}': "is not UTF-8",
     b'{"text": "\\ud800"}': "is not JSON",
     b'["text"]': "is not a JSON object",
     b"17": "is not a JSON object",
     b'{"txt": "misspelt"}': "has no `text`",
     b'{"text": 5}': "its `text` is not a string",
     b'{"text": null}': "its `text` is not a string",
-    b"\0\0": "is not JSON",
+    b"\0\0": "holds NUL bytes, as a hole in a file does",
     b"[" * 100_000: "is not JSON",
 }
 
