@@ -17,10 +17,12 @@ import zstandard
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
+from jobs.data import parts
 from jobs.data.corpus import open_corpus
 from jobs.data.keys import KeyRecorder
 from jobs.data.making import make_work_folder
 from jobs.data.plan import find_files
+from jobs.data.readers import read
 from jobs.data.tokenize import load_encoder
 from jobs.prepare import main
 from jobs.runtime.context import Ranks
@@ -383,6 +385,22 @@ def test_a_file_that_changed_since_its_part_was_made_is_read_again(tmp_path):
     corpus.verify()
     decode = AutoTokenizer.from_pretrained(ASSETS / "stories260k").decode
     assert decode(documents_of(corpus, "train")[0], skip_special_tokens=True) == "fresh"
+
+
+def test_a_file_that_somebody_writes_while_it_is_read_ends_the_run(tmp_path, monkeypatch):
+    path = write_pile(tmp_path / "a.jsonl", ["one", "two"])
+    write_pile(tmp_path / "b.jsonl", ["other"])
+
+    def read_and_write(intake, source):
+        yield from read(intake, source)
+        if intake.path == path:
+            path.write_bytes(2 * path.read_bytes())
+
+    with monkeypatch.context() as patch, pytest.raises(LauncherError, match=r"a\.jsonl: was written while it was read"):
+        patch.setattr(parts, "read", read_and_write)
+        prepare(tmp_path)
+
+    assert prepare(tmp_path).manifest.counts.records == 5
 
 
 def test_a_file_that_is_put_back_after_a_kill_is_not_taken_for_what_the_killed_attempt_read(tmp_path, monkeypatch):

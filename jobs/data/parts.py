@@ -22,6 +22,7 @@ from jobs.data.shards import TokenizedShards
 from jobs.data.signatures import SignatureWriter
 from jobs.runtime.watchdog import WATCHDOG
 from launcher.corpus import SPLITS, Shard, SourceFile, Split, Tally
+from launcher.errors import LauncherError
 from launcher.recipe.sources import Source
 
 
@@ -104,9 +105,11 @@ def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
         plan: Of the corpus.
         number: Which of its files.
         gauge: Where to show how much of the file has been read.
+
+    Raises:
+        LauncherError: somebody wrote to the file meanwhile.
     """
     path, source = plan.files[number]
-    modified_ns = path.stat().st_mtime_ns
     intake, keys = Intake(path), KeyRecorder(source.license)
     cleaner = Cleaner(plan.recipe.clean, plan.evaluation)
     shards = TokenizedShards(plan.encoder, plan.recipe.validation, plan.parts, f"{number:05d}.ds", intake, keys)
@@ -122,7 +125,7 @@ def make_part(plan: Plan, number: int, gauge: Gauge | None = None) -> Part:
         settings=plan.settings,
         code=plan.code,
         source=source_file(intake, source),
-        modified_ns=modified_ns,
+        modified_ns=intake.modified_ns,
         tally=_tally(intake, cleaner, shards.written, keys),
         first_bad=tuple(intake.first_bad),
         shards=shards.written,
@@ -142,7 +145,14 @@ def watched(documents: Iterable[Document], number: int, intake: Intake, gauge: G
 
 
 def source_file(intake: Intake, source: Source) -> SourceFile:
-    """Describe a file that has been read to its end."""
+    """Describe a file that has been read to its end.
+
+    Raises:
+        LauncherError: it was written meanwhile.
+    """
+    file = intake.path.stat()
+    if (file.st_size, file.st_mtime_ns) != (intake.size, intake.modified_ns):
+        raise LauncherError(f"{intake.path}: was written while it was read; submit again when it is whole")
     return SourceFile(
         path=str(intake.path),
         format=source.format,

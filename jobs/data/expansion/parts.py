@@ -85,9 +85,11 @@ def count_part(plan: VocabularyPlan, number: int, gauge: Gauge | None = None) ->
         plan: Of the tokenizer.
         number: Which of its files.
         gauge: Where to show how much of the file has been read.
+
+    Raises:
+        LauncherError: somebody wrote to the file meanwhile.
     """
     path, source = plan.files[number]
-    modified_ns = path.stat().st_mtime_ns
     intake, cleaner = Intake(path), Cleaner(plan.recipe.clean, None)
     counter = _Counter(plan)
     with (
@@ -101,7 +103,7 @@ def count_part(plan: VocabularyPlan, number: int, gauge: Gauge | None = None) ->
         settings=plan.settings,
         code=plan.code,
         source=source_file(intake, source),
-        modified_ns=modified_ns,
+        modified_ns=intake.modified_ns,
         tally=counter.tally(intake, cleaner),
         first_bad=tuple(intake.first_bad),
         shards={},

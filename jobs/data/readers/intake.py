@@ -47,8 +47,11 @@ class Intake:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.size = path.stat().st_size
+        file = path.stat()
+        self.size = file.st_size
         """Bytes on disk."""
+        self.modified_ns = file.st_mtime_ns
+        """Time of the file's last change."""
         self.count = 0
         """Records (lines that are not blank, citations, rows) so far, those behind damage among them."""
         self.bad = 0
