@@ -25,7 +25,8 @@ Element: TypeAlias = Any
 """lxml has no types of its own."""
 
 MAX_MARKUP = 2**20
-"""Records with more tags and attributes are bad: each takes some 110 bytes, and an empty one 4 in the file."""
+"""Records with more tags, attributes and references (`&mu;`) are bad: each takes some 110 bytes, and a tag 4 in the
+file."""
 
 _LONGEST_TAG = 64
 """More than the bytes of any markup that is searched for; it may lie across two chunks."""
@@ -69,8 +70,8 @@ class Cut:
         """
         if self.fault:
             raise ValueError(self.fault)
-        if len(self.content) > MAX_MARKUP and sum(map(self.content.count, (b"<", b'="', b"='"))) > MAX_MARKUP:
-            raise ValueError(f"has more than {MAX_MARKUP:,} tags and attributes")
+        if len(self.content) > MAX_MARKUP and sum(map(self.content.count, (b"<", b"&", b'="', b"='"))) > MAX_MARKUP:
+            raise ValueError(f"has more than {MAX_MARKUP:,} tags, attributes and references")
         try:
             return _parsed(self.content)
         except etree.XMLSyntaxError as error:
