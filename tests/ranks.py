@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -154,16 +155,52 @@ def train(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0) -> Atte
     return started
 
 
-def preempted_once(run: RunDir, ranks: int = 1, nodes: int = 1, step: int = 4) -> None:
-    """Train a run to its end in two attempts, the first of which is asked to stop at a step, or soon after."""
-    stopped = start(run, ranks, nodes)
-    stopped.wait_for_step(step)
-    run.stop_request.touch()
-    assert stopped.wait() == [CONTINUE] * ranks
+STOPS_AT = """
+import sys
+import jobs.__main__ as task
+from jobs.runtime import control
+agree = control.StepControl.on_step_end
+def stop(self, args, state, control, **others):
+    if state.global_step == {step}:
+        self._run.stop_request.touch()
+    agree(self, args, state, control, **others)
+control.StepControl.on_step_end = stop
+sys.exit(task.main())
+"""
+
+
+def stop_at(run: RunDir, step: int, ranks: int = 1, nodes: int = 1, attempt: int = 0) -> Attempt:
+    """Have an attempt stopped by a STOP file that is there at the end of a step."""
+    stopped = start(run, ranks, nodes, attempt, program=("-c", STOPS_AT.format(step=step)))
+    assert stopped.wait() == [CONTINUE] * ranks, stopped.log()
     run.stop_request.unlink()
+    return stopped
+
+
+def preempted_once(run: RunDir, ranks: int = 1, nodes: int = 1, step: int = 4) -> None:
+    """Train a run to its end in two attempts, the first of which is stopped at a step."""
+    stop_at(run, step, ranks, nodes)
     last = train(run, ranks, nodes, attempt=1)
     assert last.exit_codes == [FINISHED] * ranks
-    assert last.steps()[0] == stopped.steps()[-1] + 1
+    assert last.steps()[0] == step + 1
+
+
+def preempt_at(run: RunDir, step: int, ranks: int, rank: int) -> Attempt:
+    """Let one rank alone of the first attempt hear of a preemption, at a step or soon after."""
+    preempted = start(run, ranks)
+    preempted.wait_for_step(step)
+    preempted.processes[rank].send_signal(signal.SIGUSR2)
+    assert preempted.wait() == [CONTINUE] * ranks
+    return preempted
+
+
+def kill_at(run: RunDir, step: int, ranks: int = 1, attempt: int = 0) -> Attempt:
+    """Kill all ranks of an attempt, at a step or soon after."""
+    killed = start(run, ranks, attempt=attempt)
+    killed.wait_for_step(step)
+    killed.kill()
+    assert killed.wait() == [-signal.SIGKILL] * ranks
+    return killed
 
 
 def losses(run: RunDir) -> dict[int, float]:

@@ -14,10 +14,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from jobs.models.schedule import lr_factor
 from launcher.ledger import read_json_lines
-from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir, published_steps
+from launcher.paths import FINISHED, NEVER_RESTART, RunDir, published_steps
 from launcher.recipe import ClassifyRecipe
 from tests.labelled import CODES, SIZES, classify_recipe, invented_notes, make_classify_run, make_encoder, write_table
-from tests.ranks import ASSETS, Attempt, context_of, losses, make_run_of, start, train
+from tests.ranks import ASSETS, context_of, kill_at, losses, make_run_of, stop_at, train
 
 pytestmark = pytest.mark.slow
 
@@ -167,28 +167,6 @@ def test_ranks_train_and_predict_as_one_process(
     assert scores(run)["best_step"] == scores(alone)["best_step"]
 
 
-STOPS_AT = """
-import sys
-import jobs.__main__ as task
-from jobs.runtime import control
-agree = control.StepControl.on_step_end
-def stop(self, args, state, control, **others):
-    if state.global_step == {step}:
-        self._run.stop_request.touch()
-    agree(self, args, state, control, **others)
-control.StepControl.on_step_end = stop
-sys.exit(task.main())
-"""
-
-
-def stop_at(run: RunDir, step: int, ranks: int, attempt: int) -> Attempt:
-    """Have an attempt stopped at the end of a step."""
-    stopped = start(run, ranks, attempt=attempt, program=("-c", STOPS_AT.format(step=step)))
-    assert stopped.wait() == [CONTINUE] * ranks, stopped.log()
-    run.stop_request.unlink()
-    return stopped
-
-
 @pytest.mark.parametrize(("strategy", "ranks"), [("ddp", 1), ("full_shard", 2)])
 def test_a_preempted_run_has_losses_best_and_predictions_of_an_uninterrupted_one_to_the_last_bit(
     folder: Path, encoder: str, strategy: str, ranks: int
@@ -197,7 +175,7 @@ def test_a_preempted_run_has_losses_best_and_predictions_of_an_uninterrupted_one
     whole, run = (make_classify_run(folder, **changes) for _ in range(2))
     assert train(whole, ranks).exit_codes == [FINISHED] * ranks
 
-    at_an_evaluation = stop_at(run, 4, ranks, attempt=0)
+    at_an_evaluation = stop_at(run, 4, ranks)
     between = stop_at(run, 6, ranks, attempt=1)
     last = train(run, ranks, attempt=2)
 
@@ -213,10 +191,7 @@ def test_a_preempted_run_has_losses_best_and_predictions_of_an_uninterrupted_one
 
 def test_the_best_checkpoint_outlives_a_kill_and_newer_checkpoints(folder: Path, alone: RunDir) -> None:
     run = make_classify_run(folder, checkpoint={"interval": "1 steps"})
-    killed = start(run)
-    killed.wait_for_step(STEPS - 1)
-    killed.kill()
-    killed.wait()
+    kill_at(run, STEPS - 1)
     shutil.rmtree(run.outputs, ignore_errors=True)
 
     assert train(run, attempt=1).exit_codes == [FINISHED]

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from launcher.plan.memory import estimate_checkpoint
 from launcher.plan.shape import read_shape
 from launcher.recipe import CptRecipe
 from tests.corpora import packed_samples
-from tests.ranks import ASSETS, Attempt, cpt_recipe, losses, make_run, start, train
+from tests.ranks import ASSETS, Attempt, cpt_recipe, kill_at, losses, make_run, preempt_at, start, train
 
 pytestmark = pytest.mark.slow
 
@@ -345,16 +344,8 @@ def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one_to_the_last_b
     run = make_run(folder, parallel={"strategy": "full_shard"})
     dice = random.Random(os.getpid())  # other moments in every test run
 
-    preempted = start(run, ranks=2)
-    preempted.wait_for_step(1 + dice.randrange(3))
-    preempted.processes[1].send_signal(signal.SIGUSR2)  # rank 1 alone hears of it
-    assert preempted.wait() == [CONTINUE] * 2
-    stopped_at = preempted.steps()[-1]
-
-    killed = start(run, ranks=2, attempt=1)
-    killed.wait_for_step(stopped_at + 2 + dice.randrange(4))
-    killed.kill()
-    assert killed.wait() == [-signal.SIGKILL] * 2
+    stopped_at = preempt_at(run, 1 + dice.randrange(3), ranks=2, rank=1).steps()[-1]
+    killed = kill_at(run, stopped_at + 2 + dice.randrange(4), ranks=2, attempt=1)
     last = train(run, ranks=2, attempt=2)
 
     assert last.exit_codes == [FINISHED] * 2

@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from launcher.ledger import read_json_lines
-from launcher.paths import CONTINUE, FINISHED, RunDir, published_steps
+from launcher.paths import FINISHED, RunDir, published_steps
 from tests.corpora import make_corpus
-from tests.ranks import losses, make_run, train, words
-from tests.ranks import start as start_ranks
+from tests.ranks import kill_at, losses, make_run, preempt_at, train, words
 
 pytestmark = pytest.mark.slow
 
@@ -69,14 +67,9 @@ def test_a_run_that_is_interrupted_around_the_boundaries_equals_the_whole_one_to
     run = make_run(folder, **CHANGES)
     dice = random.Random(os.getpid())  # other moments in every test run
 
-    preempted = start_ranks(run, ranks=2)
-    preempted.wait_for_step(FIRST - 2 + dice.randrange(2))
-    preempted.processes[0].send_signal(signal.SIGUSR2)
-    assert preempted.wait() == [CONTINUE] * 2
-    killed = start_ranks(run, ranks=2, attempt=1)
-    killed.wait_for_step(max(SECOND - 2, preempted.steps()[-1] + 1) + dice.randrange(3))
-    killed.kill()
-    killed.wait()
+    preempted = preempt_at(run, FIRST - 2 + dice.randrange(2), ranks=2, rank=0)
+    boundary = max(SECOND - 2, preempted.steps()[-1] + 1)
+    killed = kill_at(run, boundary + dice.randrange(3), ranks=2, attempt=1)
     last = train(run, ranks=2, attempt=2)
 
     assert last.exit_codes == [FINISHED] * 2

@@ -18,7 +18,7 @@ from jobs.models.new_tokens import add_rows, new_tokens
 from jobs.vocabulary import identity_of
 from launcher.errors import LauncherError
 from launcher.expansion import EXPANSION, Expansion, Fertility, Measurement, read_expansion
-from launcher.paths import CONTINUE, FINISHED, RunDir
+from launcher.paths import FINISHED, RunDir
 from launcher.plan.adapters import trainable_parameters
 from launcher.plan.shape import NEW_TOKENS, read_shape
 from launcher.recipe import CptRecipe
@@ -28,7 +28,7 @@ from tests.expanding import learned
 from tests.loading import faults
 from tests.merging import make_merge, merged_by
 from tests.preparing import abstracts
-from tests.ranks import ASSETS, context_of, cpt_recipe, losses, make_run_of, start, train
+from tests.ranks import ASSETS, context_of, cpt_recipe, losses, make_run_of, preempted_once, train
 
 BASE = ASSETS / "stories260k"
 
@@ -130,12 +130,7 @@ def test_new_tokens_are_learned_over_interruptions_exported_and_merged(folder: P
     uninterrupted, run = make_run_of(recipe, folder), make_run_of(recipe, folder)
     assert train(uninterrupted, 2).exit_codes == [FINISHED] * 2
 
-    stopped = start(run, 2)
-    stopped.wait_for_step(4)
-    run.stop_request.touch()
-    assert stopped.wait() == [CONTINUE] * 2
-    run.stop_request.unlink()
-    assert train(run, 2, attempt=1).exit_codes == [FINISHED] * 2
+    preempted_once(run, 2)
 
     assert losses(run) == losses(uninterrupted)
     assert losses(run)[10] < losses(run)[1] - 0.3

@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import random
-import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from jobs.data.chat.store import open_sequences
 from jobs.data.permutation import Permutation
 from jobs.models.schedule import lr_factor
 from launcher.ledger import read_json_lines
-from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir
+from launcher.paths import FINISHED, NEVER_RESTART, RunDir
 from launcher.recipe import SftRecipe
-from tests.ranks import ASSETS, Attempt, cpt_recipe, losses, make_run_of, start, train
+from tests.ranks import ASSETS, Attempt, cpt_recipe, kill_at, losses, make_run_of, preempt_at, train
 from tests.shared_data import shared_data
 
 pytestmark = pytest.mark.slow
@@ -200,15 +199,9 @@ def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one_to_the_last_b
     run = make_run(folder, **NOISY)
     dice = random.Random(os.getpid())  # other moments in every test run
 
-    preempted = start(run, ranks=2)
-    preempted.wait_for_step(1 + dice.randrange(3))
-    preempted.processes[1].send_signal(signal.SIGUSR2)
-    assert preempted.wait() == [CONTINUE] * 2
+    preempted = preempt_at(run, 1 + dice.randrange(3), ranks=2, rank=1)
     before = examples_on_disk(run)
-    killed = start(run, ranks=2, attempt=1)
-    killed.wait_for_step(preempted.steps()[-1] + 1)
-    killed.kill()
-    killed.wait()
+    kill_at(run, preempted.steps()[-1] + 1, ranks=2, attempt=1)
     last = train(run, ranks=2, attempt=2)
 
     assert last.exit_codes == [FINISHED] * 2

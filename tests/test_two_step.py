@@ -17,7 +17,7 @@ from launcher.paths import FINISHED, NEVER_RESTART, RunDir
 from launcher.record import RunRecord
 from tests.labelled import SIZES, invented_notes, make_classify_run
 from tests.ranks import ASSETS, losses, make_run, make_run_of, preempted_once, start, train
-from tests.test_classify import predicted, probabilities, stop_at
+from tests.test_classify import predicted, probabilities
 from tests.test_sft import make_run as make_sft_run
 from tests.two_step import (
     DOWNSTREAM,
@@ -304,8 +304,7 @@ def test_a_classifier_on_top_of_a_clinical_adapter_is_resumed_and_predicts_in_pl
     whole, run = (classify_run(folder, trainable, strategy) for _ in range(2))
     assert train(whole, ranks).exit_codes == [FINISHED] * ranks
 
-    stop_at(run, 6, ranks, attempt=0)
-    assert train(run, ranks, attempt=1).exit_codes == [FINISHED] * ranks
+    preempted_once(run, ranks, step=6)
 
     assert losses(run) == losses(whole)
     assert predicted(run) == predicted(whole)
