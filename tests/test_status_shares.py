@@ -54,6 +54,14 @@ def work(history: History, index: int, seconds: int, rate: int = 10_000_000) -> 
     history.run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def start_last(last: History, shares: list[History], reason: str, action: str) -> None:
+    """All tasks work and end, and the last run starts."""
+    for index, share in enumerate(shares):
+        work(share, index, 100)
+        share.end(0, reason, action, at=200)
+    last.start(0, "1002", at=300)
+
+
 def told(history: History, make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, *jobs: Job) -> RunStatus:
     answer = Answer({job.id: job for job in jobs}, frozenset({"squeue"}))
     monkeypatch.setattr("launcher.status.find_jobs", lambda *_: answer)
@@ -101,10 +109,7 @@ def test_the_last_run_tells_when_the_tasks_are_over(
     tmp_path: Path, make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last, shares = begin_group(tmp_path, tasks=2)
-    for index, share in enumerate(shares):
-        work(share, index, 100)
-        share.end(0, "killed", "stop", at=200)
-    last.start(0, "1002", at=300)
+    start_last(last, shares, "killed", "stop")
     last.run.metrics.write_text(
         json.dumps({"time": MIDNIGHT + 310, "step": 5, "attempt": 0, "bytes": 5e9, "bytes_total": 2 * BYTES}) + "\n"
     )
@@ -118,10 +123,7 @@ def test_what_the_last_run_does_after_the_reading_is_shown(
     tmp_path: Path, make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     last, shares = begin_group(tmp_path, tasks=2)
-    for index, share in enumerate(shares):
-        work(share, index, 100)
-        share.end(0, "finished", "done", at=200)
-    last.start(0, "1002", at=300)
+    start_last(last, shares, "finished", "done")
     rows = [{"bytes": size, "bytes_total": 2 * BYTES, "attempt": 0, "step": 8} for size in (BYTES, 2 * BYTES)]
     rows[1] |= {"phase": "near duplicates", "phase_done": 5, "phase_total": 15}
     lines = [json.dumps({"time": MIDNIGHT + 310 + number, **row}) + "\n" for number, row in enumerate(rows)]
@@ -138,10 +140,7 @@ def test_what_the_last_run_does_after_the_reading_is_shown(
 
 def test_a_group_costs_what_all_its_runs_cost(tmp_path: Path) -> None:
     last, shares = begin_group(tmp_path, tasks=2)
-    for index, share in enumerate(shares):
-        work(share, index, 100)
-        share.end(0, "finished", "done", at=200)
-    last.start(0, "1002", at=300)
+    start_last(last, shares, "finished", "done")
     last.train(0, 2, 8, at=300).end(0, "finished", "done", at=330, last_step=8)
 
     cost = measure_goodput(last.run)
