@@ -205,6 +205,7 @@ def test_an_error_that_nobody_foresaw_is_told_without_its_message(
     assert not list(tells(notes))
 
 
+@pytest.mark.slow
 def test_an_error_that_nobody_foresaw_is_told_in_full_where_text_is_open(notes: Path) -> None:
     context = make_context(notes, max_bad_fraction=0.5)
 

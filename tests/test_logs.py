@@ -123,6 +123,13 @@ class Reader:
         return not self._thread.is_alive()
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look again at once."""
+    monkeypatch.setattr("launcher.logs.POLL_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("eager")
 def test_following_goes_on_over_attempts_until_the_run_is_over(history: History) -> None:
     reader = Reader(history.run)
     history.log(0, 0, "step 3")
@@ -138,6 +145,7 @@ def test_following_goes_on_over_attempts_until_the_run_is_over(history: History)
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("eager")
 def test_following_one_attempt_ends_with_it(history: History) -> None:
     history.end(0, "preempted", "requeue", at=10)
 
@@ -147,6 +155,7 @@ def test_following_one_attempt_ends_with_it(history: History) -> None:
     assert [line for _, _, line in reader.seen] == ["step 2"]
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_line_that_is_still_being_written_is_not_torn(history: History) -> None:
     path = history.run.rank_log(0, 0)
     with path.open("a", encoding="utf-8") as log:

@@ -9,6 +9,8 @@ import pytest
 
 from jobs.runtime.watchdog import WATCHDOG, Watchdog, pulse_seconds
 
+pytestmark = pytest.mark.slow
+
 PROJECT = Path(__file__).parents[1]
 
 _START = """
