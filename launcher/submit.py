@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from launcher.cluster import Cluster
-from launcher.errors import SlurmError
+from launcher.errors import LauncherError, SlurmError
 from launcher.freeze import Freezer, FrozenRun, NewRun, freeze_submission, make_folder
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir, submissions_root
@@ -26,6 +26,7 @@ def submit(loaded: Sequence[LoadedRecipe], cluster: Cluster, options: SubmitOpti
     Raises:
         RecipeError: A recipe cannot work on this cluster.
         RunError: `options.after` names a run that failed, or none.
+        LauncherError: Another call is queueing the same recipes at this moment.
         SlurmError: Slurm refused; what this call made and queued is gone again.
     """
     require_feasible(loaded, cluster, options)
@@ -59,9 +60,15 @@ class _AllOrNothing:
     folders: dict[SubmissionDir, list[Path]] = field(default_factory=dict)
 
     def freeze(self, freezer: Freezer, planned: PlannedSubmission, members: Sequence[NewRun]) -> None:
-        submission, made = planned.folder, self.folders.setdefault(planned.folder, [])
-        submission.root.mkdir(members[0].item.folder_mode)
-        made.append(submission.root)
+        submission = planned.folder
+        try:
+            submission.root.mkdir(members[0].item.folder_mode)
+        except FileExistsError:  # so its jobs are not ours to take back
+            raise LauncherError(
+                f"{submission.root}: another `launcher submit` has just queued the same recipes; submit them once more "
+                "if you want both"
+            ) from None
+        made = self.folders[submission] = [submission.root]
         freeze_submission(submission, planned.script, members)
         frozen = self.runs[submission] = []
         for new in sorted(members, key=lambda new: new.share is not None):

@@ -1,7 +1,7 @@
 """Executables named like Slurm's, for tests of quoting, arguments, exit codes and the environment.
 
 What they got lies in files, so that tests look at what a real program would have seen. They keep a queue: `sbatch`
-adds to it, `scancel` takes out of it, `squeue --format=%i|%k` prints it. Anything about scheduling belongs to
+adds to it, `scancel` takes out of it, `squeue --format=%i|%k|%Z` prints it. Anything about scheduling belongs to
 tests/slurm, where there is a real Slurm.
 """
 
@@ -33,7 +33,7 @@ def submit(script):
     indices = [i for first, _, last in ranges for i in range(int(first), int(last or first) + 1)]
     ids = [f"{{job}}_{{i}}" for i in indices] or [job]
     with queue.open("a") as file:
-        file.writelines(f"{{id}}|{{options.get('comment', '')}}\\n" for id in ids)
+        file.writelines(f"{{id}}|{{options.get('comment', '')}}|{{options.get('chdir', '')}}\\n" for id in ids)
     (state / f"{{job}}.sh").write_text(script)
     return job
 
@@ -55,6 +55,7 @@ elif name == "scancel":
 elif name == "scontrol":
     print("Configuration data as of 2026-01-01T00:00:00")
     print("MaxArraySize            =", (state / "array_size").read_text())
+    print("SchedulerParameters     =", (state / "scheduler").read_text())
 """
 
 
@@ -83,7 +84,7 @@ class FakeSlurm:
         for name in ("sbatch", "squeue", "scancel", "scontrol"):
             (fake.bin / name).write_text(text, encoding="utf-8")
             (fake.bin / name).chmod(0o755)
-        for name in ("queue", "banner"):
+        for name in ("queue", "banner", "scheduler"):
             (fake.state / name).touch()
         fake.limit_arrays(1001)
         return fake
@@ -91,6 +92,11 @@ class FakeSlurm:
     def limit_arrays(self, max_array_size: int) -> None:
         """Set the site's MaxArraySize."""
         (self.state / "array_size").write_text(str(max_array_size), encoding="utf-8")
+
+    def limit_tasks(self, max_array_tasks: int) -> None:
+        """Set the site's SchedulerParameters=max_array_tasks."""
+        words = f"bf_continue,max_array_tasks={max_array_tasks},nohold_on_prolog_fail"
+        (self.state / "scheduler").write_text(words, encoding="utf-8")
 
     def print_banner(self, text: str) -> None:
         """Make sbatch print something before the job id, as wrappers of some sites do."""

@@ -125,6 +125,16 @@ def test_arrays_are_cut_at_the_sites_limit(
     assert len(fake_slurm.calls("scontrol")) == 1
 
 
+def test_arrays_are_cut_at_the_limit_of_the_scheduler_if_that_is_lower(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    fake_slurm.limit_tasks(4)
+
+    submit(loaded(*[make_recipe()] * 5), make_cluster(), SubmitOptions())
+
+    assert fake_slurm.queue() == [*(f"1001_{i}" for i in range(4)), "1002"]
+
+
 def test_run_ids_are_unique_and_folders_sort_by_time(
     fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
 ) -> None:

@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.cluster import Cluster, Roots
 from launcher.errors import LauncherError, RecipeError, RunError, SlurmError
 from launcher.paths import RunDir
-from launcher.preview import SubmitOptions
+from launcher.preview import Preview, SubmitOptions, preview
 from launcher.recipe import Recipe
 from launcher.record import RunRecord
 from launcher.resubmit import resubmit
@@ -66,6 +67,43 @@ def test_runs_of_other_calls_survive_a_failure(
         submit(loaded(make_recipe()), cluster, SubmitOptions())
 
     assert (all_runs(cluster), fake_slurm.queue()) == ([earlier.root], ["1001"])
+
+
+def test_of_two_calls_at_once_the_later_one_leaves_the_jobs_of_the_other_alone(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, recipes = make_cluster(), loaded(make_recipe())
+
+    def plan_while_another_call_submits(*arguments: Any) -> Preview:
+        wanted = preview(*arguments)
+        monkeypatch.setattr("launcher.submit.preview", preview)
+        submit(recipes, cluster, SubmitOptions())
+        return wanted
+
+    monkeypatch.setattr("launcher.submit.preview", plan_while_another_call_submits)
+
+    with pytest.raises(LauncherError, match="another `launcher submit` has just queued the same recipes"):
+        submit(recipes, cluster, SubmitOptions())
+
+    assert (len(all_runs(cluster)), fake_slurm.queue()) == (1, ["1001"])
+
+
+def test_jobs_of_the_same_recipe_below_another_root_are_other_jobs(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    here, there = make_cluster(), make_cluster(roots=make_cluster().roots.model_dump() | {"runs": str(tmp_path / "b")})
+    (run,) = submit(loaded(make_recipe()), here, SubmitOptions())
+    fake_slurm.fail("sbatch", 2, "sbatch: error: no")
+
+    with pytest.raises(SlurmError):
+        submit(loaded(make_recipe()), there, SubmitOptions())
+    (other,) = submit(loaded(make_recipe()), there, SubmitOptions())
+    fake_slurm.forget("1003")
+
+    assert fake_slurm.queue() == ["1001"]
+    assert resubmit(other, there) == "1004"
+    with pytest.raises(RunError, match="queued or running as job 1001"):
+        resubmit(run, here)
 
 
 def test_what_cannot_be_cancelled_stays_and_is_named(

@@ -179,7 +179,7 @@ def waiting_jobs() -> dict[str, str] | None:
 
     The elements of an array that have not started are one job, under the array's id.
     """
-    answer = ask("squeue", "--me", "--noheader", "--states=PENDING", "--format=%i|%E")
+    answer = ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%i|%E")
     if not answer.ok:
         return None
     rows = [line.strip().partition("|") for line in answer.text.splitlines()]

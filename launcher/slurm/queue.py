@@ -51,8 +51,9 @@ class SlurmQueue:
             config = run_slurm(["scontrol", "show", "config"], self.cluster)
         except SlurmError:  # a script can be rendered anywhere; sbatch will say what is wrong
             return SLURM_DEFAULT_ARRAY_SIZE
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
-        return max(1, int(found[1])) if found else SLURM_DEFAULT_ARRAY_SIZE
+        # SchedulerParameters may hold a limit of its own.
+        found = re.findall(r"^MaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", config, re.MULTILINE)
+        return max(1, min((int(first or second) for first, second in found), default=SLURM_DEFAULT_ARRAY_SIZE))
 
     def add(self, submission: SubmissionDir, options: Sequence[str] = ()) -> str:
         """Queue a submission and return its job id."""
@@ -79,9 +80,12 @@ class SlurmQueue:
 
     def jobs_of(self, submission: SubmissionDir) -> list[str]:
         """List what is queued or running of a submission, array elements one by one."""
-        argv = ["squeue", "--me", "--array", "--noheader", "--format=%i|%k"]
-        rows = [line.partition("|") for line in run_slurm(argv, self.cluster).splitlines()]
-        return [job.strip() for job, _, comment in rows if comment.strip() == job_comment(submission)]
+        # --all: partitions may be hidden. The working directory tells apart submissions of one name below two roots.
+        argv = ["squeue", "--me", "--all", "--array", "--noheader", "--format=%i|%k|%Z"]
+        wanted = f"|{job_comment(submission)}|{submission.root}"
+        return [
+            line.removesuffix(wanted) for line in run_slurm(argv, self.cluster).splitlines() if line.endswith(wanted)
+        ]
 
     def cancel(self, submission: SubmissionDir) -> None:
         """Cancel what is queued or running of a submission."""
