@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal, TypeAlias
 
 from launcher.cluster import Cluster
@@ -117,7 +118,8 @@ def _end_jobs(runs: Sequence[RunFacts], cluster: Cluster) -> list[str]:
         run_slurm(["scancel", *slurm_jobs], cluster)
     for job in alive:
         if job.startswith("local-"):
-            os.kill(int(job.removeprefix("local-")), signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(int(job.removeprefix("local-")), signal.SIGTERM)
     return jobs
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.errors import RunError
+from launcher.facts import read_facts
 from launcher.ledger import read_attempts
 from launcher.paths import RunDir, SubmissionDir
 from launcher.record import RunRecord
@@ -84,7 +85,7 @@ def find_failure(run: RunDir, attempt: int) -> Failure | None:
     noted = next((one for one in read_attempts(run.ledger) if one.number == attempt), None)
     if noted and noted.reason in ("finished", "stopped", "preempted", "time_limit"):
         return None
-    named = re.search(r"task (\d+)", noted.message) if noted else None
+    named = re.search(r"\b(?:rank|task) (\d+)", noted.message) if noted else None
     if noted and named and int(named[1]) in logs:
         return Failure(int(named[1]), noted.message, logs[int(named[1])])
     broken = [rank for rank, path in logs.items() if any(_TRACEBACK in line for line in read_tail(path, None))]
@@ -155,8 +156,7 @@ class Follower:
         if later:
             self.attempt = later[0]
             return True
-        last = read_attempts(self.run.ledger)[-1]
-        return last.action not in ("done", "stop")
+        return not read_facts(self.run).is_settled  # it may have been resumed, and wait in the queue
 
     def _new_lines(self) -> Iterator[tuple[str, str]]:
         for label, path in self.choose(self.attempt).items():

@@ -8,7 +8,8 @@ from launcher.ledger import parse_json_lines, read_json_lines
 Row: TypeAlias = dict[str, Any]
 """`time, step, attempt, loss, lr, grad_norm, tokens_per_second, mfu, memory_gib`."""
 
-_TAIL_BYTES = 16384
+_TAIL_BYTES = 4096
+"""Some 16 rows: `launcher status` reads them of each of thousands of runs."""
 
 
 def read_newest_rows(path: Path) -> list[Row]:

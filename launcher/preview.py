@@ -11,13 +11,13 @@ from pathlib import Path
 
 from launcher.cluster import Cluster
 from launcher.errors import LauncherError, RecipeError, RunError
+from launcher.facts import read_facts
 from launcher.freeze import ResolvedRecipe, resolve
-from launcher.ledger import read_attempts
 from launcher.load import LoadedRecipe
 from launcher.paths import RunDir, SubmissionDir, expand, submissions_root
 from launcher.plan import check_all
 from launcher.recipe import PrepareRecipe, recipe_adapter
-from launcher.record import RunRecord, Share
+from launcher.record import Share
 from launcher.render import Request, group, render
 from launcher.runs import find_run
 from launcher.slurm.queue import Queue, queue_of
@@ -169,11 +169,12 @@ def _runs_root(cluster: Cluster) -> Path:
 def _condition(after: str, cluster: Cluster) -> str | None:
     """What makes sbatch wait for a run; nothing if that run finished already."""
     run = find_run(cluster, after)
-    record, attempts = RunRecord.read(run.record), read_attempts(run.ledger)
-    if any(attempt.reason == "finished" for attempt in attempts):
+    facts = read_facts(run)
+    record, last = facts.record, facts.last
+    if facts.is_finished:
         return None
-    if attempts and attempts[-1].action == "stop":
-        raise RunError(f"--after: `{record.id}` ended: {attempts[-1].reason}; `launcher resume {record.id}` first")
+    if facts.is_settled and last:
+        raise RunError(f"--after: `{record.id}` ended: {last.reason}; `launcher resume {record.id}` first")
     if not record.submissions:
         raise RunError(f"--after: `{record.id}` was never queued; `launcher resume {record.id}` first")
     return f"afterok:{record.submissions[-1].job_id}"

@@ -23,7 +23,7 @@ def list_runs(cluster: Cluster) -> list[RunDir]:
     with os.scandir(root) as entries:
         names = [entry.name for entry in entries if _FOLDER.match(entry.name) and entry.is_dir()]
     found = (RunDir(root / name) for name in sorted(names, key=_age, reverse=True))
-    return [run for run in found if run.record.is_file()]
+    return [run for run in found if os.path.isfile(run.record)]  # pathlib raises where others may not look
 
 
 def find_run(cluster: Cluster, text: str) -> RunDir:
@@ -37,7 +37,7 @@ def find_run(cluster: Cluster, text: str) -> RunDir:
     Raises:
         RunError: Nothing fits, or several runs do.
     """
-    if "/" in text or (Path(text) / "run.json").is_file():
+    if "/" in text or os.path.isfile(Path(text) / "run.json"):
         return _run_at(Path(text).expanduser().absolute())
     runs = list_runs(cluster)
     if newest := _newest_named(runs, text):
@@ -68,7 +68,7 @@ def _slug(run: RunDir) -> str:
 
 def _run_at(path: Path) -> RunDir:
     run = RunDir(path)
-    if not run.record.is_file():
+    if not os.path.isfile(run.record):
         raise RunError(f"`{path}`: not a run directory (no run.json); `launcher status` lists the runs")
     return run
 

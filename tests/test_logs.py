@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.runtime.tasks import Outcome, TaskEnd, decide
 from launcher.errors import RunError
 from launcher.logs import (
     Follower,
@@ -71,7 +72,8 @@ def test_what_slurm_wrote_is_found_when_the_batch_script_failed(tmp_path: Path) 
 
 def test_the_rank_that_the_ledger_names_failed_first(history: History) -> None:
     history.log(0, 0, "Traceback (most recent call last):", "ConnectionError: peer is gone")
-    history.end(0, "killed", "requeue", at=9, message="was killed (task 1 on a2: Killed), step 2 is safe")
+    killed = decide([TaskEnd("1", "a2", 137, "Killed"), TaskEnd("0", "a1", 1, "Exited with exit code 1")], Outcome(1))
+    history.end(0, "killed", "requeue", at=9, message=f"was killed ({killed.detail}), step 2 is safe")
 
     failure = find_failure(history.run, 0)
 
@@ -146,6 +148,19 @@ def test_following_goes_on_over_attempts_until_the_run_is_over(history: History)
 
 
 @pytest.mark.usefixtures("eager")
+def test_following_a_run_that_was_resumed_waits_for_its_next_attempt(history: History) -> None:
+    history.end(0, "stopped", "stop", at=10).submit("8", at=20)
+    reader = Reader(history.run)
+    wait_for(lambda: len(reader.seen) == 2, 20, "the log of the attempt that was stopped")
+
+    history.start(1, "8", at=30).log(1, 0, "step 3")
+    history.end(1, "finished", "done", at=40)
+    wait_for(lambda: reader.has_ended, 20, "the end of following")
+
+    assert [line for _, _, line in reader.seen] == ["step 1", "step 2", "step 3"]
+
+
+@pytest.mark.usefixtures("eager")
 def test_following_one_attempt_ends_with_it(history: History) -> None:
     history.end(0, "preempted", "requeue", at=10)
 
@@ -194,7 +209,7 @@ def test_all_ranks_are_labelled(history: History, profile: str) -> None:
 
 def test_a_failed_attempt_shows_the_last_lines_of_the_guilty_rank(history: History, profile: str) -> None:
     history.log(0, 1, "Traceback (most recent call last):", "ValueError: the cause")
-    history.end(0, "error", "stop", at=9, message="failed (task 1 on a2: Exited with exit code 1)")
+    history.end(0, "error", "stop", at=9, message="failed (rank 1 on a2: Exited with exit code 1)")
 
     stdout, stderr = launcher("logs", "abc123", profile)
 

@@ -149,6 +149,23 @@ def batch_process() -> Iterator[int]:
         process.communicate()
 
 
+def test_another_program_that_has_the_number_of_a_local_run_by_now_is_not_that_run() -> None:
+    argv = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", "launcher", "edit", "jobs/sft.py"]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as editor:
+        assert editor.stdout is not None
+        editor.stdout.readline()
+        answer = find_jobs(LOCAL, [f"local-{editor.pid}"])
+        editor.communicate()
+
+    assert answer.is_gone(f"local-{editor.pid}")
+
+
+def test_what_slurm_says_in_another_encoding_is_read_all_the_same(install: Install) -> None:
+    install("squeue", then="printf '7|PENDING|N/A||R\\351serv\\351\\n'")
+
+    assert find_jobs(CLUSTER, ["7"]).jobs["7"].state == "PENDING"
+
+
 def test_a_local_run_is_looked_up_among_the_processes(batch_process: int) -> None:
     alive, stranger = f"local-{batch_process}", f"local-{os.getppid()}"
 

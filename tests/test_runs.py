@@ -34,6 +34,17 @@ def test_runs_are_listed_newest_first_and_unfinished_folders_left_out(cluster: C
     assert [run_id(run) for run in list_runs(cluster)] == ["aaaa02", "bbbb01", "aaaa01"]
 
 
+def test_a_run_that_others_may_not_enter_is_not_in_their_list(stranger: Path) -> None:
+    theirs = add_run(stranger / "runs", "notes", "notes-20260801-120000-aaaa01")
+    mine = add_run(stranger / "runs", "abstracts", "abstracts-20260801-120000-aaaa02")
+    theirs.root.chmod(0)
+    cluster = Cluster(name="shared", roots=Roots(runs=str(stranger / "runs"), corpora="c", models="m"))
+
+    assert list_runs(cluster) == [mine]
+    with pytest.raises(RunError, match="not a run directory"):
+        find_run(cluster, str(theirs.root))
+
+
 def test_a_site_without_runs_has_an_empty_list(tmp_path: Path) -> None:
     cluster = Cluster(name="new", roots=Roots(runs=str(tmp_path / "none"), corpora="c", models="m"))
 

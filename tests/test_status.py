@@ -124,6 +124,14 @@ def test_a_run_that_does_not_come_back_is_failed_or_stopped(running: History, re
     assert "3 failures are too many" in status.why
 
 
+def test_a_run_on_a_node_whose_clock_is_behind_has_started(tmp_path: Path) -> None:
+    history = History.begin(tmp_path).submit("7", at=10).start(0, "7", at=8)
+
+    assert told(history, Job("7", "RUNNING", "squeue")).why == ""
+    assert told(history.end(0, "error", "stop", at=20)).source == "run directory"
+    assert told(history.submit("8", at=30), Job("8", "PENDING", "squeue")).state == "queued"
+
+
 def test_a_resumed_run_is_queued_whatever_its_past(running: History) -> None:
     running.end(0, "error", "stop", at=200).submit("8", at=1000)
 

@@ -252,10 +252,24 @@ def test_after_a_failed_run_is_refused(
 ) -> None:
     cluster = make_cluster()
     (first,) = submit(loaded(make_recipe(name="first")), cluster, SubmitOptions())
-    append_event(first.ledger, 0, reason="bad_recipe", action="stop")
+    append_event(first.ledger, 0, job_id="1001", reason="bad_recipe", action="stop")
 
     with pytest.raises(RunError, match="ended: bad_recipe; `launcher resume"):
         submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after=("first",)))
+
+
+def test_after_a_failed_run_that_was_resumed_a_run_waits_for_its_new_job(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    (first,) = submit(loaded(make_recipe(name="first")), cluster, SubmitOptions())
+    append_event(first.ledger, 0, job_id="1001", started=1.0, ended=2.0, reason="error", action="stop")
+    fake_slurm.forget("1001")
+    job = resubmit(first, cluster)
+
+    submit(loaded(make_recipe(name="second")), cluster, SubmitOptions(after=("first",)))
+
+    assert f"--dependency=afterok:{job}" in fake_slurm.calls("sbatch")[-1].argv
 
 
 def test_the_local_executor_starts_a_process_that_outlives_the_caller(

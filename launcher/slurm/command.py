@@ -58,6 +58,7 @@ def call_slurm(
             input=stdin,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout_seconds,
             check=False,
         )

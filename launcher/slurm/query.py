@@ -29,6 +29,9 @@ TIMEOUT_SECONDS = 15
 SCONTROL_LIMIT = 20
 """scontrol takes one job a call, so it is only asked for the first few that nobody else knows."""
 
+_PROCESSES = (b"jobs.runtime.batch", b"jobs.runtime.interactive")
+"""Words of the command line of a local run's process, once it is no longer the shell of its script."""
+
 _UNKNOWN_JOB = "Invalid job id"
 _NO_ACCOUNTING = "accounting storage is disabled"
 
@@ -133,7 +136,7 @@ def _is_alive(job_id: str) -> bool:
         dead = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return not Path("/proc/self").exists() and _answers_signal(job_id)
-    return not dead and any(b"jobs" in word or b"launcher" in word for word in words)
+    return not dead and any(word in _PROCESSES or word.endswith(b"/submission.sh") for word in words)
 
 
 def _answers_signal(job_id: str) -> bool:
