@@ -41,6 +41,7 @@ def test_a_missing_command_is_an_answer(commands: Commands) -> None:
 
 def test_a_hanging_command_is_an_answer(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0)
     commands.say("scontrol", "exec sleep 60")
 
     answer = slurm.requeue("5", 0)
@@ -92,6 +93,29 @@ def test_a_job_is_brought_back_when_a_slurmctld_that_was_restarted_is_there_agai
     (tmp_path / "count").unlink()
     commands.say("sbatch", AWAY_TWICE.format(folder=tmp_path, answer="echo 6"))
     assert slurm.resubmit("submission.sh", None, "5") == slurm.Answer(True, "6")
+
+
+BUSY_ONCE = """
+case "$1" in ping) echo "Slurmctld(primary) at c1 is UP"; exit ;; esac
+[ -e {folder}/asked ] && {{ {answer}; exit; }}
+echo >{folder}/asked; echo "error: Socket timed out on send/recv operation" >&2; exit 1
+"""
+
+
+def test_a_slurmctld_that_has_too_much_to_do_is_asked_again(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "PAUSE_SECONDS", 0)
+    commands.say("scontrol", BUSY_ONCE.format(folder=tmp_path, answer="true"))
+    assert slurm.requeue("5", 0) == slurm.Answer(True, "requeued")
+
+    (tmp_path / "asked").unlink()
+    commands.say("sbatch", BUSY_ONCE.format(folder=tmp_path, answer="echo 6"))
+    assert slurm.resubmit("submission.sh", None, "5") == slurm.Answer(True, "6")
+
+    (tmp_path / "asked").unlink()
+    commands.say("squeue", BUSY_ONCE.format(folder=tmp_path, answer="echo RUNNING"))
+    assert slurm.is_running("5")
 
 
 def test_patience_with_an_absent_slurmctld_has_an_end(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +192,10 @@ def test_the_search_path_does_not_grow_with_every_new_job(
      ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", False),
      ("echo 'Unable to contact slurm controller' >&2; exit 1", None)],
 )  # fmt: skip
-def test_squeue_tells_whether_a_job_is_alive(commands: Commands, script: str, running: bool | None) -> None:
+def test_squeue_tells_whether_a_job_is_alive(
+    commands: Commands, script: str, running: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0)
     commands.say("squeue", script)
 
     assert slurm.is_running("5") is running

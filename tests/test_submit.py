@@ -55,7 +55,7 @@ def test_a_run_knows_before_it_starts_how_large_its_checkpoints_will_be(
     (corpus / "manifest.json").write_text('{"data_use": "open"}')
     parameters = 2 * 1000 * 64 + 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 64
 
-    runs = submit(loaded(make_cpt(), make_recipe()), make_cluster(gpus={"device": "cpu"}), SubmitOptions())
+    runs = submit(loaded(make_cpt(), make_recipe(corpus="more")), make_cluster(gpus={"device": "cpu"}), SubmitOptions())
 
     assert [RunRecord.read(run.record).checkpoint_bytes for run in runs] == [12 * parameters, None]
 

@@ -19,10 +19,13 @@ TIMEOUT_SECONDS = 60
 """Slurm's own MessageTimeout is 10 s by default and sites raise it (https://slurm.schedmd.com/slurm.conf.html)."""
 
 PATIENCE_SECONDS = 300
-"""How long to try again while no slurmctld is there: a restart or a takeover by the backup takes minutes, and who gave
+"""How long to try again while no slurmctld is there, or it has no time: a restart or a takeover by the backup takes minutes, and who gave
 up at once would lose all runs that end meanwhile."""
 
 PAUSE_SECONDS = 10
+
+_BUSY = re.compile(r"timed out|did not answer|[Uu]nable to contact|temporarily unable")
+"""What is said where a slurmctld has too much to do (https://slurm.schedmd.com/high_throughput.html)."""
 
 # Options in variables override argv for some of these commands, and a job must not inherit another job's.
 _OVERRIDES = ("SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
@@ -119,7 +122,7 @@ def hostnames(nodelist: str) -> list[str]:
 
 def is_running(job_id: str) -> bool | None:
     """Tell whether squeue knows the job as started and not over; None when squeue does not tell."""
-    answer = ask("squeue", "--noheader", "--jobs", job_id, "--states=all", "--format=%T")
+    answer = _patiently(partial(ask, "squeue", "--noheader", "--jobs", job_id, "--states=all", "--format=%T"))
     if not answer.ok:
         return False if "Invalid job id" in answer.text else None
     return any(state in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED") for state in answer.text.split())
@@ -131,10 +134,10 @@ def signal_steps(job_id: str, name: str) -> Answer:
 
 
 def _patiently(command: Callable[[], Answer]) -> Answer:
-    """Run a command on which the run's return depends again as long as no slurmctld is there to take it."""
+    """Run a command on which the run depends again as long as no slurmctld is there, or has time, to take it."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     answer = command()
-    while not answer.ok and time.monotonic() < deadline and _is_controller_away():
+    while not answer.ok and time.monotonic() < deadline and (_BUSY.search(answer.text) or _is_controller_away()):
         time.sleep(PAUSE_SECONDS)
         answer = command()
     return answer

@@ -171,10 +171,14 @@ def _some(names: list[str], most: int = 8) -> str:
 
 def wandb_findings(cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Say where W&B's key is found; never what it is."""
-    server = {**environ, **cluster.environment}.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    named = {**environ, **cluster.environment}.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    server = cluster.wandb_base_url or named
     host = urlsplit(server).hostname or server
     if environ.get("WANDB_API_KEY"):
         yield ok("W&B", f"WANDB_API_KEY is in this environment ({host})")
+    elif cluster.secrets_file and not os.access(expand(cluster.secrets_file), os.R_OK):
+        what = f"`secrets_file: {cluster.secrets_file}` is not there, or not for you to read"
+        yield problem("W&B", what, "write it (NAME=value lines), `chmod 600` it, or leave the key out of the profile")
     elif cluster.secrets_file and "WANDB_API_KEY" in _names_in(expand(cluster.secrets_file)):
         yield ok("W&B", f"WANDB_API_KEY is in `{cluster.secrets_file}`; recipes list it under `secrets` ({host})")
     elif (path := _netrc_with(host, environ)) is not None:
