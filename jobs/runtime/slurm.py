@@ -19,8 +19,8 @@ TIMEOUT_SECONDS = 60
 """Slurm's own MessageTimeout is 10 s by default and sites raise it (https://slurm.schedmd.com/slurm.conf.html)."""
 
 PATIENCE_SECONDS = 300
-"""How long to try again while no slurmctld is there, or it has no time: a restart or a takeover by the backup takes minutes, and who gave
-up at once would lose all runs that end meanwhile."""
+"""How long to try again while no slurmctld is there, or it has no time: a restart or a takeover by the backup takes
+minutes, and who gave up at once would lose all runs that end meanwhile."""
 
 PAUSE_SECONDS = 10
 
