@@ -188,7 +188,8 @@ def test_the_search_path_does_not_grow_with_every_new_job(
 
 @pytest.mark.parametrize(
     ("script", "running"),
-    [("echo RUNNING", True), ("echo COMPLETING", True), ("echo PENDING", False), ("true", False),
+    [("echo RUNNING", True), ("echo COMPLETING", True), ("echo SIGNALING", True), ("echo PENDING", False),
+     ("true", False),
      ("echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1", False),
      ("echo 'Unable to contact slurm controller' >&2; exit 1", None)],
 )  # fmt: skip

@@ -15,8 +15,9 @@ from jobs.runtime.verdict import Cause
 from launcher.ledger import Attempt, Reason
 
 _MARKER = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON (\S+) CANCELLED AT (\S+) DUE TO ([A-Z ]+)")
-# Without a reason it is scancel's doing. A step cancelled like that is only `--kill-on-bad-exit` at work.
-_CANCELLED = re.compile(r"\*\*\* JOB \S+ ON (\S+) CANCELLED AT (\S+) (\*\*\*)")
+# Without a reason, since Slurm 25.05 with a signal, it is scancel's doing. A step cancelled like that is only
+# `--kill-on-bad-exit` at work.
+_CANCELLED = re.compile(r"\*\*\* JOB \S+ ON (\S+) CANCELLED AT (\S+) (?:DUE to SIGNAL [^*\n]+ )?(\*\*\*)")
 _MARKED: dict[str, Reason] = {
     "***": "stopped",
     "PREEMPTION": "preempted",
@@ -28,7 +29,7 @@ _REQUEUE = "job requeue"
 """How a cause's detail begins when Slurm's log says that somebody requeued the job, perhaps we ourselves."""
 _SAID_BY_SRUN: tuple[tuple[str, Reason], ...] = (
     (r"srun: error: Node failure on (\S+)", "node_failure"),
-    (r"(?:task \S+: Out Of Memory|[Dd]etected \d+ oom[-_]kill event)", "out_of_memory"),
+    (r"(?:tasks? \S+: Out Of Memory|[Dd]etected \d+ oom[-_]kill event)", "out_of_memory"),
 )
 _STATES: dict[str, Reason] = {
     "PREEMPTED": "preempted",

@@ -24,6 +24,9 @@ minutes, and who gave up at once would lose all runs that end meanwhile."""
 
 PAUSE_SECONDS = 10
 
+_STARTED = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING", "STAGE_OUT"})
+"""States of jobs that have started and are not over."""
+
 _BUSY = re.compile(r"timed out|did not answer|[Uu]nable to contact|temporarily unable")
 """What is said where a slurmctld has too much to do (https://slurm.schedmd.com/high_throughput.html)."""
 
@@ -125,7 +128,7 @@ def is_running(job_id: str) -> bool | None:
     answer = _patiently(partial(ask, "squeue", "--noheader", "--jobs", job_id, "--states=all", "--format=%T"))
     if not answer.ok:
         return False if "Invalid job id" in answer.text else None
-    return any(state in ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED") for state in answer.text.split())
+    return any(state in _STARTED for state in answer.text.split())
 
 
 def signal_steps(job_id: str, name: str) -> Answer:
