@@ -146,11 +146,13 @@ class StopRequest:
 
     @classmethod
     def read(cls, path: Path) -> "StopRequest | None":
-        """Read the request; None when there is none."""
+        """Read the request; None when there is none. What a colleague left may not be for us to read."""
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return None
+        except PermissionError:
+            return cls()
         try:
             fields = json.loads(text or "{}")
             return cls(**fields)

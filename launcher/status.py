@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from launcher.cluster import Cluster
+from launcher.errors import RunError
 from launcher.facts import RunFacts, read_facts
 from launcher.ledger import Attempt
 from launcher.paths import RunDir, list_shares
@@ -110,16 +111,35 @@ def read_statuses(
         finished_tasks: Whether to read also the tasks of what is finished.
 
     Returns:
-        The statuses in the order of the runs, and notes about sources that did not answer.
+        The statuses in the order of the runs, and notes about runs that cannot be read and sources that did not answer.
+
+    Raises:
+        RunError: None of the runs can be read.
     """
-    facts = [read_facts(run) for run in runs]
+    facts, damage = _read_all(runs)
     tasks = [
         [] if one.is_finished and not finished_tasks else [read_facts(share) for share in list_shares(one.run)]
         for one in facts
     ]
     everyone = [*facts, *(share for shares in tasks for share in shares)]
     answer = find_jobs(cluster, (one.job_id for one in everyone if not one.is_settled))
-    return [_compose_group(one, shares, answer) for one, shares in zip(facts, tasks, strict=True)], answer.notes
+    statuses = [_compose_group(one, shares, answer) for one, shares in zip(facts, tasks, strict=True)]
+    return statuses, (*damage, *answer.notes)
+
+
+def _read_all(runs: Sequence[RunDir]) -> tuple[list[RunFacts], list[str]]:
+    """Read run directories; one that is damaged, or removed at this moment, is not to hide all others."""
+    facts, damage = [], []
+    for run in runs:
+        try:
+            facts.append(read_facts(run))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            damage.append(
+                f"`{run.root}` cannot be read ({type(error).__name__}: {error}); remove it if it is of no use"
+            )
+    if damage and not facts:
+        raise RunError("\n".join(damage))
+    return facts, damage
 
 
 def _compose_group(facts: RunFacts, shares: Sequence[RunFacts], answer: Answer) -> RunStatus:

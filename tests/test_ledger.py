@@ -22,6 +22,13 @@ def test_events_of_an_attempt_are_put_together(tmp_path: Path) -> None:
     ]
 
 
+def test_a_request_to_stop_that_only_its_author_may_read_is_heard(stranger: Path) -> None:
+    stop = stranger / "STOP"
+    stop.touch(0)
+
+    assert StopRequest.read(stop) == StopRequest("user")
+
+
 def test_a_torn_line_is_left_out_and_does_not_swallow_the_next(tmp_path: Path) -> None:
     ledger = tmp_path / "attempts.jsonl"
     append_event(ledger, 0, job_id="7")

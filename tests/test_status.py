@@ -10,6 +10,7 @@ import pytest
 from launcher.cli.plot import plot
 from launcher.cli.wording import clock, duration, node_list, quantity
 from launcher.cluster import Cluster
+from launcher.errors import RunError
 from launcher.facts import read_facts
 from launcher.ledger import StopRequest
 from launcher.metrics import read_joined_rows, read_newest_rows
@@ -130,6 +131,20 @@ def test_a_run_on_a_node_whose_clock_is_behind_has_started(tmp_path: Path) -> No
     assert told(history, Job("7", "RUNNING", "squeue")).why == ""
     assert told(history.end(0, "error", "stop", at=20)).source == "run directory"
     assert told(history.submit("8", at=30), Job("8", "PENDING", "squeue")).state == "queued"
+
+
+def test_a_damaged_run_does_not_hide_the_others(
+    queued: History, tmp_path: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    torn = History.begin(tmp_path / "more", "def456").run
+    torn.record.write_text("")  # a power cut after the rename
+
+    statuses, notes = read_statuses(make_cluster(executor="local"), [torn, queued.run])
+
+    assert [status.id for status in statuses] == [queued.record.id]
+    assert str(torn.root) in notes[0]
+    with pytest.raises(RunError, match="cannot be read"):
+        read_statuses(make_cluster(executor="local"), [torn])
 
 
 def test_a_resumed_run_is_queued_whatever_its_past(running: History) -> None:

@@ -272,6 +272,6 @@ def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:
                 typer.echo(f"{status.id}  {status.name}  {words}", err=True)
             told[status.id] = words
         if all(status.is_over for status in statuses):
-            return all(status.state == "finished" for status in statuses)
+            return len(statuses) == len(runs) and all(status.state == "finished" for status in statuses)
         time.sleep(pause)
         pause = min(1.5 * pause, longest)
