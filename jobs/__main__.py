@@ -12,6 +12,7 @@ import gc
 import importlib
 import os
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 
@@ -74,6 +75,9 @@ def main() -> int:
     except UnfitNodeError as error:
         print(f"preflight: {error}", file=sys.stderr, flush=True)
         return 1
+    except BrokenProcessPool:
+        what = "a worker process was killed, mostly because the memory was used up"
+        return _announce(1, options, f"{who}: {what}; ask for more `resources.memory`, or fewer `cpus_per_task`")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

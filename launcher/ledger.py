@@ -54,7 +54,7 @@ class Attempt:
     action: Action | None = None
     message: str = ""
     fault: str = ""
-    """What a task said of a recipe, data, a micro batch or a full disk that it cannot work with, in a line."""
+    """What a task said in a line of why it cannot go on: recipe, data, a micro batch, a full disk, a killed worker."""
     announced: int | None = None
     """The exit code that this task then left with. It may not be heard: the others fail for want of it, and at once."""
 

@@ -77,6 +77,16 @@ def test_a_recipe_that_fits_has_no_complaint(tmp_path: Path) -> None:
             "--set model.path: `llama` is not below `models`; put it there, or write a Hugging Face id such as "
             "`org/name`",
         ),
+        ("model.path=orgg", "--set model.path: `orgg` is not below `models`; did you mean `org`?"),
+        (
+            "data.corpora.0.name=abstract",
+            "--set data.corpora.0.name: there is no corpus `abstract` in `corpora`; did you mean `abstracts`?",
+        ),
+        (
+            "data.corpora.0.name=notes",
+            "--set data.corpora.0.name: there is no corpus `notes` in `corpora`; it is not whole yet: write `--after` "
+            "and the run that makes it",
+        ),
         (
             "data.corpora.0.name=other",
             "--set data.corpora.0.name: there is no corpus `other` in `corpora`; first submit the `prepare` recipe "
@@ -90,6 +100,7 @@ def test_a_recipe_that_fits_has_no_complaint(tmp_path: Path) -> None:
 )
 def test_what_cannot_work_here_is_refused_at_its_line(tmp_path: Path, override: str, message: str) -> None:
     site(tmp_path)
+    (tmp_path / "corpora" / "notes.partial").mkdir()
 
     assert complaints(tmp_path, RECIPE, PROFILE, override) == [message]
 

@@ -591,6 +591,22 @@ def is_running(pid):
 
 
 @pytest.mark.slow
+def test_a_killed_worker_is_told_in_a_line_with_what_helps(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    write_pile(tmp_path / "b.jsonl", abstracts())
+    context = make_context(tmp_path)
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen([sys.executable, "-m", "jobs", context.run.root], stderr=said)
+        wait_for(lambda: children_of(process.pid), 60, "a worker")
+        os.kill(children_of(process.pid)[0], signal.SIGKILL)
+
+    assert process.wait() == 1
+    line = (tmp_path / "said").read_text()
+    assert re.fullmatch(r"rank 0 on \S+: a worker process was killed, .*; ask for more `resources\.memory`, .*\n", line)
+    assert read_attempts(context.run.ledger)[0].fault == line.rstrip("\n")
+
+
+@pytest.mark.slow
 def test_bad_data_ends_the_task_with_the_code_that_forbids_a_restart(tmp_path):
     path = write_source(tmp_path / "a.jsonl", b'{"text": "fine"}\nnot fine\n')
     context = make_context(tmp_path)

@@ -29,8 +29,16 @@ def stop(runs: RunsArgument, cluster: ClusterOption = None) -> None:
 
     for run, profile in _each(runs, cluster):
         outcome = control.stop(run, profile)
-        said = "asked to save and stop after the current step" if outcome == "asked" else outcome
+        said = _asked_to_stop(run) if outcome == "asked" else outcome
         typer.echo(f"{run.root.name}: {said}; `launcher resume` goes on")
+
+
+def _asked_to_stop(run: "RunDir") -> str:
+    from launcher.record import RunRecord
+
+    if RunRecord.read(run.record).kind in ("prepare", "vocabulary"):
+        return "asked to stop after the files that are being read"
+    return "asked to save and stop after the current step"
 
 
 def resume(

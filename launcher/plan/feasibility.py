@@ -1,5 +1,6 @@
 """Whether a recipe can work on a cluster, said before it waits in a queue. Reads small local files only."""
 
+import difflib
 import glob
 import os
 import re
@@ -149,7 +150,8 @@ class _Site:
                 yield key, f"there is no folder `{located}`; check the name"
         elif not _HUB_ID.fullmatch(name):
             root = expand(self.cluster.roots.models)
-            yield key, f"`{name}` is not below `{root}`; put it there, or write a Hugging Face id such as `org/name`"
+            fix = _nearest(name, root) or "put it there, or write a Hugging Face id such as `org/name`"
+            yield key, f"`{name}` is not below `{root}`; {fix}"
 
     def tokenizer_findings(self, key: str, name: str | None, pending: Pending) -> Iterator[Finding]:
         if name is None:
@@ -260,10 +262,10 @@ class _Site:
             key, manifest = f"data.corpora.{index}.name", self._manifest(corpus.name)
             if manifest is None and corpus.name not in pending:
                 root = expand(self.cluster.roots.corpora)
-                yield (
-                    key,
-                    f"there is no corpus `{corpus.name}` in `{root}`; first submit the `prepare` recipe that makes it",
-                )
+                fix = _nearest(corpus.name, root) or "first submit the `prepare` recipe that makes it"
+                if os.path.isdir(root / f"{corpus.name}.partial"):
+                    fix = "it is not whole yet: write `--after` and the run that makes it"
+                yield key, f"there is no corpus `{corpus.name}` in `{root}`; {fix}"
             elif "credentialed" in (pending.get(corpus.name), (manifest or {}).get("data_use")) and (
                 recipe.data_use == "open"
             ):
@@ -313,6 +315,13 @@ class _Site:
 
     def _manifest(self, corpus: str) -> dict[str, Any] | None:
         return read_json(Path(locate(corpus, self.cluster.roots.corpora, self.recipe_folder)) / "manifest.json")
+
+
+def _nearest(name: str, root: Path) -> str | None:
+    """Ask whether a folder of a similar name was meant; None if there is none, or this user may not look."""
+    entries = os.listdir(root) if os.access(root, os.R_OK | os.X_OK) else []
+    near = difflib.get_close_matches(name, [entry for entry in entries if not entry.endswith(".partial")], n=1)
+    return f"did you mean `{near[0]}`?" if near else None
 
 
 def _names_in(secrets_file: str | None) -> set[str]:

@@ -143,7 +143,7 @@ def test_a_stopped_group_waits_and_goes_on_when_resumed(site: Site, recipe: Path
     run = submit(site, recipe, "stopped")
     wait_for(lambda: any(is_at_work(share) for share in list_shares(run)), 120, "a task to be at work")
 
-    site.launcher("stop", run.root)
+    assert "asked to stop after the files that are being read" in site.launcher("stop", run.root)
     wait_for(lambda: not site.slurm("squeue", "--me", "--noheader", "--format=%i"), 120, "an empty queue")
     stopped = json.loads(site.launcher("status", run.root, "--json"))
     site.launcher("resume", run.root)
