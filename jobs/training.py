@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedModel, TrainerCallback
 
+from jobs.data.samples import flattening_collator
 from jobs.models.adapter_state import adapter_callbacks
 from jobs.models.adapters import adapted, declared_trainable
 from jobs.models.arguments import refuse_impossible, training_arguments
@@ -128,6 +129,7 @@ def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag
         store,
         layout,
         partial(lr_factor, schedule=recipe.schedule, total=work.steps),
+        packs=recipe.packs or ("sample" if work.collator is flattening_collator else None),
         model=model,
         args=arguments,
         train_dataset=work.samples,

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, OPTConfig, OPTForCausalLM
 
 from jobs.data.chat.making import finished_source
 from jobs.data.chat.samples import padding_collator
@@ -135,6 +136,22 @@ def test_the_export_answers_in_the_form_that_it_was_taught(alone: RunDir) -> Non
     assert GenerationConfig.from_pretrained(export).eos_token_id == tokenizer.eos_token_id
     manifest = json.loads((export / "manifest.json").read_text())
     assert (manifest["kind"], manifest["corpora"], manifest["steps"]) == ("sft", ["medquad"], STEPS)
+
+
+def test_a_model_in_which_packed_examples_see_each_other_is_refused_before_the_first_step(folder: Path) -> None:
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 32, "num_hidden_layers": 1}
+    config = OPTConfig(vocab_size=512, num_attention_heads=2, max_position_embeddings=384, **sizes)
+    OPTForCausalLM(config).save_pretrained(folder / "opt")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ASSETS / "stories260k" / name, folder / "opt")
+    packed, padded = (make_run(folder, model={"path": "./opt"}, data={"packing": how}) for how in ("bfd", "pad"))
+
+    refused = train(packed)
+
+    assert refused.exit_codes == [NEVER_RESTART]
+    assert "lets examples that share a sequence see each other" in refused.log()
+    assert train(padded).exit_codes == [FINISHED]
+    assert first_losses(padded) and not packed.metrics.exists()
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "full_shard"])

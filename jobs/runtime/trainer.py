@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from jobs.models.adapter_state import checkpoint_trained_parameters, load_adapter_state, save_adapter_state
 from jobs.models.auxiliary import auxiliary_losses
+from jobs.models.isolation import require_isolation
 from jobs.models.parallel import Layout, describe, fsdp_on_cpu, verify
 from jobs.models.universal import expect_universal, hyperparameters_of, loadable, settle
 from jobs.runtime.checkpoint import CheckpointStore
@@ -34,15 +35,22 @@ class GuardedTrainer(Trainer):
         store: Where checkpoints go; `args.output_dir` must be its staging folder.
         layout: How the model must be laid out over the ranks once it is prepared.
         lr_factor: Learning rate as a fraction of the peak, by steps done.
+        packs: What shares sequences and must not see each other; None if nothing does.
         **trainer: Trainer's own arguments.
     """
 
     def __init__(
-        self, store: CheckpointStore, layout: Layout, lr_factor: Callable[[int], float], **trainer: Any
+        self,
+        store: CheckpointStore,
+        layout: Layout,
+        lr_factor: Callable[[int], float],
+        packs: str | None = None,
+        **trainer: Any,
     ) -> None:
         self._store = store
         self._layout = layout
         self._lr_factor = lr_factor
+        self._packs = packs
         self._auxiliary = auxiliary_losses(trainer["model"])
         if layout.uses_fsdp and isinstance(trainer["model"], PeftModel):
             checkpoint_trained_parameters()
@@ -125,10 +133,13 @@ class GuardedTrainer(Trainer):
         """
         with torch.random.fork_rng(devices=[]):
             output = super().evaluation_loop(*arguments, **options)
+        self._reshard()
+        return output
+
+    def _reshard(self) -> None:
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
-        return output
 
     def load_best(self) -> int:
         """Go back to the weights of the best checkpoint, if evaluations chose one. A collective.
@@ -158,9 +169,17 @@ class GuardedTrainer(Trainer):
             expect_universal(self.model_wrapped, False)
             self._store.discard_converted()
         verify(self.model_wrapped, self._layout)
+        if self._packs:
+            self._require_isolation(self._packs)
         if self.is_world_process_zero():
             print(describe(self.model_wrapped), flush=True)
         return prepared
+
+    def _require_isolation(self, packs: str) -> None:
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
+        vocabulary = self.model.config.get_text_config().vocab_size
+        require_isolation(self.model_wrapped, vocabulary, self.args.device, dtype, packs)
+        self._reshard()
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
