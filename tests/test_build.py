@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
 
 from jobs.data.corpus import Corpus
 from jobs.data.samples import flattening_collator, packed_collator
-from jobs.models.build import build_causal_lm, check_fits
+from jobs.models.build import build_causal_lm, check_fits, check_positions
 from launcher.errors import LauncherError
 from launcher.recipe.sections import Batch, Model
 from tests.corpora import make_corpus, packed_samples
@@ -83,6 +83,20 @@ def test_a_corpus_of_a_larger_vocabulary_is_refused(corpus: Corpus) -> None:
 def test_sequences_longer_than_the_models_positions_are_refused(corpus: Corpus) -> None:
     with pytest.raises(LauncherError, match="1024 tokens are more than the model's 512 positions; write `512` or less"):
         check_fits(model_of(), batch_of(sequence_length=1024), [corpus.manifest])
+
+
+@pytest.mark.parametrize(("kind", "positions"), [("roberta", 62), ("mpnet", 62), ("bert", 64)])
+def test_as_many_tokens_as_a_model_has_positions_for_are_accepted_and_no_more(kind: str, positions: int) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = AutoConfig.for_model(kind, vocab_size=32, max_position_embeddings=64, **sizes)
+    model = AutoModelForSequenceClassification.from_config(config)
+
+    check_positions(model, batch_of(sequence_length=positions))
+    model(torch.full((1, positions), 5))
+    with pytest.raises(LauncherError, match=f"write `{positions}` or less"):
+        check_positions(model, batch_of(sequence_length=positions + 1))
+    with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)|size"):
+        model(torch.full((1, positions + 1), 5))
 
 
 def test_samples_in_one_row_mean_the_same_as_in_rows_of_their_own(corpus: Corpus) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyarrow import parquet
 from torch.nn import functional
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig, DistilBertModel
 
 from jobs.models.schedule import lr_factor
 from launcher.ledger import read_json_lines
@@ -229,6 +229,24 @@ def test_a_note_of_several_labels_has_a_probability_for_each(folder: Path, encod
     assert not np.allclose(probabilities(run).sum(axis=1), 1)
     config = json.loads((run.outputs / "model" / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
+
+
+def test_an_encoder_that_knows_no_cache_is_exported(folder: Path) -> None:
+    config = DistilBertConfig(vocab_size=512, dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=64)
+    DistilBertModel(config).save_pretrained(folder / "distilbert")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ASSETS / "stories260k" / name, folder / "distilbert")
+    run = make_classify_run(folder, model={"path": "./distilbert"}, schedule={"length": "4 steps"})
+
+    assert train(run).exit_codes == [FINISHED]
+
+    model = AutoModelForSequenceClassification.from_pretrained(run.outputs / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run.outputs / "model")
+    texts = [text for _, text, _ in invented_notes("binary", SIZES["test"], "test")]
+    tokens = tokenizer(texts, truncation=True, max_length=32, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(tokens.input_ids, tokens.attention_mask).logits.softmax(dim=1)
+    assert probabilities(run) == pytest.approx(expected.numpy(), abs=1e-5)
 
 
 def test_all_chunks_of_a_note_make_one_prediction(folder: Path) -> None:

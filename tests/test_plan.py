@@ -105,6 +105,17 @@ def test_what_cannot_work_here_is_refused_at_its_line(tmp_path: Path, override: 
     assert complaints(tmp_path, RECIPE, PROFILE, override) == [message]
 
 
+def test_a_model_that_counts_positions_behind_padding_has_two_fewer(tmp_path: Path) -> None:
+    site(tmp_path)
+    config = {"model_type": "roberta", "max_position_embeddings": 514}
+    write(tmp_path, json.dumps(config), "models/org/model/config.json")
+
+    assert not complaints(tmp_path, RECIPE, PROFILE, "batch.sequence_length=512")
+    assert complaints(tmp_path, RECIPE, PROFILE, "batch.sequence_length=513") == [
+        "--set batch.sequence_length: 513 is more than the model's 512 positions; write at most 512"
+    ]
+
+
 def test_models_of_the_hub_are_accepted_and_named(tmp_path: Path) -> None:
     site(tmp_path)
     (loaded,) = load_recipes(write(tmp_path, RECIPE), ["model.path=huggyllama/llama-7b"])

@@ -140,9 +140,17 @@ def check_positions(model: PreTrainedModel, batch: Batch) -> None:
     Raises:
         LauncherError: they are too long.
     """
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = _positions(model)
     if positions is not None and batch.sequence_length > positions:
         raise LauncherError(
             f"batch.sequence_length: {batch.sequence_length} tokens are more than the model's {positions} positions; "
             f"write `{positions}` or less"
         )
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """Tokens that a sequence may have: RoBERTa and its kin begin to count behind the number of the padding token."""
+    rows: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tables = [module for name, module in model.named_modules() if name.endswith(".position_embeddings")]
+    padding = getattr(tables[0], "padding_idx", None) if tables else None
+    return rows if rows is None or padding is None else rows - padding - 1

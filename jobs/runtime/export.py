@@ -99,7 +99,9 @@ def _gather(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def _write(model: PreTrainedModel, weights: dict[str, torch.Tensor], published: PreTrainedConfig, folder: Path) -> None:
     dtype = published.dtype or torch.float32
-    model.config.dtype, model.config.use_cache = dtype, published.use_cache
+    model.config.dtype = dtype
+    if hasattr(published, "use_cache"):  # encoders have no cache
+        model.config.use_cache = published.use_cache
     # A sharded model gives tied weights out as two tensors; one is enough to load both.
     kept = {name: tensor.to(dtype) for name, tensor in weights.items() if name not in model.all_tied_weights_keys}
     model.save_pretrained(folder, state_dict=kept)

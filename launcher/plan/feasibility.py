@@ -18,7 +18,7 @@ from launcher.errors import Fault, LauncherError
 from launcher.expansion import EXPANSION
 from launcher.load import LoadedRecipe
 from launcher.paths import closed_folder, expand, locate
-from launcher.plan.shape import model_config, read_json
+from launcher.plan.shape import model_config, most_tokens, read_json
 from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, PrepareRecipe, Recipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.chat import PubMedQaSource
 from launcher.recipe.merge import MergedAdapter
@@ -273,7 +273,7 @@ class _Site:
 
     def shape_findings(self, recipe: TrainingRecipe) -> Iterator[Finding]:
         config = model_config(recipe, self.cluster, self.recipe_folder) or {}
-        length, limit = recipe.batch.sequence_length, config.get("max_position_embeddings")
+        length, limit = recipe.batch.sequence_length, most_tokens(config)
         if limit and length > limit:
             yield "batch.sequence_length", f"{length} is more than the model's {limit} positions; write at most {limit}"
 

@@ -18,6 +18,9 @@ _GATED_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gem
 """Model types built of attention, a gated MLP of three matrices and two norms a layer, as in LLaMA
 (https://arxiv.org/abs/2302.13971). Biases and further norms are left out: below 0.1 % of the parameters."""
 
+_PADDED_POSITIONS = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"})
+"""Model types that begin to count positions behind the number of the padding token, which is 1 for all of them."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -76,6 +79,12 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         caps_logits=config["model_type"] == "gemma2",
         new_tokens=config.get(NEW_TOKENS, 0),
     )
+
+
+def most_tokens(config: dict[str, Any]) -> int | None:
+    """Read the tokens that a sequence may have from a model's config.json; None if it does not say."""
+    rows: int | None = config.get("max_position_embeddings")
+    return rows - 2 if rows and config.get("model_type") in _PADDED_POSITIONS else rows
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
