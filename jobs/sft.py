@@ -111,7 +111,10 @@ def _build(context: Context, recipe: SftRecipe, renderer: Renderer, expansion: E
 
 def _let_stop(model: PreTrainedModel, token: int) -> None:
     """Make generation stop, too, where the model learns that an answer ends."""
-    known = model.generation_config.eos_token_id
+    settings = model.generation_config
+    known = settings.eos_token_id
     stops = known if isinstance(known, list) else [known] if known is not None else []
     if token not in stops:
-        model.generation_config.eos_token_id = [token, *stops]
+        settings.eos_token_id = [token, *stops]
+        # Published settings may contradict each other, and those that were changed are not saved then.
+        settings._original_object_hash = hash(settings)

@@ -154,6 +154,28 @@ def test_a_model_in_which_packed_examples_see_each_other_is_refused_before_the_f
     assert first_losses(padded) and not packed.metrics.exists()
 
 
+@pytest.mark.parametrize("adapter", [None, {"method": "lora", "r": 2}])
+def test_generation_stops_where_answers_were_taught_to_end(folder: Path, adapter: dict[str, Any] | None) -> None:
+    talker = folder / "talker"
+    shutil.copytree(ASSETS / "stories260k", talker, dirs_exist_ok=True)
+    (talker / "chat_template.jinja").write_text("{% for m in messages %}{{ '\n' + m.content + '<s>' }}{% endfor %}")
+    settings = '{"eos_token_id": 2, "temperature": 0.6, "do_sample": false}'  # a contradiction, as people publish it
+    (talker / "generation_config.json").write_text(settings)
+    data, length = {"chat_template": "tokenizer"}, {"length": "2 steps", "warmup": "0 steps"}
+    run = make_run(folder, model={"path": "./talker"}, data=data, schedule=length, adapter=adapter)
+
+    attempt = train(run)
+
+    assert attempt.exit_codes == [FINISHED], attempt.log()
+    stops = [1, 2]
+    assert GenerationConfig.from_pretrained(run.outputs / "model").eos_token_id == stops
+    if adapter:
+        parts = {"base_model": "./talker", "adapters": [{"path": f"./{run.root.name}/outputs/model"}]}
+        merge = make_run_of({"kind": "merge", "name": "m", "resources": {"nodes": 1, "time": "10min"}} | parts, folder)
+        assert train(merge).exit_codes == [FINISHED]
+        assert GenerationConfig.from_pretrained(merge.outputs / "model").eos_token_id == stops
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "full_shard"])
 def test_held_out_answers_are_learned_and_their_loss_is_told(folder: Path, strategy: str) -> None:
     run = make_run(

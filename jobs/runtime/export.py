@@ -63,6 +63,7 @@ def export_model(
         model = trainer.accelerator.unwrap_model(trainer.model)
         if isinstance(model, PeftModel):
             write_adapter(model, weights, provenance.base_model, staging)
+            _write_generation_config(model, staging)
         else:
             _write(model, weights, published, staging)
         tokenizer.save_pretrained(staging)
@@ -95,6 +96,13 @@ def _gather(trainer: Trainer) -> dict[str, torch.Tensor]:
         return gather_adapter(model)
     weights: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     return weights
+
+
+def _write_generation_config(model: PeftModel, folder: Path) -> None:
+    """Say beside an adapter how text is generated with it: where it stops may have been learned."""
+    base = model.get_base_model()
+    if base.can_generate():
+        base.generation_config.save_pretrained(folder)
 
 
 def _write(model: PreTrainedModel, weights: dict[str, torch.Tensor], published: PreTrainedConfig, folder: Path) -> None:
