@@ -24,6 +24,7 @@ from jobs.runtime.checkpoint import CheckpointStore
 from jobs.runtime.context import Context
 from jobs.runtime.control import StepControl
 from jobs.runtime.export import Provenance, export_model, is_exported
+from jobs.runtime.finite import FiniteLoss
 from jobs.runtime.gradient_guard import GradientGuard
 from jobs.runtime.metrics import EvaluationMetrics, StepMetrics, print_row
 from jobs.runtime.micro_batch import explaining_memory, sized
@@ -140,6 +141,7 @@ def train(context: Context, recipe: TrainingRecipe, group: Group, stop: StopFlag
             guard,
             *adapter_callbacks(model),
             *_metrics(context, recipe, layout, model, tracker, work.tokens_per_sequence),
+            FiniteLoss(recipe.precision.dtype),
             *work.callbacks,
         ],
     )
