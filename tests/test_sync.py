@@ -9,6 +9,7 @@ import pytest
 from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.sync import send, unsent_segments, wandb_environment
+from tests.command_line import launcher
 from tests.histories import History
 
 
@@ -63,6 +64,27 @@ def test_the_profiles_server_wins_over_the_environments(
     assert wandb_environment(cluster, {"WANDB_BASE_URL": "https://elsewhere"}) == {
         "WANDB_BASE_URL": "https://wandb.here"
     }
+
+
+def test_what_may_be_sent_is_sent_beside_what_may_not(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "wandb"
+    program.write_text('#!/bin/sh\nshift 2\nfor segment; do touch "$segment/run.wandb.synced"; done\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    open_one = History.begin(tmp_path / "runs", "bbb222", name="a").run
+    (open_one.wandb / "offline-run-1").mkdir(parents=True)
+    secret = json.loads(history.run.recipe.read_text()) | {"data_use": "credentialed"}
+    history.run.recipe.write_text(json.dumps(secret))
+    profile = tmp_path / "cluster.yaml"
+    profile.write_text(f"name: here\nexecutor: local\nroots: {{runs: {tmp_path}/runs, corpora: c, models: m}}\n")
+
+    sent, refused = launcher("sync", f"--cluster={profile}", code=2)
+
+    assert sent == f"{open_one.root.name}: 1 segment sent\n"
+    assert "must not go to api.wandb.ai" in refused
+    assert history.run.root.name in refused
 
 
 @pytest.mark.slow

@@ -77,6 +77,7 @@ def sync(
     cluster: ClusterOption = None,
 ) -> None:
     """Send what runs tracked offline to W&B; several attempts become one W&B run."""
+    from launcher.errors import RunError
     from launcher.load import load_cluster
     from launcher.runs import find_run, list_runs
     from launcher.sync import send, unsent_segments
@@ -84,9 +85,16 @@ def sync(
     profile = load_cluster(cluster)
     chosen = [find_run(profile, text) for text in runs] if runs else list_runs(profile)
     waiting = {run.root.name: (run, segments) for run in chosen if (segments := unsent_segments(run))}
+    unsent = []
     for name, (run, segments) in waiting.items():
-        send(run, profile, segments)
-        typer.echo(f"{name}: {len(segments)} segment{'s' * (len(segments) > 1)} sent")
+        try:
+            send(run, profile, segments)
+        except RunError as error:  # of this run; others may go
+            unsent.append(str(error))
+        else:
+            typer.echo(f"{name}: {len(segments)} segment{'s' * (len(segments) > 1)} sent")
+    if unsent:
+        raise RunError("\n".join(unsent))
     if not waiting:
         typer.echo("nothing to send")
 

@@ -176,9 +176,6 @@ def wandb_findings(cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Fin
     host = urlsplit(server).hostname or server
     if environ.get("WANDB_API_KEY"):
         yield ok("W&B", f"WANDB_API_KEY is in this environment ({host})")
-    elif cluster.secrets_file and not os.access(expand(cluster.secrets_file), os.R_OK):
-        what = f"`secrets_file: {cluster.secrets_file}` is not there, or not for you to read"
-        yield problem("W&B", what, "write it (NAME=value lines), `chmod 600` it, or leave the key out of the profile")
     elif cluster.secrets_file and "WANDB_API_KEY" in _names_in(expand(cluster.secrets_file)):
         yield ok("W&B", f"WANDB_API_KEY is in `{cluster.secrets_file}`; recipes list it under `secrets` ({host})")
     elif (path := _netrc_with(host, environ)) is not None:
