@@ -83,6 +83,17 @@ def test_only_the_newest_checkpoints_are_kept(run: RunDir) -> None:
     assert sorted(path.name for path in run.checkpoints.iterdir()) == [".staging", "step-00000015", "step-00000020"]
 
 
+def test_an_old_checkpoint_whose_manifest_rotted_does_not_end_the_training(run: RunDir) -> None:
+    store = store_of(run)
+    save(store, 10)
+    save(store, 20)
+    tear_marker(run.checkpoint(10))
+
+    save(store, 30)
+
+    assert store.find_resume() == 30
+
+
 def flip_a_byte(folder: Path) -> None:
     content = bytearray((folder / "weights.bin").read_bytes())
     content[500] ^= 1

@@ -216,7 +216,11 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _best_known_to(folder: Path) -> int | None:
-    best: int | None = json.loads((folder / COMPLETE).read_text(encoding="utf-8")).get("best")
+    """Step of the best checkpoint as one names it; an old one whose manifest rotted is no reason to end a training."""
+    try:
+        best: int | None = json.loads((folder / COMPLETE).read_text(encoding="utf-8")).get("best")
+    except (OSError, ValueError, AttributeError):
+        return None
     return best
 
 
