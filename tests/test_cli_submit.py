@@ -131,6 +131,14 @@ def test_variables_that_would_override_the_script_are_named(
     assert "warning: SBATCH_PARTITION" in done.stderr
 
 
+def test_a_full_disk_is_one_message_and_exit_code_1(profile: Path, recipe: Path, fake_slurm: FakeSlurm) -> None:
+    with Path("/dev/full").open("w") as disk:
+        argv = [*LAUNCHER, "render", str(recipe), "--cluster", str(profile)]
+        done = subprocess.run(argv, stdout=disk, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (1, "disk: No space left on device\n")
+
+
 def test_a_refusal_of_sbatch_is_one_message_and_exit_code_1(profile: Path, recipe: Path, fake_slurm: FakeSlurm) -> None:
     fake_slurm.fail("sbatch", 1, "sbatch: error: Batch job submission failed: Invalid account")
 

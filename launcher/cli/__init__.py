@@ -1,6 +1,7 @@
 """The command line: the only package that prints or exits."""
 
 import contextlib
+import errno
 import gc
 import os
 import sys
@@ -10,6 +11,9 @@ import typer
 
 from launcher.cli import control, corpus, debug, devcluster, doctor, logs, recipe, status, submit
 from launcher.errors import LauncherError
+
+_NO_BUGS = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS, errno.ESTALE)
+"""What a file system says of its room and of who may write; a traceback would not tell more."""
 
 app = typer.Typer(
     name="launcher",
@@ -43,14 +47,14 @@ def main() -> NoReturn:
     """
     gc.set_threshold(1_000_000)  # instead of 700; commands that follow something for days are still cleaned up
     code = run()
-    with contextlib.suppress(BrokenPipeError):  # the reader, say `head`, went away
+    with contextlib.suppress(OSError):  # the reader, say `head`, went away, or the disk is full
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
 def run() -> int:
-    """Run the command line; a user's mistake is one line per fault and exit code 2.
+    """Run the command line; a user's mistake is one line per fault and exit code 2, a full disk one line and 1.
 
     Returns:
         The exit code.
@@ -62,4 +66,9 @@ def run() -> int:
     except LauncherError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _NO_BUGS:
+            raise
+        print(f"{error.filename or 'disk'}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 1
     return 0
