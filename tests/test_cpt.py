@@ -332,6 +332,23 @@ def estimated_size(run: RunDir) -> int:
     return estimate_checkpoint(CptRecipe.model_validate_json(run.recipe.read_text()), shape) or 0
 
 
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_zero_exports_the_weights_that_it_adds_to_and_not_those_it_computes_with(folder: Path, strategy: str) -> None:
+    changes = {"schedule": {"length": "4 steps", "warmup": "1 steps"}, "precision": {"dtype": "bf16"}}
+    run = make_run(folder, parallel={"strategy": strategy}, **changes)
+
+    assert train(run, ranks=2).exit_codes == [FINISHED] * 2
+
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    expected = get_fp32_state_dict_from_zero_checkpoint(str(run.checkpoint(4)))
+    found = load_file(run.outputs / "model" / "model.safetensors")
+    assert found.keys() == {name for name in expected if name != "lm_head.weight"}, "embeddings are tied"
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in found.values())
+
+
 def test_a_checkpoint_is_as_large_as_the_launcher_expects(alone: RunDir, uninterrupted: RunDir) -> None:
     assert checkpoint_size(alone) == pytest.approx(estimated_size(alone), rel=0.05)
     # torch writes some kB besides for each part of a tensor, which counts only in a model as small as this one.

@@ -101,10 +101,11 @@ def gather_adapter(model: nn.Module) -> dict[str, Tensor]:
     Tied ones under all of their names: peft asks for each.
     """
     parameters = [*model.named_parameters(remove_duplicate=False)]
-    return {name: _whole(one) for name, one in parameters if one.requires_grad or is_base(name)}
+    return {name: whole(one) for name, one in parameters if one.requires_grad or is_base(name)}
 
 
-def _whole(parameter: nn.Parameter) -> Tensor:
+def whole(parameter: nn.Parameter) -> Tensor:
+    """Put a parameter together from the parts that ranks have, in fp32 on the CPU. A collective."""
     if isinstance(parameter, DTensor):
         return parameter.full_tensor().detach().float().cpu()
     if hasattr(parameter, "ds_id") and not parameter.requires_grad:

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 
 from jobs.models.adapter_files import write_adapter
-from jobs.models.adapter_state import gather_adapter
+from jobs.models.adapter_state import gather_adapter, whole
 from jobs.models.model_folder import let_others_read
 from jobs.runtime.checkpoint import sync, sync_tree
 from jobs.runtime.process_group import Group
@@ -56,7 +56,7 @@ def export_model(
         published: Configuration of the model that training started from; the export has its number format.
         provenance: Becomes manifest.json.
     """
-    weights = _gather(trainer)
+    weights = _gather(trainer, published.dtype or torch.float32, group.is_main)
     if group.is_main:
         staging = folder.with_name(f".{folder.name}.staging")
         shutil.rmtree(staging, ignore_errors=True)
@@ -85,7 +85,7 @@ def _write_manifest(folder: Path, provenance: Provenance) -> None:
     (folder / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _gather(trainer: Trainer) -> dict[str, torch.Tensor]:
+def _gather(trainer: Trainer, dtype: torch.dtype, keeps: bool) -> dict[str, torch.Tensor]:
     """Gather the weights, of an adapted model the adapter's. A collective.
 
     Not by `Trainer.save_model`, which writes nothing at all, without an error, for a model whose
@@ -94,7 +94,26 @@ def _gather(trainer: Trainer) -> dict[str, torch.Tensor]:
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PeftModel):
         return gather_adapter(model)
+    if trainer.is_deepspeed_enabled:
+        return _gather_from_zero(model, dtype, keeps)
     weights: dict[str, torch.Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return weights
+
+
+def _gather_from_zero(model: PreTrainedModel, dtype: torch.dtype, keeps: bool) -> dict[str, torch.Tensor]:
+    """Gather weights from the optimizer's copies in fp32; DeepSpeed would give out those that it computes with.
+
+    Args:
+        model: Within DeepSpeed's engine.
+        dtype: Format of the export: one tensor at a time is there in fp32.
+        keeps: Whether this rank has room for all; others get none.
+    """
+    saved, buffers = model.state_dict(), dict(model.named_buffers())
+    weights = {name: saved[name] for name in saved.keys() & buffers.keys()}
+    for name, parameter in model.named_parameters():
+        tensor = whole(parameter).to(dtype)
+        if keeps:
+            weights[name] = tensor
     return weights
 
 
