@@ -90,7 +90,7 @@ def test_rows_without_text_are_bad(tmp_path, suffix, kind, monkeypatch):
 @pytest.mark.parametrize(
     ("column", "what"),
     [
-        ("body", "it has no column `body`"),
+        ("body", "it has no column `body`; write the name of the one that holds the text as `column`"),
         ("n", "its column `n` holds int64, not strings"),
         ("bytes", "its column `bytes` holds binary, not strings"),
         ("list", "its column `list` holds list<"),
@@ -105,7 +105,7 @@ def test_a_column_that_is_no_text_is_damage_to_all_rows(tmp_path, suffix, column
 
     assert documents == []
     assert (intake.count, intake.bad) == (250, 250)
-    assert intake.first_bad[0].startswith(f"{path}:1: the file is damaged: {what}")
+    assert intake.first_bad[0].startswith(f"{path}:1: the file does not fit: {what}")
 
 
 @FORMATS

@@ -178,7 +178,7 @@ def test_a_table_that_is_another_one_is_damaged(tmp_path):
 
     assert documents == []
     assert (intake.count, intake.bad) == (1, 1)
-    assert intake.first_bad == [f"{path}:1: the file is damaged: its first row names no column `CATEGORY`"]
+    assert intake.first_bad == [f"{path}:1: the file does not fit: its first row names no column `CATEGORY`"]
 
 
 def shared_notes(name):

@@ -235,6 +235,17 @@ def test_of_a_dataset_on_disk_the_arrow_files_are_advised(tmp_path: Path) -> Non
     ]
 
 
+def test_braces_of_the_shell_are_no_pattern(tmp_path: Path) -> None:
+    write(tmp_path, "", "tokenizer/tokenizer.json")
+    write(tmp_path, "", "data/pile/0.zst")
+    text = PREPARE.replace("org/model", "./tokenizer").replace("pile/*.zst", '"pile/*.{gz,zst}"')
+
+    assert complaints(tmp_path, text) == [
+        "recipe.yaml:5: sources.0.files: no file matches `data/pile/*.{gz,zst}`; check the pattern, which knows no "
+        "`{}`: write a source for each",
+    ]
+
+
 def test_a_folder_of_sources_that_is_not_for_this_user_is_named(stranger: Path) -> None:
     write(stranger, "", "tokenizer/tokenizer.json")
     write(stranger, "", "data/pile/0.zst").parent.chmod(0o000)

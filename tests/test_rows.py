@@ -66,7 +66,7 @@ def test_a_file_without_the_columns_is_damaged_and_all_its_rows_are_bad(tmp_path
     source, got = read_bytes(tmp_path, content)
 
     assert got == []
-    assert source.first_bad[0].startswith(f"{tmp_path}/a.csv:1: the file is damaged")
+    assert source.first_bad[0].startswith(f"{tmp_path}/a.csv:1: the file does not fit: ")
     assert source.first_bad[0].endswith(f": {what}")
     assert (source.count, source.bad) == (count, count)
     assert source.sha256

@@ -253,6 +253,7 @@ class _Site:
                 inside = f"{files.rstrip('/')}/**/*.arrow" if key in datasets else f"{files.rstrip('/')}/*"
                 hint = f", or write `{inside}` for the files in that folder"
                 hint = hint if os.path.isdir(folder / files) else ""
+                hint = ", which knows no `{}`: write a source for each" if "{" in files and "}" in files else hint
                 closed = closed_folder(folder / files)
                 hint = f", or ask who owns `{closed}`, which is not for you to read" if closed else hint
                 yield key, f"no file matches `{folder / files}`; check the pattern{hint}"

@@ -29,7 +29,8 @@ def fault_of_schema(schema: "pa.Schema", column: str) -> str:
     import pyarrow as pa
 
     if schema.names.count(column) != 1:
-        return f"it has {'several columns' if column in schema.names else 'no column'} `{column}`"
+        number = "several columns" if column in schema.names else "no column"
+        return f"it has {number} `{column}`; write the name of the one that holds the text as `column`"
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if kind in (pa.string(), pa.large_string(), pa.string_view()):

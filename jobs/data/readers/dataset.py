@@ -27,20 +27,22 @@ def read_dataset(intake: Intake, source: DatasetSource) -> Iterator[Document]:
     import pyarrow as pa
 
     with intake.seekable() as file:
-        rows = 0
+        rows, misfit, fault = 0, "", ""
         try:
             with pa.memory_map(str(intake.path)) as mapped:
                 stream = pa.ipc.open_stream(mapped)
-                if fault := fault_of_schema(stream.schema, source.column):
+                if misfit := fault_of_schema(stream.schema, source.column):
                     rows = sum(batch.num_rows for batch in stream)
                 else:
                     yield from read_column(intake, _arrays(mapped, stream.schema.get_field_index(source.column), file))
                     fault = _fault_of_end(file)
         except (pa.ArrowException, UnicodeError, OSError) as error:
             fault = fault_of_error(error)
+        line, intake.count = intake.count + 1, max(intake.count, rows)
         if fault:
-            line, intake.count = intake.count + 1, max(intake.count, rows)
             intake.damage(line, fault)
+        elif misfit:
+            intake.misfit(misfit)
 
 
 def _arrays(mapped: "pa.MemoryMappedFile", index: int, file: io.BufferedReader) -> Iterator["pa.Array"]:

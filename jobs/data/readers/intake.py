@@ -92,6 +92,18 @@ class Intake:
         doubt = "" if self.count else ", or of another format"
         unquoted = what.partition(" (b'")[0]  # gzip tells the first bytes of what is not gzipped
         self.first_bad.insert(0, f"{self.path}:{line}: the file is damaged{doubt}: {unquoted}")
+        self._spoil_all()
+
+    def misfit(self, what: str) -> None:
+        """Call the whole file bad: it is whole, and holds something else than the recipe looks for.
+
+        Args:
+            what: What is missing, in words that quote nothing of it.
+        """
+        self.first_bad.insert(0, f"{self.path}:1: the file does not fit: {what}")
+        self._spoil_all()
+
+    def _spoil_all(self) -> None:
         known = self.count / self.share_read if self.count and self.share_read else self.size / _RECORD_BYTES
         self.bad = self.count = max(1, self.count, round(known))
 

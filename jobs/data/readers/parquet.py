@@ -22,17 +22,19 @@ def read_parquet(intake: Intake, source: ParquetSource) -> Iterator[Document]:
     import pyarrow
     import pyarrow.parquet
 
-    rows, fault = 0, ""
+    rows, misfit, fault = 0, "", ""
     with intake.seekable() as file:
         try:
             table = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BUFFER_BYTES)
             rows = table.metadata.num_rows
-            fault = fault_of_schema(table.schema_arrow, source.column)
-            if not fault:
+            misfit = fault_of_schema(table.schema_arrow, source.column)
+            if not misfit:
                 batches = table.iter_batches(_ROWS, columns=[source.column], use_threads=False)
                 yield from read_column(intake, (batch.column(0) for batch in batches))
         except (pyarrow.ArrowException, UnicodeError, OSError) as error:
             fault = fault_of_error(error)
+    line, intake.count = intake.count + 1, max(intake.count, rows)
     if fault:
-        line, intake.count = intake.count + 1, max(intake.count, rows)
         intake.damage(line, fault)
+    elif misfit:
+        intake.misfit(misfit)

@@ -42,7 +42,7 @@ def read_rows(intake: Intake, columns: Sequence[str], numbers: Sequence[str]) ->
             if fault := _fault_of(header, [*columns, *numbers]):
                 for _ in _records(intake, window, _ANY_LINE):
                     pass  # they count
-                intake.damage(1, fault)
+                intake.misfit(fault)
             else:
                 wanted = [header.index(name.casefold()) for name in columns]
                 table = _Table(len(header), wanted, {header.index(name.casefold()): name for name in numbers})
