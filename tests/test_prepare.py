@@ -721,6 +721,13 @@ def test_a_link_to_nothing_is_named(tmp_path):
         prepare(tmp_path)
 
 
+def test_a_name_that_no_manifest_can_hold_is_refused_before_its_file_is_read(tmp_path):
+    write_pile(tmp_path / os.fsdecode(b"caf\xe9.jsonl"), ["one", "two"])
+
+    with pytest.raises(LauncherError, match=r"sources\.0\.files: '\S+/caf\\udce9\.jsonl' is no name in UTF-8"):
+        prepare(tmp_path)
+
+
 class QuickerRun(StopFlag):
     """Once so many parts are there, another run makes the corpus of that name and clears the work folder away."""
 

@@ -3,14 +3,41 @@
 import contextlib
 import errno
 import os
+import re
+import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+_STAGED = re.compile(r"\..+-(\d+)")
+_ABANDONED_SECONDS = 24 * 3600
+"""What a process on another machine has not touched for so long, it will not go on with."""
 
 
 def staging_path(path: Path) -> Path:
     """Where this process writes what will be called `path`; tasks on several nodes may make the same file at once."""
     return path.with_name(f".{path.name}.{os.uname().nodename}-{os.getpid()}")
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing: gigabytes each, and a run may be preempted many times."""
+    for path in [path for path in folder.rglob(".*") if _is_left(path)]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_left(path: Path) -> bool:
+    staged = _STAGED.fullmatch(path.name)
+    if staged is None:
+        return False
+    if path.name.endswith(f".{os.uname().nodename}-{staged[1]}"):
+        return not os.path.exists(f"/proc/{staged[1]}")
+    with contextlib.suppress(FileNotFoundError):  # it has just been put in place
+        return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+    return False
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias, TypeVar
 
 from jobs.data.counts import check_quality, summary
-from jobs.data.durable import naming
+from jobs.data.durable import clear_leftovers, naming
 from jobs.data.parts import Part, finished_part
 from jobs.data.plan import SourcePlan
 from jobs.data.progress import Gauge, Progress
@@ -44,6 +44,7 @@ def make_parts(
         LauncherError: more is unreadable than the recipe forgives.
     """
     make_work_folder(plan)
+    clear_leftovers(plan.work)
     files = {number: plan.size(number) for number in numbers}
     done = find_done(plan, files, context)
     missing = sorted(files.keys() - done.keys(), key=lambda number: (-files[number], number))  # a shorter tail

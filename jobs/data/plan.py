@@ -4,6 +4,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ SourcePath = tuple[Path, Source]
 _RULES = 2
 """Which documents stay, by the same settings; raised when that changes. 2: copies are those of one patient."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""What Python makes of bytes in a name that are not UTF-8."""
 _READ_ONCE = ("medline", "pmc")
 """Formats whose documents have an identity: however a file is read again, its documents supersede those read before."""
 
@@ -150,13 +153,15 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
     """Find the files that a pattern of the recipe means, sorted by name.
 
     Raises:
-        LauncherError: there are none, one is a link to nothing, or some are not for this user to read.
+        LauncherError: there are none, or one is a link to nothing, not named in UTF-8, or not for this user to read.
     """
     pattern = context.data_glob(files)
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
     for path in found:
         if path.is_symlink() and not path.exists():
             raise LauncherError(f"{key}: `{path}` is a link to nothing; put its file there, or remove the link")
+        if _SURROGATE.search(str(path)):
+            raise LauncherError(f"{key}: {str(path)!a} is no name in UTF-8, as manifests need it; rename it")
     paths = [path for path in found if path.is_file()]
     if not paths:
         raise LauncherError(
