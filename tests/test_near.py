@@ -1,5 +1,6 @@
 """Near duplicates: signatures, and who goes, against datatrove's own steps and against plain Jaccard similarity."""
 
+import os
 import random
 from itertools import combinations
 
@@ -198,3 +199,14 @@ def test_a_search_that_was_stopped_goes_on_with_the_buckets_it_has_not_searched(
     (tmp_path / "again").mkdir()
     assert places.tolist() == later_ones(tmp_path / "again", [texts])
     assert {path.suffix for path in (tmp_path / "near").iterdir()} == {".dups"}
+
+
+def test_what_a_bucket_found_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    found, synced = search(tmp_path, [["one two three four five six"] * 2]), []
+    monkeypatch.setattr("jobs.data.durable.os.fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+
+    found.search_bucket(0)
+
+    [pairs] = found.folder.glob("*.dups")
+    assert pairs.stat().st_size
+    assert pairs.stat().st_ino in synced

@@ -69,6 +69,13 @@ def replace_durably(path: Path) -> Iterator[BinaryIO]:
     os.replace(staging, path)
 
 
+def move_durably(made: Path, path: Path) -> None:
+    """Put in place what a library wrote, once it is on disk."""
+    with made.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(made, path)
+
+
 def sync_names(folder: Path) -> None:
     """Bring the names of a folder's files to disk; their contents are there already."""
     handle = os.open(folder, os.O_RDONLY)

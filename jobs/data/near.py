@@ -10,7 +10,6 @@ documents. Joining takes some 300 bytes for each document that has a near duplic
 
 import contextlib
 import io
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from jobs.data.decide import KEPT, Judged
-from jobs.data.durable import staging_path
+from jobs.data.durable import move_durably, staging_path
 from jobs.data.signatures import read_bucket
 from jobs.data.workers import run_tasks
 from jobs.runtime.watchdog import WATCHDOG
@@ -89,7 +88,7 @@ class NearDuplicates:
         pairs = scratch / "pairs"
         step = MinhashDedupBuckets(str(scratch), str(pairs), config=self.config, lines_to_buffer=_LINES)
         step.run(None, bucket, self.config.num_buckets)
-        os.replace(pairs / self._pairs(bucket).name, self._pairs(bucket))
+        move_durably(pairs / self._pairs(bucket).name, self._pairs(bucket))  # empty would mean: none found
         shutil.rmtree(scratch)
 
     def later_ones(self) -> NDArray[np.uint32]:
