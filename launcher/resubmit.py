@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError
+from launcher.facts import read_facts
 from launcher.freeze import FrozenRun
 from launcher.ledger import has_finished, read_attempts, read_json_lines
 from launcher.paths import RunDir, SubmissionDir, list_shares, submissions_root
@@ -40,6 +41,8 @@ def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None) -> str:
     if mine:
         if mine[0] not in [entry.job_id for entry in record.submissions]:  # its `launcher submit` was killed halfway
             FrozenRun(run, record).add_job(mine[0], submission, time.time())
+        elif read_facts(run).is_settled:
+            raise RunError(f"`{run.root.name}`: Slurm is still cleaning up job {mine[0]}; try again in a minute")
         raise RunError(f"`{run.root.name}`: is queued or running as job {mine[0]}; `launcher cancel {record.id}` first")
     options = [f"--array={index}"] if size > 1 else []
     if nodes is not None:

@@ -184,6 +184,19 @@ def test_resuming_one_run_of_an_array_queues_only_its_element_with_the_same_scri
     assert not runs[1].stop_request.exists()
 
 
+def test_a_stopped_run_whose_job_slurm_is_still_cleaning_up_is_resumed_later(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    (run,) = submit(loaded(make_recipe()), cluster, SubmitOptions())
+    append_event(run.ledger, 0, job_id="1001", started=1.0, ended=2.0, reason="stopped", action="stop")
+
+    with pytest.raises(RunError, match="still cleaning up job 1001; try again"):
+        resubmit(run, cluster)
+
+    assert fake_slurm.queue() == ["1001"]
+
+
 def test_a_queued_run_is_not_queued_again(
     fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
 ) -> None:
