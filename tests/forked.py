@@ -1,6 +1,6 @@
 """Processes that start at once: forked from one that has imported torch, transformers and peft already.
 
-`python -m jobs` imports for five seconds before it does anything, which is most of what a rank of a test takes. What is
+`python -m jobs` imports for four seconds before it does anything, which is most of what a rank of a test takes. What is
 forked runs the same lines with its own environment, arguments and output, and is ended by the same signals. Only the
 order of sets is the same in all of them; on the dev cluster it is not, where ranks start as users' ranks do.
 """
