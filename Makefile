@@ -24,7 +24,7 @@ lint: install
 test: install
 	bash .ci/model-packages
 	$(PYTEST) -n 2
-	$(PYTEST) -m "slow and not long" -n 2 --dist loadfile
+	$(PYTEST) -m "slow and not long" -n 3 --dist loadfile
 	bash .ci/slurm-packages
 	$(PYTEST) -m slurm -n 3 --dist loadfile
 
