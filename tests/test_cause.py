@@ -1,6 +1,7 @@
 """Why an attempt ended, read from what Slurm answers and from what it left in the logs."""
 
 import os
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -80,6 +81,26 @@ def test_what_slurm_left_in_the_log_is_understood(tmp_path: Path, line: str, rea
     log.write_text(f"2026-11-21 04:40:00 attempt 1\n{line}\n")
 
     cause = cause_in_logs([tmp_path / "missing.log", log], ATTEMPT)
+
+    assert (cause.reason if cause else None) == reason
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize(("number", "reason"), [(0, "preempted"), (1, None), (2, "stopped"), (3, None)])
+def test_what_slurmd_says_in_another_time_zone_is_of_the_attempt_in_which_it_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str, number: int, reason: Reason | None
+) -> None:
+    log, marker = tmp_path / "slurm-12.log", "slurmstepd: error: *** JOB 12 ON a100-01 CANCELLED AT 2026-11-21T04:"
+    starts = [f"2026-11-20 2{number}:30:00 attempt {number} of run-abc123: job 12 on a100-01\n" for number in range(4)]
+    log.write_text(
+        f"{starts[0]}{marker}35:00 DUE TO JOB REQUEUE ***\n{starts[1]}{starts[2]}{marker}45:00 ***\n{starts[3]}"
+    )
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+
+    cause = cause_in_logs([log], Attempt(number, job_id="12", started=STARTED))
+    monkeypatch.undo()
+    time.tzset()
 
     assert (cause.reason if cause else None) == reason
 

@@ -18,6 +18,8 @@ _MARKER = re.compile(r"\*\*\* (?:JOB|STEP) \S+ ON (\S+) CANCELLED AT (\S+) DUE T
 # Without a reason, since Slurm 25.05 with a signal, it is scancel's doing. A step cancelled like that is only
 # `--kill-on-bad-exit` at work.
 _CANCELLED = re.compile(r"\*\*\* JOB \S+ ON (\S+) CANCELLED AT (\S+) (?:DUE to SIGNAL [^*\n]+ )?(\*\*\*)")
+_FIRST_LINE = re.compile(r"^[\d-]+ [\d:]+ attempt (\d+) of ", re.MULTILINE)
+"""How the batch process begins an attempt in Slurm's log, which all attempts of a job share, and in its own."""
 _MARKED: dict[str, Reason] = {
     "***": "stopped",
     "PREEMPTION": "preempted",
@@ -96,13 +98,25 @@ def cause_in_logs(logs: list[Path], attempt: Attempt) -> Cause | None:
 
 
 def _marked(text: str, attempt: Attempt) -> Cause | None:
-    for node, when, why in (*_MARKER.findall(text), *_CANCELLED.findall(text)):
+    own = _of_attempt(text, attempt.number)
+    for node, when, why in (*_MARKER.findall(own or text), *_CANCELLED.findall(own or text)):
         at = unix_time(when)
         known = next((reason for words, reason in _MARKED.items() if why.startswith(words)), None)
-        if known and at is not None and attempt.started - CLOCK_SECONDS <= at <= (attempt.ended or at):
+        is_own = at is not None and attempt.started - CLOCK_SECONDS <= at <= (attempt.ended or at)
+        if known and (own or is_own):
             said = "scancel" if why == "***" else why.strip().lower()
             return Cause(known, "Slurm's log", f"{said}, said on {node}")
     return None
+
+
+def _of_attempt(text: str, number: int) -> str | None:
+    """What was written from an attempt's first line to the next one's; None if a full disk did not take that line.
+
+    The order of lines is the first choice, since slurmd tells the time of its own time zone, and this process that of
+    the person who submitted.
+    """
+    _, *parts = _FIRST_LINE.split(text)
+    return dict(zip(parts[::2], parts[1::2], strict=True)).get(str(number))
 
 
 def _said_by_srun(text: str) -> Cause | None:
