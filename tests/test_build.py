@@ -1,14 +1,25 @@
 """From the recipe's `model` section to a model, and from samples to what it reads."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from jobs.data.corpus import Corpus
 from jobs.data.samples import flattening_collator, packed_collator
 from jobs.models.build import build_causal_lm, check_fits, check_positions
+from jobs.models.classifier import build_classifier
 from launcher.errors import LauncherError
 from launcher.recipe.sections import Batch, Model
 from tests.corpora import make_corpus, packed_samples
@@ -55,6 +66,39 @@ def test_quantised_weights_stay_as_they_are_when_the_model_is_evaluated() -> Non
 
     after = [parameter.detach().view(torch.uint8) for parameter in model.parameters()]
     assert all(map(torch.equal, before, after))
+
+
+def without(folder: Path, kept: Callable[[str], bool]) -> str:
+    """A folder whose model has lost tensors."""
+    tensors = load_file(folder / "model.safetensors")
+    assert not all(map(kept, tensors))
+    save_file(
+        {name: one for name, one in tensors.items() if kept(name)}, folder / "model.safetensors", {"format": "pt"}
+    )
+    return str(folder)
+
+
+def test_a_model_of_which_tensors_are_missing_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(STORIES, tmp_path / "stories")
+    path = without(tmp_path / "stories", lambda name: "layers.2.mlp" not in name)
+    section = Model.model_validate({"path": "stories"})
+
+    with pytest.raises(
+        LauncherError, match=r"no `model\.layers\.2\.mlp\.down_proj\.weight`, .* \(3 tensors are missing"
+    ):
+        build_causal_lm(section, path, seed=1)
+    with pytest.raises(LauncherError, match="3 tensors are missing"):
+        build_classifier(section, path, 1, torch.float32, {"num_labels": 2, "pad_token_id": 0})
+
+
+def test_an_encoder_needs_no_pooler_and_all_of_its_layers(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=32, **sizes)).save_pretrained(tmp_path)
+    section, head = Model.model_validate({"path": "bert"}), {"num_labels": 2, "pad_token_id": 0}
+
+    build_classifier(section, without(tmp_path, lambda name: "pooler" not in name), 1, torch.float32, head)
+    with pytest.raises(LauncherError, match="tensors are missing"):
+        build_classifier(section, without(tmp_path, lambda name: "attention" not in name), 1, torch.float32, head)
 
 
 def test_the_attention_of_the_recipe_is_used() -> None:

@@ -62,7 +62,10 @@ def build(
         path: Folder of the model, or its Hugging Face id.
         seed: For random initialisation, of the head at least; every rank draws the same weights.
         dtype: Format of the weights, and of the layers that quantisation leaves as they are.
-        settings: What to change in the model's configuration.
+        settings: What to change in the model's configuration for a new head; None: it has all that it needs.
+
+    Raises:
+        LauncherError: weights are missing.
     """
     disable_progress_bar()  # a log file is no terminal
     options = {
@@ -77,10 +80,26 @@ def build(
     else:
         if section.quantization:
             options["quantization_config"] = _quantization(section.quantization, dtype)
-        model = auto.from_pretrained(path, use_safetensors=True, **options, **(settings or {}))
+        options |= {"use_safetensors": True, "output_loading_info": True}
+        model, found = auto.from_pretrained(path, **options, **(settings or {}))
+        _require_weights(model, found["missing_keys"], settings is not None)
         _keep_layout(model)
     model.config.use_cache = False
     return model
+
+
+def _require_weights(model: PreTrainedModel, missing: Iterable[str], has_new_head: bool) -> None:
+    """Refuse a model of which transformers made up tensors that are in no file: training would go on, from noise.
+
+    The pooler of BERT and its kin is part of a head: language models are published without.
+    """
+    body = f"{model.base_model_prefix}."
+    made_up = [key for key in sorted(missing) if not has_new_head or (key.startswith(body) and ".pooler." not in key)]
+    if made_up:
+        raise LauncherError(
+            f"model.path: the files hold no {', '.join(f'`{key}`' for key in made_up[:3])} ({len(made_up)} tensors are "
+            "missing in all); copy the model again, or name another"
+        )
 
 
 def _quantization(section: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
