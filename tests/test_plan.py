@@ -63,7 +63,7 @@ def test_a_recipe_that_fits_has_no_complaint(tmp_path: Path) -> None:
         ),
         (
             "resources.time=5min",
-            "--set resources.time: `5min` leaves nothing to train in: runs of `site` are stopped 5min before their "
+            "--set resources.time: `5min` leaves no time to work: runs of `site` are stopped 5min before their "
             "limit; write more, or a shorter `slurm.lead` in the profile",
         ),
         (

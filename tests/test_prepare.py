@@ -203,6 +203,7 @@ def test_too_many_bad_lines_fail_the_run_and_forgiving_them_costs_no_second_read
     first = message.splitlines()[0]  # all that `launcher status` shows
     assert "2 of 32 records cannot be read, more than `max_bad_fraction: 0.001` forgives. " in first
     assert f"The first one: {path}:21: is not JSON" in first
+    assert first.endswith("; mend the files, or raise it, and submit again: what was made of the others is kept")
     assert f"{path}:22: has no `text`" in message
     assert str(other) not in message
     assert not (tmp_path / "corpora" / "corpus").exists()

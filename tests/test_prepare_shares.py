@@ -206,6 +206,7 @@ def test_runs_of_a_group_agree_on_the_files_that_the_first_one_found(tmp_path):
         with pytest.raises(LauncherError) as caught:
             main(context, StopFlag())
         assert "new: `8.jsonl.zst`; gone: `3.jsonl.zst`; of another size: `5.jsonl.zst`" in str(caught.value)
+        assert str(caught.value).endswith("or submit the recipe again: what was made of other files is kept")
         assert "`launcher resume run`, or submit the recipe again" in str(caught.value)
     assert len(list(group.work.iterdir())) == 1
 

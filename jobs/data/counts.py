@@ -39,7 +39,7 @@ def check_quality(plan: SourcePlan, done: Mapping[int, Part]) -> None:
     to_come = f" ({missing:,} file{'s are' if missing > 1 else ' is'} still to come)" if missing else ""
     raise LauncherError(
         f"{bad:,} of {records:,} records cannot be read{to_come}, more than `max_bad_fraction: {allowed:g}` forgives. "
-        f"The first one: {first[0]}; mend the files (what was made of the others is kept), or raise it"
+        f"The first one: {first[0]}; mend the files, or raise it, and submit again: what was made of the others is kept"
         + "".join(f"\n  {entry}" for entry in first[1:])
     )
 

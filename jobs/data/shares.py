@@ -69,9 +69,10 @@ def changes(before: dict[str, int], now: dict[str, int]) -> list[str]:
 def _explain(group: RunDir, before: dict[str, int], now: dict[str, int]) -> str:
     what = "; ".join(changes(before, now))
     same = "files are the same, the tokenizer or an evaluation set is not"
+    again = "submit the recipe again: what was made of other files is kept" if what else "submit the recipe again"
     return (
         f"sources: not what the first task of this group found ({what or same}); "
-        f"put things back and `launcher resume {group.root.name}`, or submit the recipe again to start anew"
+        f"put things back and `launcher resume {group.root.name}`, or {again}"
     )
 
 

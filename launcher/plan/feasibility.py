@@ -129,7 +129,7 @@ class _Site:
         if time.seconds <= lead.seconds:
             yield (
                 "resources.time",
-                f"`{time}` leaves nothing to train in: runs of `{self.cluster.name}` are stopped {lead} before their "
+                f"`{time}` leaves no time to work: runs of `{self.cluster.name}` are stopped {lead} before their "
                 "limit; write more, or a shorter `slurm.lead` in the profile",
             )
 
