@@ -51,9 +51,9 @@ def devcluster() -> Iterator[DevCluster]:
         yield cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def accounting_cluster() -> Iterator[DevCluster]:
-    """A running cluster of 2 nodes x 4 GPUs with MariaDB and slurmdbd, for the tests of one module."""
+    """A running cluster of 2 nodes x 4 GPUs with MariaDB and slurmdbd for the whole test session."""
     with _running(Shape(nodes=2, gpus=4, accounting=True)) as cluster:
         yield cluster
 

@@ -285,12 +285,24 @@ def test_a_cancelled_run_stays_cancelled_and_keeps_what_it_has(on_stage: Stage) 
     wait_for(lambda: on_stage.job(job)["JobState"] == "CANCELLED", 30, "the end of the job")
 
 
-def test_a_time_limit_is_met_with_a_save_and_another_attempt(on_stage: Stage) -> None:
+@pytest.fixture(scope="module")
+def limited(devcluster: DevCluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, RunDir]:
+    """Two runs that met their time limits at once, which takes a minute: one that saves, and one that is deaf."""
+    stage = Stage(devcluster, tmp_path_factory.mktemp("limited"))
+    end = {"1": {"at_step": 1, "exit_code": 78}}
     # Slurm looks every 30 s and may be as much early: a longer lead would fall into the start of the tasks.
-    play = Play(nodes=2, steps=LONG, time="1min", acts={"1": {"at_step": 1, "exit_code": 78}})
-    _, [run] = on_stage.play(play, options=("--signal=B:USR1@5",))
+    _, [saving] = stage.play(Play(nodes=2, steps=LONG, time="1min", acts=end), options=("--signal=B:USR1@5",))
+    deaf_play = Play(steps=LONG, time="1min", acts={"0": {"deaf": True}, **end})
+    _, [deaf] = stage.play(deaf_play, options=("--signal=B:USR1@1",))
+    for run in (saving, deaf):
+        stage.wait_for_end(run, 180)
+    return saving, deaf
 
-    assert on_stage.wait_for_end(run, 180) == [("time_limit", "requeue"), ("bad_recipe", "stop")]
+
+def test_a_time_limit_is_met_with_a_save_and_another_attempt(limited: tuple[RunDir, RunDir]) -> None:
+    run, _ = limited
+
+    assert summary(run) == [("time_limit", "requeue"), ("bad_recipe", "stop")]
     first, second = read_attempts(run.ledger)
     # 140: a second USR2 (Slurm sends them twice) met a Python that had saved and was already clearing its handlers.
     assert first.exit_code in (75, 140) and first.source == "STOP"
@@ -298,29 +310,33 @@ def test_a_time_limit_is_met_with_a_save_and_another_attempt(on_stage: Stage) ->
     assert "SIGUSR1: STOP asks the tasks to save and leave" in run.batch_log(0).read_text()
 
 
-def test_a_run_that_saves_longer_than_its_lead_is_not_lost(on_stage: Stage) -> None:
-    acts = {"0": {"deaf": True}, "1": {"at_step": 1, "exit_code": 78}}
-    _, [run] = on_stage.play(Play(steps=LONG, time="1min", acts=acts), options=("--signal=B:USR1@1",))
+def test_a_run_that_saves_longer_than_its_lead_is_not_lost(limited: tuple[RunDir, RunDir]) -> None:
+    _, run = limited
 
-    assert on_stage.wait_for_end(run, 180) == [("killed", "requeue"), ("bad_recipe", "stop")]
+    assert summary(run) == [("killed", "requeue"), ("bad_recipe", "stop")]
     assert "the time limit came before the tasks had saved" in read_attempts(run.ledger)[0].message
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_run_whose_node_is_lost_goes_on_on_others(on_stage: Stage, lost: int) -> None:
-    _, [run] = on_stage.play(Play(nodes=2, steps=LONG, acts={"1": {"at_step": 1, "exit_code": 78}}))
-    on_stage.wait_until_counting(run)
-    node = last_attempt(run).nodes[lost]
+def test_runs_whose_first_or_other_node_is_lost_go_on_on_others(on_stage: Stage) -> None:
+    play = Play(nodes=2, steps=LONG, acts={"1": {"at_step": 1, "exit_code": 78}})
+    runs = [on_stage.play(play, options=("--exclusive",))[1][0] for _ in range(2)]
+    for run in runs:
+        on_stage.wait_until_counting(run)
+    lost = [last_attempt(run).nodes[place] for place, run in enumerate(runs)]
 
-    on_stage.devcluster.kill_node(node)
+    for node in lost:
+        on_stage.devcluster.kill_node(node)
     try:
-        assert on_stage.wait_for_end(run, 120) == [("node_failure", "requeue"), ("bad_recipe", "stop")]
+        ends = [on_stage.wait_for_end(run, 120) for run in runs]
     finally:
-        on_stage.devcluster.revive_node(node)
+        for node in lost:
+            on_stage.devcluster.revive_node(node)
 
-    failed, resumed = read_attempts(run.ledger)
-    assert failed.job_id == resumed.job_id
-    assert node not in resumed.nodes
+    assert ends == [[("node_failure", "requeue"), ("bad_recipe", "stop")]] * 2
+    for run in runs:
+        failed, resumed = read_attempts(run.ledger)
+        assert failed.job_id == resumed.job_id
+        assert not set(lost) & set(resumed.nodes)
 
 
 def test_accounting_tells_what_a_batch_process_that_died_with_its_node_could_not(

@@ -106,6 +106,8 @@ def test_preemption_sends_sigterm_to_the_tasks_and_requeues_the_job(
 
 
 def test_preemption_without_a_victim_is_refused(devcluster: DevCluster) -> None:
+    wait_for(lambda: not devcluster.slurm("squeue", "--noheader"), 30, "an empty queue")
+
     with pytest.raises(LauncherError, match="partition `preempt` runs on no node; submit a job"):
         devcluster.preempt()
 
