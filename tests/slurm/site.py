@@ -18,6 +18,9 @@ from tests.waiting import wait_for
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LAUNCHER = (sys.executable, "-m", "launcher")
+# A rank imports for some seconds before it does anything, so a test has no more ranks than what it shows needs.
+ONE_RANK_A_NODE = ("resources.gpus_per_node=1", "parallel.strategy=full_shard")
+"""Settings of a rehearsal of 2 ranks on 2 nodes."""
 
 
 class Site:

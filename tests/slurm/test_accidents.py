@@ -10,6 +10,7 @@ from launcher.devcluster import DevCluster
 from launcher.ledger import Attempt, read_attempts
 from launcher.paths import RunDir
 from tests.slurm.site import (
+    ONE_RANK_A_NODE,
     RECIPES,
     Site,
     free_ports,
@@ -37,7 +38,7 @@ def ends(attempts: list[Attempt]) -> list[tuple[str | None, str | None]]:
 
 
 def test_a_training_whose_first_node_dies_goes_on_from_its_checkpoint_on_other_nodes(site: Site) -> None:
-    run = site.submit_rehearsal("schedule.length=14 steps", "checkpoint.interval=4 steps")
+    run = site.submit_rehearsal(*ONE_RANK_A_NODE, "schedule.length=14 steps", "checkpoint.interval=4 steps")
     site.wait_for_step(run, 6)
     dead = read_attempts(run.ledger)[-1].nodes[0]
 

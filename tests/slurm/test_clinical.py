@@ -19,14 +19,16 @@ def site(devcluster: DevCluster) -> Site:
 
 
 def test_five_tasks_follow_their_clinical_adapter(site: Site) -> None:
-    def submit(name: str, *before: RunDir) -> RunDir:
+    def submit(name: str, *before: RunDir, settings: tuple[str, ...] = ()) -> RunDir:
         waits = [word for run in before for word in ("--after", record(run).id)]
-        [run] = site.submit(RECIPES / f"{name}.yaml", "--rehearse", *waits)
+        [run] = site.submit(RECIPES / f"{name}.yaml", "--rehearse", *settings, *waits)
         return run
 
     corpus = submit("prepare_mimic_iv")
     clinical = submit("clinical_llama_lora_mimic", corpus)
-    tasks = {task: submit(f"clinical_llama_lora_{task}", clinical) for task in TASKS}
+    tasks = {"mor": submit("clinical_llama_lora_mor", clinical)}
+    for task in TASKS[1:]:
+        tasks[task] = submit(f"clinical_llama_lora_{task}", clinical, settings=("--set", "resources.gpus_per_node=1"))
 
     for run in (corpus, clinical, *tasks.values()):
         site.wait_until_finished(run)

@@ -12,7 +12,7 @@ from tests.wandb_server import WandbServer, wandb_server
 
 pytestmark = pytest.mark.slurm
 
-SHORT = ("schedule.length=12 steps", "checkpoint.interval=4 steps")
+SHORT = ("resources.nodes=1", "schedule.length=12 steps", "checkpoint.interval=4 steps")
 KEY = "local-" + "k" * 40
 
 
