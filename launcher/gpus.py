@@ -39,7 +39,7 @@ def flops_per_token(parameters: int, layers: int, hidden: int, sequence_length: 
     Args:
         parameters: Those that take part in matrix products: all but an embedding table that is only looked up.
         layers: Decoder layers.
-        hidden: Width of the model.
+        hidden: Width of attention: that of all heads.
         sequence_length: Tokens of a sequence.
         frozen: How many of the parameters are not trained.
     """

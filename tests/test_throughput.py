@@ -1,7 +1,17 @@
 """FLOPs and peaks, against numbers that others printed."""
 
+from typing import Any
+
 import pytest
-from transformers import LlamaConfig, LlamaForCausalLM
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from jobs.runtime.throughput import ModelCost, cost_of
 from launcher.gpus import PEAK_FLOPS, peak_flops
@@ -60,3 +70,25 @@ def test_an_embedding_that_is_only_looked_up_costs_nothing(tied: bool) -> None:
     layer = 4 * 16 * 16 + 3 * 16 * 32 + 2 * 16
     assert cost.parameters == 2 * layer + 16 + 64 * 16
     assert cost.flops_per_token == 6 * cost.parameters + 12 * 2 * 16 * 8
+
+
+HEADS = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("auto", "kind", "special"),
+    [
+        (AutoModelForCausalLM, "qwen3", {"head_dim": 32, "num_key_value_heads": 1, "tie_word_embeddings": True}),
+        (AutoModelForCausalLM, "llama", {"tie_word_embeddings": False}),
+        (AutoModelForSequenceClassification, "llama", {"tie_word_embeddings": True, "pad_token_id": 0}),
+    ],
+)
+def test_the_cost_of_a_token_is_what_torch_counts(auto: Any, kind: str, special: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(kind, vocab_size=512, attn_implementation="eager", **HEADS, **special)
+    model, tokens = auto.from_config(config), torch.ones((2, 24), dtype=torch.long)
+
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=tokens, use_cache=False).logits.sum().backward()
+
+    # No gradient flows to embeddings that are looked up, and heads see one token of each text.
+    assert cost_of(model, 24).flops_per_token == pytest.approx(counter.get_total_flops() / tokens.numel(), rel=0.03)

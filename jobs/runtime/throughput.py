@@ -19,6 +19,7 @@ class ModelCost:
     """That take part in matrix products: all but an embedding table that is only looked up."""
     layers: int
     hidden: int
+    """Width of attention: that of all heads."""
     sequence_length: int
     frozen: int = 0
     """Of the parameters, those that are not trained."""
@@ -62,9 +63,12 @@ def cost_of(model: PreTrainedModel, sequence_length: int) -> ModelCost:
     """Count what a model computes with."""
     config = model.config.get_text_config()
     trainable, total = count_parameters(model)
-    looked_up = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    is_multiplied_with = config.tie_word_embeddings and model.get_output_embeddings() is not None
+    looked_up = 0 if is_multiplied_with else config.vocab_size * config.hidden_size
     frozen = total - trainable - looked_up if trainable < total else 0
-    return ModelCost(total - looked_up, config.num_hidden_layers, config.hidden_size, sequence_length, frozen)
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return ModelCost(total - looked_up, config.num_hidden_layers, width, sequence_length, frozen)
 
 
 def count_parameters(model: PreTrainedModel | PeftModel) -> tuple[int, int]:

@@ -56,7 +56,8 @@ def estimate_run(
         return None
     batch = recipe.batch
     tokens = steps * batch.sequences * batch.sequence_length
-    computing = shape.parameters - (0 if shape.is_tied else shape.table_parameters)
+    multiplied_with = 0 if recipe.kind == "classify" else 1  # a head takes the place of the output embedding
+    computing = shape.parameters - (shape.tables - multiplied_with) * shape.table_parameters
     width = shape.heads * shape.head_size
     frozen = computing if recipe.adapter else 0
     flops = tokens * flops_per_token(computing, shape.layers, width, batch.sequence_length, frozen)
