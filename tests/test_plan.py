@@ -231,7 +231,7 @@ def test_of_a_dataset_on_disk_the_arrow_files_are_advised(tmp_path: Path) -> Non
 
     assert complaints(tmp_path, text) == [
         "recipe.yaml:5: sources.0.files: no file matches `data/hf/pubmed`; check the pattern, or write "
-        "`hf/pubmed/**/*.arrow` for the files in that folder",
+        "`hf/pubmed/**/data-*.arrow` for the files in that folder",
     ]
 
 

@@ -250,7 +250,7 @@ class _Site:
             folder = Path(self.recipe_folder) if is_local else expand(self.cluster.roots.data)
             found = glob.iglob(str(Path(glob.escape(str(folder))) / files), recursive=True)
             if not any(map(os.path.isfile, found)):
-                inside = f"{files.rstrip('/')}/**/*.arrow" if key in datasets else f"{files.rstrip('/')}/*"
+                inside = f"{files.rstrip('/')}/**/data-*.arrow" if key in datasets else f"{files.rstrip('/')}/*"
                 hint = f", or write `{inside}` for the files in that folder"
                 hint = hint if os.path.isdir(folder / files) else ""
                 hint = ", which knows no `{}`: write a source for each" if "{" in files and "}" in files else hint

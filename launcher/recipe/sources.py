@@ -49,7 +49,8 @@ class ParquetSource(SourceBase):
 
 
 class DatasetSource(SourceBase):
-    """Hugging Face datasets on disk: the `.arrow` files that `save_to_disk` writes."""
+    """Hugging Face datasets on disk: the files that `save_to_disk` writes, `train/data-*.arrow` (`cache-*.arrow` beside
+    them hold rows once more)."""
 
     format: Literal["dataset"]
     """A Hugging Face dataset on disk."""
