@@ -118,6 +118,20 @@ def test_a_slurmctld_that_has_too_much_to_do_is_asked_again(
     assert slurm.is_running("5")
 
 
+def test_a_job_that_a_busy_slurmctld_took_without_an_answer_is_not_queued_twice(
+    commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "PAUSE_SECONDS", 0)
+    commands.say("sbatch", BUSY_ONCE.format(folder=tmp_path, answer="echo 9"))
+    others = "6|afterany:5_3(unfulfilled)|/runs/other.sh\n7|afterok:5_3(unfulfilled)|/runs/submission.sh\n"
+    commands.say("squeue", f"printf '{others}8|afterany:5_3(unfulfilled)|/runs/submission.sh\n'")
+    assert slurm.resubmit("/runs/submission.sh", "3", "5_3") == slurm.Answer(True, "8_3")
+
+    (tmp_path / "asked").unlink()
+    commands.say("squeue", f"printf '{others}'")
+    assert slurm.resubmit("/runs/submission.sh", "3", "5_3") == slurm.Answer(True, "9_3")
+
+
 def test_patience_with_an_absent_slurmctld_has_an_end(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(slurm, "PAUSE_SECONDS", 0.1)

@@ -239,10 +239,21 @@ def resubmit(
     environ = outside_job(os.environ) | {RESUBMITTED_BY: job_id}
     if "PYTHONPATH" in environ:  # the script puts the code in front once more, each time
         environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(environ["PYTHONPATH"].split(os.pathsep)))
-    answer = _patiently(partial(ask, *argv, environ=environ))
+    answer = _patiently(partial(_resubmit_once, argv, environ, job_id))
     if not answer.ok:
         return answer
     found = re.findall(r"^(\d+)(?:;\S+)?$", answer.text, re.MULTILINE)
     if not found:
         return Answer(False, f"sbatch printed no job id but `{answer.text}`")
     return Answer(True, found[-1] if array_index is None else f"{found[-1]}_{array_index}")
+
+
+def _resubmit_once(argv: Sequence[str], environ: Mapping[str, str], job_id: str) -> Answer:
+    answer = ask(*argv, environ=environ)
+    if answer.ok or not _BUSY.search(answer.text):
+        return answer
+    # A slurmctld may have heard what it had no time to answer: a second job would be one too many.
+    queued = ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%F|%E|%o")
+    rows = [line.strip().split("|", 2) for line in queued.text.splitlines()] if queued.ok else []
+    heard = [row[0] for row in rows if row[1:] == [f"afterany:{job_id}(unfulfilled)", argv[-1]]]
+    return Answer(True, heard[0]) if heard else answer
