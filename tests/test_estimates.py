@@ -15,7 +15,7 @@ from launcher.plan.memory import (
     layer_activations,
 )
 from launcher.plan.shape import ModelShape, read_shape
-from launcher.recipe import CptRecipe
+from launcher.recipe import ClassifyRecipe, CptRecipe
 from launcher.recipe.adapter import Lora
 from launcher.recipe.units import Length
 
@@ -184,6 +184,21 @@ def test_the_cost_of_biomed_llama_is_what_its_authors_report(biomed: CptRecipe) 
     assert attempt_gpu_hours(biomed) == 32 * 24
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_head_multiplies_with_no_table_of_embeddings(tied: bool) -> None:
+    (loaded,) = load_recipes(ASSETS.parent / "clinical_baseline_mor.yaml", ["schedule.length=1000 steps"])
+    recipe, model = loaded.recipe, shape(LLAMA_7B | {"tie_word_embeddings": tied})
+    assert isinstance(recipe, ClassifyRecipe)
+
+    cost = estimate_run(recipe, model, "a100")
+
+    assert cost is not None
+    length = recipe.batch.sequence_length
+    computing = 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096
+    flops = cost.tokens * (6 * computing + 12 * 32 * 4096 * length)
+    assert cost.gpu_hours * 3600 * 312e12 * cost.mfu == pytest.approx(flops)
+
+
 def test_the_cost_of_a_run_is_six_flops_a_parameter_and_token(biomed: CptRecipe) -> None:
     # Llama 2 7B: 2T tokens in 184,320 A100-hours, in sequences of 4096 (https://arxiv.org/abs/2307.09288, table 2).
     batch = biomed.batch.model_copy(update={"sequence_length": 4096})
@@ -225,6 +240,21 @@ def test_torch_keeps_as_many_bytes_of_activations(biomed: CptRecipe, dtype: str,
     assert (kept[1] - kept[0]) / 2 / 256 == expected
 
 
+@pytest.mark.slow
+def test_autocast_keeps_copies_of_weights_and_wider_norms(biomed: CptRecipe) -> None:
+    batch = biomed.batch.model_copy(update={"sequence_length": 256})
+    recipe = with_parallel(biomed, "ddp", nodes=1).model_copy(update={"batch": batch})
+    sizes = {"hidden_size": 128, "intermediate_size": 344, "num_attention_heads": 8, "num_key_value_heads": 2}
+    sizes |= {"vocab_size": 512, "max_position_embeddings": 256}
+
+    kept = [kept_bytes(sizes | {"num_hidden_layers": layers}, "autocast", "sdpa") for layers in (2, 4)]
+
+    model = shape(sizes | {"model_type": "llama", "num_hidden_layers": 4})
+    matrices = 2 * (model.layer_parameters - 2 * 128)
+    assert (kept[1] - kept[0]) / 2 == matrices + 256 * layer_activations(recipe, model)
+    assert estimate_memory(recipe, model).gathered == 2 * model.parameters
+
+
 def kept_bytes(sizes: dict[str, int], dtype: str, attention: str) -> int:
     """Count what torch keeps for the backward pass of one sequence, parameters left out."""
     import torch
@@ -240,6 +270,7 @@ def kept_bytes(sizes: dict[str, int], dtype: str, attention: str) -> int:
         return tensor
 
     ids = torch.arange(sizes["max_position_embeddings"])[None] % sizes["vocab_size"]
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    casting = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast")
+    with casting, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(input_ids=ids, labels=ids)
     return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in parameters)

@@ -31,7 +31,7 @@ class MemoryEstimate:
     parameters: int
     """This rank's part: in fp32, but with DeepSpeed, and where an adapter leaves them frozen, in the compute format."""
     gathered: int
-    """Parameters of other ranks, in the compute format, while they are needed."""
+    """Parameters in the compute format while they are needed: of other ranks, or (`ddp`) autocast's copies."""
     gradients: int
     optimizer: int
     """AdamW's two moments in fp32; with DeepSpeed also its fp32 copy of the parameters."""
@@ -110,7 +110,8 @@ def _model_states(recipe: TrainingRecipe, shape: ModelShape) -> tuple[int, int, 
     match recipe.parallel.strategy:
         case "ddp":
             # Gradients twice: the buckets that are reduced are copies.
-            return frozen + 4 * number, 0, (8 if recipe.resources.world_size > 1 else 4) * number, 8 * number
+            copies = wide * number if _casts(recipe) else 0
+            return frozen + 4 * number, copies, (8 if recipe.resources.world_size > 1 else 4) * number, 8 * number
         case "zero2":
             return frozen + wide * number, 0, *_left_on_gpu(recipe, 4 * part, 12 * part)
         case "zero3":
@@ -120,6 +121,11 @@ def _model_states(recipe: TrainingRecipe, shape: ModelShape) -> tuple[int, int, 
     # FSDP2 keeps the whole gradient in fp32 while micro batches accumulate: it reduces with the last one.
     accumulated = 4 * number if recipe.accumulation_steps > 1 else 0
     return frozen_part + 4 * part, gathered, 4 * part + accumulated, 8 * part
+
+
+def _casts(recipe: TrainingRecipe) -> bool:
+    """Tell whether autocast copies weights in fp32 for each pass: FSDP2 and DeepSpeed gather them in 16 bits."""
+    return recipe.parallel.strategy == "ddp" and recipe.adapter is None and _bytes(recipe) < 4
 
 
 def _left_on_gpu(recipe: TrainingRecipe, gradients: int, optimizer: int) -> tuple[int, int]:
@@ -171,6 +177,10 @@ def layer_activations(recipe: TrainingRecipe, shape: ModelShape) -> int:
     wide, hidden = _bytes(recipe), shape.hidden
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     norms = 2 * ((4 + 2 * wide) * hidden + 4)  # the input and its scale in fp32, the normalised input, the output
+    if _casts(
+        recipe
+    ):  # what goes round the layers is in fp32, too, and cast for each of the five matrices behind a norm
+        norms = 2 * (8 * hidden + 4) + 5 * wide * hidden
     mlp = wide * 4 * shape.intermediate  # gate, its activation, up, their product
     matrix = 4 * shape.heads  # only the sums of its rows: FlashAttention, https://arxiv.org/abs/2205.14135
     if recipe.model.attention == "eager":
