@@ -1,6 +1,8 @@
 """What the batch process makes of signals while tasks run, where no Slurm is needed to see it."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -11,9 +13,10 @@ import pytest
 from jobs.runtime.attempt import open_attempt
 from jobs.runtime.job import Job, find_job
 from jobs.runtime.supervise import Signals, supervise
+from jobs.runtime.tasks import Outcome
 from jobs.runtime.verdict import Ending
 from launcher.cluster import Cluster
-from launcher.ledger import StopRequest, append_event
+from launcher.ledger import StopRequest, append_event, read_attempts
 from tests.plays import Play, stage
 
 
@@ -28,6 +31,19 @@ class Deaf:
 
     def kill(self, at_once: bool = False) -> None:
         raise AssertionError(f"Slurm is ending these tasks, nobody else (at once: {at_once})")
+
+
+class Obedient:
+    """Tasks that save and leave when they are asked."""
+
+    outcome: Outcome | None = None
+
+    def poll(self) -> Outcome | None:
+        return self.outcome
+
+    def ask_to_stop(self) -> str:
+        self.outcome = Outcome(75)
+        return "USR2 sent to all tasks"
 
 
 @pytest.fixture
@@ -64,6 +80,35 @@ def test_a_person_who_wanted_a_stop_before_the_time_was_out_is_heard(job: Job) -
 
 def test_a_run_that_finished_just_before_the_time_was_out_has_finished(job: Job) -> None:
     assert end_at_the_time_limit(job, reason="finished").finished
+
+
+@pytest.mark.parametrize(("state", "reason"), [("RUNNING", "preempted"), ("COMPLETING", "stopped")])
+def test_a_node_that_ends_its_processes_is_no_person_who_cancels_the_job(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, reason: str
+) -> None:
+    monkeypatch.setattr("jobs.runtime.supervise.SrunTasks", lambda *_: Obedient())
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\n[ "$2" = job ] && echo "JobId=5 JobState={state} Restarts=0"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    attempt, signals = open_attempt(job), Signals()
+    signals.seen.append("SIGTERM")
+
+    ending = supervise(job, attempt, signals, lambda _: None)
+
+    assert ending.cause is not None
+    assert (ending.exit_code, ending.cause.reason, ending.cause.source) == (75, reason, "SIGTERM")
+
+
+@pytest.mark.parametrize(("source", "starts"), [("SIGTERM", True), ("STOP", False)])
+def test_a_job_that_comes_back_was_not_cancelled(job: Job, tmp_path: Path, source: str, starts: bool) -> None:
+    append_event(job.run.ledger, 0, job_id="5", reason="stopped", source=source, ended=2.0, action="stop")
+    job.run.attempt_logs(0).mkdir(parents=True)
+    environ = {**os.environ, **job.environ, "SLURM_RESTART_COUNT": "1"}
+
+    argv = [sys.executable, "-m", "jobs.runtime.batch", str(job.submission.root)]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+
+    assert ("not started again" in done.stdout) == (not starts)
+    assert len(read_attempts(job.run.ledger)) == 1 + starts
 
 
 def test_tasks_that_were_started_before_one_could_not_be_are_ended(

@@ -121,6 +121,8 @@ def _refuse_stopped(job: Job) -> None:
     if job.local:  # only people start those; after a restart of a container the process may have the same number
         return
     last = next(reversed(read_attempts(job.run.ledger)), None)
+    if last is not None and last.source in ("SIGTERM", "SIGINT"):  # nobody cancelled the job, or it would not be back
+        return
     if last is not None and last.action == "stop" and last.job_id == job.id:
         message = f"{job.run.root.name}: not started again: {last.message}; `launcher resume` starts it anew"
         raise StartRefusedError(message, 1)

@@ -206,11 +206,18 @@ class _Supervisor:
         if not self._job.local:
             cause = cause_now(self._attempt, self._job.id, self._logs)
         if cause is None and self._signals.wants_end:
-            # No preemption, no lost node, and the job is not back in the queue: a person ended it.
-            cause = Cause("stopped", self._signals.seen[-1])
+            cause = self._who_ended_this_process()
         if cause is None and self._hang is not None and exit_code != DOES_NOT_FIT:
             cause = self._hang.cause()
         return cause
+
+    def _who_ended_this_process(self) -> Cause:
+        """Explain a signal when there was no preemption, no lost node, and the job is not back in the queue."""
+        name = self._signals.seen[-1]
+        if not self._job.local and slurm.show_job(self._job.id).get("JobState") == "RUNNING":
+            # Cloud machines that are taken back, and nodes that somebody reboots, end their processes like this.
+            return Cause("preempted", name, "the node ends its processes, and Slurm knows of nothing")
+        return Cause("stopped", name)  # by a person
 
 
 class LocalLimit:

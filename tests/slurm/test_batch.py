@@ -16,8 +16,9 @@ from launcher.cluster import Cluster
 from launcher.devcluster import DevCluster
 from launcher.ledger import read_attempts
 from launcher.load import load_cluster
-from launcher.paths import RunDir, published_steps
+from launcher.paths import RunDir, SubmissionDir, published_steps
 from launcher.record import RunRecord
+from launcher.slurm.queue import LocalQueue
 from tests.plays import Play, last_attempt, seen, stage, summary
 from tests.slurm.site import free_ports, preempt_mode
 from tests.waiting import wait_for
@@ -283,6 +284,21 @@ def test_a_cancelled_run_stays_cancelled_and_keeps_what_it_has(on_stage: Stage) 
     assert on_stage.wait_for_end(run) == [("stopped", "stop")]
     assert last_attempt(run).last_step == published_steps(run)[-1]
     wait_for(lambda: on_stage.job(job)["JobState"] == "CANCELLED", 30, "the end of the job")
+
+
+def test_a_run_whose_node_ends_its_processes_comes_back(on_stage: Stage) -> None:
+    """As when a cloud takes a machine back: SIGTERM from init, and Slurm knows of nothing."""
+    play = Play(steps=LONG, acts={"1": {"at_step": 1, "exit_code": 78}})
+    _, [run] = on_stage.play(play, requeue="resubmit")
+    on_stage.wait_until_counting(run, ranks=2)
+    here = LocalQueue(load_cluster(str(on_stage.devcluster.profile)))
+    [batch] = here.jobs_of(SubmissionDir(run.root.parent / ".submissions" / "1"))
+
+    for pid in (int(batch.removeprefix("local-")), *(seen(run, 0, rank)["pid"] for rank in range(2))):
+        os.kill(pid, signal.SIGTERM)
+
+    assert on_stage.wait_for_end(run) == [("preempted", "resubmit"), ("bad_recipe", "stop")]
+    assert read_attempts(run.ledger)[0].source == "SIGTERM"
 
 
 @pytest.fixture(scope="module")
