@@ -259,6 +259,20 @@ def test_a_folder_of_sources_that_is_not_for_this_user_is_named(stranger: Path) 
     ]
 
 
+def test_two_recipes_that_make_different_corpora_of_one_name_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "", "tokenizer/tokenizer.json")
+    write(tmp_path, "", "data/pile/0.zst")
+    text = PREPARE.replace("org/model", "./tokenizer")
+    again, other = (
+        text.replace("name: p\n", "name: q\ntasks: 2\n"),
+        text.replace("name: p\n", "name: r\nvalidation: 0.5\n"),
+    )
+
+    assert complaints(tmp_path, f"{text}---\n{again}---\n{other}") == [
+        "recipe.yaml:19: corpus: `abstracts` is what `p` makes of other files or settings; write another name"
+    ]
+
+
 def test_a_corpus_made_otherwise_takes_its_name(tmp_path: Path) -> None:
     write(tmp_path, "", "tokenizer/tokenizer.json")
     write(tmp_path, "", "data/pile/0.zst")

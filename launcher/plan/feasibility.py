@@ -18,6 +18,7 @@ from launcher.errors import Fault, LauncherError
 from launcher.expansion import EXPANSION
 from launcher.load import LoadedRecipe
 from launcher.paths import closed_folder, expand, locate
+from launcher.plan.clashes import find_clashes
 from launcher.plan.shape import model_config, most_tokens, read_json
 from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, PrepareRecipe, Recipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.chat import PubMedQaSource
@@ -77,11 +78,12 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: Pending
 
 def check_all(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending: Pending = _NOTHING) -> list[Fault]:
     """Check recipes as `check` does, each fault at its file and line."""
-    return [
+    alone = [
         item.place(fault)
         for item in loaded
         for fault in check(item.recipe, cluster, str(item.path.parent.absolute()), pending)
     ]
+    return [*alone, *find_clashes(loaded)]
 
 
 def hub_ids(recipe: Recipe, cluster: Cluster, recipe_folder: str) -> list[str]:
