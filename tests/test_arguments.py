@@ -1,8 +1,7 @@
 """What a recipe becomes in Trainer's terms; what needs a GPU to run is looked at here."""
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ from jobs.runtime.context import Ranks
 from launcher.errors import LauncherError
 from launcher.recipe import CptRecipe
 from launcher.recipe.sections import Parallel, Precision
-from tests.ranks import cpt_recipe
+from tests.forked import Forked
+from tests.ranks import DEADLINE, cpt_recipe
 
 FP16 = Precision(dtype="fp16")
 CUDA = torch.device("cuda")
 
 # Trainer's arguments want a process group, and leave variables and singletons behind.
-PRINT_ARGUMENTS = """
+WRITE_ARGUMENTS = """
 import json, sys
 from pathlib import Path
 import torch
@@ -34,15 +34,18 @@ from launcher.recipe import CptRecipe
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 recipe = CptRecipe.model_validate_json(sys.argv[1])
 layout = lay_out(recipe.parallel, Ranks(0, 1, 0, 1, 0), torch.device("cpu"))
-print(training_arguments(recipe, layout, 20, Path(sys.argv[2])).to_json_string())
+folder = Path(sys.argv[2])
+(folder / "arguments.json").write_text(training_arguments(recipe, layout, 20, folder).to_json_string())
 dist.destroy_process_group()
 """
 
 
 def arguments(folder: Path, **changes: Any) -> dict[str, Any]:
-    argv = [sys.executable, "-c", PRINT_ARGUMENTS, json.dumps(cpt_recipe(**changes)), str(folder)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
+    argv = ["-c", WRITE_ARGUMENTS, json.dumps(cpt_recipe(**changes)), str(folder)]
+    process = Forked(argv, os.environ, folder / "log")
+    process.wait(DEADLINE)
+    assert process.returncode == 0, (folder / "log").read_text()
+    found: dict[str, Any] = json.loads((folder / "arguments.json").read_text())
     return found
 
 
