@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from launcher.errors import RunError
 from launcher.ledger import Attempt, has_finished, read_attempts
 from launcher.metrics import Row, read_newest_rows
 from launcher.paths import RunDir
@@ -88,6 +89,28 @@ def read_facts(run: RunDir) -> RunFacts:
         _total_steps(run, attempts),
         run.stop_request.exists(),
     )
+
+
+def read_all_facts(runs: Sequence[RunDir]) -> tuple[list[RunFacts], list[str]]:
+    """Read run directories; one that is damaged, or removed at this moment, is not to hide all others.
+
+    Returns:
+        What they say, and which of them cannot be read.
+
+    Raises:
+        RunError: None of them can be read.
+    """
+    facts, damage = [], []
+    for run in runs:
+        try:
+            facts.append(read_facts(run))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            damage.append(
+                f"`{run.root}` cannot be read ({type(error).__name__}: {error}); remove it if it is of no use"
+            )
+    if damage and not facts:
+        raise RunError("\n".join(damage))
+    return facts, damage
 
 
 def _total_steps(run: RunDir, attempts: Sequence[Attempt]) -> int | None:

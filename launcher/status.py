@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from launcher.cluster import Cluster
-from launcher.errors import RunError
-from launcher.facts import RunFacts, read_facts
+from launcher.facts import RunFacts, read_all_facts, read_facts
 from launcher.ledger import Attempt
 from launcher.paths import RunDir, list_shares
 from launcher.slurm.parse import Job
@@ -116,7 +115,7 @@ def read_statuses(
     Raises:
         RunError: None of the runs can be read.
     """
-    facts, damage = _read_all(runs)
+    facts, damage = read_all_facts(runs)
     tasks = [
         [] if one.is_finished and not finished_tasks else [read_facts(share) for share in list_shares(one.run)]
         for one in facts
@@ -125,21 +124,6 @@ def read_statuses(
     answer = find_jobs(cluster, (one.job_id for one in everyone if not one.is_settled))
     statuses = [_compose_group(one, shares, answer) for one, shares in zip(facts, tasks, strict=True)]
     return statuses, (*damage, *answer.notes)
-
-
-def _read_all(runs: Sequence[RunDir]) -> tuple[list[RunFacts], list[str]]:
-    """Read run directories; one that is damaged, or removed at this moment, is not to hide all others."""
-    facts, damage = [], []
-    for run in runs:
-        try:
-            facts.append(read_facts(run))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            damage.append(
-                f"`{run.root}` cannot be read ({type(error).__name__}: {error}); remove it if it is of no use"
-            )
-    if damage and not facts:
-        raise RunError("\n".join(damage))
-    return facts, damage
 
 
 def _compose_group(facts: RunFacts, shares: Sequence[RunFacts], answer: Answer) -> RunStatus:
