@@ -5,10 +5,12 @@ With fewer steps and one rank: what is tried is each recipe's own model, data an
 
 import json
 import math
+import stat
 from collections.abc import Iterator
 
 import pytest
 
+from launcher.corpus import read_manifest
 from launcher.devcluster import DevCluster
 from launcher.ledger import read_json_lines
 from launcher.paths import RunDir
@@ -18,7 +20,19 @@ pytestmark = pytest.mark.slurm
 
 QUESTIONS = ("biomed_llama_medqa", "biomed_llama_medmcqa", "biomed_llama_pubmedqa", "biomed_llama_instruct")
 BASELINES = tuple(f"clinical_baseline_{task}" for task in ("mor", "los", "pmv", "diag", "proc"))
-SOURCES = ("prepare_medline", "prepare_pmc", "prepare_mimic_iii", "prepare_pubmed_and_mimic")
+SOURCES = {
+    "prepare_medline": ("medline-rehearsal", "open", 120, {"train": 114, "validation": 5}, {"deleted": 1}),
+    "prepare_pmc": ("pmc-rehearsal", "open", 2, {"train": 2, "validation": 0}, {}),
+    "prepare_mimic_iii": (
+        *("mimic-iii-rehearsal", "credentialed", 240),
+        *({"train": 151, "validation": 11}, {"error": 6, "too_short": 72}),
+    ),
+    "prepare_pubmed_and_mimic": (
+        *("mimic-rehearsal", "credentialed", 307),
+        *({"train": 212, "validation": 17}, {"error": 6, "too_short": 72}),
+    ),
+}
+"""By recipe: its corpus, data use, records, documents, and what was dropped why."""
 CHAIN = (
     "medicalgpt_vocabulary",
     "prepare_medicalgpt",
@@ -29,9 +43,10 @@ CHAIN = (
     "classify",
 )
 STEPS = 4
+ALONE = ("resources.nodes=1", "resources.gpus_per_node=1")
 SMALL = (
-    *("resources.nodes=1", "resources.gpus_per_node=1", "batch.global_batch=4 sequences"),
-    *(f"schedule.length={STEPS} steps", "checkpoint.interval=2 steps"),
+    *ALONE,
+    *("batch.global_batch=4 sequences", f"schedule.length={STEPS} steps", "checkpoint.interval=2 steps"),
 )
 
 
@@ -60,7 +75,7 @@ def queue(devcluster: DevCluster) -> Iterator[Queue]:
     _submit_chain(queue)
     for source in SOURCES:
         queue.submit(source)
-    queue.submit("clinical_llama_cpt", settings=SMALL, after=("prepare_pubmed_and_mimic",))
+    queue.submit("clinical_llama_cpt", settings=ALONE, after=("prepare_pubmed_and_mimic",))
     queue.submit(*QUESTIONS, "pubmedqa_qlora", settings=SMALL)
     queue.submit(*BASELINES, settings=SMALL)
     yield queue
@@ -97,20 +112,31 @@ def test_a_rehearsal_of_an_encoder_trains_and_is_scored(queue: Queue, name: str)
 
 
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_rehearsal_of_prepare_makes_its_corpora(queue: Queue, name: str) -> None:
+def test_a_rehearsal_of_prepare_makes_its_corpus(queue: Queue, name: str) -> None:
+    corpus, *expected = SOURCES[name]
     for run in queue.runs[name]:
         queue.site.wait_until_finished(run)
 
-    for corpus in {json.loads(run.recipe.read_text())["corpus"] for run in queue.runs[name]}:
-        queue.site.launcher("corpus", "verify", corpus)
+    queue.site.launcher("corpus", "verify", corpus)
+    folder = queue.site.cluster.layout.folder / "corpora" / corpus
+    made = read_manifest(folder)
+    counts = made.counts
+    assert [made.data_use, counts.records, counts.documents, counts.dropped] == expected
+    assert counts.bad_records == 0
+    is_closed = stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert is_closed == (made.data_use == "credentialed")
 
 
 def test_the_curriculum_is_trained_on_what_was_prepared_before(queue: Queue) -> None:
     [run] = queue.runs["clinical_llama_cpt"]
 
-    _assert_trained(queue.site, run)
+    _assert_trained(queue.site, run, steps=20)
 
-    assert manifest(run.outputs / "model")["corpora"] == ["medline-rehearsal", "mimic-rehearsal"]
+    rows = read_json_lines(run.metrics)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    said = manifest(run.outputs / "model")
+    assert (said["corpora"], said["data_use"]) == (["medline-rehearsal", "mimic-rehearsal"], "credentialed")
+    assert stat.S_IMODE(run.root.stat().st_mode) == 0o700
 
 
 def test_a_chain_from_text_to_a_classifier_is_queued_at_once(queue: Queue) -> None:
@@ -130,10 +156,10 @@ def test_a_chain_from_text_to_a_classifier_is_queued_at_once(queue: Queue) -> No
     assert configs[0]["vocab_size"] == configs[1]["vocab_size"] > 512  # of the model that all began with
 
 
-def _assert_trained(site: Site, run: RunDir) -> None:
+def _assert_trained(site: Site, run: RunDir, steps: int = STEPS) -> None:
     """All steps, each with a loss, and an export that says whose it is."""
     site.wait_until_finished(run)
     losses = joined_losses(run)
-    assert sorted(losses) == [row["step"] for row in read_json_lines(run.metrics)] == list(range(1, STEPS + 1))
+    assert sorted(losses) == [row["step"] for row in read_json_lines(run.metrics)] == list(range(1, steps + 1))
     assert all(math.isfinite(loss) for loss in losses.values())
     assert manifest(run.outputs / "model")["run"] == record(run).id
