@@ -44,7 +44,7 @@ def test_a_living_process_keeps_its_files_however_old_they_are(tmp_path):
     assert path.exists()
 
 
-@pytest.mark.parametrize(("age", "is_there"), [(time.time(), True), (YESTERDAY, False)])
+@pytest.mark.parametrize(("age", "is_there"), [(time.time(), True), (YESTERDAY, False)], ids=["now", "yesterday"])
 def test_files_of_other_machines_go_when_nobody_has_written_to_them_for_a_day(tmp_path, monkeypatch, age, is_there):
     with monkeypatch.context() as patch:
         patch.setattr("jobs.data.durable.os.uname", lambda: SimpleNamespace(nodename="node-1.site.org"))
