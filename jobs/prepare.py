@@ -27,8 +27,8 @@ from jobs.runtime.context import Context
 from launcher.corpora.difference import differing_settings
 from launcher.corpus import MANIFEST, Manifest, read_manifest
 from launcher.errors import LauncherError
-from launcher.ledger import append_event
-from launcher.paths import FINISHED
+from launcher.ledger import StopRequest, append_event
+from launcher.paths import FINISHED, RunDir
 from launcher.record import Share
 
 if TYPE_CHECKING:
@@ -45,12 +45,22 @@ def main(context: Context, stop: "StopFlag") -> int:
         LauncherError: sources or tokenizer cannot be used, too much is unreadable, or the name is taken.
     """
     plan, share = make_plan(context), context.record.share
-    is_stop_wanted = partial(stop.wanted, context.run, context.ranks.is_main)
+    wanted = partial(stop.wanted, context.run, context.ranks.is_main)
+    is_stop_wanted = (lambda: heed_group(context.run) or wanted()) if share else wanted
     if context.record.group:
         agree(plan, context.run.group if share else context.run)
     if share:
         return make_share(plan, share, context, is_stop_wanted)
     return make_corpus(plan, context, is_stop_wanted)
+
+
+def heed_group(run: RunDir) -> bool:
+    """Tell whether a person left a STOP file for the run that this one works for; it then stops this one, too."""
+    request = StopRequest.read(run.group.stop_request)
+    if request is None or request.reason != "user":  # the time limit of that run's own job is not ours
+        return False
+    request.write(run.stop_request)  # says to the batch process why, so that it does not come back
+    return True
 
 
 def make_share(plan: Plan, share: Share, context: Context, is_stop_wanted: Callable[[], bool]) -> int:

@@ -77,12 +77,12 @@ def resubmit_group(run: RunDir, cluster: Cluster, missing: Sequence[RunDir]) -> 
             record = RunRecord.read(share.record)
             submission, index, _ = _submission_of(share, record)
             by_submission[submission].append((index, FrozenRun(share, record)))
+    run.stop_request.unlink(missing_ok=True)  # its tasks heed it as well
     jobs = [_queue_elements(queue, submission, elements) for submission, elements in by_submission.items()]
     awaited = _unfinished_jobs(run)
     if run in missing:
         record = RunRecord.read(run.record)
         submission, _, _ = _submission_of(run, record)
-        run.stop_request.unlink(missing_ok=True)
         jobs.append(queue.add(submission, dependency([f"afterany:{job}" for job in awaited])))
         FrozenRun(run, record).add_job(jobs[-1], submission, time.time())
     elif jobs:
@@ -95,7 +95,7 @@ def _restart(run: RunDir, queue: LocalQueue, missing: Sequence[RunDir]) -> str:
     submission, _, _ = _submission_of(run, RunRecord.read(run.record))
     if alive := queue.jobs_of(submission):
         raise RunError(f"`{run.root.name}`: is running as {alive[0]}; wait until it has stopped")
-    for one in missing:
+    for one in (run, *missing):
         one.stop_request.unlink(missing_ok=True)
     job = queue.add(submission)
     for one in missing:

@@ -74,13 +74,14 @@ def test_resuming_queues_the_tasks_that_failed_and_lets_the_last_run_wait_for_th
     for index in (1, 3):
         end(shares[index], f"1001_{index}", "error", fake_slurm)
         shares[index].stop_request.touch()
+    run.stop_request.touch()
 
     assert resubmit_group(run, cluster, find_missing(run, cluster)) == ["1003"]
 
     assert fake_slurm.calls("sbatch")[-1].argv[1:-1] == ["--array=1,3%2"]
     assert fake_slurm.calls("scontrol")[-1].argv == ["update", "JobId=1002", "Dependency=afterany:1003:1001"]
     assert jobs_of(shares) == ["1001_0", "1003_1", "1001_2", "1003_3"]
-    assert not any(share.stop_request.exists() for share in shares)
+    assert not any(one.stop_request.exists() for one in (run, *shares))
 
 
 def test_resuming_a_cancelled_group_queues_all_that_did_not_finish(

@@ -22,7 +22,7 @@ from jobs.data.shares import deal
 from jobs.prepare import main
 from jobs.runtime.stop import StopFlag
 from launcher.errors import LauncherError
-from launcher.ledger import read_attempts, read_json_lines
+from launcher.ledger import StopRequest, read_attempts, read_json_lines
 from launcher.paths import CONTINUE, FINISHED, RunDir, list_shares
 from tests.preparing import ASSETS, Group, abstracts, files_of, make_context, write_pile
 
@@ -209,6 +209,19 @@ def test_runs_of_a_group_agree_on_the_files_that_the_first_one_found(tmp_path):
         assert str(caught.value).endswith("or submit the recipe again: what was made of other files is kept")
         assert "`launcher resume run`, or submit the recipe again" in str(caught.value)
     assert len(list(group.work.iterdir())) == 1
+
+
+@pytest.mark.parametrize(("content", "stops"), [("", True), ('{"reason": "time_limit", "attempt": 0}', False)])
+def test_a_stop_file_in_the_folder_of_the_group_stops_its_tasks_and_keeps_them_from_coming_back(
+    tmp_path, content, stops
+):
+    group = Group(write_sources(tmp_path / "shared"), tasks=2)
+    group.last.run.stop_request.write_text(content)
+    share = group.share(0)
+
+    assert main(share, StopFlag()) == (CONTINUE if stops else FINISHED)
+
+    assert StopRequest.read(share.run.stop_request) == (StopRequest() if stops else None)
 
 
 def test_a_file_that_changed_but_for_its_size_is_read_again_and_told_of(tmp_path, capsys):
