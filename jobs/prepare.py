@@ -24,12 +24,12 @@ from jobs.data.plan import Plan, make_plan
 from jobs.data.progress import Phases
 from jobs.data.shares import agree, changes, deal
 from jobs.runtime.context import Context
-from launcher.corpora.difference import differing_settings
 from launcher.corpus import MANIFEST, Manifest, read_manifest
 from launcher.errors import LauncherError
 from launcher.ledger import StopRequest, append_event
 from launcher.paths import FINISHED, RunDir
 from launcher.record import Share
+from launcher.settings import differing_settings
 
 if TYPE_CHECKING:
     from jobs.runtime.stop import StopFlag

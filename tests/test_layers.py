@@ -9,7 +9,7 @@ from tests.imports import ROOT, imported, imported_with, source_of
 
 HEAVY = ("torch", "transformers", "accelerate", "wandb", "datasets", "submitit", "pydantic", "jinja2", "rich.table")
 SHARED = {"adapters", "corpus", "errors", "expansion", "gpus", "ledger", "paths", "recipe", "record", "tail"}
-SHARED |= {"tokens", "zero"}
+SHARED |= {"settings", "tokens", "zero"}
 """Modules of the launcher that the nodes use as well."""
 
 

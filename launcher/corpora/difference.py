@@ -1,13 +1,12 @@
 """What differs between two corpora, from their manifests."""
 
-import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 from launcher.corpus import SPLITS, EvaluationSet, Manifest, Shard, SourceFile
-from launcher.recipe.prepare import PrepareRecipe
+from launcher.settings import flat
 
 File = TypeVar("File", SourceFile, EvaluationSet)
 Topic: TypeAlias = Literal["sources", "settings", "tokenizer", "counts", "shards", "origin"]
@@ -37,26 +36,14 @@ def compare(left: Manifest, right: Manifest) -> list[Difference]:
         *_differing("settings", _settings(left), _settings(right)),
         *_compare_evaluation_sets(left.decontamination, right.decontamination),
         *_differing("tokenizer", _tokenizer(left), _tokenizer(right)),
-        *_differing("counts", _flat(left.counts.model_dump()), _flat(right.counts.model_dump()), absent=0),
+        *_differing("counts", flat(left.counts.model_dump()), flat(right.counts.model_dump()), absent=0),
         *_compare_shards(left, right),
         *_differing("origin", _origin(left), _origin(right)),
     ]
 
 
-def differing_settings(manifest: Manifest, recipe: PrepareRecipe) -> list[str]:
-    """Tell which settings of a recipe a corpus was not made with; files and tokenizer are not compared."""
-    made = {"data_use": manifest.data_use, "validation": manifest.split.validation} | _flat({"clean": manifest.clean})
-    wanted = recipe.model_dump(mode="json", include={"data_use", "validation", "clean"})
-    changed = list(_differing("settings", made, _flat(wanted)))
-    said = [f"`{one.what}` {json.dumps(one.left)} there, {json.dumps(one.right)} here" for one in changed]
-    options = [source.model_dump(mode="json", exclude={"files"}) for source in recipe.sources]
-    if any({**file.options, "license": file.license} not in options for file in manifest.sources):
-        said.append("`sources` read in other ways, or under other licences")
-    return said
-
-
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    return _flat(manifest.model_dump(mode="json", include={"format", "data_use", "dtype", "split", "clean"}))
+    return flat(manifest.model_dump(mode="json", include={"format", "data_use", "dtype", "split", "clean"}))
 
 
 def _tokenizer(manifest: Manifest) -> dict[str, Any]:
@@ -65,14 +52,6 @@ def _tokenizer(manifest: Manifest) -> dict[str, Any]:
 
 def _origin(manifest: Manifest) -> dict[str, Any]:
     return {"corpus": manifest.corpus, "code": manifest.code, "tokenizer": manifest.tokenizer.path}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Give every value a dotted key; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
-    return flat
 
 
 def _differing(

@@ -1,10 +1,9 @@
 """Whether a recipe can work on a cluster, said before it waits in a queue. Reads small local files only."""
 
 import difflib
-import glob
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,21 +11,21 @@ from typing import Any, TypeAlias
 
 from launcher.adapters import AdapterFolder, is_credentialed, read_adapter
 from launcher.cluster import Cluster
-from launcher.corpora.difference import differing_settings
 from launcher.corpus import read_manifest
 from launcher.errors import Fault, LauncherError
 from launcher.expansion import EXPANSION
 from launcher.load import LoadedRecipe
-from launcher.paths import closed_folder, expand, locate
+from launcher.paths import expand, locate
 from launcher.plan.clashes import find_clashes
+from launcher.plan.files import missing_files
 from launcher.plan.shape import model_config, most_tokens, read_json
-from launcher.recipe import ClassifyRecipe, CptRecipe, MergeRecipe, PrepareRecipe, Recipe, SftRecipe, VocabularyRecipe
-from launcher.recipe.chat import PubMedQaSource
+from launcher.recipe import CptRecipe, MergeRecipe, PrepareRecipe, Recipe
 from launcher.recipe.merge import MergedAdapter
 from launcher.recipe.molora import Orthogonal
 from launcher.recipe.sections import EarlierAdapter
 from launcher.recipe.training import TrainingRecipe
 from launcher.record import was_rehearsed
+from launcher.settings import differing_settings
 from launcher.tokens import strangers
 
 Finding: TypeAlias = tuple[str, str]
@@ -55,7 +54,7 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: Pending
     if isinstance(recipe, MergeRecipe):
         findings += site.start_findings(recipe, pending)
     elif not isinstance(recipe, TrainingRecipe):
-        findings += [*site.tokenizer_findings("tokenizer", recipe.tokenizer, pending), *site.source_findings(recipe)]
+        findings += site.tokenizer_findings("tokenizer", recipe.tokenizer, pending)
     else:
         findings += [
             *site.start_findings(recipe, pending),
@@ -65,14 +64,11 @@ def check(recipe: Recipe, cluster: Cluster, recipe_folder: str, pending: Pending
             *site.device_findings(recipe),
             *site.tracking_findings(recipe),
         ]
+    findings += missing_files(recipe, expand(cluster.roots.data), recipe_folder)
     if isinstance(recipe, PrepareRecipe):
         findings += site.name_findings(recipe)
     if isinstance(recipe, CptRecipe):
         findings += [*site.corpus_findings(recipe, pending), *site.vocabulary_findings(recipe)]
-    if isinstance(recipe, SftRecipe):
-        findings += site.chat_findings(recipe)
-    if isinstance(recipe, ClassifyRecipe):
-        findings += site.note_findings(recipe)
     return [Fault(recipe.name, None, key, message) for key, message in findings]
 
 
@@ -207,13 +203,6 @@ class _Site:
         if recipe.output and link.exists() and not was_rehearsed(link):
             yield "output", f"there is a model `{recipe.output}` already; write another name, or remove it"
 
-    def source_findings(self, recipe: PrepareRecipe | VocabularyRecipe) -> Iterator[Finding]:
-        evaluation = recipe.clean.decontaminate.files if recipe.clean.decontaminate else ()
-        patterns = {f"sources.{index}.files": source.files for index, source in enumerate(recipe.sources)}
-        patterns |= {f"clean.decontaminate.files.{index}": files for index, files in enumerate(evaluation)}
-        datasets = {f"sources.{index}.files" for index, one in enumerate(recipe.sources) if one.format == "dataset"}
-        yield from self._file_findings(patterns, datasets)
-
     def name_findings(self, recipe: PrepareRecipe) -> Iterator[Finding]:
         """Whether the name of the corpus to make is taken, as far as that shows before its files are read."""
         folder = expand(self.cluster.roots.corpora) / recipe.corpus
@@ -229,36 +218,6 @@ class _Site:
         else:
             if differing:
                 yield "corpus", f"`{recipe.corpus}` is there already, made otherwise ({'; '.join(differing)}); {fix}"
-
-    def chat_findings(self, recipe: SftRecipe) -> Iterator[Finding]:
-        patterns = {}
-        for index, source in enumerate(recipe.data.sources):
-            patterns[f"data.sources.{index}.files"] = source.files
-            if isinstance(source, PubMedQaSource) and source.exclude:
-                patterns[f"data.sources.{index}.exclude"] = source.exclude
-        yield from self._file_findings(patterns)
-
-    def note_findings(self, recipe: ClassifyRecipe) -> Iterator[Finding]:
-        data = recipe.data
-        patterns: list[tuple[str, str]] = [*data.files.items()]
-        if data.class_file:
-            patterns.append(("class_file", data.class_file))
-        for key, files in patterns:
-            yield from self._file_findings({"data.folder" if data.format == "core" else f"data.{key}": files})
-
-    def _file_findings(self, patterns: Mapping[str, str], datasets: Collection[str] = ()) -> Iterator[Finding]:
-        for key, files in patterns.items():
-            is_local = files.startswith(("./", "../"))
-            folder = Path(self.recipe_folder) if is_local else expand(self.cluster.roots.data)
-            found = glob.iglob(str(Path(glob.escape(str(folder))) / files), recursive=True)
-            if not any(map(os.path.isfile, found)):
-                inside = f"{files.rstrip('/')}/**/data-*.arrow" if key in datasets else f"{files.rstrip('/')}/*"
-                hint = f", or write `{inside}` for the files in that folder"
-                hint = hint if os.path.isdir(folder / files) else ""
-                hint = ", which knows no `{}`: write a source for each" if "{" in files and "}" in files else hint
-                closed = closed_folder(folder / files)
-                hint = f", or ask who owns `{closed}`, which is not for you to read" if closed else hint
-                yield key, f"no file matches `{folder / files}`; check the pattern{hint}"
 
     def corpus_findings(self, recipe: CptRecipe, pending: Pending) -> Iterator[Finding]:
         for index, corpus in enumerate(recipe.data.corpora):
