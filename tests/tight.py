@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM
 
 
 class TightLlama(LlamaForCausalLM):
-    """Has no room for more than `fits` sequences on one rank, from some forward pass on, and notes what it is given."""
+    """Has no room for more than `fits` sequences on one rank, from some pass on, and notes what it is trained on."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -29,6 +29,8 @@ class TightLlama(LlamaForCausalLM):
         self.model.register_forward_pre_hook(self.take, with_kwargs=True)
 
     def take(self, layers, given, named):
+        if not self.training:  # looked at before the first step, or evaluated
+            return
         input_ids = named["input_ids"]
         self.passes += 1
         rank, tight = os.environ["RANK"], self.config.tight
@@ -57,7 +59,7 @@ def make_tight_model(folder: Path, fits: int, rank: int = 1, after: int = 0) -> 
     """Make a model that fails with more than `fits` sequences on `rank`, once `after` passes went well.
 
     Returns:
-        The folder of the notes: for each attempt and rank a line for each forward pass, a word for each sequence.
+        The folder of the notes: for each attempt and rank a line for each micro batch, a word for each sequence.
     """
     notes = folder.with_name(f"{folder.name}-notes")
     notes.mkdir()
