@@ -134,7 +134,7 @@ def test_a_stopped_run_saves_and_goes_on_when_resumed(watcher: Watcher) -> None:
     watcher.wait_for_state(run, "running", step=2)
     assert "running" in watcher.launcher("resume", str(run.root), code=2)
 
-    assert "asked to save and stop" in watcher.launcher("stop", str(run.root))
+    assert "asked to stop after the files" in watcher.launcher("stop", str(run.root))
     stopped = watcher.wait_for_state(run, "stopped")
     watcher.launcher("resume", str(run.root))
     finished = watcher.wait_for_state(run, "finished")
