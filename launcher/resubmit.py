@@ -1,6 +1,7 @@
 """Queueing runs again that exist, with the script and the code they had."""
 
 import json
+import os
 import re
 import time
 from collections import defaultdict
@@ -145,7 +146,8 @@ def _submission_of(run: RunDir, record: RunRecord) -> tuple[SubmissionDir, int, 
     else:
         candidates = sorted(submissions_root((run.group if record.share else run).root.parent).glob("*-*"))
     for submission in map(SubmissionDir, candidates):
-        runs = [row["run"] for row in read_json_lines(submission.manifest)]
-        if str(run.root) in runs:
-            return submission, runs.index(str(run.root)), len(runs)
+        runs = [Path(row["run"]) for row in read_json_lines(submission.manifest)]
+        for index, one in enumerate(runs):
+            if one.name == run.root.name and os.path.realpath(one) == os.path.realpath(run.root):
+                return submission, index, len(runs)
     raise RunError(f"`{run.root.name}`: its submission is gone; submit the recipe again: {run.recipe_as_written}")

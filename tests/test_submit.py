@@ -210,6 +210,25 @@ def test_a_queued_run_is_not_queued_again(
     assert resubmit(runs[1], cluster) == "1002_1"
 
 
+def test_a_queued_run_is_not_queued_again_by_another_way_to_its_folder(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    cluster = make_cluster()
+    [run] = submit(loaded(make_recipe()), cluster, SubmitOptions())
+    link = tmp_path / "scratch"
+    link.symlink_to(run.root.parent)
+
+    with pytest.raises(RunError, match="is queued or running as job 1001"):
+        resubmit(RunDir(link / run.root.name), cluster)
+    record = json.loads(run.record.read_text())
+    run.record.write_text(json.dumps(record | {"submissions": []}))  # as after a kill
+    with pytest.raises(RunError, match="is queued or running as job 1001"):
+        resubmit(RunDir(link / run.root.name), cluster)
+    fake_slurm.forget("1001")
+
+    assert resubmit(RunDir(link / run.root.name), cluster) == "1002"
+
+
 def test_a_run_whose_submission_is_gone_says_what_to_do(
     fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
 ) -> None:

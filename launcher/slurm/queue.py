@@ -82,10 +82,9 @@ class SlurmQueue:
         """List what is queued or running of a submission, array elements one by one."""
         # --all: partitions may be hidden. The working directory tells apart submissions of one name below two roots.
         argv = ["squeue", "--me", "--all", "--array", "--noheader", "--format=%i|%k|%Z"]
-        wanted = f"|{job_comment(submission)}|{submission.root}"
-        return [
-            line.removesuffix(wanted) for line in run_slurm(argv, self.cluster).splitlines() if line.endswith(wanted)
-        ]
+        rows = [line.split("|", 2) for line in run_slurm(argv, self.cluster).splitlines()]
+        own, folder = job_comment(submission), os.path.realpath(submission.root)
+        return [row[0] for row in rows if row[1:2] == [own] and os.path.realpath(row[2]) == folder]
 
     def cancel(self, submission: SubmissionDir) -> None:
         """Cancel what is queued or running of a submission."""
