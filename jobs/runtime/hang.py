@@ -131,7 +131,7 @@ class HangWatch:
 
 
 def has_stacks(log: Path) -> bool:
-    """Tell whether faulthandler has written into a rank's log that the time was over."""
+    """Tell whether the watchdog has written into a rank's log that the time was over."""
     return any(line.startswith("Timeout (") for line in _tail(log).splitlines())
 
 

@@ -10,7 +10,10 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
+from threading import Timer, get_ident
+from traceback import walk_stack
 
 VARIABLE = "LAUNCHER_HANG_SECONDS"
 """Tells the tasks the limit; 0 or missing: nobody watches (somebody debugs, or the recipe says `null`)."""
@@ -24,8 +27,9 @@ def pulse_seconds(limit: float) -> float:
 class Watchdog:
     """Watches over this process. One exists in each, as faulthandler has but one timer.
 
-    faulthandler dumps from a thread of its own, which needs no lock of the interpreter: it works while the
-    main thread waits inside C code for a collective that never ends.
+    A thread writes the stacks, which takes the interpreter's lock: without it, to look at a process that runs after
+    all may kill it (https://github.com/python/cpython/issues/140815). If some C code keeps the lock, nothing runs,
+    and faulthandler, which needs no lock, writes them a little later.
     """
 
     def __init__(self) -> None:
@@ -33,6 +37,7 @@ class Watchdog:
         """Seconds without a sign of life that mean a hang; 0: unlimited."""
         self._heartbeat: Path | None = None
         self._log = -1
+        self._timer: Timer | None = None
         self._dump_at = 0.0
         self._next_pulse = float("inf")
 
@@ -66,23 +71,52 @@ class Watchdog:
         now = time.monotonic()
         self._next_pulse = now + pulse_seconds(self.limit)
         self._dump_at = now + self.limit
+        self._pause()
         self._go_on()
         if self._heartbeat is not None:
             with suppress(OSError):  # a disk that is full says so elsewhere
                 self._heartbeat.touch()
 
     def _pause(self) -> None:
-        # A child that is forked while the timer runs waits for ever when it touches its own: the timer's thread, which
-        # holds the lock, is not there.
+        # A child that is forked while faulthandler's timer runs waits for ever when it touches its own: the timer's
+        # thread, which holds the lock, is not there.
         faulthandler.cancel_dump_traceback_later()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
 
     def _go_on(self) -> None:
         left = self._dump_at - time.monotonic()
         if left > 0:
-            faulthandler.dump_traceback_later(left, file=self._log)
+            faulthandler.dump_traceback_later(left + self._patience, file=self._log)
+            self._timer = Timer(left, self._dump)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _dump(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        if time.monotonic() < self._dump_at + self._patience:  # else faulthandler has written them
+            os.write(self._log, f"Timeout ({timedelta(seconds=self.limit)})!\n{_stacks()}".encode())
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that code may keep the interpreter's lock."""
+        return min(5.0, self.limit / 2)
 
     def _forget(self) -> None:
         self._dump_at = self._next_pulse = 0.0
+
+
+def _stacks() -> str:
+    """The stacks of all threads but this one, as faulthandler writes them."""
+    text = ""
+    for thread, innermost in sys._current_frames().items():
+        if thread != get_ident():
+            text += f"Thread {thread:#018x} (most recent call first):\n"
+            for frame, line in walk_stack(innermost):
+                text += f'  File "{frame.f_code.co_filename}", line {line} in {frame.f_code.co_name}\n'
+            text += "\n"
+    return text
 
 
 WATCHDOG = Watchdog()
