@@ -106,7 +106,8 @@ class SplitRule(_Record):
     validation: float
     """Share of the documents."""
     rule: str = (
-        "first 64 bits of BLAKE2b of the text, or of the reader's split key (a patient), below validation * 2^64"
+        "BLAKE2b with a digest of 8 bytes, read as a big-endian number, of the document's text, or of `mimic_iv/` or "
+        "`mimic_iii/` and the SUBJECT_ID, all in UTF-8: for validation if below validation * 2^64"
     )
 
 

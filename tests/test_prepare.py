@@ -1,5 +1,6 @@
 """kind: prepare, from source files to a published corpus."""
 
+import hashlib
 import json
 import os
 import re
@@ -151,6 +152,20 @@ def test_the_split_depends_on_the_text_alone(tmp_path):
 
     assert sorted(documents_of(first, "validation")) == sorted(documents_of(second, "validation"))
     assert sorted(documents_of(first, "train")) == sorted(documents_of(second, "train"))
+
+
+def test_the_split_is_the_one_that_the_manifest_states(tmp_path):
+    texts = abstracts()[:100]
+    write_pile(tmp_path / "a.jsonl", texts)
+
+    corpus = prepare(tmp_path, validation=0.3)
+
+    rule = corpus.manifest.split.rule
+    assert rule.startswith("BLAKE2b with a digest of 8 bytes, read as a big-endian number, of the document's text")
+    digests = {text: hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest() for text in texts}
+    expected = [text for text in texts if int.from_bytes(digests[text], "big") < 0.3 * 2**64]
+    tokenizer = load_encoder(str(ASSETS / "stories260k"), "stories260k")
+    assert documents_of(corpus, "validation") == tokenizer.encode(expected)
 
 
 @pytest.mark.parametrize(("validation", "expected"), [(0, (20, 0)), (0.9999, (0, 20))])
