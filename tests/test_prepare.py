@@ -22,13 +22,13 @@ from jobs.data import parts
 from jobs.data.corpus import open_corpus
 from jobs.data.keys import KeyRecorder
 from jobs.data.making import make_work_folder
-from jobs.data.plan import find_files
+from jobs.data.plan import find_files, make_plan
 from jobs.data.readers import read
 from jobs.data.tokenize import load_encoder
 from jobs.prepare import main
 from jobs.runtime.context import Ranks
 from jobs.runtime.stop import StopFlag
-from launcher.corpus import MANIFEST
+from launcher.corpus import MANIFEST, SPLITS
 from launcher.errors import LauncherError
 from launcher.ledger import read_attempts
 from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
@@ -498,6 +498,22 @@ def test_a_part_of_another_licence_or_with_other_settings_is_not_taken_over(tmp_
     ):
         assert main(make_context(tmp_path, resources=one_cpu, **changes), StopAfter(1)) == CONTINUE
         assert "2 source files, 0 of them done before" in capsys.readouterr().out.splitlines()[-2]
+
+
+@pytest.mark.parametrize(("lost", "added"), [("train/00000.ds", []), ("00000.npz", ["b"]), ("00000.signatures", ["b"])])
+def test_a_part_of_which_a_file_is_lost_is_made_again(tmp_path, capsys, lost, added):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+    plan = make_plan(make_context(tmp_path, clean={"near_duplicates": {}}))
+    plan.work.mkdir(parents=True)
+    parts.make_part(plan, 0)
+    (plan.parts / lost).unlink()
+    for name in added:
+        write_pile(tmp_path / f"{name}.jsonl", abstracts()[20:40])
+
+    corpus = prepare(tmp_path, clean={"near_duplicates": {}})
+
+    assert "0 of them done before" in capsys.readouterr().out
+    assert sum(map(corpus.manifest.counts.documents.get, SPLITS)) == 20 + 20 * len(added)
 
 
 def test_a_published_corpus_is_not_made_again(tmp_path):

@@ -48,47 +48,47 @@ class Part(BaseModel):
 
 
 def finished_part(plan: SourcePlan, number: int) -> Part | None:
-    """Return the part that an earlier attempt finished, if its source has not changed since."""
-    return _read_part(plan, number, plan.record(number)) or _adopted_part(plan, number)
+    """Return the part that an earlier attempt finished, if it is all there and its source has not changed since."""
+    return _read_part(plan, number, plan.parts) or _adopted_part(plan, number)
 
 
-def _read_part(plan: SourcePlan, number: int, record: Path) -> Part | None:
+def _read_part(plan: SourcePlan, number: int, folder: Path) -> Part | None:
     try:
-        part = Part.model_validate_json(record.read_bytes())
+        part = Part.model_validate_json((folder / plan.record(number).name).read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
     path, source = plan.files[number]
     file = path.stat()
     wanted = (plan.settings, str(path), options_of(source), source.license, file.st_size, file.st_mtime_ns)
     of, modified_ns = part.source, part.modified_ns
-    return part if wanted == (part.settings, of.path, of.options, of.license, of.size, modified_ns) else None
+    if wanted != (part.settings, of.path, of.options, of.license, of.size, modified_ns):
+        return None
+    # A folder that is half removed may have lost any of them.
+    return part if all((folder / path).exists() for path in _files_of_part(plan, number, part)) else None
 
 
 def _adopted_part(plan: SourcePlan, number: int) -> Part | None:
     """Take over the part that another try at this finished, before another file was fetched again or added."""
-    for record in sorted(plan.work.parent.glob(f"*/parts/{number:05d}.json")):
-        part = _read_part(plan, number, record)
+    for folder in sorted(plan.work.parent.glob("*/parts")):
+        part = _read_part(plan, number, folder)
         if part is None:
             continue
         try:
             plan.record(number).unlink(missing_ok=True)
-            for path in _files_of_part(record):
-                _link(path, plan.parts / path.relative_to(record.parent))
-            _link(record, plan.record(number))  # last: it says that everything is there
+            for path in _files_of_part(plan, number, part):
+                _link(folder / path, plan.parts / path)
+            # Last: it says that everything is there.
+            _link(folder / plan.record(number).name, plan.record(number))
         except OSError:  # it is being removed, or the file system has no hard links
             continue
         return part
     return None
 
 
-def _files_of_part(record: Path) -> Iterator[Path]:
-    """Find what belongs to a part: keys and signatures beside its record, shards in folders of their splits.
-
-    What was made of all parts together, the records of merged shards first of all, has numbers of its own and stays.
-    """
-    yield from {*record.parent.glob(f"{record.stem}.*")} - {record}
-    for split in SPLITS:
-        yield from (record.parent / split).glob(f"{record.stem}.*")
+def _files_of_part(plan: SourcePlan, number: int, part: Part) -> list[Path]:
+    """Name all files of a part but its record, by their paths below the parts' folder."""
+    shards = [Path(f"{shard.name}{suffix}") for shard in part.shards.values() for suffix in ("", ".index")]
+    return [*shards, *(path.relative_to(plan.parts) for path in plan.beside(number))]
 
 
 def _link(path: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ _READ_ONCE = ("medline", "pmc")
 
 
 @dataclass(frozen=True)
-class SourcePlan:
+class SourcePlan(ABC):
     """What is made of source files, and where."""
 
     recipe: PrepareRecipe | VocabularyRecipe
@@ -68,6 +69,10 @@ class SourcePlan:
         """Where the record of a finished source file lies."""
         return self.parts / f"{number:05d}.json"
 
+    @abstractmethod
+    def beside(self, number: int) -> list[Path]:
+        """Name what was made of a source file besides its record and its shards."""
+
 
 @dataclass(frozen=True)
 class Plan(SourcePlan):
@@ -84,6 +89,10 @@ class Plan(SourcePlan):
     def signatures(self, number: int) -> Path:
         """Where the MinHash signatures of its documents lie."""
         return self.parts / f"{number:05d}.signatures"
+
+    def beside(self, number: int) -> list[Path]:
+        """Name what was made of a source file besides its record and its shards."""
+        return [self.keys(number), *([self.signatures(number)] if self.recipe.clean.near_duplicates else [])]
 
 
 def make_plan(context: Context) -> Plan:

@@ -44,6 +44,10 @@ class VocabularyPlan(SourcePlan):
         """Where its held-out documents lie."""
         return self.parts / f"{number:05d}.heldout.gz"
 
+    def beside(self, number: int) -> list[Path]:
+        """Name what was made of a source file besides its record."""
+        return [self.words(number), self.heldout(number)]
+
 
 def make_plan(context: Context) -> VocabularyPlan:
     """Work out what the recipe asks for.
