@@ -37,7 +37,7 @@ def run(program: str, limit: str = "0.3", **environ: str) -> "subprocess.Complet
 
 
 def test_a_process_that_is_stuck_in_c_code_leaves_its_stacks() -> None:
-    assert "in stuck\n" in run("stuck(0.6)").stderr
+    assert "in stuck\n" in run("stuck(0.9)").stderr
 
 
 def test_a_process_that_is_slow_survives_its_stacks() -> None:
@@ -47,17 +47,17 @@ def test_a_process_that_is_slow_survives_its_stacks() -> None:
 import importlib, sys
 for _ in range(8):
     WATCHDOG.beat()
-    end = time.monotonic() + 0.6
+    end = time.monotonic() + 0.75
     while time.monotonic() < end:
         for name in ("argparse", "email.message", "http.client", "json.decoder", "json.encoder", "xml.sax"):
             sys.modules.pop(name, None)
             importlib.import_module(name)
 """,
-        limit="0.5",
+        limit="0.3",
     )
 
     assert done.returncode == 0
-    assert done.stderr.count("Timeout (0:00:00.500000)!") == done.stderr.count('File "<string>", line') == 8
+    assert done.stderr.count("Timeout (0:00:00.") == done.stderr.count('File "<string>", line') == 8
 
 
 def test_signs_of_life_put_the_stacks_off() -> None:
@@ -70,15 +70,15 @@ def test_signs_of_life_put_the_stacks_off() -> None:
 def test_without_a_limit_nothing_is_watched(tmp_path: Path, limit: str) -> None:
     heartbeat = tmp_path / "heartbeat"
 
-    done = run(f"WATCHDOG.keep(Path({str(heartbeat)!r})); WATCHDOG.beat(); WATCHDOG.rest(); stuck(0.6)", limit)
+    done = run(f"WATCHDOG.keep(Path({str(heartbeat)!r})); WATCHDOG.beat(); WATCHDOG.rest(); stuck(0.9)", limit)
 
     assert (done.returncode, done.stderr) == (0, "")
     assert not heartbeat.exists()
 
 
 def test_who_waits_for_others_is_not_watched_until_its_next_sign_of_life() -> None:
-    assert run("WATCHDOG.rest(); stuck(0.6)").stderr == ""
-    assert "in stuck\n" in run("WATCHDOG.rest(); WATCHDOG.beat(); stuck(0.6)").stderr
+    assert run("WATCHDOG.rest(); stuck(0.9)").stderr == ""
+    assert "in stuck\n" in run("WATCHDOG.rest(); WATCHDOG.beat(); stuck(0.9)").stderr
 
 
 def test_forked_processes_are_watched_from_their_first_sign_of_life_on() -> None:
@@ -86,10 +86,10 @@ def test_forked_processes_are_watched_from_their_first_sign_of_life_on() -> None
     forked = """
 WATCHDOG.rest()
 if os.fork() == 0:
-    stuck(0.6)
+    stuck(0.9)
     print("silent")
     WATCHDOG.beat()
-    stuck(0.6)
+    stuck(0.9)
     os._exit(0)
 os.wait()
 """
@@ -102,7 +102,7 @@ os.wait()
 def test_a_process_that_forks_while_it_is_watched_is_watched_on_and_its_child_is_not() -> None:
     done = run("""
 if os.fork() == 0:
-    stuck(0.6)
+    stuck(0.9)
     os._exit(0)
 os.wait()
 """)
@@ -116,7 +116,7 @@ def test_a_process_that_aborts_leaves_its_stacks() -> None:
 
 
 def test_stacks_go_where_stderr_went_at_the_start() -> None:
-    assert "in stuck\n" in run("os.dup2(os.open(os.devnull, os.O_WRONLY), 2); stuck(0.6)").stderr
+    assert "in stuck\n" in run("os.dup2(os.open(os.devnull, os.O_WRONLY), 2); stuck(0.9)").stderr
 
 
 def test_the_heartbeat_is_renewed_no_more_often_than_needed(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ class Watchdog:
 
     @property
     def _patience(self) -> float:
-        """Seconds that code may keep the interpreter's lock."""
-        return min(5.0, self.limit / 2)
+        """Seconds that code may keep the interpreter's lock; in time for the batch process, which ends the attempt."""
+        return max(0.25, pulse_seconds(self.limit))
 
     def _forget(self) -> None:
         self._dump_at = self._next_pulse = 0.0
