@@ -21,8 +21,8 @@ from jobs.models.merge_plan import MergePlan, choose_tokenizer, make_plan
 from jobs.models.merging import attach, load_in_fp32, merge
 from jobs.models.model_folder import copy_generation_config, copy_tokenizer, let_others_read, load_tokenizer
 from jobs.models.probe import Difference, Probe, compare
-from jobs.runtime.checkpoint import sync, sync_tree
 from jobs.runtime.context import Context
+from jobs.runtime.durable import sync, sync_tree
 from jobs.runtime.export import MANIFEST
 from jobs.runtime.watchdog import WATCHDOG
 from launcher.adapters import AdapterFolder, read_object

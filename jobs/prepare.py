@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from jobs.data.clean.decontaminate import tell
 from jobs.data.counts import summary
-from jobs.data.durable import naming
 from jobs.data.finalise import finalise
 from jobs.data.making import make_parts, stopped
 from jobs.data.parts import make_part
@@ -24,6 +23,7 @@ from jobs.data.plan import Plan, make_plan
 from jobs.data.progress import Phases
 from jobs.data.shares import agree, changes, deal
 from jobs.runtime.context import Context
+from jobs.runtime.durable import naming, sync
 from launcher.corpus import MANIFEST, Manifest, read_manifest
 from launcher.errors import LauncherError
 from launcher.ledger import StopRequest, append_event
@@ -172,6 +172,7 @@ def publish(plan: Plan) -> None:
     except (OSError, LauncherError):
         if not is_published(plan):  # otherwise another run of the same recipe was quicker
             raise
+    sync(plan.folder.parent)
     shutil.rmtree(plan.work.parent, ignore_errors=True)
 
 

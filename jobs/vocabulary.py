@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from pydantic import TypeAdapter
 from transformers import AutoTokenizer
 
-from jobs.data.durable import staging_path, sync_names, write_durably
 from jobs.data.expansion.building import expand, save
 from jobs.data.expansion.counting import Words
 from jobs.data.expansion.learning import NewToken, learn
@@ -27,6 +26,7 @@ from jobs.data.progress import Phases
 from jobs.data.tokenize import TextEncoder, load_encoder
 from jobs.data.workers import run_tasks
 from jobs.runtime.context import Context
+from jobs.runtime.durable import staging_path, sync, sync_tree, write_durably
 from jobs.runtime.watchdog import WATCHDOG
 from launcher.corpus import Tally
 from launcher.errors import LauncherError
@@ -56,6 +56,7 @@ def main(context: Context, stop: "StopFlag") -> int:
     is_stop_wanted = partial(stop.wanted, context.run, context.ranks.is_main)
     if not is_published(plan) and not make_tokenizer(plan, context, is_stop_wanted):
         return stopped(context)
+    shutil.rmtree(plan.work.parent, ignore_errors=True)  # there if a run was killed just when it had published
     expansion = read_expansion(plan.folder)
     write_durably(context.run.outputs / FERTILITY, expansion.measurement.model_dump_json(indent=1) + "\n")
     print(f"{plan.folder}: {summary(expansion)}", flush=True)
@@ -191,14 +192,14 @@ def identity_of(encoder: TextEncoder) -> TokenizerIdentity:
 
 
 def publish(plan: VocabularyPlan, folder: Path) -> None:
-    """Move the tokenizer into place, and remove what only the making needed."""
-    sync_names(folder)
+    """Move the tokenizer into place; another run of the same recipe may have been quicker."""
+    sync_tree(folder)
     try:
         os.rename(folder, plan.folder)
     except OSError:
-        if not is_published(plan):  # otherwise another run of the same recipe was quicker
+        if not is_published(plan):
             raise
-    shutil.rmtree(plan.work.parent, ignore_errors=True)
+    sync(plan.folder.parent)
 
 
 def summary(expansion: Expansion) -> str:

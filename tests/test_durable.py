@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.data.durable import clear_leftovers, staging_path
 from jobs.data.plan import make_plan
 from jobs.prepare import main
+from jobs.runtime.durable import clear_leftovers, staging_path
 from jobs.runtime.stop import StopFlag
 from launcher.paths import CONTINUE
 from tests.preparing import abstracts, make_context, write_pile
@@ -47,7 +47,7 @@ def test_a_living_process_keeps_its_files_however_old_they_are(tmp_path):
 @pytest.mark.parametrize(("age", "is_there"), [(time.time(), True), (YESTERDAY, False)], ids=["now", "yesterday"])
 def test_files_of_other_machines_go_when_nobody_has_written_to_them_for_a_day(tmp_path, monkeypatch, age, is_there):
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.data.durable.os.uname", lambda: SimpleNamespace(nodename="node-1.site.org"))
+        patch.setattr("jobs.runtime.durable.os.uname", lambda: SimpleNamespace(nodename="node-1.site.org"))
         paths = [staging_path(tmp_path / name) for name in ("00000.ds", "3")]
     paths[0].touch()
     paths[1].mkdir()

@@ -203,7 +203,7 @@ def test_a_search_that_was_stopped_goes_on_with_the_buckets_it_has_not_searched(
 
 def test_what_a_bucket_found_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     found, synced = search(tmp_path, [["one two three four five six"] * 2]), []
-    monkeypatch.setattr("jobs.data.durable.os.fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    monkeypatch.setattr("jobs.runtime.durable.os.fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
 
     found.search_bucket(0)
 

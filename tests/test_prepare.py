@@ -516,6 +516,20 @@ def test_a_part_of_which_a_file_is_lost_is_made_again(tmp_path, capsys, lost, ad
     assert sum(map(corpus.manifest.counts.documents.get, SPLITS)) == 20 + 20 * len(added)
 
 
+def test_the_name_of_a_corpus_is_on_disk_before_its_parts_are_removed(tmp_path, monkeypatch):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:20])
+    (tmp_path / "corpora").mkdir()
+    root, seen = (tmp_path / "corpora").stat().st_ino, []
+    monkeypatch.setattr(
+        "jobs.runtime.durable.os.fsync",
+        lambda handle: seen.append(os.listdir(tmp_path / "corpora")) if os.fstat(handle).st_ino == root else None,
+    )
+
+    prepare(tmp_path)
+
+    assert [sorted(names) for names in seen] == [["corpus", "corpus.partial"]]
+
+
 def test_a_published_corpus_is_not_made_again(tmp_path):
     write_pile(tmp_path / "a.jsonl", abstracts()[:20])
     folder = prepare(tmp_path).folder

@@ -278,7 +278,7 @@ def test_one_large_file_moves_the_progress(tmp_path, monkeypatch):
 
 def test_processes_of_the_same_number_on_two_machines_do_not_disturb_each_other(tmp_path, monkeypatch):
     machine = SimpleNamespace(nodename="one")
-    monkeypatch.setattr("jobs.data.durable.os.uname", lambda: machine)
+    monkeypatch.setattr("jobs.runtime.durable.os.uname", lambda: machine)
     writers = []
     for machine.nodename in ("one", "two"):
         writers.append(ShardWriter(tmp_path, "a.ds", "uint16"))

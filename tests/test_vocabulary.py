@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import shutil
 import stat
 
 import pytest
@@ -186,6 +188,30 @@ def test_a_tokenizer_that_is_there_is_not_made_again(made, monkeypatch):
     expand(made)
 
     assert files_of(made / "models") == before
+
+
+def test_what_has_its_name_is_on_disk(tmp_path, monkeypatch):
+    write_pile(tmp_path / "a.jsonl", abstracts()[:100])
+    shutil.copytree(ASSETS / "stories260k", tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text("{{ messages }}")  # a file that transformers writes
+    synced = set()
+    monkeypatch.setattr("jobs.runtime.durable.os.fsync", lambda handle: synced.add(os.fstat(handle).st_ino))
+
+    folder = expand(tmp_path)
+
+    assert {
+        path.name for path in (folder.parent, folder, *folder.iterdir()) if path.stat().st_ino not in synced
+    } == set()
+
+
+def test_heldout_text_that_a_killed_run_left_behind_is_removed(made):
+    left = made / "models" / "expanded.partial" / "fingerprint" / "parts" / "00000.heldout.gz"
+    left.parent.mkdir(parents=True)
+    left.touch()
+
+    expand(made)
+
+    assert os.listdir(made / "models") == ["expanded"]
 
 
 @pytest.mark.parametrize("change", [{"new_tokens": 30}, {"min_documents": 2}, {"max_characters": 9}, {"heldout": 0.2}])

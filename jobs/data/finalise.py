@@ -11,7 +11,6 @@ from functools import partial
 from jobs.data.clean.decontaminate import account
 from jobs.data.counts import count_documents, count_tokens, summary
 from jobs.data.decide import NEAR_DUPLICATE, Judged, decide, mark
-from jobs.data.durable import sync_names, write_durably
 from jobs.data.keys import load_keys
 from jobs.data.making import code_versions
 from jobs.data.merge import Merger, Piece, lay_out
@@ -20,6 +19,7 @@ from jobs.data.parts import Part
 from jobs.data.plan import Plan
 from jobs.data.progress import TellPhase, tell_nobody
 from jobs.data.signatures import minhash_config
+from jobs.runtime.durable import sync, write_durably
 from jobs.runtime.watchdog import WATCHDOG
 from launcher.corpus import MANIFEST, SPLITS, TOKENIZER, Manifest, Shard, Split, SplitRule, Tally
 from launcher.errors import LauncherError
@@ -127,6 +127,6 @@ def write_manifest(plan: Plan, parts: Sequence[Part], counts: Tally, shards: Sha
         shards=shards,
     )
     for folder in (*(plan.work / split for split in SPLITS if shards[split]), plan.work):
-        sync_names(folder)
+        sync(folder)
     write_durably(plan.work / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-    sync_names(plan.work)
+    sync(plan.work)

@@ -14,8 +14,8 @@ import numpy as np
 from datatrove.data import Document
 from numpy.typing import NDArray
 
-from jobs.data.durable import replace_durably
 from jobs.data.readers.intake import Intake
+from jobs.runtime.durable import replace_durably
 from launcher.corpus import SPLITS, Split
 
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias, TypeVar
 
 from jobs.data.counts import check_quality, summary
-from jobs.data.durable import clear_leftovers, naming
 from jobs.data.parts import Part, finished_part
 from jobs.data.plan import SourcePlan
 from jobs.data.progress import Gauge, Progress
 from jobs.data.workers import run_tasks
 from jobs.runtime.context import Context
+from jobs.runtime.durable import clear_leftovers, naming
 from launcher.errors import LauncherError
 from launcher.ledger import append_event
 from launcher.paths import CONTINUE

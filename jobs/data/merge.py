@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jobs.data.decide import Flags
-from jobs.data.durable import staging_path, sync_names, write_durably
 from jobs.data.shards import ShardWriter
 from jobs.data.workers import run_tasks
+from jobs.runtime.durable import staging_path, sync, write_durably
 from jobs.runtime.watchdog import WATCHDOG
 from launcher.corpus import IdFormat, Shard, Split
 
@@ -126,7 +126,7 @@ class Merger:
         self._record(merge).unlink(missing_ok=True)  # of what was in its place
         whole = merge.pieces[0].shard if len(merge.pieces) == 1 and merge.pieces[0].stays.all() else None
         shard = self._link(whole, merge.name) if whole else self._copy(merge)
-        sync_names((self.corpus / merge.name).parent)
+        sync((self.corpus / merge.name).parent)
         record = MergedShard(stamp=merge.stamp, code=self.code, shard=shard)
         write_durably(self._record(merge), record.model_dump_json())
         return shard
@@ -173,8 +173,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # some file systems have no hard links
         shutil.copyfile(source, target)
-        with target.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync(target)
 
 
 def _batches(ends: NDArray[np.int64]) -> Iterator[slice]:

@@ -21,9 +21,9 @@ from loguru import logger
 from numpy.typing import NDArray
 
 from jobs.data.decide import KEPT, Judged
-from jobs.data.durable import move_durably, staging_path
 from jobs.data.signatures import read_bucket
 from jobs.data.workers import run_tasks
+from jobs.runtime.durable import move_durably, staging_path
 from jobs.runtime.watchdog import WATCHDOG
 
 _CHUNK = 2**21

@@ -12,7 +12,6 @@ from datatrove.data import Document
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jobs.data.clean import Cleaner
-from jobs.data.durable import write_durably
 from jobs.data.keys import KeyRecorder
 from jobs.data.plan import Plan, SourcePlan, options_of
 from jobs.data.progress import Gauge
@@ -20,6 +19,7 @@ from jobs.data.readers import read
 from jobs.data.readers.intake import Intake
 from jobs.data.shards import TokenizedShards
 from jobs.data.signatures import SignatureWriter
+from jobs.runtime.durable import write_durably
 from jobs.runtime.watchdog import WATCHDOG
 from launcher.corpus import SPLITS, Shard, SourceFile, Split, Tally
 from launcher.errors import LauncherError

@@ -20,8 +20,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-from jobs.data.durable import naming
 from jobs.runtime.context import Context
+from jobs.runtime.durable import naming
 from launcher.corpus import Tally
 
 ROW_SECONDS = 5.0

@@ -14,10 +14,10 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
-from jobs.data.durable import staging_path
 from jobs.data.keys import KeyRecorder
 from jobs.data.readers.intake import Intake
 from jobs.data.tokenize import TextEncoder
+from jobs.runtime.durable import staging_path
 from launcher.corpus import SPLITS, Shard, Split
 
 _BATCH_CHARACTERS = 2**20

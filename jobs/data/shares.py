@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.data.durable import staging_path
 from jobs.data.plan import Plan
+from jobs.runtime.durable import staging_path
 from launcher.errors import LauncherError
 from launcher.paths import RunDir
 

@@ -19,8 +19,8 @@ from datatrove.utils.word_tokenizers import WordTokenizer
 from numpy.typing import NDArray
 
 from jobs.data.clean.text import with_few_marks
-from jobs.data.durable import replace_durably
 from jobs.data.keys import KeyRecorder
+from jobs.runtime.durable import replace_durably
 from launcher.recipe.prepare import Minhash
 
 _BLOCK = 4096

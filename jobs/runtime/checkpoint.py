@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jobs.runtime.durable import sync
 from jobs.runtime.process_group import Group
 from jobs.runtime.required import first_absent
 from launcher.paths import COMPLETE, RunDir, is_checkpoint_complete, published_steps
@@ -271,21 +272,6 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
     sync(marker)
     for path in {folder, *(path.parent for path in folder.rglob("*"))}:
         sync(path)
-
-
-def sync_tree(folder: Path) -> None:
-    """Flush a folder and everything in it to disk."""
-    for path in (*folder.rglob("*"), folder):
-        sync(path)
-
-
-def sync(path: Path) -> None:
-    """Flush one file's content, or one folder's list of names, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _free_name(path: Path) -> Path:

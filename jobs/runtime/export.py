@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 from jobs.models.adapter_files import write_adapter
 from jobs.models.adapter_state import gather_adapter, whole
 from jobs.models.model_folder import let_others_read
-from jobs.runtime.checkpoint import sync, sync_tree
+from jobs.runtime.durable import sync, sync_tree
 from jobs.runtime.process_group import Group
 from launcher.adapters import read_adapter
 

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from jobs.runtime.checkpoint import sync
 from jobs.runtime.context import Context
+from jobs.runtime.durable import sync
 from launcher.errors import LauncherError
 from launcher.paths import expand
 from launcher.recipe.training import TrainingRecipe

@@ -17,12 +17,12 @@ from jobs.data.chat.records import Record, read_records
 from jobs.data.chat.render import Example, Renderer
 from jobs.data.chat.store import ExamplesTally, ExampleWriter, PreparedSource, has_all_bytes
 from jobs.data.chat.templates import chat_template
-from jobs.data.durable import write_durably
 from jobs.data.plan import matching, options_of
 from jobs.data.readers.intake import Intake
 from jobs.data.shards import split_of, text_hash
 from jobs.data.tokenize import load_tokenizer
 from jobs.runtime.context import Context
+from jobs.runtime.durable import write_durably
 from launcher.corpus import SourceFile
 from launcher.errors import LauncherError
 from launcher.recipe.chat import ChatSource, PubMedQaSource

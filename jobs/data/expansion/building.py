@@ -8,8 +8,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from jobs.data.durable import write_durably
 from jobs.data.expansion.learning import NewToken
+from jobs.runtime.durable import write_durably
 
 _FILE, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")

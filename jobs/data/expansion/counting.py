@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.data.durable import replace_durably
+from jobs.runtime.durable import replace_durably
 
 Holders = tuple[int, ...]
 """Some of the documents (or patients) that hold a word, by hashes: all, or as many as it takes."""

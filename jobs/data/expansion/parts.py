@@ -12,7 +12,6 @@ from datatrove.data import Document
 
 from jobs.data.clean import Cleaner
 from jobs.data.clean.language import check_languages
-from jobs.data.durable import replace_durably, write_durably
 from jobs.data.expansion.base import Base, read_base
 from jobs.data.expansion.counting import Words
 from jobs.data.parts import Part, source_file, watched
@@ -22,6 +21,7 @@ from jobs.data.readers import read
 from jobs.data.readers.intake import Intake
 from jobs.data.shards import batches, text_hash
 from jobs.runtime.context import Context
+from jobs.runtime.durable import replace_durably, write_durably
 from launcher.corpus import SPLITS, Split, Tally
 from launcher.errors import LauncherError
 from launcher.expansion import FORMAT

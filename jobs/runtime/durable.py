@@ -71,15 +71,20 @@ def replace_durably(path: Path) -> Iterator[BinaryIO]:
 
 def move_durably(made: Path, path: Path) -> None:
     """Put in place what a library wrote, once it is on disk."""
-    with made.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(made)
     os.replace(made, path)
 
 
-def sync_names(folder: Path) -> None:
-    """Bring the names of a folder's files to disk; their contents are there already."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync_tree(folder: Path) -> None:
+    """Flush a folder and everything in it to disk."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Flush one file's content, or one folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
