@@ -184,6 +184,15 @@ def test_a_task_of_prepare_has_one_node(tmp_path: Path) -> None:
     ]
 
 
+def test_a_prepare_that_leaves_nothing_to_train_on_is_refused(tmp_path: Path) -> None:
+    text = (
+        "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nsources: [{format: pile, files: x}]\n"
+        "resources: {time: 1h}\nvalidation: 1\n"
+    )
+
+    assert faults(tmp_path, text) == ["recipe.yaml:7: validation: `1` does not fit here; write a number less than 1"]
+
+
 def test_faults_of_a_source_are_those_of_its_format(tmp_path: Path) -> None:
     text = """kind: prepare
 name: p

@@ -88,7 +88,7 @@ class PrepareRecipe(RecipeBase):
     """Where the text comes from."""
     tokenizer: str
     """Name below the profile's `roots.models`, a Hugging Face id, or `./...` relative to the recipe."""
-    validation: Fraction = 0.005
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.005
     """Share of the documents held out, chosen by a hash of the text; of MIMIC, of the patients, by their number."""
     clean: Clean = Clean()
     """What happens to documents on the way."""
