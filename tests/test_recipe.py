@@ -47,6 +47,7 @@ def test_counts_have_a_value_and_a_unit(quantity: BatchSize | Length, value: int
 
 def test_shares_become_steps_and_percentages_are_rounded_up() -> None:
     assert [Share("3%").steps(1001), Share("0%").steps(10), Share("12 steps").steps(1000)] == [31, 0, 12]
+    assert Share("1.1%").steps(3000) == 33  # with floats it would be a little more, and rounded up
 
 
 def test_an_interval_is_in_steps_or_in_seconds() -> None:

@@ -1,5 +1,6 @@
 """Quantities as people write them: `12h`, `80GB`, `3%`, `2048 sequences`. Each stays the text it was."""
 
+import math
 import re
 from fractions import Fraction
 from typing import Any, ClassVar, Self
@@ -52,10 +53,10 @@ class Quantity(str):
         """Say what is wrong with a quantity that is spelled well."""
         return None if re.search("[1-9]", self) else "is nothing"
 
-    def _number_and_unit(self) -> tuple[float, str]:
+    def _number_and_unit(self) -> tuple[Fraction, str]:
         match = re.match(r"([\d.]+)\s*([A-Za-z%]+)", self)
         assert match, self  # the pattern was checked when the object was made
-        return float(match[1]), match[2]
+        return Fraction(match[1]), match[2]  # as a float, 1.1% of 3,000 steps would be 33.000000000000004
 
 
 class Duration(Quantity):
@@ -139,7 +140,7 @@ class Share(Quantity):
             total: Optimizer steps of the whole training.
         """
         number, unit = self._number_and_unit()
-        return -int(-number * total // 100) if unit == "%" else int(number)
+        return math.ceil(number * total / 100) if unit == "%" else int(number)
 
 
 class Interval(Quantity):
