@@ -5,6 +5,7 @@ was killed goes on with the files that have no record, in any number of processe
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -165,12 +166,13 @@ def source_file(intake: Intake, source: Source) -> SourceFile:
 
 
 def _tally(intake: Intake, cleaner: Cleaner, shards: dict[Split, Shard], keys: KeyRecorder) -> Tally:
+    licenses = Counter(keys.licenses)
     return Tally(
         records=intake.count,
         bad_records=intake.bad,
         dropped=cleaner.dropped,
         documents=dict.fromkeys(SPLITS, 0) | {split: shard.documents for split, shard in shards.items()},
         tokens=dict.fromkeys(SPLITS, 0) | {split: shard.tokens for split, shard in shards.items()},
-        licenses={name: keys.licenses.count(number) for name, number in keys.license_names.items()},
+        licenses={name: licenses[number] for name, number in keys.license_names.items()},
         phi=cleaner.phi,
     )
