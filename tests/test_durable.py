@@ -60,6 +60,22 @@ def test_files_of_other_machines_go_when_nobody_has_written_to_them_for_a_day(tm
     assert [path.exists() for path in paths] == [is_there, is_there]
 
 
+def test_folders_that_others_remove_meanwhile_are_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    scandir = os.scandir
+
+    def too_late(path):
+        if os.fspath(path).endswith("scratch"):
+            os.rmdir(path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", too_late)
+
+    clear_leftovers(tmp_path)
+
+    assert os.listdir(tmp_path) == []
+
+
 def test_what_is_not_in_the_making_stays(tmp_path):
     names = [".nfs00000000000a1b2c", ".hidden", "00000.ds", "a-1"]
     for name in names:

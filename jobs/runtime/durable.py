@@ -22,11 +22,14 @@ def staging_path(path: Path) -> Path:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what killed processes were writing: gigabytes each, and a run may be preempted many times."""
-    for path in [path for path in folder.rglob(".*") if _is_left(path)]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    for where, folders, files in os.walk(folder):  # passes over what others remove meanwhile, unlike rglob
+        for path in (Path(where, name) for name in (*folders, *files)):
+            if not _is_left(path):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _is_left(path: Path) -> bool:
