@@ -176,6 +176,23 @@ def test_tasks_of_a_finished_group_are_read_only_if_asked_for(
     assert status.group is not None and len(status.group.tasks) == len(shares)
 
 
+def test_nothing_is_to_be_done_about_a_lost_task_once_the_corpus_is_made(
+    tmp_path: Path, make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last, shares = begin_group(tmp_path, tasks=2)
+    start_last(last, shares, "stopped", "stop")
+
+    def shown(*jobs: Job) -> str:
+        monkeypatch.setattr("launcher.status.find_jobs", lambda *_: Answer({job.id: job for job in jobs}, frozenset()))
+        [status], _ = read_statuses(make_cluster(), [last.run], finished_tasks=True)
+        print_run(Console(width=100), status, measure_goodput(last.run), [])
+        return capsys.readouterr().out
+
+    assert "  abc123_1: " in shown(Job("1002", "RUNNING", "squeue"))
+    last.end(0, "finished", "done", at=400, last_step=8)
+    assert "  abc123_1: " not in shown()
+
+
 def test_a_task_is_found_by_the_id_of_its_group_and_its_index(tmp_path: Path, make_cluster: MakeCluster) -> None:
     cluster = make_cluster()
     last, shares = begin_group(Path(cluster.roots.runs), tasks=12)

@@ -58,7 +58,7 @@ def _colored(state: str) -> str:
 
 
 def _troubles(group: Group) -> Iterator[str]:
-    """Say why tasks do not go on."""
+    """Say why tasks do not go on; nothing once the corpus is made, for then they need not."""
     for task in group.tasks:
-        if task.is_over and task.state != "finished":
+        if task.is_over and task.state != "finished" and group.finalise.state != "finished":
             yield f"{task.id}: {task.why}"
