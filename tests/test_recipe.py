@@ -233,15 +233,24 @@ def test_what_is_meant_by_a_percentage_or_by_true_is_told(tmp_path: Path) -> Non
     ]
 
 
-@pytest.mark.parametrize("code", ["eng", "EN", "e", "é1", "english"])
-def test_a_language_is_a_code_of_two_letters(tmp_path: Path, code: str) -> None:
+@pytest.mark.parametrize("code", ["eng", "EN", "xx", "uk-UA", "english"])
+def test_a_language_that_cannot_be_told_is_refused(tmp_path: Path, code: str) -> None:
     text = "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nresources: {time: 1h}\n"
     text += f"sources: [{{format: text, files: a}}]\nclean: {{languages: [en, {code}]}}\n"
 
     (said,) = faults(tmp_path, text)
 
     assert "clean.languages.1: " in said
-    assert f"`{code}` is no ISO 639-1 code; write two lower-case letters such as `en`" in said
+    assert f"`{code}` is none of the languages that can be told; write af, am, an, ar, " in said
+
+
+def test_medline_has_codes_of_its_own(tmp_path: Path) -> None:
+    text = "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nresources: {time: 1h}\n"
+
+    assert faults(tmp_path, text + "sources: [{format: medline, files: a, languages: [eng, en]}]\n") == [
+        "recipe.yaml:6: sources.0.languages.1: `en` is no code of MEDLINE, which has three lower-case letters; write "
+        "`eng` for English"
+    ]
 
 
 DATA = """data:

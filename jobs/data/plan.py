@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.data.clean.language import check_languages
+from jobs.data.clean.language import load_identifier
 from jobs.data.clean.overlap import EvaluationIndex, build_index
 from jobs.data.tokenize import TextEncoder, load_encoder
 from jobs.runtime.context import Context
@@ -99,7 +99,7 @@ def make_plan(context: Context) -> Plan:
     """Work out what the recipe asks for.
 
     Raises:
-        LauncherError: source files or evaluation sets are missing, or the tokenizer or a language cannot be used.
+        LauncherError: source files or evaluation sets are missing, or the tokenizer cannot be used.
     """
     recipe = context.recipe
     assert isinstance(recipe, PrepareRecipe), recipe.kind
@@ -107,7 +107,8 @@ def make_plan(context: Context) -> Plan:
         raise LauncherError("resources: `prepare` is one task; write `nodes: 1` and `gpus_per_node: 0`")
     files = find_files(context, recipe.sources)
     encoder = load_tokenizer(context, recipe)
-    check_languages(recipe.clean.languages)
+    if recipe.clean.languages:
+        load_identifier()
     evaluation = load_evaluation(context, recipe)
     settings = settings_of(recipe, encoder, evaluation)
     folder = context.corpus_path(recipe.corpus)

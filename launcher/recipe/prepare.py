@@ -9,10 +9,18 @@ from launcher.recipe.rules import ConflictError, FolderName, Fraction, Section, 
 from launcher.recipe.sections import RecipeBase
 from launcher.recipe.sources import Source, data_use_conflicts
 
+LANGUAGES = """
+af am an ar as az ba be bg bn br bs ca cs cy da de dz el en eo es et eu fa fi fo fr fy ga gd gl gu ha he hi hr
+ht hu hy id ig is it ja jv ka kk km kn ko ku ky la lb lg ln lo lt lv mg mk ml mn mr ms mt my ne nl nn no oc om
+or pa pl ps pt qu ro ru rw sa se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz vi vo wa xh
+yo zh zu
+""".split()  # noqa: SIM905 - a list would take a line each
+"""ISO 639-1 codes of the languages that py3langid can tell."""
+
 
 def _refuse_other_codes(code: str) -> str:
-    if len(code) != 2 or not (code.isascii() and code.isalpha() and code.islower()):
-        raise ValueError(f"`{code}` is no ISO 639-1 code; write two lower-case letters such as `en`")
+    if code not in LANGUAGES:
+        raise ValueError(f"`{code}` is none of the languages that can be told; write {', '.join(LANGUAGES)}")
     return code
 
 

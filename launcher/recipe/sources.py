@@ -1,9 +1,10 @@
 """Sources of a corpus: one model a format. Pure data."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from launcher.recipe.rules import Section, refuse_site_path
 
@@ -58,6 +59,15 @@ class DatasetSource(SourceBase):
     """Column that holds the text."""
 
 
+def _refuse_short_codes(code: str) -> str:
+    if not re.fullmatch("[a-z]{3}", code):
+        raise ValueError(f"`{code}` is no code of MEDLINE, which has three lower-case letters; write `eng` for English")
+    return code
+
+
+MedlineLanguage: TypeAlias = Annotated[str, AfterValidator(_refuse_short_codes)]
+
+
 class MedlineSource(SourceBase):
     """MEDLINE/PubMed citations (.xml, .xml.gz): baseline and update files, in the order of their names.
 
@@ -66,7 +76,7 @@ class MedlineSource(SourceBase):
 
     format: Literal["medline"]
     """MEDLINE/PubMed XML, baseline and updates."""
-    languages: tuple[str, ...] = ("eng",)
+    languages: tuple[MedlineLanguage, ...] = ("eng",)
     """MEDLINE's codes of the languages to keep; all if empty."""
     require_abstract: bool = True
     """Drop citations that are a title only."""

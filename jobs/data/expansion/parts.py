@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 from datatrove.data import Document
 
 from jobs.data.clean import Cleaner
-from jobs.data.clean.language import check_languages
+from jobs.data.clean.language import load_identifier
 from jobs.data.expansion.base import Base, read_base
 from jobs.data.expansion.counting import Words
 from jobs.data.parts import Part, source_file, watched
@@ -53,7 +53,7 @@ def make_plan(context: Context) -> VocabularyPlan:
     """Work out what the recipe asks for.
 
     Raises:
-        LauncherError: source files are missing, or the tokenizer or a language cannot be used.
+        LauncherError: source files are missing, or the tokenizer cannot be used.
     """
     recipe = context.recipe
     assert isinstance(recipe, VocabularyRecipe), recipe.kind
@@ -61,7 +61,8 @@ def make_plan(context: Context) -> VocabularyPlan:
         raise LauncherError("resources: `vocabulary` is one task; write `nodes: 1` and `gpus_per_node: 0`")
     files = find_files(context, recipe.sources)
     encoder = load_tokenizer(context, recipe)
-    check_languages(recipe.clean.languages)
+    if recipe.clean.languages:
+        load_identifier()
     base = read_base(encoder.backend, recipe.tokenizer)
     folder = expand(context.record.cluster["roots"]["models"]) / recipe.output
     settings = settings_of(recipe, encoder.record.fingerprint)
