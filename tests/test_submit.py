@@ -329,7 +329,7 @@ def test_the_local_executor_cannot_wait_for_another_run(make_cluster: MakeCluste
     (first,) = submit(loaded(make_recipe(name="first")), cluster, SubmitOptions())
     os.waitpid(int(RunRecord.read(first.record).submissions[0].job_id.removeprefix("local-")), 0)
 
-    with pytest.raises(LauncherError, match="needs Slurm"):
+    with pytest.raises(LauncherError, match=r"`--after` needs Slurm, .* submit without it when that run has finished"):
         submit(loaded(make_recipe()), cluster, SubmitOptions(after=("first",)))
 
     assert all_runs(cluster) == [first.root]

@@ -111,7 +111,8 @@ class LocalQueue:
         """
         if options:
             raise RunError(
-                f"`{' '.join(options)}` needs Slurm; cluster profile `{self.cluster.name}` runs things at once"
+                f"`--after` needs Slurm, and cluster profile `{self.cluster.name}` starts runs at once; submit without "
+                "it when that run has finished (`launcher submit --wait` tells)"
             )
         from launcher.slurm.executor import LocalRecipeExecutor
 
