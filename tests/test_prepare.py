@@ -327,6 +327,17 @@ def test_sources_that_match_no_file_are_named(tmp_path):
         prepare(tmp_path)
 
 
+def test_files_of_other_compression_are_named_before_any_is_read(tmp_path):
+    write_pile(tmp_path / "a.jsonl", ["one"])
+    for name in ("b.jsonl.bz2", "c.jsonl.xz"):
+        write_source(tmp_path / name, b"")
+
+    with pytest.raises(
+        LauncherError, match=r"files: `\S+/b\.jsonl\.bz2` and 1 more: not read as it is compressed; unpack"
+    ):
+        prepare(tmp_path)
+
+
 def test_folders_named_like_patterns_are_found(tmp_path):
     folder = tmp_path / "run [1] *"
     folder.mkdir()

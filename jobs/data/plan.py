@@ -29,6 +29,7 @@ _RULES = 2
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """What Python makes of bytes in a name that are not UTF-8."""
+_OTHER_COMPRESSION = (".7z", ".bz2", ".lz4", ".rar", ".xz", ".zip")
 _READ_ONCE = ("medline", "pmc")
 """Formats whose documents have an identity: however a file is read again, its documents supersede those read before."""
 
@@ -163,7 +164,8 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
     """Find the files that a pattern of the recipe means, sorted by name.
 
     Raises:
-        LauncherError: there are none, or one is a link to nothing, not named in UTF-8, or not for this user to read.
+        LauncherError: there are none, or one is a link to nothing, not named in UTF-8, not for this user to read, or
+            compressed in a way that no reader knows.
     """
     pattern = context.data_glob(files)
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
@@ -180,9 +182,15 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
         )
     # Not when their turn comes, hours later, and in one task after the other.
     if closed := [path for path in paths if not os.access(path, os.R_OK, effective_ids=True)]:
-        more = f" and {len(closed) - 1:,} more" if closed[1:] else ""
-        raise LauncherError(f"{key}: `{closed[0]}`{more}: not for you to read; ask the owner, or narrow the pattern")
+        raise LauncherError(f"{key}: {_some(closed)}: not for you to read; ask the owner, or narrow the pattern")
+    if packed := [path for path in paths if path.suffix in _OTHER_COMPRESSION]:
+        what = "not read as it is compressed; unpack it, or compress it with gzip or zstd"
+        raise LauncherError(f"{key}: {_some(packed)}: {what}")
     return paths
+
+
+def _some(paths: Sequence[Path]) -> str:
+    return f"`{paths[0]}`" + (f" and {len(paths) - 1:,} more" if paths[1:] else "")
 
 
 def settings_of(recipe: PrepareRecipe, encoder: TextEncoder, evaluation: EvaluationIndex | None) -> str:
