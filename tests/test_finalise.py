@@ -366,6 +366,12 @@ def test_a_bad_file_is_forgiven_by_the_whole_corpus(tmp_path):
     assert main(context, StopFlag()) == FINISHED
 
 
+def test_as_many_bad_records_as_the_recipe_says_are_forgiven(tmp_path):
+    write_source(tmp_path / "0.jsonl", b"bad\n" * 29 + b'{"text": "good"}\n' * 71)
+
+    assert main(make_context(tmp_path, max_bad_fraction=0.29, validation=0), StopFlag()) == FINISHED
+
+
 def test_hopeless_sources_fail_before_all_files_are_read(tmp_path, monkeypatch):
     write_source(tmp_path / "0.jsonl", b"bad\n" * 500)
     for number in range(1, 10):

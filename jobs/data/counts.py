@@ -15,7 +15,7 @@ from launcher.errors import LauncherError
 _SHOWN = 10
 
 
-def check_quality(plan: SourcePlan, done: Mapping[int, Part]) -> None:
+def check_quality(plan: SourcePlan, done: Mapping[int, Part], total: Tally) -> None:
     """Refuse sources with more unreadable records than the recipe forgives, as soon as that is clear.
 
     The share is that of the whole corpus, so the verdict does not depend on how files are spread over
@@ -25,14 +25,14 @@ def check_quality(plan: SourcePlan, done: Mapping[int, Part]) -> None:
     Args:
         plan: Of the corpus or tokenizer.
         done: Finished parts by the number of their file.
+        total: Sum of their tallies; the caller keeps it, since this is asked after every file.
 
     Raises:
         LauncherError: naming the first unreadable records.
     """
-    bad = sum(part.tally.bad_records for part in done.values())
-    allowed = plan.recipe.max_bad_fraction
-    records = sum(part.tally.records for part in done.values())
-    if bad <= allowed * records or bad <= allowed * _expected_records(plan, done):
+    bad, records, allowed = total.bad_records, total.records, plan.recipe.max_bad_fraction
+    # A quotient is the number that the recipe writes, where they are equal; a product is not: 0.29 * 100 < 29.
+    if bad / max(1, records) <= allowed or bad / _expected_records(plan, done) <= allowed:
         return
     first = [entry for number in sorted(done) for entry in done[number].first_bad][:_SHOWN]
     missing = len(plan.files) - len(done)

@@ -16,6 +16,7 @@ from jobs.data.progress import Gauge, Progress
 from jobs.data.workers import run_tasks
 from jobs.runtime.context import Context
 from jobs.runtime.durable import clear_leftovers, naming
+from launcher.corpus import Tally
 from launcher.errors import LauncherError
 from launcher.ledger import append_event
 from launcher.paths import CONTINUE
@@ -50,7 +51,8 @@ def make_parts(
     missing = sorted(files.keys() - done.keys(), key=lambda number: (-files[number], number))  # a shorter tail
     for number in missing:  # a record that stays while its files are replaced would speak for them
         plan.record(number).unlink(missing_ok=True)
-    check_quality(plan, done)
+    total = sum((part.tally for part in done.values()), start=Tally())
+    check_quality(plan, done, total)
     cpus, started = plan.recipe.resources.cpus_per_task, time.monotonic()
     with Progress(context, files, {number: part.tally for number, part in done.items()}) as progress:
         for number, part in run_tasks(
@@ -60,12 +62,12 @@ def make_parts(
             is_stop_wanted,
             progress.tell,
         ):
-            done[number] = part
+            done[number], total = part, total + part.tally
             progress.count(number, part.tally)
             append_event(context.run.ledger, context.attempt, last_step=len(done))
             where = f"{len(done)}/{len(numbers)}, {time.monotonic() - started:.0f} s"
             print(f"[{where}] {part.source.path}: {summary(part.tally)}", *part.first_bad, sep="\n    ", flush=True)
-            check_quality(plan, done)
+            check_quality(plan, done, total)
     return [done[number] for number in sorted(done)]
 
 

@@ -222,7 +222,7 @@ def _number(key: str | None, record: Record) -> str:
 def _check(recipe: SftRecipe, sources: list[PreparedSource]) -> None:
     bad, records = (sum(getattr(one.tally, what) for one in sources) for what in ("bad_records", "records"))
     allowed = recipe.data.max_bad_fraction
-    if bad > allowed * records:
+    if bad / max(1, records) > allowed:  # not `bad > allowed * records`: 0.29 * 100 < 29
         first = [line for source in sources for line in source.first_bad][:_SHOWN]
         raise LauncherError(
             f"data: {bad:,} of {records:,} records cannot be read, more than `max_bad_fraction: {allowed:g}` forgives. "
