@@ -163,6 +163,15 @@ def test_mimic_iv_notes_are_kept_together_by_patient_and_apart_from_mimic_iii(tm
     assert [document.metadata for document in documents] == [{"split_key": "mimic_iv/7"}, {"split_key": "mimic_iv/70"}]
 
 
+@pytest.mark.parametrize(("said", "drop"), [("1", "error"), ("1.0", "error"), ("", None), ("0", None), ("0.0", None)])
+def test_an_error_is_one_however_a_table_was_written_again(tmp_path, said, drop):
+    path = write_noteevents(tmp_path / "NOTEEVENTS.csv", {"SUBJECT_ID": 7, "ISERROR": said, "TEXT": "a note"})
+
+    _, (document,) = read_notes(path, mimic_iii())
+
+    assert document.metadata.get("drop") == drop
+
+
 @pytest.mark.parametrize("case", [str.lower, str.upper])
 def test_the_names_of_columns_may_have_either_case(tmp_path, case):
     path = write_table(tmp_path / "a.csv", [case(name) for name in MIMIC_III], {case(name): 1 for name in MIMIC_III})

@@ -18,6 +18,7 @@ from jobs.data.readers.intake import Intake
 from jobs.data.readers.rows import read_rows
 from launcher.recipe.sources import Cleaning, MimicIIISource, MimicIVSource
 
+_NO_ERROR = ("", "0", "0.0")
 _SPACES = re.compile("  +")
 
 _MARKER = re.compile(r"\[\*\*([^\[\]]*?)\*\*\]")
@@ -34,14 +35,15 @@ def read_mimic_iv(intake: Intake, source: MimicIVSource) -> Iterator[Document]:
 def read_mimic_iii(intake: Intake, source: MimicIIISource) -> Iterator[Document]:
     """Give the notes of MIMIC-III's NOTEEVENTS (https://mimic.mit.edu/docs/iii/tables/noteevents/), in order.
 
-    Notes that a physician called an error (ISERROR 1) and those of other categories are marked to be
-    dropped. Some categories end with a space in the table (`Physician `); that makes no difference.
+    Notes that a physician called an error (ISERROR 1, or 1.0 as pandas writes it) and those of other
+    categories are marked to be dropped. Some categories end with a space in the table (`Physician `); that
+    makes no difference.
     """
     categories = {category.strip() for category in source.categories}
     columns = ["SUBJECT_ID", "CATEGORY", "ISERROR", "TEXT"]
     for line, (patient, category, error, text) in read_rows(intake, columns, ["ROW_ID", "SUBJECT_ID"]):
         metadata = _facts(f"mimic_iii/{patient}", text)
-        if error.strip() == "1":
+        if error.strip() not in _NO_ERROR:
             metadata["drop"] = "error"
         elif categories and category.strip() not in categories:
             metadata["drop"] = "other_category"
