@@ -17,6 +17,7 @@ FORMAT: Literal[3] = 3
 Split: TypeAlias = Literal["train", "validation"]
 IdFormat: TypeAlias = Literal["uint16", "uint32"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
+ID_BYTES: dict[IdFormat, int] = {"uint16": 2, "uint32": 4}
 Key = TypeVar("Key", bound=str)
 
 
@@ -151,11 +152,21 @@ class Manifest(_Record):
     sources: tuple[SourceFile, ...]
     shards: dict[Split, tuple[Shard, ...]]
 
+    @property
+    def all_shards(self) -> list[Shard]:
+        """Of all splits."""
+        return [shard for split in SPLITS for shard in self.shards[split]]
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of all shards and their indices, by their paths below the folder."""
+        ids = {shard.name: shard.tokens * ID_BYTES[self.dtype] for shard in self.all_shards}
+        return ids | {f"{shard.name}.index": shard.documents * 8 for shard in self.all_shards}
+
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every file of the corpus but this one, by its path below the folder."""
-        shards = [shard for split in SPLITS for shard in self.shards[split]]
-        indices = {f"{shard.name}.index": shard.index_sha256 for shard in shards}
-        return {TOKENIZER: self.tokenizer.fingerprint} | {shard.name: shard.sha256 for shard in shards} | indices
+        indices = {f"{shard.name}.index": shard.index_sha256 for shard in self.all_shards}
+        ids = {shard.name: shard.sha256 for shard in self.all_shards}
+        return {TOKENIZER: self.tokenizer.fingerprint} | ids | indices
 
 
 def read_manifest(folder: Path) -> Manifest:

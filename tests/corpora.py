@@ -10,6 +10,8 @@ from jobs.data.mixture import Mixture
 from jobs.data.pieces import cut
 from jobs.data.samples import Samples
 from jobs.data.shards import ShardWriter
+from launcher.corpora.find import open_published
+from launcher.corpora.verify import Flaw, check_contents, check_sizes, sound_shards
 from launcher.corpus import TOKENIZER, Manifest, SplitRule, Tally, TokenizerRecord
 
 Documents = Sequence[Sequence[int]]
@@ -44,6 +46,13 @@ def make_corpus(folder: Path, shards: Sequence[Documents], dtype: str = "uint16"
     )
     (folder / "manifest.json").write_text(manifest.model_dump_json(indent=1))
     return open_corpus(folder)
+
+
+def flaws_of(folder: Path) -> list[Flaw]:
+    """Everything that `launcher corpus verify` finds wrong with a corpus."""
+    corpus = open_published(folder)
+    flaws = check_sizes(corpus)
+    return flaws + check_contents(corpus, sound_shards(corpus, flaws), lambda _: None)
 
 
 def packed_samples(

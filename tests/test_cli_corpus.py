@@ -79,7 +79,7 @@ def test_show_as_json_holds_the_manifest_and_what_was_measured(published):
 
     said = json.loads(out)
     assert said["manifest"] == json.loads((published / MANIFEST).read_text())
-    assert said["bytes"] == sum(open_published(published).sizes().values())
+    assert said["bytes"] == sum(open_published(published).manifest.sizes().values())
     train = said["document_tokens"]["train"]
     assert 0 < train["median"] < train["percentile_90"] < train["longest"]
     assert train["sequences"]["packed"]["lost"] == 0 < train["sequences"]["truncate"]["lost"] < 1

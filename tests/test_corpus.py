@@ -15,10 +15,10 @@ from launcher.corpora.difference import compare
 from launcher.corpora.find import find_corpus, is_path, open_published
 from launcher.corpora.lengths import Lengths, count_lengths, packings
 from launcher.corpora.sample import draw
-from launcher.corpora.verify import Flaw, check_contents, check_sizes, sound_shards
+from launcher.corpora.verify import Flaw, check_contents, check_sizes
 from launcher.corpus import MANIFEST, TOKENIZER, EvaluationSet, SourceFile, read_manifest
 from launcher.errors import LauncherError
-from tests.corpora import make_corpus
+from tests.corpora import flaws_of, make_corpus
 
 DOCUMENTS = [[[5, 6, 7, 2], [8, 2]], [[9] * 5 + [2], [10, 2], [11, 12, 2]]]
 EOS, BOS = 2, 1
@@ -58,11 +58,6 @@ def byte_tokenizer():
     tokenizer = Tokenizer(models.BPE({f"<0x{n:02X}>": n + 3 for n in range(256)}, [], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
-
-
-def flaws_of(corpus):
-    flaws = check_sizes(corpus)
-    return flaws + check_contents(corpus, sound_shards(corpus, flaws), lambda _: None)
 
 
 def rewrite(path, numbers, dtype):
@@ -181,18 +176,18 @@ def test_sequences_are_as_many_as_training_reads_and_nothing_else_is_lost(
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
 def test_a_sound_corpus_has_no_flaw(tmp_path, dtype):
-    assert flaws_of(publish(tmp_path / "corpus", dtype=dtype)) == []
+    assert flaws_of(publish(tmp_path / "corpus", dtype=dtype).folder) == []
 
 
 def test_all_bytes_of_a_corpus_are_told_when_it_has_been_read(tmp_path):
     corpus, told = publish(tmp_path / "corpus"), []
 
-    check_contents(corpus, corpus.shards, told.append)
+    check_contents(corpus, corpus.manifest.all_shards, told.append)
 
     assert (
         told[-1]
-        == sum(corpus.sizes().values())
-        == sum((corpus.folder / name).stat().st_size for name in corpus.sizes())
+        == sum(corpus.manifest.sizes().values())
+        == sum((corpus.folder / name).stat().st_size for name in corpus.manifest.sizes())
     )
 
 
@@ -203,7 +198,7 @@ def test_everything_that_is_wrong_is_named(tmp_path):
     rewrite(corpus.folder / "train" / "00002.ds", [4, 2], "<u2")
     (corpus.folder / TOKENIZER).write_text("{ }")
 
-    flaws = flaws_of(corpus)
+    flaws = flaws_of(corpus.folder)
 
     assert [(flaw.file, flaw.what.partition(" (")[0]) for flaw in flaws] == [
         ("tokenizer.json", "has another SHA-256"),
@@ -216,13 +211,13 @@ def test_everything_that_is_wrong_is_named(tmp_path):
 @pytest.mark.parametrize("bit", [0, 7])
 def test_one_flipped_bit_is_found_in_any_file(tmp_path, bit):
     corpus = publish(tmp_path / "corpus")
-    for name in (TOKENIZER, *corpus.sizes()):
+    for name in (TOKENIZER, *corpus.manifest.sizes()):
         path = corpus.folder / name
         sound = path.read_bytes()
         path.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1 << bit]))
-        assert name in {flaw.file for flaw in flaws_of(corpus)}
+        assert name in {flaw.file for flaw in flaws_of(corpus.folder)}
         path.write_bytes(sound)
-    assert flaws_of(corpus) == []
+    assert flaws_of(corpus.folder) == []
 
 
 def sign(corpus, number):
@@ -249,7 +244,7 @@ def test_an_index_without_sense_is_found_though_its_checksum_is_right(tmp_path, 
     corpus = publish(tmp_path / "corpus")
     rewrite(corpus.folder / "train" / "00000.ds.index", ends, "<u8")
 
-    assert flaws_of(sign(corpus, 0)) == [Flaw("train/00000.ds.index", what)]
+    assert flaws_of(sign(corpus, 0).folder) == [Flaw("train/00000.ds.index", what)]
 
 
 @pytest.mark.parametrize(("dtype", "at_once"), [("uint16", 2), ("uint32", 2**21)])
@@ -258,7 +253,7 @@ def test_an_id_beyond_the_vocabulary_is_found_though_its_checksum_is_right(tmp_p
     corpus = publish(tmp_path / "corpus", dtype=dtype)
     rewrite(corpus.folder / "train" / "00000.ds", [5, 512, 7, 2, 511, 2], dtype)
 
-    flaws = flaws_of(sign(corpus, 0))
+    flaws = flaws_of(sign(corpus, 0).folder)
 
     assert flaws == [Flaw("train/00000.ds", "holds id 512; the vocabulary ends at 511")]
 
@@ -267,7 +262,7 @@ def test_counts_that_the_shards_do_not_have_are_found(tmp_path):
     corpus = publish(tmp_path / "corpus")
     counts = corpus.manifest.counts.model_copy(update={"documents": {"train": 1_006, "validation": 0}})
 
-    flaws = flaws_of(change_manifest(corpus.folder, counts=counts))
+    flaws = flaws_of(change_manifest(corpus.folder, counts=counts).folder)
 
     assert flaws == [Flaw(MANIFEST, "counts 1,006 documents in train, its shards have 5")]
 

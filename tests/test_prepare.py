@@ -32,6 +32,7 @@ from launcher.corpus import MANIFEST, SPLITS
 from launcher.errors import LauncherError
 from launcher.ledger import read_attempts
 from launcher.paths import CONTINUE, FINISHED, NEVER_RESTART
+from tests.corpora import flaws_of
 from tests.preparing import ABSTRACTS, ASSETS, abstracts, documents_of, files_of, make_context, write_pile, write_source
 from tests.shared_data import shared_data
 from tests.waiting import wait_for
@@ -93,7 +94,7 @@ def test_shards_equal_those_of_a_plain_program(tmp_path):
     assert counts.records == 500
     assert counts.documents == {"train": len(train), "validation": len(validation)}
     assert counts.tokens == {"train": sum(map(len, train)), "validation": sum(map(len, validation))}
-    corpus.verify()
+    assert flaws_of(corpus.folder) == []
 
 
 def test_compression_changes_nothing(tmp_path):
@@ -409,7 +410,7 @@ def test_a_file_that_changed_since_its_part_was_made_is_read_again(tmp_path):
     assert main(context, StopFlag()) == FINISHED
 
     corpus = open_corpus(tmp_path / "corpora" / "corpus")
-    corpus.verify()
+    assert flaws_of(corpus.folder) == []
     decode = AutoTokenizer.from_pretrained(ASSETS / "stories260k").decode
     assert decode(documents_of(corpus, "train")[0], skip_special_tokens=True) == "fresh"
 
@@ -468,7 +469,7 @@ def test_after_a_file_was_fetched_again_only_that_one_is_read(tmp_path, capsys):
     corpus = prepare(tmp_path)
 
     assert "3 source files, 2 of them done before" in capsys.readouterr().out
-    corpus.verify()
+    assert flaws_of(corpus.folder) == []
     made = files_of(corpus.folder)
     shutil.rmtree(corpus.folder)
     assert files_of(prepare(tmp_path).folder) == made

@@ -70,7 +70,7 @@ def verify(
     sound = [] if quick else sound_shards(found, flaws)
     if sound:
         names = [name for shard in sound for name in (shard.name, f"{shard.name}.index")]
-        with _bar(sum(found.sizes()[name] for name in names)) as tell:
+        with _bar(sum(found.manifest.sizes()[name] for name in names)) as tell:
             flaws += check_contents(found, sound, tell)
     _tell_flaws(found, flaws, quick, as_json)
     raise typer.Exit(1 if flaws else 0)
@@ -161,7 +161,7 @@ def _bar(size: int) -> Iterator[Callable[[int], None]]:
 def _tell_flaws(found: "PublishedCorpus", flaws: "list[Flaw]", quick: bool, as_json: bool) -> None:
     from launcher.cli.wording import file_size
 
-    files, size = len(found.sizes()) + 1, sum(found.sizes().values())
+    files, size = len(found.manifest.sizes()) + 1, sum(found.manifest.sizes().values())
     if as_json:
         said = [asdict(one) for one in flaws]
         typer.echo(json.dumps({"folder": str(found.folder), "files": files, "bytes": size, "flaws": said}, indent=2))

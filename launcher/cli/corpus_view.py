@@ -35,7 +35,7 @@ def report_of(corpus: PublishedCorpus, lengths: Mapping[Split, Lengths], sequenc
         }
         for split, each in lengths.items()
     }
-    bytes_on_disk = sum(corpus.sizes().values())
+    bytes_on_disk = sum(corpus.manifest.sizes().values())
     manifest = corpus.manifest.model_dump(mode="json")
     return {"folder": str(corpus.folder), "bytes": bytes_on_disk, "document_tokens": measured, "manifest": manifest}
 
@@ -64,9 +64,9 @@ def print_corpus(corpus: PublishedCorpus, lengths: Mapping[Split, Lengths], sequ
 
 def _details(corpus: PublishedCorpus) -> Iterator[tuple[str, str]]:
     manifest, tokenizer = corpus.manifest, corpus.manifest.tokenizer
-    number = len(corpus.shards)
+    number = len(corpus.manifest.all_shards)
     yield "folder", str(corpus.folder)
-    yield "on disk", f"{file_size(sum(corpus.sizes().values()))} in {number} shard{'s' * (number != 1)}"
+    yield "on disk", f"{file_size(sum(corpus.manifest.sizes().values()))} in {number} shard{'s' * (number != 1)}"
     starts = f"start with {' '.join(map(str, tokenizer.prefix))} and " if tokenizer.prefix else ""
     yield "tokenizer", f"{tokenizer.path}: {tokenizer.vocab_size:,} ids ({manifest.dtype})"
     yield "", f"documents {starts}end with {tokenizer.eos}; SHA-256 {tokenizer.fingerprint[:12]}"

@@ -2,12 +2,11 @@
 
 import difflib
 import os
-from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.cluster import Cluster
-from launcher.corpus import MANIFEST, SPLITS, IdFormat, Manifest, Shard, read_manifest
+from launcher.corpus import MANIFEST, IdFormat, Manifest, read_manifest
 from launcher.errors import LauncherError
 from launcher.paths import expand
 
@@ -22,17 +21,6 @@ class PublishedCorpus:
 
     folder: Path
     manifest: Manifest
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes that its shards must have, by their paths below the folder."""
-        width = array(ID_CODES[self.manifest.dtype]).itemsize
-        ids = {shard.name: shard.tokens * width for shard in self.shards}
-        return ids | {f"{shard.name}.index": shard.documents * 8 for shard in self.shards}
-
-    @property
-    def shards(self) -> list[Shard]:
-        """Of all splits."""
-        return [shard for split in SPLITS for shard in self.manifest.shards[split]]
 
 
 def is_path(text: str) -> bool:

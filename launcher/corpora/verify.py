@@ -69,7 +69,7 @@ def check_contents(corpus: PublishedCorpus, sound: Sequence[Shard], tell: Tell) 
 def sound_shards(corpus: PublishedCorpus, flaws: Iterable[Flaw]) -> list[Shard]:
     """Shards whose files are there in full length."""
     damaged = {flaw.file for flaw in flaws}
-    return [shard for shard in corpus.shards if damaged.isdisjoint((shard.name, f"{shard.name}.index"))]
+    return [shard for shard in corpus.manifest.all_shards if damaged.isdisjoint((shard.name, f"{shard.name}.index"))]
 
 
 def _check_folder(corpus: PublishedCorpus) -> Iterator[Flaw]:
@@ -96,7 +96,7 @@ def _check_tokenizer(corpus: PublishedCorpus) -> Iterator[Flaw]:
 
 
 def _check_files(corpus: PublishedCorpus) -> Iterator[Flaw]:
-    for name, expected in corpus.sizes().items():
+    for name, expected in corpus.manifest.sizes().items():
         try:
             size = (corpus.folder / name).stat().st_size
         except FileNotFoundError:

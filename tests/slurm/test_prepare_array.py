@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from jobs.data.corpus import open_corpus
 from jobs.prepare import main
 from jobs.runtime.stop import StopFlag
 from launcher.devcluster import DevCluster
 from launcher.ledger import read_attempts, read_json_lines
 from launcher.paths import FINISHED, RunDir, list_shares
+from tests.corpora import flaws_of
 from tests.preparing import ASSETS, abstracts, files_of, make_context, write_pile
 from tests.slurm.site import Site, ended, rank_processes, record
 from tests.waiting import wait_for
@@ -64,7 +64,7 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
 def bytes_of(corpus: Path) -> dict[str, Any]:
     """All files of a corpus; its name, and where and by which code it was made, are left out."""
-    open_corpus(corpus).verify()
+    assert flaws_of(corpus) == []
     files: dict[str, Any] = files_of(corpus)
     manifest = json.loads(files.pop("manifest.json"))
     del manifest["code"], manifest["corpus"]
