@@ -8,7 +8,6 @@ from transformers import EvalPrediction, PreTrainedModel
 from jobs.data.labelled.notes import LabelledNotes, read_notes
 from jobs.data.labelled.samples import NoteCollator, TrainingSamples, mean_tokens
 from jobs.data.labelled.tables import class_counts
-from jobs.data.samples import steps_in
 from jobs.models.build import check_positions, weights_dtype
 from jobs.models.classifier import ClassificationLoss, balanced_weights, build_classifier, head_settings
 from jobs.runtime.best import BestCheckpoint
@@ -44,7 +43,7 @@ def _plan(context: Context, recipe: ClassifyRecipe, group: Group) -> Work:
     notes = read_notes(context, recipe)
     train, batch, evaluation = notes.windows["train"], recipe.batch, recipe.evaluation
     epoch = Fraction(len(train))
-    steps, interval = (steps_in(length, batch, epoch) for length in (recipe.schedule.length, evaluation.interval))
+    steps, interval = (batch.steps(length, epoch) for length in (recipe.schedule.length, evaluation.interval))
     return Work(
         steps=steps,
         samples=TrainingSamples(train, recipe.seed, steps * batch.sequences),

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from jobs.data.corpus import Corpus, open_corpora
 from jobs.data.mixture import describe_mixture, mixture_of
 from jobs.data.pieces import cut, describe_loss
-from jobs.data.samples import Samples, flattening_collator, packed_collator, steps_in
+from jobs.data.samples import Samples, flattening_collator, packed_collator
 from jobs.models.build import build_causal_lm, check_fits, weights_dtype
 from jobs.models.new_tokens import new_tokens
 from jobs.runtime.context import Context
@@ -41,7 +41,7 @@ def _plan(context: Context, recipe: CptRecipe, group: Group) -> Work:
     expansion = new_tokens(context, recipe)
     pieces = cut(corpora, data.packing, "train", batch.sequence_length)
     sizes = list(map(len, pieces))
-    steps = steps_in(recipe.schedule.length, batch, recipe.samples_in_epoch(sizes))
+    steps = batch.steps(recipe.schedule.length, recipe.samples_in_epoch(sizes))
     samples, mixture = steps * batch.sequences, mixture_of(data, sizes, steps, batch.sequences)
     names = tuple(corpus.name for corpus in data.corpora)
     remarks = describe_mixture(names, sizes, mixture, samples), describe_loss(data, pieces)

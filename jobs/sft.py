@@ -12,7 +12,7 @@ from jobs.data.chat.samples import ChatSamples, padding_collator
 from jobs.data.chat.store import Sequences, open_sequences
 from jobs.data.mixture import Mixture
 from jobs.data.order import IndependentDraws, Order, Places
-from jobs.data.samples import flattening_collator, steps_in
+from jobs.data.samples import flattening_collator
 from jobs.models.build import build_causal_lm, check_positions, weights_dtype
 from jobs.models.new_tokens import new_tokens
 from jobs.models.noise import EmbeddingNoise
@@ -48,7 +48,7 @@ def _plan(context: Context, recipe: SftRecipe, group: Group) -> Work:
     prepared = [one for name in names if (one := group.from_main(finished_source(folder, name)))]
     sources = open_sequences(folder, prepared, "train")
     epoch = recipe.samples_in_epoch(list(map(len, sources)))
-    steps, interval = (steps_in(length, recipe.batch, epoch) for length in (recipe.schedule.length, recipe.evaluate))
+    steps, interval = (recipe.batch.steps(length, epoch) for length in (recipe.schedule.length, recipe.evaluate))
     renderer, expansion = renderer_of(context, recipe), new_tokens(context, recipe)
     is_flash = recipe.model.attention == "flash"
     held_out = _in_order(open_sequences(folder, prepared, "validation"))

@@ -20,7 +20,7 @@ from jobs.data.merge import SHARD_TOKENS
 from jobs.data.mixture import Mixture, Proportions, describe_mixture, mixture_of
 from jobs.data.permutation import Permutation
 from jobs.data.pieces import cut, describe_loss
-from jobs.data.samples import IGNORED, Samples, packed_collator, steps_in
+from jobs.data.samples import IGNORED, Samples, packed_collator
 from launcher.errors import LauncherError
 from launcher.recipe.data import Data
 from launcher.recipe.sections import Batch
@@ -257,7 +257,7 @@ def test_packed_documents_do_not_see_each_other(tmp_path):
 def test_lengths_become_whole_steps_rounded_up(length, steps):
     batch = Batch(global_batch=BatchSize("4 sequences"), sequence_length=10)
 
-    assert steps_in(Length(length), batch, Fraction(42)) == steps
+    assert batch.steps(Length(length), Fraction(42)) == steps
 
 
 def test_a_corpus_without_documents_is_refused(tmp_path):

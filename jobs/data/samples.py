@@ -4,9 +4,7 @@ Which piece is sample i follows from (seed, i) alone: no state to save, and the 
 world size.
 """
 
-import math
 from collections.abc import Sequence
-from fractions import Fraction
 
 import numpy as np
 import torch
@@ -16,8 +14,6 @@ from torch.utils.data import Dataset, default_collate
 from jobs.data.mixture import Mixture
 from jobs.data.order import Order
 from jobs.data.pieces import Pieces
-from launcher.recipe.sections import Batch
-from launcher.recipe.units import Length
 
 IGNORED = -100
 """Label that torch's cross entropy leaves out."""
@@ -76,20 +72,3 @@ def flattening_collator(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tenso
     the same: each sample starts at position 0, so it is a document of its own, and its first label is -100.
     """
     return {name: torch.cat([sample[name] for sample in samples]).unsqueeze(0) for name in samples[0]}
-
-
-def steps_in(length: Length, batch: Batch, epoch: Fraction) -> int:
-    """Turn a length of training into optimizer steps, rounded up to whole steps.
-
-    The last step of the last epoch is filled up from the next one, so that no sample goes unseen.
-
-    Args:
-        length: As the recipe says it.
-        batch: Global batch and sequence length.
-        epoch: Samples that it takes to read the mixture once.
-    """
-    if length.unit == "step":
-        return length.value
-    if length.unit == "token":
-        return math.ceil(length.value / (batch.sequences * batch.sequence_length))
-    return math.ceil(length.exact * epoch / batch.sequences)

@@ -1,8 +1,8 @@
 """What a run costs in GPU-hours: one attempt exactly, the whole run as an estimate at a stated utilisation."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from launcher.gpus import flops_per_token, peak_flops
 from launcher.plan.shape import ModelShape
@@ -66,12 +66,7 @@ def estimate_run(
 
 def steps_of(recipe: TrainingRecipe, corpus_sizes: Sequence[int] | None) -> int | None:
     """Optimizer steps of a run, rounded up; None for a length in epochs of corpora of unknown size."""
-    length, batch = recipe.schedule.length, recipe.batch
-    tokens_per_step = batch.sequences * batch.sequence_length
-    if length.unit == "step":
-        return length.value
-    if length.unit == "token":
-        return math.ceil(length.value / tokens_per_step)
-    if corpus_sizes is None:
+    length = recipe.schedule.length
+    if length.unit == "epoch" and corpus_sizes is None:
         return None
-    return math.ceil(length.exact * recipe.samples_in_epoch(corpus_sizes) / batch.sequences)
+    return recipe.batch.steps(length, Fraction(0) if corpus_sizes is None else recipe.samples_in_epoch(corpus_sizes))

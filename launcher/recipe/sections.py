@@ -1,5 +1,7 @@
 """Sections that recipes of several kinds share. Pure data: validators refuse, they never repair."""
 
+import fractions
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -91,6 +93,21 @@ class Batch(Section):
         """Sequences per optimizer step."""
         count = self.global_batch.value
         return count if self.global_batch.unit == "sequence" else count // self.sequence_length
+
+    def steps(self, length: Length, epoch: fractions.Fraction) -> int:
+        """Turn a length of training into optimizer steps, rounded up to whole steps.
+
+        The last step of the last epoch is filled up from the next one, so that no sample goes unseen.
+
+        Args:
+            length: As the recipe says it.
+            epoch: Samples that it takes to read the data once.
+        """
+        if length.unit == "step":
+            return length.value
+        if length.unit == "token":
+            return math.ceil(length.exact / (self.sequences * self.sequence_length))
+        return math.ceil(length.exact * epoch / self.sequences)
 
     @property
     def least_micro_batch(self) -> int:
