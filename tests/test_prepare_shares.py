@@ -143,6 +143,20 @@ def test_the_last_run_makes_what_lost_tasks_did_not(tmp_path, capsys):
     assert shards_of(group.corpus) == in_one_task(tmp_path / "alone")
 
 
+def test_the_last_run_names_records_that_the_tasks_could_not_read(tmp_path, capsys):
+    group = Group(write_sources(tmp_path, files=2), tasks=2, max_bad_fraction=0.5)
+    (tmp_path / "2.jsonl").write_text('{"text": "fine"}\nPlanted\n')
+    for index in range(2):
+        main(group.share(index), StopFlag())
+    capsys.readouterr()
+
+    assert main(group.last, StopFlag()) == FINISHED
+
+    said = capsys.readouterr().out
+    assert f"3 source files, 3 of them done before\n    {tmp_path}/2.jsonl:2: is not JSON" in said
+    assert "Planted" not in said
+
+
 def test_a_share_of_a_published_corpus_has_nothing_to_do(tmp_path):
     group = Group(write_sources(tmp_path / "shared"), tasks=2)
     main(group.last, StopFlag())

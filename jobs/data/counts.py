@@ -34,7 +34,7 @@ def check_quality(plan: SourcePlan, done: Mapping[int, Part], total: Tally) -> N
     # A quotient is the number that the recipe writes, where they are equal; a product is not: 0.29 * 100 < 29.
     if bad / max(1, records) <= allowed or bad / _expected_records(plan, done) <= allowed:
         return
-    first = [entry for number in sorted(done) for entry in done[number].first_bad][:_SHOWN]
+    first = first_unreadable(done)
     missing = len(plan.files) - len(done)
     to_come = f" ({missing:,} file{'s are' if missing > 1 else ' is'} still to come)" if missing else ""
     raise LauncherError(
@@ -42,6 +42,11 @@ def check_quality(plan: SourcePlan, done: Mapping[int, Part], total: Tally) -> N
         f"The first one: {first[0]}; mend the files, or raise it, and submit again: what was made of the others is kept"
         + "".join(f"\n  {entry}" for entry in first[1:])
     )
+
+
+def first_unreadable(done: Mapping[int, Part]) -> list[str]:
+    """Name some unreadable records of finished parts."""
+    return [entry for number in sorted(done) for entry in done[number].first_bad][:_SHOWN]
 
 
 def _expected_records(plan: SourcePlan, done: Mapping[int, Part]) -> float:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TypeAlias, TypeVar
 
-from jobs.data.counts import check_quality, summary
+from jobs.data.counts import check_quality, first_unreadable, summary
 from jobs.data.parts import Part, finished_part
 from jobs.data.plan import SourcePlan
 from jobs.data.progress import Gauge, Progress
@@ -97,7 +97,8 @@ def find_done(plan: SourcePlan, numbers: Collection[int], context: Context) -> d
     others = sorted({part.code for part in done.values()} - {plan.code})
     by = f"; parts of other code are among them ({', '.join(others)})" if others else ""
     files = f"{len(numbers):,} source file{'s' * (len(numbers) != 1)}"
-    print(f"{files}, {len(done):,} of them done before{by}{again}", flush=True)
+    # Those of an array were named in the logs of its tasks; the log of the whole names some of them, too.
+    print(f"{files}, {len(done):,} of them done before{by}{again}", *first_unreadable(done), sep="\n    ", flush=True)
     steps = {"first_step": len(done), "last_step": len(done), "total_steps": len(numbers)}
     append_event(context.run.ledger, context.attempt, **steps)
     return done
