@@ -166,6 +166,15 @@ def test_rows_are_the_same_wherever_the_stream_is_cut(tmp_path, monkeypatch):
     assert lines_of(source) == [6, 7, 9]
 
 
+def test_a_last_row_without_a_newline_is_read_wherever_the_stream_is_cut(tmp_path, monkeypatch):
+    path = write_source(tmp_path / "a.csv", HEADER + b'1,a,b\n2,c,"d, e"')
+
+    for chunk in range(1, 40):
+        monkeypatch.setattr(rows, "_CHUNK", chunk)
+        source, got = read(path)
+        assert ([row for _, row in got], source.bad) == ([("1", "a", "b"), ("2", "c", "d, e")], 0)
+
+
 def test_a_truncated_file_gives_the_whole_rows_before_the_damage(tmp_path):
     text = "".join(f"{number} {number**5}\n" for number in range(20_000))
     path = write_source(tmp_path / "a.csv.gz", HEADER + b"1,a,b\n" + f'2,a,"{text}"\n3,a,b\n'.encode())

@@ -148,9 +148,9 @@ def _parse(window: "_Window") -> tuple[list[bytes], int]:
         cells, end = _cells(window.data, window.start)
         if end and (window.is_last or window.data.endswith(b"\n", window.start, end)):
             return [_unquoted(cell) for cell in cells], end
-        if not window.grow():
-            if window.is_last:
-                raise ValueError("has a quote that is never closed")
+        if window.is_last:
+            raise ValueError("has a quote that is never closed")
+        if not window.grow() and not window.is_last:  # what turns out to be the end is looked at once more
             raise ValueError(f"is longer than {MAX_RECORD_BYTES // 2**20} MiB")
 
 
