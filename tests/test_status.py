@@ -1,6 +1,7 @@
 """What people are told about a run, from its run directory and from Slurm."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -227,6 +228,32 @@ def test_runs_over_for_good_are_not_asked_about(
     assert [status.state for status in statuses] == ["finished", "lost"]
     assert "--jobs=6\n" in (tmp_path / "asked").read_text()
     assert len(notes) == 2  # sacct and scontrol are missing
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["finished", "submitted anew"])
+def test_a_run_that_ends_while_slurm_is_asked_is_not_lost(
+    tmp_path: Path, make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    history = History.begin(tmp_path / "runs").submit("6", at=0).start(0, "6", at=1)
+    shutil.copytree(history.run.root, tmp_path / "before")
+    if goes_on:
+        history.end(0, "preempted", "resubmit", at=2).submit("7", at=2)
+    else:
+        history.end(0, "finished", "done", at=2)
+    history.run.root.rename(tmp_path / "after")
+    (tmp_path / "before").rename(history.run.root)
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(
+        f"#!/bin/sh\n/bin/cp {tmp_path}/after/*.json* {history.run.root}\n"
+        """case "$*" in *--jobs=7*) echo '7|PENDING|N/A||Resources' ;; esac\n"""
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(squeue.parent))
+
+    [status], _ = read_statuses(make_cluster(), [history.run])
+
+    assert status.state == ("queued" if goes_on else "finished")
 
 
 def test_goodput_counts_useful_and_redone_steps_queue_and_running_time(preempted: History) -> None:
