@@ -3,9 +3,12 @@
 import gc
 import json
 import os
+import random
+import re
 import resource
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,21 +16,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from launcher.cluster import Cluster
 from launcher.recipe import Recipe, recipe_adapter
 from tests.fake_slurm import FakeSlurm
 
 gc.disable()  # until everything is collected: modules are no garbage, and looking for some takes a third of that time
+# Nor do tests hear of where they run: in a Slurm job, under torchrun, in a hook of git, on a narrow terminal.
+_HERE = re.compile(
+    r"(SLURM|SBATCH|SRUN|SALLOC|SQUEUE|SINFO|SACCT|SCANCEL|SCONTROL|LAUNCHER|WANDB|TORCHELASTIC|ACCELERATE|MASTER)_\w+"
+    r"|((LOCAL_|NODE_|GROUP_)?RANK|(LOCAL_)?WORLD_SIZE|GIT_(DIR|WORK_TREE|INDEX_FILE)|HF_TOKEN)"
+    r"|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|TOKENIZERS_PARALLELISM|RAYON_NUM_THREADS"
+)
+for name in filter(_HERE.fullmatch, list(os.environ)):
+    del os.environ[name]
+os.environ["TERM"] = "xterm"
 # No test may reach for a model hub; several processes share few cores. Both reach the processes that tests start.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.pop("LAUNCHER_CLUSTER", None)
 # Shells start what runs in the background with Ctrl-C ignored, and processes that tests start would inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# The same examples every time, and no limits of time; `--hypothesis-profile=search` looks for others.
+_UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+settings.register_profile("search", _UNHURRIED, max_examples=500)
+settings.register_profile("repeatable", _UNHURRIED, derandomize=True)
+settings.load_profile("repeatable")
+
 _NOBODY = 65534
+SEED = 20
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -47,6 +66,14 @@ def pytest_collection_finish() -> None:
     """Look for garbage from now on, and only in what tests make."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Let random weights be the same whatever ran before: which tests a worker gets differs from run to run."""
+    random.seed(SEED)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(SEED)
 
 
 @pytest.fixture
@@ -136,7 +163,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip(f"only an administrator can mount a small disk: {mounted.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # at once, also while a killed process is there
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ tests/slurm, where there is a real Slurm.
 """
 
 import json
+import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class FakeSlurm:
         fake = cls(folder / "bin", folder / "state")
         fake.bin.mkdir(parents=True)
         fake.state.mkdir()
-        text = _PROGRAM.format(python=sys.executable, state=str(fake.state))
+        # No link to it: that may lie in a folder whose name has a space, which the kernel takes for its end.
+        text = _PROGRAM.format(python=os.path.realpath(sys.executable), state=str(fake.state))
         for name in ("sbatch", "squeue", "scancel", "scontrol"):
             (fake.bin / name).write_text(text, encoding="utf-8")
             (fake.bin / name).chmod(0o755)

@@ -25,7 +25,7 @@ def rooms(packs, lengths):
     return sorted(sum(lengths[i] for i in pack) for pack in packs)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lengths=lengths, capacity=st.integers(20, 40))
 def test_packs_are_those_of_a_plain_program(lengths, capacity):
     packs = best_fit_decreasing(lengths, capacity)
@@ -34,7 +34,7 @@ def test_packs_are_those_of_a_plain_program(lengths, capacity):
     assert rooms(packs, lengths) == rooms(plain_best_fit(lengths, capacity), lengths)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(lengths=lengths.filter(bool), capacity=st.integers(20, 40))
 def test_packs_are_as_full_as_trls(lengths, capacity):
     from datasets import Dataset, disable_progress_bars

@@ -58,7 +58,7 @@ def test_real_files_give_what_json_gives(name):
     assert all(b"{" in lines[line - 1] for line, _, _ in found)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(wanted=records, indent=st.sampled_from([None, 0, 2]), chunk=st.integers(1, 40), keyed=st.booleans())
 def test_lists_and_objects_are_cut_wherever_chunks_end(tmp_path_factory, wanted, indent, chunk, keyed):
     whole = {f'k"{number}': record for number, record in enumerate(wanted)} if keyed else wanted
@@ -73,7 +73,7 @@ def test_lists_and_objects_are_cut_wherever_chunks_end(tmp_path_factory, wanted,
     assert (intake.count, intake.bad, intake.first_bad) == (len(wanted), 0, [])
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(wanted=records, chunk=st.integers(1, 30))
 def test_lines_are_counted_to_where_records_begin(tmp_path_factory, wanted, chunk):
     lines = ["[", *(json.dumps(record) + "," for record in wanted), '{"last": 1}', "]"]

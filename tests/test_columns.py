@@ -4,7 +4,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.data.corpus import open_corpus
@@ -16,7 +16,7 @@ from launcher.paths import FINISHED
 from launcher.recipe.sources import DatasetSource, ParquetSource
 from tests.preparing import abstracts, files_of, make_context, write_pile
 
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=150)
 PLANTED = "Zaphodia"
 TEXT = (pa.string(), pa.large_string(), pa.string_view())
 FORMATS = pytest.mark.parametrize("suffix", ["parquet", "arrow"])

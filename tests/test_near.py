@@ -10,7 +10,7 @@ from datatrove.data import Document
 from datatrove.io import get_datafolder
 from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets, MinhashDedupCluster
 from datatrove.utils.text import ngrams, simplify_text
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.data import near, signatures
@@ -170,7 +170,7 @@ def test_one_bucket_is_read_without_the_others(tmp_path, monkeypatch, count):
 family = st.integers(0, 3)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(parts=st.lists(st.lists(family, max_size=5), min_size=1, max_size=4), data=st.data())
 def test_each_family_keeps_its_first_member_that_no_other_rule_dropped(tmp_path_factory, parts, data):
     texts = abstracts()

@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree as SlowTree
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.data.readers import intake, pmc
@@ -26,7 +26,7 @@ CHECKED = [
     ASSETS / "pmc" / "pntd.0002065.nxml.gz",
     ASSETS / "pmc" / "pone.0000217.nxml.gz",
 ]
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=150)
 
 
 def read(path, **options):

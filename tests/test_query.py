@@ -6,13 +6,14 @@ Small executables stand first on PATH in place of Slurm's commands, so argv, exi
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from launcher.cluster import Cluster, Roots
 from launcher.slurm import query
+from launcher.slurm.command import run_slurm
 from launcher.slurm.query import find_jobs
 
 CLUSTER = Cluster(name="site", roots=Roots(runs="r", corpora="c", models="m"))
@@ -105,7 +106,10 @@ def test_switched_off_accounting_is_one_note_and_the_job_is_gone(install: Instal
 
 
 def test_a_hanging_sacct_is_given_up(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query, "TIMEOUT_SECONDS", 0.3)
+    def ask(argv: Sequence[str], cluster: Cluster, seconds: float) -> str:
+        return run_slurm(argv, cluster, 0.2 if argv[0] == "sacct" else seconds)
+
+    monkeypatch.setattr(query, "run_slurm", ask)
     install("squeue")
     install("sacct", then="exec /bin/sleep 60")
     install("scontrol", "JobId=7 JobName=x\n   JobState=RUNNING Reason=None Dependency=(null)\n")

@@ -5,7 +5,7 @@ import io
 import tracemalloc
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobs.data.readers import rows
@@ -13,7 +13,7 @@ from jobs.data.readers.intake import Intake
 from jobs.data.readers.rows import read_rows
 from tests.preparing import write_source
 
-many = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=200)
 COLUMNS = ["id", "note", "text"]
 HEADER = b"id,note,text\n"
 

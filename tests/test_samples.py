@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
@@ -28,7 +28,7 @@ from launcher.recipe.units import BatchSize, Length
 from tests.corpora import make_corpus, packed_samples
 
 STORIES = Path(__file__).parent.parent / "recipes" / "assets" / "stories260k"
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=60)
 
 documents = st.lists(st.lists(st.integers(0, 511), min_size=1, max_size=20), min_size=1, max_size=6)
 shards = st.lists(documents, min_size=1, max_size=4)

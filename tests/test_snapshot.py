@@ -1,6 +1,7 @@
 """Code snapshots: one copy for the same code, complete or absent, read-only, with the commit it came from."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,9 +27,11 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def git(root: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    environ = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}  # which may want to sign
+    argv = ["git", "-C", str(root), *arguments]
+    return subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def publish(runs: Path, checkout: Path) -> Snapshot:

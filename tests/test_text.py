@@ -5,7 +5,7 @@ from itertools import accumulate
 from pathlib import PurePath
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.data.corpus import open_corpus
@@ -20,7 +20,7 @@ from launcher.status import read_statuses
 from tests.corpora import flaws_of
 from tests.preparing import Group, abstracts, write_source
 
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=150)
 
 
 def read_text(path, document="line"):

@@ -7,7 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lxml import etree
 
@@ -19,7 +19,7 @@ from launcher.recipe.sources import MedlineSource
 from tests.preparing import write_source
 
 CHECKED = Path(__file__).parent / "data" / "citations.xml.gz"
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=150)
 
 
 def cut(content):
