@@ -51,6 +51,10 @@ class SourceFile(_Record):
     sha256: str
     records: int
     """As in the tally."""
+    documents: dict[Split, int] = {}
+    """Of them in the corpus, when all has been decided; not counted for conversations."""
+    tokens: dict[Split, int] = {}
+    """Of these documents."""
 
 
 class Tally(_Record):

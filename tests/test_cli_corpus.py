@@ -69,7 +69,7 @@ def test_show_tells_what_a_corpus_is_made_of(published):
     assert "dropped: too_short        1           0.2%" in out
     assert told["unreadable"] == ["0", "0.0%"]
     assert told["MIT"] == ["500", "100.0%"]
-    assert told["pile"][:2] == ["2", "551"]
+    assert told["pile"][:5] == ["2", "297", "kB", "500", "517,804"]
     assert "clean       min_characters: 20\n              exact_duplicates: drop\n" in out
     assert told["packed"][0] == f"{-(-counts.tokens['train'] // 512):,}"
 
@@ -89,6 +89,7 @@ def test_show_as_json_holds_the_manifest_and_what_was_measured(published):
 def test_show_and_diff_fit_into_the_terminal(corpus, width):
     licence = "courtesy of the US National Library of Medicine; abstracts are under the copyright of their publishers"
     facts = {"format": "medline", "options": {}, "license": licence, "size": 19 * 10**6, "sha256": "0" * 64}
+    facts |= {"documents": {"train": 20_000, "validation": 20}, "tokens": {"train": 7_000_000, "validation": 7_000}}
     folders = [f"/lustre/groups/biomed/data/a-folder-with-a-rather-long-name/baseline-{n}" for n in range(14)]
     sources = [SourceFile(path=f"{folder}/{n}.xml.gz", records=30_000, **facts) for folder in folders for n in range(9)]
     dropped = {"near_duplicate": 11_234_567, "no_abstract": 5}
@@ -106,9 +107,19 @@ def test_show_and_diff_fit_into_the_terminal(corpus, width):
     tables = out[out.index("documents ") :].splitlines()[1:]
     assert max(map(len, tables)) <= width
     assert "near_duplicate  11,234,567" in out
-    assert "others      36  1,080,000  684 MB  4 more" in out
+    assert "others      36  684 MB    720,720  252,252,000  4 more" in out
     assert "11 others" in out
     assert "..." in out
+
+
+def test_what_was_not_counted_by_file_is_not_told_as_nothing(corpus):
+    sources = [file.model_copy(update={"documents": {}, "tokens": {}}) for file in read_manifest(corpus).sources]
+    change_manifest(corpus, sources=tuple(sources))
+
+    out, _ = launcher("corpus", "show", str(corpus))
+
+    assert rows(out)["pile"][:3] == ["2", "297", "kB"]
+    assert not {"0", "500"} & set(rows(out)["pile"])
 
 
 def test_licences_and_names_are_printed_as_they_stand(corpus):

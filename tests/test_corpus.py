@@ -395,6 +395,13 @@ def test_sources_are_added_removed_changed_or_moved(tmp_path):
     assert (found["origin", "source"].left, found["origin", "source"].right) == ("/data/d.jsonl", "/scratch/d.jsonl")
 
 
+def test_what_stays_of_a_source_makes_it_no_other_source(tmp_path):
+    left = publish(tmp_path / "corpus", sources=(source("a", documents={"train": 3}, tokens={"train": 30}),)).manifest
+    right = left.model_copy(update={"sources": (source("a", documents={"train": 2}, tokens={"train": 20}),)})
+
+    assert compare(left, right) == []
+
+
 def test_a_file_that_is_read_twice_is_two_sources(tmp_path):
     once = publish(tmp_path / "corpus", sources=(source("a"),)).manifest
     twice = once.model_copy(update={"sources": (source("a"), source("a", options={"subsets": ["x"]}))})

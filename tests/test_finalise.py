@@ -83,17 +83,17 @@ def complete(plan, parts):
     return corpus
 
 
-def expected_documents(files, plan, drops_duplicates):
-    """Token ids of what stays in each split, by the rules in plain Python."""
-    expected = {"train": [], "validation": []}
+def documents_by_file(files, plan, drops_duplicates):
+    """Token ids of what stays in each split of each file, by the rules in plain Python."""
     for file, verdicts in zip(files, verdicts_by_hand(files, drops_duplicates), strict=True):
+        expected = {"train": [], "validation": []}
         written = [doc for doc in file.docs if doc.is_written]
         for doc, verdict in zip(written, verdicts, strict=True):
             text = text_of(doc.text)
             if verdict is None:
                 split = split_of(text_hash(text), plan.recipe.validation)
                 expected[split] += plan.encoder.encode([text])
-    return expected
+        yield expected
 
 
 @pytest.mark.slow
@@ -117,7 +117,8 @@ def test_every_token_of_every_document_that_stays_is_in_one_place(
     clean = {"exact_duplicates": "drop" if drops else "keep"}
     resources = {"cpus_per_task": cpus, "time": "1h"}
     group = Group(folder, tasks, validation=0.3, clean=clean, resources=resources)
-    expected = expected_documents(files, make_plan(group.last), drops)
+    by_file = list(documents_by_file(files, make_plan(group.last), drops))
+    expected = {split: [ids for its in by_file for ids in its[split]] for split in ("train", "validation")}
     shares = order.sample(range(tasks), order.randint(0, tasks))  # the last run makes what is missing
     for index in shares:
         assert main(group.share(index), StopFlag()) == FINISHED
@@ -130,6 +131,9 @@ def test_every_token_of_every_document_that_stays_is_in_one_place(
 
     corpus = open_corpus(group.corpus)
     assert flaws_of(corpus.folder) == []
+    for source, its in zip(corpus.manifest.sources, by_file, strict=True):
+        assert source.documents == {split: len(documents) for split, documents in its.items()}
+        assert source.tokens == {split: sum(map(len, documents)) for split, documents in its.items()}
     for split, documents in expected.items():
         assert documents_of(corpus, split) == documents
         assert corpus.manifest.counts.documents[split] == len(documents)

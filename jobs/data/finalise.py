@@ -13,7 +13,7 @@ from jobs.data.counts import count_documents, count_tokens, summary
 from jobs.data.decide import NEAR_DUPLICATE, Judged, decide, mark
 from jobs.data.keys import load_keys
 from jobs.data.making import code_versions
-from jobs.data.merge import Merger, Piece, lay_out
+from jobs.data.merge import Merger, Piece, lay_out, tokens_that_stay
 from jobs.data.near import MAX_DOCUMENTS, NearDuplicates
 from jobs.data.parts import Part
 from jobs.data.plan import Plan
@@ -21,7 +21,7 @@ from jobs.data.progress import TellPhase, tell_nobody
 from jobs.data.signatures import minhash_config
 from jobs.runtime.durable import sync, write_durably
 from jobs.runtime.watchdog import WATCHDOG
-from launcher.corpus import MANIFEST, SPLITS, TOKENIZER, Manifest, Shard, Split, SplitRule, Tally
+from launcher.corpus import MANIFEST, SPLITS, TOKENIZER, Manifest, Shard, SourceFile, Split, SplitRule, Tally
 from launcher.errors import LauncherError
 
 StopWanted = Callable[[], bool]
@@ -56,7 +56,8 @@ def finalise(plan: Plan, parts: Sequence[Part], is_stop_wanted: StopWanted, tell
     if shards is None:
         return False
     write_durably(plan.work / TOKENIZER, plan.encoder.backend.to_str())
-    write_manifest(plan, parts, count_tokens(counts, shards), shards)
+    sources = tuple(counted(plan, part, its) for part, its in zip(parts, judged, strict=True))
+    write_manifest(plan, parts, sources, count_tokens(counts, shards), shards)
     return True
 
 
@@ -110,7 +111,18 @@ def _pieces(split: Split, parts: Sequence[Part], judged: Sequence[Judged]) -> li
     return [Piece(part.shards[split], its.stays_in(split)) for part, its in both if split in part.shards]
 
 
-def write_manifest(plan: Plan, parts: Sequence[Part], counts: Tally, shards: Shards) -> None:
+def counted(plan: Plan, part: Part, judged: Judged) -> SourceFile:
+    """Say of a source file what the corpus holds of it."""
+    pieces = {split: piece for split in SPLITS for piece in _pieces(split, [part], [judged])}
+    documents = {split: int(piece.stays.sum()) for split, piece in pieces.items()}
+    tokens = {split: tokens_that_stay(piece, plan.parts) for split, piece in pieces.items()}
+    none = dict.fromkeys(SPLITS, 0)
+    return part.source.model_copy(update={"documents": none | documents, "tokens": none | tokens})
+
+
+def write_manifest(
+    plan: Plan, parts: Sequence[Part], sources: tuple[SourceFile, ...], counts: Tally, shards: Shards
+) -> None:
     """Write the manifest, when everything that it tells of is on disk."""
     manifest = Manifest(
         corpus=plan.recipe.corpus,
@@ -123,7 +135,7 @@ def write_manifest(plan: Plan, parts: Sequence[Part], counts: Tally, shards: Sha
         clean=plan.recipe.clean.model_dump(mode="json"),
         decontamination=account(plan.evaluation, [part.contaminated for part in parts]) if plan.evaluation else (),
         counts=counts,
-        sources=tuple(part.source for part in parts),
+        sources=sources,
         shards=shards,
     )
     for folder in (*(plan.work / split for split in SPLITS if shards[split]), plan.work):

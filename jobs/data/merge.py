@@ -78,11 +78,12 @@ def lay_out(split: Split, pieces: Sequence[Piece], parts: Path) -> list[Merge]:
             merges.append([])
             tokens = 0
         merges[-1].append(piece)
-        tokens += _tokens_that_stay(piece, parts)
+        tokens += tokens_that_stay(piece, parts)
     return [Merge(f"{split}/{number:05d}.ds", tuple(taken)) for number, taken in enumerate(merges)]
 
 
-def _tokens_that_stay(piece: Piece, parts: Path) -> int:
+def tokens_that_stay(piece: Piece, parts: Path) -> int:
+    """Count the tokens of the documents that stay; `parts` is the folder that the piece's shard lies in."""
     if piece.stays.all():
         return piece.shard.tokens
     ends = np.fromfile(parts / f"{piece.shard.name}.index", "<u8").astype(np.int64)

@@ -163,8 +163,8 @@ def _sources_table(sources: Iterable[SourceFile]) -> Table:
     groups: dict[tuple[str, str, str], list[SourceFile]] = {}
     for source in sources:
         groups.setdefault((source.format, str(PurePath(source.path).parent), source.license), []).append(source)
-    table = _table("source", ">files", ">records", ">size", "folder", "licence")
-    table.columns[4].no_wrap = True
+    table = _table("source", ">files", ">size", ">documents", ">tokens", "folder", "licence")
+    table.columns[5].no_wrap = True
     for (name, folder, license_), files in list(groups.items())[:_SHOWN]:
         table.add_row(name, *_sizes(files), _end_of(folder), license_)
     if rest := [file for files in list(groups.values())[_SHOWN:] for file in files]:
@@ -172,9 +172,13 @@ def _sources_table(sources: Iterable[SourceFile]) -> Table:
     return table
 
 
-def _sizes(files: Sequence[SourceFile]) -> tuple[str, str, str]:
-    records, size = sum(file.records for file in files), sum(file.size for file in files)
-    return f"{len(files):,}", f"{records:,}", file_size(size)
+def _sizes(files: Sequence[SourceFile]) -> tuple[str, str, str, str]:
+    number, size = f"{len(files):,}", file_size(sum(file.size for file in files))
+    if not all(file.documents for file in files):  # an older launcher did not count them by file
+        return number, size, "", ""
+    documents = sum(sum(file.documents.values()) for file in files)
+    tokens = sum(sum(file.tokens.values()) for file in files)
+    return number, size, f"{documents:,}", f"{tokens:,}"
 
 
 def _end_of(folder: str) -> str:

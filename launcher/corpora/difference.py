@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from launcher.corpus import SPLITS, EvaluationSet, Manifest, Shard, SourceFile
 from launcher.settings import flat
 
+_RESULTS = {"documents", "tokens"}
+"""Of a source file: what follows from other differences."""
 File = TypeVar("File", SourceFile, EvaluationSet)
 Topic: TypeAlias = Literal["sources", "settings", "tokenizer", "counts", "shards", "origin"]
 
@@ -65,8 +67,8 @@ def _differing(
 
 def _compare_sources(left: Sequence[SourceFile], right: Sequence[SourceFile]) -> Iterator[Difference]:
     """Pair files that are the same, that only lie somewhere else, that changed; what is left was added or removed."""
-    _, left, right = _pair(left, right, SourceFile.model_dump_json)
-    moved, left, right = _pair(left, right, lambda file: file.model_dump_json(exclude={"path"}))
+    _, left, right = _pair(left, right, lambda file: file.model_dump_json(exclude=_RESULTS))
+    moved, left, right = _pair(left, right, lambda file: file.model_dump_json(exclude={"path", *_RESULTS}))
     changed, removed, added = _pair(left, right, lambda file: file.path)
     for one, other in changed:
         yield Difference("sources", one.path, _facts(one), _facts(other))
@@ -110,7 +112,7 @@ def _pair(
 
 
 def _facts(file: SourceFile) -> dict[str, Any]:
-    return file.model_dump(mode="json", exclude={"path"})
+    return file.model_dump(mode="json", exclude={"path", *_RESULTS})
 
 
 def _compare_shards(left: Manifest, right: Manifest) -> Iterator[Difference]:
