@@ -92,7 +92,7 @@ def test_a_record_without_its_end_costs_only_itself():
 
     assert found == [(2, "has no end tag"), (3, b"<r>2</r>"), (4, "has no end tag"), (5, b"<r>4</r>")]
     assert end == ""
-    assert cut(b"<set><a/>1</r><r>2</r></set>")[0] == [(1, "has no start tag"), (1, b"<r>2</r>")]
+    assert cut(b"<set>\n<a/>1</r>\n<r>2</r></set>")[0] == [(2, "has no start tag"), (3, b"<r>2</r>")]
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,8 @@ class Cutter:
         elif self._opened:
             yield self._unfinished()
         elif is_end:
-            yield Cut(self._window.line, tag, b"", "has no start tag")
+            self._window.hold(len(markup))
+            yield Cut(self._window.started, tag, b"", "has no start tag")
         if is_end:
             self._opened = ""
             self._window.release()
