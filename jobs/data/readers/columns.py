@@ -38,6 +38,22 @@ def fault_of_schema(schema: "pa.Schema", column: str) -> str:
     return f"its column `{column}` holds {kind}, not strings"
 
 
+def conclude(intake: Intake, rows: int, fault: str, misfit: str) -> None:
+    """Call a file bad as a whole if it is.
+
+    Args:
+        intake: The file.
+        rows: How many it says it has: what was not read of them counts as bad.
+        fault: Why it cannot be read, at the row after those that were.
+        misfit: Why its column cannot be read as text.
+    """
+    line, intake.count = intake.count + 1, max(intake.count, rows)
+    if fault:
+        intake.damage(line, fault)
+    elif misfit:
+        intake.misfit(misfit)
+
+
 def fault_of_error(error: Exception) -> str:
     """Say that pyarrow could not make sense of a file. Its own words are left out: they may quote the file.
 

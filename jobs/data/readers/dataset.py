@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from datatrove.data import Document
 
-from jobs.data.readers.columns import fault_of_error, fault_of_schema, read_column
+from jobs.data.readers.columns import conclude, fault_of_error, fault_of_schema, read_column
 from jobs.data.readers.intake import Intake
 from launcher.recipe.sources import DatasetSource
 
@@ -38,11 +38,7 @@ def read_dataset(intake: Intake, source: DatasetSource) -> Iterator[Document]:
                     fault = _fault_of_end(file)
         except (pa.ArrowException, UnicodeError, OSError) as error:
             fault = fault_of_error(error)
-        line, intake.count = intake.count + 1, max(intake.count, rows)
-        if fault:
-            intake.damage(line, fault)
-        elif misfit:
-            intake.misfit(misfit)
+        conclude(intake, rows, fault, misfit)
 
 
 def _arrays(mapped: "pa.MemoryMappedFile", index: int, file: io.BufferedReader) -> Iterator["pa.Array"]:

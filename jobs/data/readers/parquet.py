@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from datatrove.data import Document
 
-from jobs.data.readers.columns import fault_of_error, fault_of_schema, read_column
+from jobs.data.readers.columns import conclude, fault_of_error, fault_of_schema, read_column
 from jobs.data.readers.intake import Intake
 from launcher.recipe.sources import ParquetSource
 
@@ -33,8 +33,4 @@ def read_parquet(intake: Intake, source: ParquetSource) -> Iterator[Document]:
                 yield from read_column(intake, (batch.column(0) for batch in batches))
         except (pyarrow.ArrowException, UnicodeError, OSError) as error:
             fault = fault_of_error(error)
-    line, intake.count = intake.count + 1, max(intake.count, rows)
-    if fault:
-        intake.damage(line, fault)
-    elif misfit:
-        intake.misfit(misfit)
+    conclude(intake, rows, fault, misfit)
