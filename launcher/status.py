@@ -3,18 +3,15 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from launcher.cluster import Cluster
-from launcher.errors import RunError
 from launcher.facts import RunFacts, read_all_facts, read_facts
 from launcher.ledger import Attempt
 from launcher.paths import RunDir, list_shares
 from launcher.slurm.parse import Job
-from launcher.slurm.query import Answer, find_jobs
+from launcher.slurm.query import Answer, ask_about
 
 State: TypeAlias = Literal[
     "not submitted", "queued", "running", "requeued", "stopped", "finished", "failed", "lost"
@@ -124,30 +121,10 @@ def read_statuses(
         for one in facts
     ]
     everyone = [*facts, *(share for shares in tasks for share in shares)]
-    answer, now = _ask(cluster, everyone)
-    statuses = [
-        _compose_group(now[one.run.root], [now[share.run.root] for share in shares], answer)
-        for one, shares in zip(facts, tasks, strict=True)
-    ]
+    answer, now = ask_about(cluster, everyone)
+    groups = [[now[one.run.root] for one in (first, *shares)] for first, shares in zip(facts, tasks, strict=True)]
+    statuses = [_compose_group(first, shares, answer) for first, *shares in groups]
     return statuses, (*damage, *answer.notes)
-
-
-def _ask(cluster: Cluster, everyone: Sequence[RunFacts]) -> tuple[Answer, dict[Path, RunFacts]]:
-    """Ask about the jobs of runs, and read a run once more whose job is over: it may have ended since it was read.
-
-    Returns:
-        What Slurm says, and what the run directories say, by their paths.
-    """
-    live = [one for one in everyone if one.job_id and not one.is_settled]
-    answer = find_jobs(cluster, (one.job_id for one in live))
-    over = [one for one in live if answer.is_gone(one.job_id)]
-    again: list[RunFacts] = []
-    with suppress(RunError):  # removed since
-        again, _ = read_all_facts([one.run for one in over])
-    moved = {one.job_id for one in again if not one.is_settled} - {one.job_id for one in over}
-    if moved:  # submitted anew
-        answer = replace(answer, jobs={**answer.jobs, **find_jobs(cluster, moved).jobs})
-    return answer, {one.run.root: one for one in (*everyone, *again)}
 
 
 def _compose_group(facts: RunFacts, shares: Sequence[RunFacts], answer: Answer) -> RunStatus:

@@ -64,7 +64,7 @@ def start_last(last: History, shares: list[History], reason: str, action: str) -
 
 def told(history: History, make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, *jobs: Job) -> RunStatus:
     answer = Answer({job.id: job for job in jobs}, frozenset({"squeue"}))
-    monkeypatch.setattr("launcher.status.find_jobs", lambda *_: answer)
+    monkeypatch.setattr("launcher.slurm.query.find_jobs", lambda *_: answer)
     [status], _ = read_statuses(make_cluster(), [history.run])
     return status
 
@@ -183,7 +183,8 @@ def test_nothing_is_to_be_done_about_a_lost_task_once_the_corpus_is_made(
     start_last(last, shares, "stopped", "stop")
 
     def shown(*jobs: Job) -> str:
-        monkeypatch.setattr("launcher.status.find_jobs", lambda *_: Answer({job.id: job for job in jobs}, frozenset()))
+        answer = Answer({job.id: job for job in jobs}, frozenset())
+        monkeypatch.setattr("launcher.slurm.query.find_jobs", lambda *_: answer)
         [status], _ = read_statuses(make_cluster(), [last.run], finished_tasks=True)
         print_run(Console(width=100), status, measure_goodput(last.run), [])
         return capsys.readouterr().out

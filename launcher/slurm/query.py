@@ -7,11 +7,13 @@ is asked, the failure is noted once, and each answer says where it comes from.
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launcher.cluster import Cluster
-from launcher.errors import SlurmError
+from launcher.errors import RunError, SlurmError
+from launcher.facts import RunFacts, read_all_facts
 from launcher.slurm.command import run_slurm
 from launcher.slurm.parse import (
     SACCT_FORMAT,
@@ -98,6 +100,28 @@ def find_jobs(cluster: Cluster, job_ids: Iterable[str]) -> Answer:
     if local:
         question.answered.add("process")
     return Answer(jobs, frozenset(question.answered), tuple(question.notes))
+
+
+def ask_about(cluster: Cluster, runs: Sequence[RunFacts]) -> tuple[Answer, dict[Path, RunFacts]]:
+    """Ask about the jobs of runs, and read a run once more whose job is over: it may have ended since it was read.
+
+    Args:
+        cluster: The site.
+        runs: What their directories say.
+
+    Returns:
+        What Slurm says, and what the run directories say now, by their paths.
+    """
+    live = [one for one in runs if one.job_id and not one.is_settled]
+    answer = find_jobs(cluster, (one.job_id for one in live))
+    over = [one for one in live if answer.is_gone(one.job_id)]
+    again: list[RunFacts] = []
+    with suppress(RunError):  # removed since
+        again, _ = read_all_facts([one.run for one in over])
+    moved = {one.job_id for one in again if not one.is_settled} - {one.job_id for one in over}
+    if moved:  # submitted anew
+        answer = replace(answer, jobs={**answer.jobs, **find_jobs(cluster, moved).jobs})
+    return answer, {one.run.root: one for one in (*runs, *again)}
 
 
 def _ask_squeue(cluster: Cluster, base_ids: Sequence[str]) -> list[Job]:
