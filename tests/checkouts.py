@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pexpect
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 
 LISTENING = '''
@@ -39,7 +41,10 @@ while not done.exists():
 
 
 COUNTING = '''
-"""A single rank that counts and logs up to the recipe's seed; it saves at the end and when it is asked to stop."""
+"""A single rank that counts and logs up to the recipe's seed; it saves at the end and when it is asked to stop.
+
+It does not take its last step while there is a file `brake` beside the recipe.
+"""
 
 import json
 import sys
@@ -54,10 +59,13 @@ stop = StopFlag()
 stop.install()
 run, attempt = RunDir(Path(sys.argv[1])), int(sys.argv[3])
 total = json.loads(run.recipe.read_text())["seed"]
+brake = Path(json.loads(run.record.read_text())["recipe_folder"]) / "brake"
 step = max(published_steps(run), default=0)
 append_event(run.ledger, attempt, first_step=step, total_steps=total)
 while step < total and not stop.wanted(run, True):
     time.sleep(0.1)
+    if step + 1 == total and brake.exists():
+        continue
     step += 1
     print(f"step {step}", flush=True)
     row = {"time": time.time(), "step": step, "attempt": attempt, "loss": 10 / step, "tokens_per_second": 1280.0}
@@ -89,7 +97,7 @@ def typing(checkout: Path, environ: Mapping[str, str], *arguments: str) -> Itera
         cwd=str(checkout),
         env=environment,
         encoding="utf-8",
-        timeout=60,
+        timeout=PATIENCE,
         dimensions=(40, 120),
     )
     try:
@@ -100,7 +108,7 @@ def typing(checkout: Path, environ: Mapping[str, str], *arguments: str) -> Itera
 
 def interrupt(terminal: "pexpect.spawn[str]", heard: str) -> None:
     """Press Ctrl-C, and again until it is heard: Python overlooks one that comes just before it waits for a line."""
-    for _ in range(10):
+    for _ in range(50):
         terminal.sendintr()
         if terminal.expect([heard, pexpect.TIMEOUT], timeout=6) == 0:
             return

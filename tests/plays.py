@@ -15,6 +15,7 @@ from launcher.paths import RunDir, SubmissionDir
 from launcher.recipe import Recipe, recipe_adapter
 from launcher.record import RunRecord, fingerprint
 from launcher.render import Request, render
+from tests.waiting import PATIENCE
 
 PROJECT = Path(__file__).parents[1]
 
@@ -28,8 +29,10 @@ class Play:
     save_every: int = 1000
     acts: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By attempt: `{"rank": 1, "at_step": 3, "exit_code": 1}`, `{"signal": 9}`, `{"block": true}`, `{"deaf": true}`,
+    `{"stays": true}` (until it is stopped), `{"once": "name"}` (acts when the run directory has a file of that name),
     `{"micro_batch": 8}` and `{"announces": 78}` (noted in the ledger),
-    `{"fill": true}` (the disk, up to the last byte), `{"remove": true}` (the run directory)."""
+    `{"fill": true}` (the disk, up to the last byte), `{"remove": true}` (the run directory).
+    While an act is to come, no rank does its last step."""
     nodes: int = 1
     gpus_per_node: int = 2
     time: str = "10min"
@@ -110,7 +113,7 @@ def start_batch(submission: SubmissionDir, option: str = "--local", **environ: s
 
 
 def run_batch(
-    submission: SubmissionDir, option: str = "--local", timeout: float = 60, **environ: str
+    submission: SubmissionDir, option: str = "--local", timeout: float = PATIENCE, **environ: str
 ) -> tuple[int, str]:
     """Run the batch process to its end; return its exit code and what it said."""
     process = start_batch(submission, option, **environ)

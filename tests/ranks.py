@@ -5,7 +5,8 @@ import os
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from launcher.paths import CONTINUE, FINISHED, RunDir
 from launcher.record import RunRecord, fingerprint
 from tests.corpora import make_corpus
 from tests.forked import Forked
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
+from tests.worker import own_ports
 
 ASSETS = Path(__file__).parents[1] / "recipes" / "assets"
-DEADLINE = 300
 
 
 def cpt_recipe(**changes: Any) -> dict[str, Any]:
@@ -93,7 +94,7 @@ class Attempt:
 
     def wait(self) -> list[int | None]:
         """Wait for all ranks; when one fails the others are ended, as srun does it."""
-        deadline = time.monotonic() + DEADLINE
+        deadline = time.monotonic() + PATIENCE
         while alive := [process for process in self.processes if process.poll() is None]:
             failed = any(process.poll() not in (None, 0, 75) for process in self.processes)
             if failed or time.monotonic() > deadline:
@@ -119,7 +120,7 @@ class Attempt:
     def wait_for_step(self, step: int) -> None:
         """Wait until a step of this attempt is in metrics.jsonl."""
         what = f"step {step} of attempt {self.number}"
-        wait_for(lambda: max(self.steps(), default=0) >= step or self.processes[0].poll() is not None, DEADLINE, what)
+        wait_for(lambda: max(self.steps(), default=0) >= step or self.processes[0].poll() is not None, what)
         assert max(self.steps(), default=0) >= step, self.log()
 
     def steps(self) -> list[int]:
@@ -155,6 +156,27 @@ def train(run: RunDir, ranks: int = 1, nodes: int = 1, attempt: int = 0) -> Atte
     return started
 
 
+HELD_AT = """
+import runpy, time
+from jobs.runtime import control
+agree = control.StepControl.on_step_end
+def hold(self, args, state, control, **others):
+    while state.global_step >= min({step}, state.max_steps) and (self._run.root / "held").exists():
+        time.sleep(0.02)
+    agree(self, args, state, control, **others)
+control.StepControl.on_step_end = hold
+runpy.run_module("jobs", run_name="__main__", alter_sys=True)
+"""
+
+
+@contextmanager
+def held_at(run: RunDir, step: int, ranks: int, attempt: int = 0) -> Iterator[Attempt]:
+    """Start an attempt that goes no further than to the end of a step until this test has done what it does."""
+    (run.root / "held").touch()
+    yield start(run, ranks, attempt=attempt, program=("-c", HELD_AT.format(step=step)))
+    (run.root / "held").unlink()
+
+
 STOPS_AT = """
 import sys
 import jobs.__main__ as task
@@ -169,9 +191,9 @@ sys.exit(task.main())
 """
 
 
-def stop_at(run: RunDir, step: int, ranks: int = 1, nodes: int = 1, attempt: int = 0) -> Attempt:
+def stop_at(run: RunDir, step: int, ranks: int = 1, nodes: int = 1, attempt: int = 0, preamble: str = "") -> Attempt:
     """Have an attempt stopped by a STOP file that is there at the end of a step."""
-    stopped = start(run, ranks, nodes, attempt, program=("-c", STOPS_AT.format(step=step)))
+    stopped = start(run, ranks, nodes, attempt, program=("-c", preamble + STOPS_AT.format(step=step)))
     assert stopped.wait() == [CONTINUE] * ranks, stopped.log()
     run.stop_request.unlink()
     return stopped
@@ -186,19 +208,19 @@ def preempted_once(run: RunDir, ranks: int = 1, nodes: int = 1, step: int = 4) -
 
 
 def preempt_at(run: RunDir, step: int, ranks: int, rank: int) -> Attempt:
-    """Let one rank alone of the first attempt hear of a preemption, at a step or soon after."""
-    preempted = start(run, ranks)
-    preempted.wait_for_step(step)
-    preempted.processes[rank].send_signal(signal.SIGUSR2)
+    """Let one rank alone of the first attempt hear of a preemption, at a step or up to two later."""
+    with held_at(run, step + 2, ranks) as preempted:
+        preempted.wait_for_step(step)
+        preempted.processes[rank].send_signal(signal.SIGUSR2)
     assert preempted.wait() == [CONTINUE] * ranks
     return preempted
 
 
 def kill_at(run: RunDir, step: int, ranks: int = 1, attempt: int = 0) -> Attempt:
-    """Kill all ranks of an attempt, at a step or soon after."""
-    killed = start(run, ranks, attempt=attempt)
-    killed.wait_for_step(step)
-    killed.kill()
+    """Kill all ranks of an attempt, at a step or up to two later."""
+    with held_at(run, step + 2, ranks, attempt) as killed:
+        killed.wait_for_step(step)
+        killed.kill()
     assert killed.wait() == [-signal.SIGKILL] * ranks
     return killed
 
@@ -210,7 +232,8 @@ def losses(run: RunDir) -> dict[int, float]:
 
 def free_port() -> int:
     """A port that nothing listens on now, below those that the kernel gives to connections."""
-    return choose_port(random.SystemRandom().randrange(10_000, 20_000, 2), (10_000, 20_000))
+    ports = own_ports(range(10_000, 20_000))
+    return choose_port(random.SystemRandom().choice(ports[::2]), (ports[0], ports[-1]))
 
 
 def _environment(rank: int, ranks: int, nodes: int, port: int) -> dict[str, str]:

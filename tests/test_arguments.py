@@ -15,7 +15,8 @@ from launcher.errors import LauncherError
 from launcher.recipe import CptRecipe
 from launcher.recipe.sections import Parallel, Precision
 from tests.forked import Forked
-from tests.ranks import DEADLINE, cpt_recipe
+from tests.ranks import cpt_recipe
+from tests.waiting import PATIENCE
 
 FP16 = Precision(dtype="fp16")
 CUDA = torch.device("cuda")
@@ -43,7 +44,7 @@ dist.destroy_process_group()
 def arguments(folder: Path, **changes: Any) -> dict[str, Any]:
     argv = ["-c", WRITE_ARGUMENTS, json.dumps(cpt_recipe(**changes)), str(folder)]
     process = Forked(argv, os.environ, folder / "log")
-    process.wait(DEADLINE)
+    process.wait(PATIENCE)
     assert process.returncode == 0, (folder / "log").read_text()
     found: dict[str, Any] = json.loads((folder / "arguments.json").read_text())
     return found

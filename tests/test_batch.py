@@ -16,7 +16,7 @@ from launcher.cluster import Cluster
 from launcher.ledger import StopRequest, append_event, read_attempts
 from launcher.paths import RunDir, SubmissionDir, published_steps
 from tests.plays import PROJECT, Play, last_attempt, run_batch, seen, stage, start_batch, summary
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def running(submission: SubmissionDir, run: RunDir) -> Iterator["subprocess.Pope
     """A batch process whose tasks count."""
     batch = start_batch(submission)
     try:
-        wait_for(lambda: counts(run), 30, "counting tasks")
+        wait_for(lambda: counts(run), "counting tasks")
         yield batch
     finally:
         batch.kill()
@@ -143,7 +143,7 @@ def test_tasks_do_not_outlive_their_batch_process(staged: Staged) -> None:
 
     with running(submission, run) as batch:
         batch.kill()
-        wait_for(lambda: run.root.joinpath("left-0").exists(), 30, "the tasks' last save")
+        wait_for(lambda: run.root.joinpath("left-0").exists(), "the tasks' last save")
 
     assert last_attempt(run).last_step == published_steps(run)[-1]
 
@@ -158,7 +158,7 @@ def test_the_index_chooses_the_run(tmp_path: Path, local_cluster: Cluster) -> No
 
 
 def test_a_crash_ends_the_other_tasks_and_the_run_goes_on_from_its_checkpoint(staged: Staged) -> None:
-    submission, run = staged(steps=40, acts={"0": {"rank": 1, "at_step": 5, "exit_code": 3}})
+    submission, run = staged(acts={"0": {"rank": 1, "at_step": 2, "exit_code": 3}})
 
     code, said = run_batch(submission)
 
@@ -171,7 +171,7 @@ def test_a_crash_ends_the_other_tasks_and_the_run_goes_on_from_its_checkpoint(st
 
 def test_a_micro_batch_that_does_not_fit_starts_again_at_once_and_counts_as_no_failure(staged: Staged) -> None:
     acts = {str(n): {"rank": 1, "at_step": 2, "micro_batch": 8 >> n, "exit_code": 76} for n in range(3)}
-    submission, run = staged(steps=200, max_failures=0, acts=acts)  # rank 0 must not be done before rank 1 is there
+    submission, run = staged(max_failures=0, acts=acts)
 
     code, said = run_batch(submission)
 
@@ -186,7 +186,7 @@ def test_a_task_that_said_what_cannot_work_is_believed_though_another_one_failed
 ) -> None:
     """The others lose their connection to it, and may be gone before Slurm has heard of its own end."""
     act = {"rank": 1, "at_step": 2, "micro_batch": 8, "announces": announced, "exit_code": 1}
-    submission, run = staged(steps=200, acts={"0": act, "1": {"at_step": 1, "exit_code": 78}})
+    submission, run = staged(acts={"0": act, "1": {"at_step": 1, "exit_code": 78}})
 
     run_batch(submission)
 
@@ -205,20 +205,20 @@ def test_a_task_that_is_killed_is_told_from_one_that_failed(staged: Staged) -> N
 
 def test_a_run_that_hangs_leaves_its_stacks_and_goes_on_from_its_checkpoint(staged: Staged) -> None:
     act = {"rank": 0, "at_step": 3, "block": True}
-    submission, run = staged(steps=4, save_every=2, hang="4s", acts={"0": act})
+    submission, run = staged(steps=4, save_every=2, hang="8s", acts={"0": act})
 
     code, said = run_batch(submission)
 
     assert (code, summary(run)) == (0, [("hang", "requeue"), ("finished", "done")]), said
     hung, resumed = read_attempts(run.ledger)
-    assert "hung (no sign of life for 4s since the start; stacks in logs/attempt-000/rank-*.log" in hung.message
+    assert "hung (no sign of life for 8s since the start; stacks in logs/attempt-000/rank-*.log" in hung.message
     assert "Timeout" in run.rank_log(0, 0).read_text()
     assert " in stuck\n" in run.rank_log(0, 0).read_text()
     assert (hung.source, resumed.first_step) == ("watchdog", 2)
 
 
 def test_a_rank_that_is_stopped_is_named_as_the_one_without_stacks(staged: Staged) -> None:
-    submission, run = staged(gpus_per_node=1, hang="4s", acts={"0": {"at_step": 2, "signal": signal.SIGSTOP}})
+    submission, run = staged(gpus_per_node=1, hang="8s", acts={"0": {"at_step": 2, "signal": signal.SIGSTOP}})
 
     run_batch(submission)
 
@@ -236,7 +236,7 @@ def test_three_hangs_at_the_same_step_stop_the_run(staged: Staged) -> None:
 
 
 def test_a_run_that_is_slow_but_alive_is_left_alone(staged: Staged) -> None:
-    submission, run = staged(steps=5, seconds=2, hang="5s")
+    submission, run = staged(steps=5, seconds=2, hang="8s")
 
     run_batch(submission)
 
@@ -249,14 +249,14 @@ def test_without_a_limit_nobody_watches(staged: Staged) -> None:
 
     with running(submission, run) as batch:
         batch.send_signal(signal.SIGTERM)
-        batch.wait(30)
+        batch.wait(PATIENCE)
 
     assert not run.heartbeat(0).exists()
     assert seen(run, 0, 0)["environ"]["LAUNCHER_HANG_SECONDS"] == "0"
 
 
 def test_a_recipe_that_cannot_work_is_tried_once(staged: Staged) -> None:
-    submission, run = staged(steps=40, acts={"0": {"rank": 1, "at_step": 2, "exit_code": 78}})
+    submission, run = staged(acts={"0": {"rank": 1, "at_step": 2, "exit_code": 78}})
 
     code, _ = run_batch(submission)
 
@@ -285,9 +285,9 @@ def test_signalled_tasks_save_and_the_run_goes_on_by_itself(staged: Staged) -> N
     with running(submission, run) as batch:
         for pid in task_pids(run, 0):
             os.kill(pid, signal.SIGTERM)
-        wait_for(lambda: len(summary(run)) == 2 and counts(run), 30, "the second attempt")
+        wait_for(lambda: len(summary(run)) == 2 and counts(run), "the second attempt")
         run.stop_request.touch()
-        batch.wait(30)
+        batch.wait(PATIENCE)
 
     preempted, stopped = read_attempts(run.ledger)
     assert (preempted.reason, preempted.action, preempted.exit_code) == ("preempted", "requeue", 75)
@@ -303,7 +303,7 @@ def test_ending_the_batch_process_stops_the_run_gracefully(staged: Staged, numbe
     with running(submission, run) as batch:
         batch.send_signal(number)
         batch.send_signal(number)
-        code = batch.wait(30)
+        code = batch.wait(PATIENCE)
 
     assert (code, summary(run)) == (75, [("stopped", "stop")])
     assert last_attempt(run).last_step == published_steps(run)[-1]
@@ -316,10 +316,10 @@ def test_the_time_limit_of_an_attempt_makes_room_for_the_next(
     submission, [run] = stage(tmp_path / "staged", cluster, [Play(steps=LONG, time="4s")])
 
     with running(submission, run):
-        wait_for(lambda: len(summary(run)) == 2, 45, "the second attempt")
+        wait_for(lambda: len(summary(run)) >= 2, "the second attempt")
 
     assert summary(run)[0] == ("time_limit", "requeue")
-    assert last_attempt(run).number == 1
+    assert [attempt.number for attempt in read_attempts(run.ledger)][:2] == [0, 1]
 
 
 def test_a_profile_without_requeue_leaves_the_run_to_people(
@@ -360,7 +360,9 @@ sys.exit(main([{str(submission.root)!r}, "--local"]))
 """
     environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
 
-    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environ, capture_output=True, timeout=PATIENCE, check=False
+    )
 
     assert (done.returncode, summary(run)) == (0, [("error", "stop"), ("finished", "done")])
 
@@ -449,7 +451,7 @@ def test_ends_that_the_ledger_could_not_take_use_up_the_budget_all_the_same(on_s
 
     for code in (os.EX_IOERR, os.EX_IOERR, 1):
         batch = start_batch(submission, **queued_by)
-        said, _ = batch.communicate(timeout=60)
+        said, _ = batch.communicate(timeout=PATIENCE)
         assert batch.returncode == code, said
         (run.root / "filler").unlink()
         queued_by = {RESUBMITTED_BY: f"local-{batch.pid}"}
@@ -475,7 +477,7 @@ def test_a_batch_process_whose_own_log_is_full_works_on(staged: Staged) -> None:
     with open("/dev/full", "wb") as full:
         command = [sys.executable, "-u", "-m", "jobs.runtime.batch", str(submission.root), "--local"]
         environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
-        done = subprocess.run(command, env=environ, stdout=full, stderr=full, timeout=60, check=False)
+        done = subprocess.run(command, env=environ, stdout=full, stderr=full, timeout=PATIENCE, check=False)
 
     assert (done.returncode, summary(run)) == (0, [("finished", "done")])
 

@@ -15,6 +15,7 @@ from launcher.corpus import MANIFEST, SourceFile, read_manifest
 from launcher.paths import FINISHED
 from tests.command_line import launcher
 from tests.preparing import abstracts, files_of, make_context, write_pile
+from tests.waiting import PATIENCE
 
 PLANTED = "Zaphodia Beeblebrox"
 
@@ -221,7 +222,7 @@ def test_verify_as_json_lists_the_flaws(corpus):
 
 def test_verify_shows_on_a_terminal_how_far_it_is(published):
     argv = ["-m", "launcher", "corpus", "verify", str(published)]
-    terminal = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=60, dimensions=(24, 300))
+    terminal = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=PATIENCE, dimensions=(24, 300))
 
     terminal.expect("/1.0 MB")
     terminal.expect("as the manifest says")
@@ -273,7 +274,7 @@ def test_credentialed_text_is_printed_to_those_who_may_see_it_alone(credentialed
 def test_credentialed_text_does_not_get_into_the_log_of_a_job(credentialed):
     argv = ["corpus", "sample", str(credentialed), "--i-have-credentials"]
     terminal = pexpect.spawn(
-        "/usr/bin/env", ["SLURM_JOB_ID=7", sys.executable, "-m", "launcher", *argv], encoding="utf-8", timeout=60
+        "/usr/bin/env", ["SLURM_JOB_ID=7", sys.executable, "-m", "launcher", *argv], encoding="utf-8", timeout=PATIENCE
     )
 
     out, err = launcher(*argv, code=2, environ={"SLURM_JOB_ID": "7"})

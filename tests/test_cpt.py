@@ -20,7 +20,18 @@ from launcher.plan.memory import estimate_checkpoint
 from launcher.plan.shape import read_shape
 from launcher.recipe import CptRecipe
 from tests.corpora import packed_samples
-from tests.ranks import ASSETS, Attempt, cpt_recipe, kill_at, losses, make_run, preempt_at, start, train
+from tests.ranks import (
+    ASSETS,
+    Attempt,
+    cpt_recipe,
+    kill_at,
+    losses,
+    make_run,
+    preempt_at,
+    start,
+    stop_at,
+    train,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -247,7 +258,6 @@ def spy(self, *arguments):
     print("FOUND", json.dumps(sorted(found)), flush=True)
     return prepared
 trainer.GuardedTrainer._prepare_for_training = spy
-sys.exit(task.main())
 """
 
 
@@ -255,12 +265,7 @@ sys.exit(task.main())
 def hybrid(folder: Path) -> Attempt:
     """An attempt of 4 ranks, on 2 nodes as they believe, that was stopped by a STOP file."""
     run = make_run(folder, parallel={"strategy": "hybrid_shard"}, batch={"micro_batch": 1})
-    attempt = start(run, ranks=4, nodes=2, program=("-c", PROBE))
-    attempt.wait_for_step(3)
-    run.stop_request.touch()
-    assert attempt.wait() == [CONTINUE] * 4
-    run.stop_request.unlink()
-    return attempt
+    return stop_at(run, 3, ranks=4, nodes=2, preamble=PROBE)
 
 
 def test_hybrid_shard_parameters_are_replicated_and_sharded(hybrid: Attempt) -> None:
@@ -285,7 +290,7 @@ def test_hybrid_shard_on_two_nodes_goes_on_on_one(hybrid: Attempt, alone: RunDir
 def test_training_refuses_to_go_on_if_accelerate_falls_back_to_ddp(folder: Path) -> None:
     run = make_run(folder, parallel={"strategy": "full_shard"})
 
-    attempt = start(run, ranks=2, program=("-c", PROBE, "--without-patch"))
+    attempt = start(run, ranks=2, program=("-c", PROBE + "sys.exit(task.main())", "--without-patch"))
 
     assert 0 not in attempt.wait()
     assert "full_shard: 1 x 2 ranks is not in effect" in attempt.log(0) + attempt.log(1)

@@ -214,7 +214,7 @@ def test_a_torn_record_counts_as_none(tmp_path: Path) -> None:
 def test_a_daemon_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     output = tmp_path / "output"
     process = start(["/bin/sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"], {}, output)
-    wait_for(lambda: "ready" in output.read_text(), 10, "the daemon to ignore SIGTERM")
+    wait_for(lambda: "ready" in output.read_text(), "the daemon to ignore SIGTERM")
 
     stop([process], patience=0.2)
 
@@ -226,7 +226,7 @@ def test_descendants_include_grandchildren(tmp_path: Path) -> None:
     process = start(["/bin/sh", "-c", "(sleep 1000; :) & wait"], {"PATH": "/usr/bin:/bin"}, output)
 
     family = wait_for(
-        lambda: found if len(found := with_descendants([process.pid])) == 3 else set(), 10, "shell, subshell and sleep"
+        lambda: found if len(found := with_descendants([process.pid])) == 3 else set(), "shell, subshell and sleep"
     )
 
     for member in (Process.of(pid) for pid in family):

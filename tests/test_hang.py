@@ -20,8 +20,8 @@ from launcher.recipe import recipe_adapter
 from launcher.record import RunRecord
 from tests.corpora import make_corpus
 from tests.plays import PROJECT, Play, stage, start_batch, summary, write_run
-from tests.ranks import ASSETS, DEADLINE, cpt_recipe, losses, words
-from tests.waiting import wait_for
+from tests.ranks import ASSETS, cpt_recipe, losses, words
+from tests.waiting import PATIENCE, wait_for
 
 LIMIT = 1000.0
 
@@ -173,7 +173,7 @@ def training(tmp_path: Path, make_cluster: Callable[..., Cluster]) -> tuple[Subm
         schedule={"length": "400 steps"},
         checkpoint={"interval": "20 steps"},
         resources={"nodes": 2},
-        limits={"hang": "40s"},
+        limits={"hang": "60s"},
     )
     run = RunDir(tmp_path / "run")
     write_run(run, recipe_adapter.validate_json(json.dumps(fields)).model_dump(mode="json"), cluster)
@@ -192,9 +192,9 @@ def test_ranks_that_wait_for_one_that_is_stopped_leave_their_stacks_and_the_run_
     submission, run = training
     batch = start_batch(submission)
     try:
-        wait_for(lambda: published_steps(run) or batch.poll() is not None, DEADLINE, "a checkpoint")
+        wait_for(lambda: published_steps(run) or batch.poll() is not None, "a checkpoint")
         os.kill(pid_of_rank(run, 1), signal.SIGSTOP)
-        said, _ = batch.communicate(timeout=DEADLINE)
+        said, _ = batch.communicate(timeout=PATIENCE)
     finally:
         batch.kill()
 

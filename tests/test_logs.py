@@ -140,7 +140,7 @@ def test_following_goes_on_over_attempts_until_the_run_is_over(history: History)
     history.log(1, 0, "done")
     history.end(1, "finished", "done", at=30)
 
-    wait_for(lambda: reader.has_ended, 20, "the end of following")
+    wait_for(lambda: reader.has_ended, "the end of following")
 
     assert [(attempt, line) for attempt, _, line in reader.seen] == [
         (0, "step 1"), (0, "step 2"), (0, "step 3"), (1, "step 4"), (1, "done"),
@@ -151,11 +151,11 @@ def test_following_goes_on_over_attempts_until_the_run_is_over(history: History)
 def test_following_a_run_that_was_resumed_waits_for_its_next_attempt(history: History) -> None:
     history.end(0, "stopped", "stop", at=10).submit("8", at=20)
     reader = Reader(history.run)
-    wait_for(lambda: len(reader.seen) == 2, 20, "the log of the attempt that was stopped")
+    wait_for(lambda: len(reader.seen) == 2, "the log of the attempt that was stopped")
 
     history.start(1, "8", at=30).log(1, 0, "step 3")
     history.end(1, "finished", "done", at=40)
-    wait_for(lambda: reader.has_ended, 20, "the end of following")
+    wait_for(lambda: reader.has_ended, "the end of following")
 
     assert [line for _, _, line in reader.seen] == ["step 1", "step 2", "step 3"]
 
@@ -165,7 +165,7 @@ def test_following_one_attempt_ends_with_it(history: History) -> None:
     history.end(0, "preempted", "requeue", at=10)
 
     reader = Reader(history.run, across=False, count=1)
-    wait_for(lambda: reader.has_ended, 20, "the end of following")
+    wait_for(lambda: reader.has_ended, "the end of following")
 
     assert [line for _, _, line in reader.seen] == ["step 2"]
 
@@ -180,7 +180,7 @@ def test_a_line_that_is_still_being_written_is_not_torn(history: History) -> Non
         log.write("line\n")
     history.end(0, "finished", "done", at=30)
 
-    wait_for(lambda: reader.has_ended, 20, "the end of following")
+    wait_for(lambda: reader.has_ended, "the end of following")
 
     assert [line for _, _, line in reader.seen] == ["step 1", "step 2", "half a line"]
 

@@ -53,7 +53,7 @@ def carry_out(run: RunDir) -> tuple[int, str]:
     submission.root.mkdir()
     entry = {"run": str(run.root), "fingerprint": json.loads(run.record.read_text())["fingerprint"]}
     submission.manifest.write_text(json.dumps(entry) + "\n")
-    return run_batch(submission, timeout=240)
+    return run_batch(submission)
 
 
 def test_a_micro_batch_is_halved_until_it_fits_and_nothing_else_changes(make_run: MakeRun) -> None:

@@ -30,7 +30,7 @@ from launcher.errors import RunError
 from launcher.ledger import append_event, read_attempts
 from launcher.paths import COMPLETE, RunDir
 from tests.plays import PROJECT, Play, write_run
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE, wait_for
 
 NODES = ["gpu01", "gpu02"]
 
@@ -69,11 +69,11 @@ def test_all_ranks_hear_one_judgement_of_all_reports_and_leave_together() -> Non
     left_early: list[int] = []
 
     def meet(rank: int) -> str:
-        meeting = Meeting(place(rank), where, seconds=20)
+        meeting = Meeting(place(rank), where)
         said = meeting.ask_all({"rank": rank}, lambda reports: str([report["rank"] for report in reports]))
         ready.append(rank)
         if rank == 0:
-            wait_for(lambda: len(ready) == 4, 20, "the other ranks")
+            wait_for(lambda: len(ready) == 4, "the other ranks")
             left_early.extend(left)
         meeting.leave()
         left.append(rank)
@@ -87,7 +87,7 @@ def test_all_ranks_hear_one_judgement_of_all_reports_and_leave_together() -> Non
 @pytest.mark.usefixtures("meeting_place")
 def test_ranks_that_do_not_come_are_named_with_their_nodes() -> None:
     def meet(rank: int) -> str:
-        return Meeting(place(rank), where, seconds=1).ask_all({}, lambda _: "")
+        return Meeting(place(rank), where, seconds=20 if rank else 1).ask_all({}, lambda _: "")
 
     for error in in_all_ranks(meet, range(2)):
         assert str(error) == "rank 2 on gpu02, rank 3 on gpu02 did not come within 1 s"
@@ -233,7 +233,7 @@ def test_an_unfit_node_is_left_in_the_attempts_folder_for_the_batch_process(
 def start_task(run: RunDir) -> "subprocess.CompletedProcess[str]":
     environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "jobs", str(run.root)]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def test_a_task_with_a_recipe_it_cannot_read_ends_with_the_code_that_is_never_restarted(run: RunDir) -> None:

@@ -655,7 +655,7 @@ def test_a_killed_worker_is_told_in_a_line_with_what_helps(tmp_path):
     context = make_context(tmp_path)
     with (tmp_path / "said").open("w") as said:
         process = subprocess.Popen([sys.executable, "-m", "jobs", context.run.root], stderr=said)
-        wait_for(lambda: children_of(process.pid), 60, "a worker")
+        wait_for(lambda: children_of(process.pid), "a worker")
         os.kill(children_of(process.pid)[0], signal.SIGKILL)
 
     assert process.wait() == 1
@@ -724,14 +724,13 @@ def test_a_killed_prepare_goes_on_and_makes_the_same_bytes(tmp_path):
         process = start_task(context)
         wait_for(
             lambda wanted=finished: len(list(tmp_path.glob("corpora/*/*/parts/[0-9]*.json"))) >= wanted,
-            60,
             f"{finished} finished parts",
         )
         workers = children_of(process.pid)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert len(workers) == 2
-        wait_for(lambda pids=workers: not any(map(is_running, pids)), 10, "the workers to end with their parent")
+        wait_for(lambda pids=workers: not any(map(is_running, pids)), "the workers to end with their parent")
     assert not (tmp_path / "corpora" / "corpus").exists()
     process = start_task(context)
 

@@ -26,6 +26,7 @@ from launcher.ledger import StopRequest, read_attempts, read_json_lines
 from launcher.paths import CONTINUE, FINISHED, RunDir, list_shares
 from tests.corpora import flaws_of
 from tests.preparing import ASSETS, Group, abstracts, files_of, make_context, write_pile
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -349,7 +350,7 @@ def test_a_terminal_gets_a_bar(tmp_path):
         "main(load_context(RunDir(Path(sys.argv[1])), 0, Ranks(0, 1, 0, 1, 0)), StopFlag())"
     )
     argv = ["-c", code, str(tmp_path / "run")]
-    terminal = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=60, dimensions=(40, 80))
+    terminal = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=PATIENCE, dimensions=(40, 80))
 
     terminal.expect(r"0/1 files .*━")
     terminal.expect(r"1/1 files .*?━")

@@ -11,6 +11,7 @@ import pytest
 from jobs.runtime.stop import SIGNALS, StopFlag
 from launcher.ledger import StopRequest
 from launcher.paths import RunDir
+from tests.waiting import PATIENCE
 
 LISTENER = """
 import sys
@@ -41,7 +42,7 @@ def test_every_way_a_scheduler_asks_sets_the_flag_and_a_second_signal_changes_no
 
     task.send_signal(number)
     task.send_signal(number)
-    said, _ = task.communicate("go on\n", timeout=20)
+    said, _ = task.communicate("go on\n", timeout=PATIENCE)
 
     assert said.split() == [number.name, "True"]
     assert task.returncode == 0

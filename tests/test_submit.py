@@ -314,7 +314,7 @@ def test_the_local_executor_starts_a_process_that_outlives_the_caller(
 
     runs = submit(loaded(make_recipe(), make_recipe()), cluster, SubmitOptions())
 
-    said = wait_for(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text(), 10, "the local process")
+    said = wait_for(lambda: (tmp_path / "said").exists() and (tmp_path / "said").read_text(), "the local process")
     entries = [RunRecord.read(run.record).submissions[0] for run in runs]
     for entry in entries:
         os.waitpid(int(entry.job_id.removeprefix("local-")), 0)

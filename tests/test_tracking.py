@@ -15,6 +15,7 @@ from launcher.errors import LauncherError
 from launcher.paths import CONTINUE, FINISHED, RunDir
 from launcher.record import RunRecord
 from tests.ranks import context_of, make_run
+from tests.waiting import PATIENCE
 from tests.wandb_server import StoredRun, WandbServer, wandb_server
 
 pytestmark = pytest.mark.slow
@@ -49,15 +50,18 @@ def environment(server: WandbServer) -> dict[str, str]:
         "WANDB_API_KEY": "local-" + "k" * 40,
         "WANDB_ERROR_REPORTING": "false",
         "PYTHONPATH": str(Path(__file__).parents[1]),
-        "WANDB_INIT_TIMEOUT": "5",
+        "WANDB_INIT_TIMEOUT": f"{PATIENCE}",
         "NO_PROXY": "127.0.0.1",
     }
 
 
-def attempt(run: RunDir, server: WandbServer, number: int, first: int, last: int, finished: bool) -> str:
+def attempt(
+    run: RunDir, server: WandbServer, number: int, first: int, last: int, finished: bool, **environ: str
+) -> str:
     """Log some steps in a process of its own, as an attempt does."""
     arguments = [sys.executable, "-c", ATTEMPT, str(run.root), json.dumps([number, first, last, finished])]
-    done = subprocess.run(arguments, env=environment(server), capture_output=True, text=True, timeout=120, check=True)
+    environ = environment(server) | environ
+    done = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=True)
     return done.stdout
 
 
@@ -65,7 +69,9 @@ def send(run: RunDir, server: WandbServer) -> int:
     """Send the offline segments in the order of their names; return their number."""
     segments = sorted(str(folder) for folder in run.wandb.glob("offline-run-*"))
     wandb = Path(sys.executable).with_name("wandb")
-    subprocess.run([wandb, "sync", *segments], env=environment(server), capture_output=True, timeout=120, check=True)
+    subprocess.run(
+        [wandb, "sync", *segments], env=environment(server), capture_output=True, timeout=PATIENCE, check=True
+    )
     return len(segments)
 
 
@@ -184,7 +190,7 @@ def test_a_server_that_is_not_there_costs_a_warning(tmp_path: Path, server: Wand
 
     with wandb_server() as gone:
         pass
-    said = attempt(run, gone, 0, first=1, last=2, finished=True)
+    said = attempt(run, gone, 0, first=1, last=2, finished=True, WANDB_INIT_TIMEOUT="5")
 
     assert "W&B:" in said
     assert "going on without" in said

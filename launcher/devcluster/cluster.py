@@ -217,21 +217,21 @@ class DevCluster:
         # MariaDB's client library takes the path of its default socket from this variable.
         socket_variable = {"MYSQL_UNIX_PORT": str(self.layout.database_socket)}
         self._daemons.launch("slurmdbd", ["slurmdbd", "-D"], socket_variable)
-        self._daemons.wait_for("slurmdbd", partial(self._succeeds, "sacctmgr", "-n", "list", "cluster"), seconds=60)
+        self._daemons.wait_for("slurmdbd", partial(self._succeeds, "sacctmgr", "-n", "list", "cluster"))
         if not self.slurm("sacctmgr", "-n", "-P", "list", "cluster", "format=cluster"):
             self.slurm("sacctmgr", "-i", "add", "cluster", "dev")
         self._tell("MariaDB and slurmdbd answer")
 
     def _start_controller(self) -> None:
         self._daemons.launch("slurmctld", ["slurmctld", "-D"])
-        self._daemons.wait_for("slurmctld", partial(self._succeeds, "scontrol", "ping"), seconds=60)
+        self._daemons.wait_for("slurmctld", partial(self._succeeds, "scontrol", "ping"))
         self._tell("slurmctld answers")
 
     def _start_nodes(self, settings: Settings) -> None:
         for name in settings.node_names:
             self._daemons.launch(daemons.slurmd_name(name), daemons.slurmd_argv(name))
         for name in settings.node_names:
-            self._daemons.wait_for(daemons.slurmd_name(name), partial(self._is_ready, name), seconds=60)
+            self._daemons.wait_for(daemons.slurmd_name(name), partial(self._is_ready, name))
         self._tell(f"{settings.shape.nodes} nodes are ready, each with {settings.shape.gpus} fake A100 GPUs")
 
     def _stop(self, settings: Settings) -> None:

@@ -12,6 +12,8 @@ from launcher.devcluster.machine import program
 from launcher.devcluster.processes import Process, start, wait_until
 from launcher.errors import LauncherError
 
+START_SECONDS = 180
+"""How long a daemon may take to answer while it lives; on an idle machine each takes a second or two."""
 _FOREIGN_VARIABLES = (
     "SLURM",
     "SBATCH_",
@@ -60,14 +62,14 @@ class Daemons:
         process.write(self._record(name))
         return process
 
-    def wait_for(self, name: str, is_ready: Callable[[], bool], seconds: float = 30) -> None:
+    def wait_for(self, name: str, is_ready: Callable[[], bool]) -> None:
         """Wait until a daemon answers.
 
         Raises:
             LauncherError: with the end of the daemon's output, if it ended or never answered.
         """
         try:
-            wait_until(lambda: is_ready() or self.find(name) is None, seconds, f"{name} answers")
+            wait_until(lambda: is_ready() or self.find(name) is None, START_SECONDS, f"{name} answers")
         except TimeoutError as late:
             raise LauncherError(f"{late}; its output ends with:\n{self.tail(name)}") from late
         if self.find(name) is None:

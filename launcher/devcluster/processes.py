@@ -123,7 +123,7 @@ def kill(processes: Iterable[Process]) -> None:
     doomed = list(processes)
     for process in doomed:
         process.send(signal.SIGKILL)
-    wait_until(lambda: not any(process.is_alive for process in doomed), 10, "killed processes disappear")
+    wait_until(lambda: not any(process.is_alive for process in doomed), 60, "killed processes disappear")
 
 
 def wait_until(condition: Callable[[], Value], seconds: float, what: str) -> Value:

@@ -3,7 +3,6 @@
 The folders lie directly in the temporary folder of the machine: pytest's own are too deep for Unix sockets.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,17 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from launcher.devcluster import DevCluster, Shape
-from launcher.devcluster.config import RENDEZVOUS_PORTS
+from launcher.devcluster import DevCluster, Shape, machine
+from launcher.devcluster.config import DAEMON_PORTS, RENDEZVOUS_PORTS
 from launcher.devcluster.machine import missing_programs
-
-PORTS_OF_A_WORKER = 1000
+from tests.worker import own_ports
 
 
 @contextmanager
 def _running(shape: Shape) -> Iterator[DevCluster]:
     if missing := missing_programs(shape.accounting):
         pytest.skip(f"a dev cluster needs {', '.join(missing)}, which this machine lacks")
+    machine.DAEMON_PORTS = own_ports(DAEMON_PORTS)
     folder = Path(tempfile.mkdtemp(prefix="dc-"))
     cluster = DevCluster(folder)
     try:
@@ -32,15 +31,14 @@ def _running(shape: Shape) -> Iterator[DevCluster]:
         yield cluster
     finally:
         cluster.down()
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _take_own_ports(cluster: DevCluster) -> None:
     """Keep ranks from meeting those of another worker's cluster, which has jobs of the same numbers on this machine."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     profile = yaml.safe_load(cluster.profile.read_text())
-    first = RENDEZVOUS_PORTS[PORTS_OF_A_WORKER * worker % len(RENDEZVOUS_PORTS)]
-    profile["slurm"]["port_range"] = [first, first + PORTS_OF_A_WORKER - 1]
+    ports = own_ports(RENDEZVOUS_PORTS)
+    profile["slurm"]["port_range"] = [ports[0], ports[-1]]
     cluster.profile.write_text(yaml.safe_dump(profile, sort_keys=False))
 
 

@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from launcher.ledger import Attempt, read_attempts, read_json_lines
 from launcher.paths import RunDir
 from launcher.record import RunRecord
 from tests.waiting import wait_for
+from tests.worker import own_ports
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LAUNCHER = (sys.executable, "-m", "launcher")
@@ -56,13 +58,30 @@ class Site:
         [run] = self.submit(RECIPES / "biomed_llama_cpt.yaml", "--rehearse", *overrides)
         return run
 
+    def preempt(self, run: RunDir, step: int) -> None:
+        """Preempt a run, at a step or soon after.
+
+        It could finish before Slurm has even heard of the preemptor, so its ranks are held until then: SIGCONT is the
+        first that Slurm sends to what it preempts.
+        """
+        self.wait_for_step(run, step)
+        for process in rank_processes(run).values():
+            os.kill(process, signal.SIGSTOP)
+        self.cluster.preempt(record(run).submissions[-1].job_id)
+
+    def stop(self, run: RunDir, step: int) -> None:
+        """Stop a run with `launcher stop`, at a step or soon after."""
+        self.wait_for_step(run, step)
+        with paused(run):
+            self.launcher("stop", run.root)
+
     def slurm(self, *argv: str) -> str:
         """Run one of Slurm's commands."""
         return self.cluster.slurm(*argv)
 
     def wait_for_step(self, run: RunDir, step: int, timeout: float = 600) -> None:
         """Wait until the run has logged `step`."""
-        wait_for(lambda: last_step(run) >= step or self._refuse_dead(run), timeout, f"step {step} of {run.root}")
+        wait_for(lambda: last_step(run) >= step or self._refuse_dead(run), f"step {step} of {run.root}", timeout)
 
     def wait_for_attempt(self, run: RunDir, number: int, timeout: float = 600) -> None:
         """Wait until the run has started for the `number`-th time, counted from 0."""
@@ -71,11 +90,11 @@ class Site:
             attempts = read_attempts(run.ledger)
             return bool(attempts) and attempts[-1].number >= number
 
-        wait_for(started, timeout, f"attempt {number} of {run.root}, whose ledger is {ledger_text(run)}")
+        wait_for(started, f"attempt {number} of {run.root}, whose ledger is {ledger_text(run)}", timeout)
 
     def wait_until_ended(self, run: RunDir, timeout: float = 600) -> Attempt:
         """Wait until the run is over for good; return its last attempt."""
-        return wait_for(lambda: ended(run), timeout, f"the end of {run.root}, whose ledger is {ledger_text(run)}")
+        return wait_for(lambda: ended(run), f"the end of {run.root}, whose ledger is {ledger_text(run)}", timeout)
 
     def wait_until_finished(self, run: RunDir, timeout: float = 600) -> list[Attempt]:
         """Wait until the run is over, insist that it finished, and return all attempts."""
@@ -128,6 +147,20 @@ def rank_processes(run: RunDir) -> dict[int, int]:
     return found
 
 
+@contextmanager
+def paused(run: RunDir) -> Iterator[None]:
+    """Keep ranks from their work while others do theirs, so that the run is where it was however long that takes."""
+    ranks = rank_processes(run).values()
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for rank in ranks:
+            with suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGCONT)
+
+
 def _read(path: Path) -> list[str]:
     try:
         return path.read_bytes().decode(errors="replace").split("\0")
@@ -176,8 +209,9 @@ def preempt_mode(devcluster: DevCluster, mode: str, grace: int) -> Iterator[None
 
 
 def free_ports(count: int) -> int:
-    """Find the first of some ports in a row that nobody uses."""
-    start = 10000
-    while any(choose_port(start + extra, (10000, 19998)) != start + extra for extra in range(0, count, 2)):
+    """Find the first of some ports in a row that nobody uses, neither another worker nor a job of the dev cluster."""
+    ports = own_ports(range(15000, 20000))
+    start = ports[0]
+    while any(choose_port(start + extra, (ports[0], ports[-1])) != start + extra for extra in range(0, count, 2)):
         start += count
     return start

@@ -16,6 +16,7 @@ from tests.slurm.site import (
     free_ports,
     joined_losses,
     logs_text,
+    paused,
     preempt_mode,
     record,
     steps_by_attempt,
@@ -42,7 +43,8 @@ def test_a_training_whose_first_node_dies_goes_on_from_its_checkpoint_on_other_n
     site.wait_for_step(run, 6)
     dead = read_attempts(run.ledger)[-1].nodes[0]
 
-    site.cluster.kill_node(dead, announce=True)
+    with paused(run):
+        site.cluster.kill_node(dead, announce=True)
     try:
         attempts = site.wait_until_finished(run)
     finally:
@@ -59,8 +61,7 @@ def test_a_training_whose_first_node_dies_goes_on_from_its_checkpoint_on_other_n
 def test_a_training_on_a_site_that_cancels_what_it_preempts_comes_back_and_redoes_no_step(site: Site) -> None:
     with preempt_mode(site.cluster, "CANCEL", 10):
         run = site.submit_rehearsal(*ON_ONE_NODE, "schedule.length=20 steps")
-        site.wait_for_step(run, 5)
-        site.cluster.preempt(record(run).submissions[-1].job_id)
+        site.preempt(run, step=5)
         attempts = site.wait_until_finished(run)
 
     assert ends(attempts) == [("preempted", "requeue"), ("finished", "done")], logs_text(run)

@@ -40,9 +40,10 @@ def site(devcluster: DevCluster) -> Site:
 
 @pytest.fixture
 def clean(site: Site) -> Iterator[Site]:
-    """A cluster that must be empty again afterwards."""
+    """A cluster that is empty, and must be so again afterwards."""
+    wait_for(lambda: queue(site) == [], "the end of earlier jobs")
     yield site
-    wait_for(lambda: queue(site) == [], 30, "the end of all jobs")
+    wait_for(lambda: queue(site) == [], "the end of all jobs")
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_two_ranks_on_two_nodes_reach_a_breakpoint_on_rank_0(clean: Site, tmp_pa
         terminal.expect("allocation released")
         terminal.expect(pexpect.EOF)
 
-    wait_for(lambda: queue(clean) == [], 30, "the end of the allocation")
+    wait_for(lambda: queue(clean) == [], "the end of the allocation")
     [attempt] = read_attempts(run.ledger)
     assert (len(attempt.nodes), attempt.world_size) == (2, 2)
     assert (attempt.reason, attempt.action, attempt.source) == ("stopped", "stop", "launcher debug")
@@ -110,7 +111,7 @@ def test_a_killed_launcher_leaves_no_allocation(clean: Site, checkout: Path) -> 
         assert len(queue(clean)) == 1
         os.kill(terminal.pid, signal.SIGKILL)
 
-        wait_for(lambda: queue(clean) == [], 60, "the end of the allocation")
+        wait_for(lambda: queue(clean) == [], "the end of the allocation")
 
 
 def test_a_shell_has_everything_exported_and_starts_the_ranks_with_one_line(clean: Site, checkout: Path) -> None:
@@ -131,13 +132,12 @@ def test_a_shell_has_everything_exported_and_starts_the_ranks_with_one_line(clea
 
 
 @pytest.fixture
-def own_allocation(site: Site) -> Iterator[str]:
+def own_allocation(clean: Site) -> Iterator[str]:
     argv = ["salloc", "--no-shell", "--nodes=3", "--exclusive", "--time=10"]
-    subprocess.run(argv, env=site.cluster.environment(), check=True, capture_output=True)
-    [job_id] = queue(site)
+    subprocess.run(argv, env=clean.cluster.environment(), check=True, capture_output=True)
+    [job_id] = queue(clean)
     yield job_id
-    site.slurm("scancel", job_id)
-    wait_for(lambda: queue(site) == [], 30, "the end of the allocation")
+    clean.slurm("scancel", job_id)
 
 
 def test_the_allocation_one_is_in_is_used_and_stays(site: Site, checkout: Path, own_allocation: str) -> None:
@@ -157,7 +157,7 @@ def test_the_allocation_one_is_in_is_used_and_stays(site: Site, checkout: Path, 
 def test_without_free_nodes_the_reason_is_told_and_nothing_stays_queued(site: Site, checkout: Path) -> None:
     blocker = site.slurm("sbatch", "--parsable", "--nodes=4", "--exclusive", "--time=5", "--output=/dev/null",
                          "--chdir=/", "--wrap=sleep 300")  # fmt: skip
-    wait_for(lambda: "RUNNING" in site.slurm("squeue", "--noheader", "--format=%T"), 30, "the blocker")
+    wait_for(lambda: "RUNNING" in site.slurm("squeue", "--noheader", "--format=%T"), "the blocker")
 
     with typing(checkout, site.environment, *TWO_NODES, "--patience", "0.2") as terminal:
         run = debug_run(terminal)
@@ -167,10 +167,10 @@ def test_without_free_nodes_the_reason_is_told_and_nothing_stays_queued(site: Si
         terminal.wait()
 
         assert terminal.exitstatus == 1
-    wait_for(lambda: queue(site) == [blocker], 30, "the end of the request")
+    wait_for(lambda: queue(site) == [blocker], "the end of the request")
     assert not run.root.exists()
     site.slurm("scancel", blocker)
-    wait_for(lambda: queue(site) == [], 30, "the end of the blocker")
+    wait_for(lambda: queue(site) == [], "the end of the blocker")
 
 
 def test_without_a_terminal_all_ranks_are_printed_with_labels(clean: Site, tmp_path: Path) -> None:

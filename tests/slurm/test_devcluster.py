@@ -52,10 +52,10 @@ def stubborn_job(devcluster: DevCluster, tmp_path: Path) -> Iterator[str]:
     script = tmp_path / "stubborn.sh"
     script.write_text(STUBBORN.format(folder=tmp_path))
     job = devcluster.slurm("sbatch", "--parsable", str(script))
-    wait_for(lambda: len(list(tmp_path.glob("start-*"))) == 4, 60, "four tasks to start")
+    wait_for(lambda: len(list(tmp_path.glob("start-*"))) == 4, "four tasks to start")
     yield job
     devcluster.slurm("scancel", job)
-    wait_for(lambda: not devcluster.slurm("squeue", "--noheader"), 30, "an empty queue")
+    wait_for(lambda: not devcluster.slurm("squeue", "--noheader"), "an empty queue")
 
 
 def job_field(cluster: DevCluster, job: str, field: str) -> str:
@@ -100,13 +100,13 @@ def test_preemption_sends_sigterm_to_the_tasks_and_requeues_the_job(
 ) -> None:
     devcluster.preempt(stubborn_job)
 
-    wait_for(lambda: len(list(tmp_path.glob("term-*-0"))) == 4, 15, "SIGTERM in four tasks")
-    wait_for(lambda: len(list(tmp_path.glob("start-*-1"))) == 4, 60, "the second start of four tasks")
+    wait_for(lambda: len(list(tmp_path.glob("term-*-0"))) == 4, "SIGTERM in four tasks")
+    wait_for(lambda: len(list(tmp_path.glob("start-*-1"))) == 4, "the second start of four tasks")
     assert job_field(devcluster, stubborn_job, "Restarts") == "1"
 
 
 def test_preemption_without_a_victim_is_refused(devcluster: DevCluster) -> None:
-    wait_for(lambda: not devcluster.slurm("squeue", "--noheader"), 30, "an empty queue")
+    wait_for(lambda: not devcluster.slurm("squeue", "--noheader"), "an empty queue")
 
     with pytest.raises(LauncherError, match="partition `preempt` runs on no node; submit a job"):
         devcluster.preempt()
@@ -122,8 +122,8 @@ def test_a_killed_node_goes_down_its_job_moves_and_the_node_comes_back(
     assert killed >= 4, "slurmd, slurmstepd and two tasks"
     assert not [pid for pid in node_pids(victim, None, devcluster.layout) if Process.of(pid)]
     assert node_pids(survivor, None, devcluster.layout)
-    wait_for(lambda: node_state(devcluster, victim).startswith("down"), 60, f"{victim} to be marked DOWN")
-    wait_for(lambda: len(list(tmp_path.glob("start-*-1"))) == 4, 60, "the second start of four tasks")
+    wait_for(lambda: node_state(devcluster, victim).startswith("down"), f"{victim} to be marked DOWN")
+    wait_for(lambda: len(list(tmp_path.glob("start-*-1"))) == 4, "the second start of four tasks")
     assert not list(tmp_path.glob(f"start-*-{victim}-1"))
 
     devcluster.revive_node(victim)
@@ -174,7 +174,7 @@ def test_down_of_one_cluster_ends_all_it_started_and_nothing_of_another(
     devcluster: DevCluster, second_cluster: DevCluster
 ) -> None:
     second_cluster.slurm("sbatch", "--output=/dev/null", "--wrap=srun sleep 1000 & sleep 1000")
-    wait_for(lambda: node_state(second_cluster, "a100-01") == "mixed", 30, "the job to run")
+    wait_for(lambda: node_state(second_cluster, "a100-01") == "mixed", "the job to run")
     others = devcluster.status()
 
     second_cluster.down()
@@ -189,7 +189,7 @@ def test_up_after_a_crash_starts_again_and_keeps_the_queue(second_cluster: DevCl
     for daemon in second_cluster.status().daemons:
         assert daemon.pid is not None
         os.kill(daemon.pid, signal.SIGKILL)
-    wait_for(lambda: pids_of_cluster(second_cluster.layout.folder) == [], 30, "the daemons to be gone")
+    wait_for(lambda: pids_of_cluster(second_cluster.layout.folder) == [], "the daemons to be gone")
 
     second_cluster.up(Shape(nodes=1, gpus=1))
 
@@ -218,7 +218,7 @@ def test_accounting_answers(accounting_cluster: DevCluster) -> None:
     ]
 
     wanted = ("sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job}", "--format=state")
-    state = wait_for(lambda: accounting_cluster.slurm(*wanted), 30, "the job in the accounts")
+    state = wait_for(lambda: accounting_cluster.slurm(*wanted), "the job in the accounts")
 
     assert state == "COMPLETED"
 

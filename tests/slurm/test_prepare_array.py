@@ -104,9 +104,9 @@ def test_preempted_and_killed_tasks_redo_their_unfinished_file_only(
     run = submit(site, recipe, "interrupted")
     preempted, killed, quiet = list_shares(run)
 
-    wait_for(lambda: is_at_work(preempted), 120, "the first task to be at work")
+    wait_for(lambda: is_at_work(preempted), "the first task to be at work")
     site.slurm("scontrol", "requeue", record(preempted).submissions[-1].job_id)
-    wait_for(lambda: is_at_work(killed), 120, "the second task to be at work")
+    wait_for(lambda: is_at_work(killed), "the second task to be at work")
     kill_task(killed)
     site.wait_until_finished(run)
 
@@ -127,7 +127,7 @@ def test_the_last_run_does_the_work_of_a_task_that_failed_for_good(
     run = submit(site, recipe, "given-up", "limits.max_failures=0")
     lost = list_shares(run)[1]
 
-    wait_for(lambda: is_at_work(lost), 120, "the second task to be at work")
+    wait_for(lambda: is_at_work(lost), "the second task to be at work")
     kill_task(lost)
     assert site.wait_until_ended(lost).action == "stop"
     told = json.loads(site.launcher("status", run.root, "--json"))
@@ -141,10 +141,10 @@ def test_the_last_run_does_the_work_of_a_task_that_failed_for_good(
 
 def test_a_stopped_group_waits_and_goes_on_when_resumed(site: Site, recipe: Path, alone: dict[str, Any]) -> None:
     run = submit(site, recipe, "stopped")
-    wait_for(lambda: any(is_at_work(share) for share in list_shares(run)), 120, "a task to be at work")
+    wait_for(lambda: any(is_at_work(share) for share in list_shares(run)), "a task to be at work")
 
     assert "asked to stop after the files that are being read" in site.launcher("stop", run.root)
-    wait_for(lambda: not site.slurm("squeue", "--me", "--noheader", "--format=%i"), 120, "an empty queue")
+    wait_for(lambda: not site.slurm("squeue", "--me", "--noheader", "--format=%i"), "an empty queue")
     stopped = json.loads(site.launcher("status", run.root, "--json"))
     site.launcher("resume", run.root)
     site.wait_until_finished(run)
@@ -162,7 +162,7 @@ def test_a_new_job_of_a_task_is_waited_for_where_jobs_cannot_be_requeued(
     [run] = site.submit(recipe, "--set", "corpus=resubmitted", "--cluster", profile)
     again = list_shares(run)[0]
 
-    wait_for(lambda: is_at_work(again), 120, "the first task to be at work")
+    wait_for(lambda: is_at_work(again), "the first task to be at work")
     kill_task(again)
     site.wait_until_finished(run)
 

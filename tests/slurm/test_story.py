@@ -3,8 +3,6 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from tests.slurm.site import (
     joined_losses,
     last_step,
     logs_text,
+    paused,
     rank_processes,
     record,
     steps_by_attempt,
@@ -49,14 +48,13 @@ def interrupted(site: Site) -> RunDir:
     run = site.submit_rehearsal()
     job = record(run).submissions[-1].job_id
 
-    site.wait_for_step(run, 8)
-    site.cluster.preempt(job)
+    site.preempt(run, step=8)
     site.wait_for_attempt(run, 1)
 
     site.wait_for_step(run, last_step(run) + 2)
-    with paused(run):
+    with paused(run):  # Slurm looks at time limits every 30 s only (PERIODIC_TIMEOUT in its job_mgr.c)
         site.slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_to_come(run)}")
-        wait_for(run.stop_request.exists, 240, "Slurm's word that the time is nearly over")
+        wait_for(run.stop_request.exists, "Slurm's word that the time is nearly over")
     site.wait_for_attempt(run, 2)
     site.slurm("scontrol", "update", f"JobId={job}", "TimeLimit=10")
 
@@ -64,17 +62,6 @@ def interrupted(site: Site) -> RunDir:
     os.kill(rank_processes(run)[3], signal.SIGKILL)
     site.wait_until_finished(run)
     return run
-
-
-@contextmanager
-def paused(run: RunDir) -> Iterator[None]:
-    """Keep ranks from their work: Slurm looks at time limits every 30 s only (PERIODIC_TIMEOUT in its job_mgr.c)."""
-    ranks = rank_processes(run).values()
-    for rank in ranks:
-        os.kill(rank, signal.SIGSTOP)
-    yield
-    for rank in ranks:
-        os.kill(rank, signal.SIGCONT)
 
 
 def minutes_to_come(run: RunDir) -> int:
@@ -134,7 +121,7 @@ def test_a_finished_run_that_is_requeued_does_nothing(site: Site, uninterrupted:
     job = record(uninterrupted).submissions[-1].job_id
 
     site.slurm("scontrol", "requeue", job)
-    wait_for(lambda: "JobState=COMPLETED" in site.slurm("scontrol", "show", "job", job), 120, "the requeued job")
+    wait_for(lambda: "JobState=COMPLETED" in site.slurm("scontrol", "show", "job", job), "the requeued job")
 
     assert read_attempts(uninterrupted.ledger) == attempts
     assert "Restarts=1" in site.slurm("scontrol", "show", "job", job)
@@ -142,12 +129,11 @@ def test_a_finished_run_that_is_requeued_does_nothing(site: Site, uninterrupted:
 
 def test_on_one_node_instead_of_two_the_data_and_the_losses_go_on(site: Site, uninterrupted: RunDir) -> None:
     run = site.submit_rehearsal()
-    site.wait_for_step(run, 12)
-    site.launcher("stop", run.root)
+    site.stop(run, step=12)
     assert site.wait_until_ended(run).reason == "stopped"
 
     site.launcher("resume", run.root, "--nodes", "1")
-    wait_for(lambda: ended(run) and read_attempts(run.ledger)[-1].reason == "finished", 600, "the end on one node")
+    wait_for(lambda: ended(run) and read_attempts(run.ledger)[-1].reason == "finished", "the end on one node", 600)
 
     attempts, losses = read_attempts(run.ledger), joined_losses(run)
     assert [attempt.world_size for attempt in attempts] == [4, 2]
@@ -157,8 +143,7 @@ def test_on_one_node_instead_of_two_the_data_and_the_losses_go_on(site: Site, un
 def test_broken_checkpoints_are_quarantined_and_named(site: Site) -> None:
     checkpoint = ("checkpoint.interval=4 steps", "checkpoint.keep=5")
     run = site.submit_rehearsal("resources.nodes=1", "schedule.length=40 steps", *checkpoint)
-    site.wait_for_step(run, 18)
-    site.launcher("stop", run.root)
+    site.stop(run, step=18)
     site.wait_until_ended(run)
     *_, older, middle, newest = [run.checkpoint(step) for step in published_steps(run)]
     (newest / "COMPLETE").unlink()
@@ -166,7 +151,7 @@ def test_broken_checkpoints_are_quarantined_and_named(site: Site) -> None:
     _lose_the_optimizer(older)
 
     site.launcher("resume", run.root)
-    wait_for(lambda: len(read_attempts(run.ledger)) == 2 and ended(run), 600, "the end of the resumed run")
+    wait_for(lambda: len(read_attempts(run.ledger)) == 2 and ended(run), "the end of the resumed run", 600)
 
     log = run.rank_log(1, 0).read_text()
     assert read_attempts(run.ledger)[-1].reason == "finished", logs_text(run)

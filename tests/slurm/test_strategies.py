@@ -4,8 +4,6 @@ It takes long, so `make test` leaves it out. `make long` runs it; docs/strategie
 are what it saw, and tests/test_strategies.py compares both with what validation refuses.
 """
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -19,11 +17,10 @@ from jobs.models.adapter_files import write_adapter
 from jobs.models.adapter_state import gather_adapter
 from jobs.models.adapters import adapted
 from launcher.devcluster import DevCluster
-from launcher.paths import RunDir
 from tests.corpora import make_corpus
 from tests.preparing import abstracts
 from tests.ranks import words
-from tests.slurm.site import Site, joined_losses, rank_processes, record, steps_by_attempt
+from tests.slurm.site import Site, joined_losses, steps_by_attempt
 from tests.strategies import STEPS, STRATEGIES, VARIANTS, Variant, recorded
 from tests.test_adapters import adapter
 from tests.test_new_tokens import expand_tokenizer
@@ -67,7 +64,7 @@ def test_what_is_allowed_and_preempted_once_has_the_losses_of_an_uninterrupted_r
         return
     with recorded(variant, strategy, "equal"):
         [run] = site.submit(write(tmp_path, variant, strategy, "interrupted"))
-        preempt(site, run)
+        site.preempt(run, step=1)
         [whole] = site.submit(write(tmp_path, variant, strategy, "whole"))
         site.wait_until_finished(run)
         site.wait_until_finished(whole)
@@ -84,15 +81,3 @@ def write(folder: Path, variant: Variant, strategy: str, name: str) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(variant.recipe(strategy, name)))
     return path
-
-
-def preempt(site: Site, run: RunDir) -> None:
-    """Preempt a run after its first steps.
-
-    It would finish before Slurm has even heard of the preemptor, so its ranks are held until then: SIGCONT is the first
-    that Slurm sends to what it preempts.
-    """
-    site.wait_for_step(run, 1)
-    for process in rank_processes(run).values():
-        os.kill(process, signal.SIGSTOP)
-    site.cluster.preempt(record(run).submissions[-1].job_id)

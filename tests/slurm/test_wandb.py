@@ -31,8 +31,7 @@ def site(devcluster: DevCluster, server: WandbServer) -> Site:
 
 def test_a_preempted_run_online_is_one_run_with_every_step(site: Site, server: WandbServer) -> None:
     run = site.submit_rehearsal(*SHORT, "tracking.mode=online")
-    site.wait_for_step(run, 3)
-    site.cluster.preempt(record(run).submissions[-1].job_id)
+    site.preempt(run, step=3)
     attempts = site.wait_until_finished(run)
 
     assert [attempt.reason for attempt in attempts] == ["preempted", "finished"]
@@ -55,8 +54,7 @@ def test_two_attempts_offline_are_one_run_once_they_are_synced(site: Site, serve
 
 def _run_in_two_attempts(site: Site, tracking: str) -> RunDir:
     run = site.submit_rehearsal(*SHORT, tracking)
-    site.wait_for_step(run, 5)
-    site.launcher("stop", run.root)
+    site.stop(run, step=5)
     assert site.wait_until_ended(run).reason == "stopped"
     site.launcher("resume", run.root)
     site.wait_for_attempt(run, 1)

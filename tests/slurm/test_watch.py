@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ class Watcher:
         printed = self.launcher("submit", *map(str, paths), "--yes", "--json", *options)
         return [RunDir(Path(row["folder"])) for row in json.loads(printed)["runs"]]
 
+    @contextmanager
+    def braked(self) -> Iterator[None]:
+        """Keep runs from their ends meanwhile, however long it takes to look at them."""
+        brake = self.checkout / "recipes" / "brake"
+        brake.touch()
+        try:
+            yield
+        finally:
+            brake.unlink()
+
     def status(self, run: RunDir) -> dict[str, Any]:
         told: dict[str, Any] = json.loads(self.launcher("status", str(run.root), "--json"))
         return told
@@ -61,7 +72,7 @@ class Watcher:
             told = self.status(run)
             return told if told["state"] == state and (told["step"] or 0) >= step else None
 
-        return wait_for(reached, 60, f"{run.root} to be {state} at step {step}") or {}
+        return wait_for(reached, f"{run.root} to be {state} at step {step}") or {}
 
 
 @pytest.fixture(scope="module")
@@ -85,29 +96,30 @@ def any_watcher(request: pytest.FixtureRequest, checkout: Path) -> Iterator[Watc
 
 def watching(cluster: DevCluster, checkout: Path) -> Iterator[Watcher]:
     yield Watcher(Site(cluster), checkout)
-    wait_for(lambda: not cluster.slurm("squeue", "--noheader", "--format=%i"), 60, "an empty queue")
+    wait_for(lambda: not cluster.slurm("squeue", "--noheader", "--format=%i"), "an empty queue")
 
 
 def fill_cluster(site: Site) -> str:
     nodes = site.slurm("sinfo", "--noheader", "--Node", "--partition=preempt", "--format=%N").split()
     script = ("sbatch", "--parsable", f"--nodes={len(nodes)}", "--exclusive", "--time=5", "--output=/dev/null")
     job = site.slurm(*script, "--chdir=/", "--wrap=sleep 300")
-    wait_for(lambda: site.slurm("squeue", "--noheader", f"--jobs={job}", "--format=%T") == "RUNNING", 30, "the blocker")
+    wait_for(lambda: site.slurm("squeue", "--noheader", f"--jobs={job}", "--format=%T") == "RUNNING", "the blocker")
     return job
 
 
 def test_a_run_is_watched_from_start_to_end(any_watcher: Watcher) -> None:
-    [run] = any_watcher.submit(60)
+    with any_watcher.braked():
+        [run] = any_watcher.submit(30)
+        running = any_watcher.wait_for_state(run, "running", step=3)
 
-    running = any_watcher.wait_for_state(run, "running", step=3)
     followed = any_watcher.launcher("logs", "-f", str(run.root))
     finished = any_watcher.status(run)
 
     assert running["source"] == "squeue"
-    assert running["total_steps"] == 60 and running["eta_seconds"] < 60
-    assert "step 60\n" in followed and "==> finished" in followed
-    assert (finished["state"], finished["step"], len(finished["attempts"])) == ("finished", 60, 1)
-    assert finished["goodput"]["useful_steps"] == 60
+    assert running["total_steps"] == 30 and running["eta_seconds"] < 60
+    assert "step 30\n" in followed and "==> finished" in followed
+    assert (finished["state"], finished["step"], len(finished["attempts"])) == ("finished", 30, 1)
+    assert finished["goodput"]["useful_steps"] == 30
     assert "finished" in any_watcher.launcher("status")
 
 
@@ -115,7 +127,7 @@ def test_a_queued_run_tells_why_and_leaves_the_queue_when_stopped(any_watcher: W
     blocker = fill_cluster(any_watcher.site)
     [run] = any_watcher.submit(5)
 
-    waiting = wait_for(lambda: (told := any_watcher.status(run))["why"] and told, 30, "a reason")
+    waiting = wait_for(lambda: (told := any_watcher.status(run))["why"] and told, "a reason")
     assert "taken out of the queue" in any_watcher.launcher("stop", str(run.root))
     stopped = any_watcher.status(run)
     assert "queued as job" in any_watcher.launcher("resume", str(run.root))
@@ -130,38 +142,42 @@ def test_a_queued_run_tells_why_and_leaves_the_queue_when_stopped(any_watcher: W
 
 
 def test_a_stopped_run_saves_and_goes_on_when_resumed(watcher: Watcher) -> None:
-    [run] = watcher.submit(150)
-    watcher.wait_for_state(run, "running", step=2)
-    assert "running" in watcher.launcher("resume", str(run.root), code=2)
+    with watcher.braked():
+        [run] = watcher.submit(20)
+        watcher.wait_for_state(run, "running", step=2)
+        assert "running" in watcher.launcher("resume", str(run.root), code=2)
 
-    assert "asked to stop after the files" in watcher.launcher("stop", str(run.root))
-    stopped = watcher.wait_for_state(run, "stopped")
+        assert "asked to stop after the files" in watcher.launcher("stop", str(run.root))
+        stopped = watcher.wait_for_state(run, "stopped")
     watcher.launcher("resume", str(run.root))
     finished = watcher.wait_for_state(run, "finished")
 
-    assert 2 <= stopped["step"] < 150
+    assert 2 <= stopped["step"] < 20
     assert [attempt["reason"] for attempt in finished["attempts"]] == ["stopped", "finished"]
     assert finished["attempts"][1]["first_step"] == stopped["step"]
     assert finished["goodput"]["redone_steps"] == 0
 
 
 def test_a_cancelled_run_is_stopped_and_stays_so(watcher: Watcher) -> None:
-    [run] = watcher.submit(600)
-    watcher.wait_for_state(run, "running", step=2)
+    with watcher.braked():
+        [run] = watcher.submit(20)
+        watcher.wait_for_state(run, "running", step=2)
 
-    assert "cancelled" in watcher.launcher("cancel", str(run.root))
+        assert "cancelled" in watcher.launcher("cancel", str(run.root))
 
-    cancelled = watcher.wait_for_state(run, "stopped")
+        cancelled = watcher.wait_for_state(run, "stopped")
     assert cancelled["attempts"][0]["action"] == "stop"
     assert "nothing to stop" in watcher.launcher("stop", str(run.root), code=2)
 
 
 def test_a_preempted_run_is_requeued_and_finishes(watcher: Watcher) -> None:
-    [run] = watcher.submit(100)
-    watcher.wait_for_state(run, "running", step=2)
+    with watcher.braked():
+        [run] = watcher.submit(20)
+        watcher.wait_for_state(run, "running", step=2)
 
-    watcher.site.cluster.preempt(record(run).submissions[-1].job_id, seconds=5)
-    requeued = watcher.wait_for_state(run, "requeued")
+        preemptor = watcher.site.cluster.preempt(record(run).submissions[-1].job_id, seconds=300)
+        requeued = watcher.wait_for_state(run, "requeued")
+    watcher.site.slurm("scancel", preemptor)
     finished = watcher.wait_for_state(run, "finished")
 
     assert requeued["job_id"] == finished["job_id"]
@@ -169,10 +185,10 @@ def test_a_preempted_run_is_requeued_and_finishes(watcher: Watcher) -> None:
 
 
 def test_elements_of_an_array_are_told_apart(watcher: Watcher) -> None:
-    runs = watcher.submit(50, "--max-parallel", "1", runs=3)
-
-    watcher.wait_for_state(runs[0], "running")
-    waiting = watcher.status(runs[2])
+    with watcher.braked():
+        runs = watcher.submit(5, "--max-parallel", "1", runs=3)
+        watcher.wait_for_state(runs[0], "running")
+        waiting = wait_for(lambda: (told := watcher.status(runs[2]))["why"] and told, "a reason")
     job = record(runs[0]).submissions[-1].job_id.partition("_")[0]
 
     assert waiting["job_id"] == f"{job}_2"
@@ -210,11 +226,11 @@ def only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_each_source_alone_tells_the_same(accounting_cluster: DevCluster, only: Any, source: str) -> None:
     slurm, cluster = accounting_cluster.slurm, load_cluster(str(accounting_cluster.profile))
     fails = slurm("sbatch", "--parsable", "--output=/dev/null", "--chdir=/", "--wrap=exit 3")
-    runs = slurm("sbatch", "--parsable", "--array=0-1%1", "--output=/dev/null", "--chdir=/", "--wrap=sleep 60")
+    runs = slurm("sbatch", "--parsable", "--array=0-1%1", "--output=/dev/null", "--chdir=/", "--wrap=sleep 300")
     wanted = {fails: "FAILED", f"{runs}_0": "RUNNING", f"{runs}_1": "PENDING"}
-    wait_for(lambda: "RUNNING" in slurm("squeue", "--noheader", f"--jobs={runs}", "--format=%T"), 30, "the array")
-    wait_for(lambda: "FAILED" in slurm("sacct", "-nXP", f"--jobs={fails}", "--format=State"), 30, "the failure")
-    wait_for(lambda: "RUNNING" in slurm("sacct", "-nXP", f"--jobs={runs}", "--format=State"), 30, "the accounting")
+    wait_for(lambda: "RUNNING" in slurm("squeue", "--noheader", f"--jobs={runs}", "--format=%T"), "the array")
+    wait_for(lambda: "FAILED" in slurm("sacct", "-nXP", f"--jobs={fails}", "--format=State"), "the failure")
+    wait_for(lambda: "RUNNING" in slurm("sacct", "-nXP", f"--jobs={runs}", "--format=State"), "the accounting")
 
     only(source)
     answer = find_jobs(cluster, wanted)

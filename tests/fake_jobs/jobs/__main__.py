@@ -38,7 +38,16 @@ def main() -> int:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
     (run.root / f"seen-{attempt}-{RANKS.rank}.json").write_text(json.dumps(what_is_seen()))
+    meet(run, attempt, act)
     return count(run, attempt, play, act)
+
+
+def meet(run: RunDir, attempt: int, act: dict[str, Any]) -> None:
+    """Wait for all ranks, as real ones do: on a busy machine some start seconds later than others."""
+    others = [run.root / f"seen-{attempt}-{rank}.json" for rank in range(RANKS.world_size)]
+    while not all(other.exists() for other in others) and not STOP.wanted(run, is_main=not act.get("deaf")):
+        WATCHDOG.beat()
+        time.sleep(0.02)
 
 
 def what_is_seen() -> dict[str, Any]:
@@ -52,20 +61,27 @@ def what_is_seen() -> dict[str, Any]:
 
 
 def count(run: RunDir, attempt: int, play: dict[str, Any], act: dict[str, Any]) -> int:
-    step = max(published_steps(run), default=0)
+    step, held = max(published_steps(run), default=0), "at_step" in act or "stays" in act
     tell(run, attempt, first_step=step, **({"micro_batch": act["micro_batch"]} if "micro_batch" in act else {}))
     while step < play["steps"]:
         time.sleep(play["seconds"])
-        step += 1
         WATCHDOG.beat()
-        print(f"step {step}", flush=True)  # noqa: T201 - its rank log
-        if step >= act.get("at_step", step + 1) and RANKS.rank == act.get("rank", 0):
+        counts = not held or step + 1 < play["steps"]
+        step += counts
+        if counts:
+            print(f"step {step}", flush=True)  # noqa: T201 - its rank log
+        if is_due(run, step, act):
             end_as_told(run, attempt, act)
         if STOP.wanted(run, is_main=not act.get("deaf")):
             return leave(run, attempt, step, CONTINUE, "stopped")
-        if step % play.get("save_every", 1000) == 0 and RANKS.rank == 0:
+        if counts and step % play.get("save_every", 1000) == 0 and RANKS.rank == 0:
             save(run, step)
     return leave(run, attempt, step, FINISHED, "finished")
+
+
+def is_due(run: RunDir, step: int, act: dict[str, Any]) -> bool:
+    is_told = "once" not in act or (run.root / act["once"]).exists()
+    return is_told and RANKS.rank == act.get("rank", 0) and step >= act.get("at_step", step + 1)
 
 
 def end_as_told(run: RunDir, attempt: int, act: dict[str, Any]) -> None:
@@ -83,7 +99,7 @@ def end_as_told(run: RunDir, attempt: int, act: dict[str, Any]) -> None:
         shutil.rmtree(run.root)
     if "signal" in act:
         os.kill(os.getpid(), act["signal"])
-    sys.exit(act["exit_code"])
+    os._exit(act["exit_code"])
 
 
 def stuck() -> None:
@@ -100,19 +116,24 @@ def fill_disk(run: RunDir) -> None:
 
 
 def leave(run: RunDir, attempt: int, step: int, code: int, reason: str) -> int:
-    """Save on rank 0; the others wait for that, since srun ends all tasks when the first one leaves.
-
-    They do not wait long, though: rank 0 may be dead.
-    """
+    """Save on rank 0; the others wait for that, since srun ends all tasks when the first one leaves with a failure."""
     left = run.root / f"left-{attempt}"
     if RANKS.rank == 0:
         save(run, step)
         tell(run, attempt, last_step=step, reason=reason)
         left.touch()
-    deadline = time.monotonic() + 1
-    while not left.exists() and time.monotonic() < deadline:
+    while not left.exists() and lives(run, attempt, rank=0):
+        WATCHDOG.beat()
         time.sleep(0.05)
     return code
+
+
+def lives(run: RunDir, attempt: int, rank: int) -> bool:
+    """Tell whether a rank is at work; all of them are processes of this machine."""
+    with suppress(OSError, ValueError):
+        pid = json.loads((run.root / f"seen-{attempt}-{rank}.json").read_text())["pid"]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
 
 
 def save(run: RunDir, step: int) -> None:
@@ -125,4 +146,5 @@ def tell(run: RunDir, attempt: int, **event: object) -> None:
         append_event(run.ledger, attempt, **event)
 
 
-sys.exit(main())
+# As real ones do: while Python is taken apart it handles no signal any more, and one that still comes would kill it.
+os._exit(main())
