@@ -244,6 +244,15 @@ def test_a_language_that_cannot_be_told_is_refused(tmp_path: Path, code: str) ->
     assert f"`{code}` is none of the languages that can be told; write af, am, an, ar, " in said
 
 
+def test_no_document_can_be_longer_than_the_longest(tmp_path: Path) -> None:
+    text = "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nresources: {time: 1h}\n"
+    text += "sources: [{format: text, files: a}]\n"
+
+    assert faults(tmp_path, text + "clean:\n  max_characters: 5000\n  min_characters: 50000\n") == [
+        "recipe.yaml:9: clean.min_characters: 50,000 is more than `max_characters` (5,000); write less"
+    ]
+
+
 def test_medline_has_codes_of_its_own(tmp_path: Path) -> None:
     text = "kind: prepare\nname: p\ncorpus: c\ntokenizer: org/t\nresources: {time: 1h}\n"
 

@@ -84,6 +84,13 @@ class Clean(Section):
     near_duplicates: Minhash | None = None
     """Drop near duplicates of earlier documents; notes of different patients are compared as well."""
 
+    @model_validator(mode="after")
+    def _refuse_to_drop_all(self) -> "Clean":
+        least, most = self.min_characters, self.max_characters
+        if least > most:
+            raise ConflictError([f"min_characters: {least:,} is more than `max_characters` ({most:,}); write less"])
+        return self
+
 
 class PrepareRecipe(RecipeBase):
     """Corpus preparation."""
