@@ -169,6 +169,7 @@ def publish(plan: Plan) -> None:
     try:
         clear_away_strangers(plan.work)
         os.rename(plan.work, plan.folder)
+        clear_away_strangers(plan.folder)  # what another run of the same recipe was writing has come along
     except (OSError, LauncherError):
         if not is_published(plan):  # otherwise another run of the same recipe was quicker
             raise

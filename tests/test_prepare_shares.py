@@ -185,6 +185,21 @@ def test_a_share_that_is_overtaken_by_the_last_run_leaves_the_corpus_alone(tmp_p
     assert not group.work.exists()
 
 
+def test_what_another_run_writes_while_the_corpus_is_published_stays_out_of_it(tmp_path, monkeypatch):
+    context, rename = make_context(write_sources(tmp_path / "here")), os.rename
+
+    def rename_late(source, target):
+        if Path(target).name == "corpus":
+            (Path(source) / ".manifest.json.other-1").write_text("{")
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename_late)
+        assert main(context, StopFlag()) == FINISHED
+
+    assert shards_of(tmp_path / "here" / "corpora" / "corpus") == in_one_task(tmp_path / "alone")
+
+
 def test_a_share_whose_folder_is_cleared_away_is_finished_only_if_the_corpus_is(tmp_path, monkeypatch):
     group = Group(write_sources(tmp_path / "shared"), tasks=2)
 
