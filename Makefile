@@ -1,38 +1,55 @@
 # Two commands for a fresh machine: `make demo` shows it, `make test` checks it. Both may be repeated.
-PYTHON_BIN := .venv/bin
+VENV := .venv
+NEWEST := build/latest
+PYTHON_BIN := $(VENV)/bin
 PYTEST := $(PYTHON_BIN)/python -m pytest -q
-BENCHES := submit.py step_overhead.py prepare.py read.py sft.py "sft.py --adapter lora" molora.py
+BENCHES := submit.py step_overhead.py prepare.py read.py sft.py "sft.py --adapter lora" align.py \
+    "align.py --adapter lora" export.py grpo.py molora.py evaluate.py generate.py terminology.py
 
-.PHONY: demo test long gpu install lint bench docs
+.PHONY: demo test fast long reproduce gpu install lint style types layers bench docs newest latest constraints
 .DELETE_ON_ERROR:
 
-install: .venv/.installed
+install: $(VENV)/.installed
 
-.venv/.installed: setup.cfg pyproject.toml .ci/install
-	bash .ci/install
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt .ci/install
+	bash .ci/install $(VENV)
 
 demo: install
 	bash .ci/slurm-packages || true
 	$(PYTHON_BIN)/python docs/demo.py
 
-lint: install
+lint: style types layers
+
+style: install
 	$(PYTHON_BIN)/ruff check .
 	$(PYTHON_BIN)/ruff format --check .
+
+types: install
 	$(PYTHON_BIN)/mypy
+
+layers: install
 	$(PYTHON_BIN)/lint-imports
 
-test: install
-	bash .ci/model-packages
+fast: install
 	$(PYTEST) -n 2
-	$(PYTEST) -m "slow and not long" -n 3 --dist loadfile
+
+# Those on Slurm wait most of the time, those that train compute: together they keep two cores busy. A worker takes whole
+# files, in the order of tests/conftest.py.
+test: fast
+	bash .ci/model-packages
 	bash .ci/slurm-packages
-	$(PYTEST) -m slurm -n 3 --dist loadfile
+	$(PYTEST) -m "(slow or slurm) and not long" -n 4 --dist loadfile --no-loadscope-reorder
 
 # What `make test` leaves out, since it takes hours: the slow tests in every strategy; every adapter in every strategy on a real
 # Slurm, written into docs/strategies.json and docs/recipes.md; a prepare of a large file. And what needs a GPU.
 long: install
 	bash .ci/slurm-packages
 	$(PYTEST) -m long -n 2 --dist loadfile
+
+# The five published systems in rehearsal size on a dev cluster, each preempted on its way: about an hour on 2 cores.
+reproduce: install
+	bash .ci/slurm-packages
+	$(PYTEST) -m long tests/slurm/test_reproduce.py
 
 gpu: install
 	$(PYTEST) -m gpu -rs
@@ -46,3 +63,16 @@ bench: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(PYTHON_BIN)/python -m mkdocs build
+
+# The newest versions that setup.cfg allows, in an environment of their own. Whether they work is no part of the gate.
+newest:
+	rm -rf $(NEWEST)
+	bash .ci/install $(NEWEST) --newest
+
+latest: newest
+	bash .ci/constraints $(NEWEST) | diff constraints.txt - || true
+	$(MAKE) --keep-going VENV=$(NEWEST) lint fast
+
+constraints: newest
+	bash .ci/constraints $(NEWEST) >build/constraints.txt
+	mv build/constraints.txt constraints.txt

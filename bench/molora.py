@@ -6,7 +6,7 @@ chosen; ours does as many products, with zeros for what was not chosen, but make
 expert. `grouped` is the textbook's way: each expert computes the tokens that chose it, and the results are added up
 where they belong.
 
-    python bench/molora.py [--rounds 9] [--tokens 512] [--json]
+    python bench/molora.py [--rounds 9] [--tokens 512] [--json] [--smallest]
 """
 
 import argparse
@@ -22,24 +22,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch
 from torch import Tensor, nn
 
-from jobs.models.molora import Mixture, MoLoraConfig
+from jobs.models.adapters.molora import MixtureOfExperts, MoLoraConfig
 
 INPUTS, OUTPUTS, RANK, EXPERTS, TOP_K = 4096, 11008, 16, 8, 2
 BAR = 2.0
-Way = Callable[[Mixture, Tensor, Tensor, Tensor], Tensor]
+Way = Callable[[MixtureOfExperts, Tensor, Tensor, Tensor], Tensor]
 
 
 def main() -> int:
     options = _parse()
     torch.manual_seed(0)
-    mixture = Mixture(
+    mixture = MixtureOfExperts(
         INPUTS, OUTPUTS, MoLoraConfig(r=RANK, lora_alpha=RANK, experts=EXPERTS, top_k=TOP_K, shared_experts=0)
     )
     nn.init.normal_(mixture.routed_B, std=0.02)
     x = torch.randn(options.tokens, INPUTS, requires_grad=True)
     gates, chosen = torch.randn(options.tokens, EXPERTS).softmax(-1).topk(TOP_K)
-    ways: dict[str, Way] = {"ours": Mixture.combine, "published": published, "grouped": grouped}
-    expected = Mixture.combine(mixture, x, chosen, gates)
+    ways: dict[str, Way] = {"ours": MixtureOfExperts.combine, "published": published, "grouped": grouped}
+    expected = MixtureOfExperts.combine(mixture, x, chosen, gates)
     for way in ways.values():
         torch.testing.assert_close(way(mixture, x, chosen, gates), expected, atol=1e-4, rtol=1e-4)
         _time(way, mixture, x, chosen, gates)
@@ -47,17 +47,17 @@ def main() -> int:
     for number in range(options.rounds):
         for name in [*ways][:: -1 if number % 2 else 1]:
             seconds[name].append(_time(ways[name], mixture, x, chosen, gates))
-    return _report(seconds, options.json)
+    return _report(seconds, options)
 
 
-def published(mixture: Mixture, x: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
+def published(mixture: MixtureOfExperts, x: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
     """All experts, one after the other, stacked; then the chosen ones are taken and weighted."""
     every = torch.stack([x @ a.T @ b.T for a, b in _experts(mixture)], dim=1)
     taken = every.gather(1, chosen.unsqueeze(-1).expand(-1, -1, every.shape[-1]))
     return (taken * gates.unsqueeze(-1)).sum(1)
 
 
-def grouped(mixture: Mixture, x: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
+def grouped(mixture: MixtureOfExperts, x: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
     """Each expert computes the tokens that chose it."""
     order = chosen.flatten().argsort(stable=True)
     sizes = chosen.flatten().bincount(minlength=EXPERTS).tolist()
@@ -69,11 +69,11 @@ def grouped(mixture: Mixture, x: Tensor, chosen: Tensor, gates: Tensor) -> Tenso
     return result
 
 
-def _experts(mixture: Mixture) -> list[tuple[Tensor, Tensor]]:
+def _experts(mixture: MixtureOfExperts) -> list[tuple[Tensor, Tensor]]:
     return [*zip(mixture.routed_A.chunk(EXPERTS), mixture.routed_B.chunk(EXPERTS, dim=1), strict=True)]
 
 
-def _time(way: Way, mixture: Mixture, x: Tensor, chosen: Tensor, gates: Tensor) -> float:
+def _time(way: Way, mixture: MixtureOfExperts, x: Tensor, chosen: Tensor, gates: Tensor) -> float:
     x.grad = None
     mixture.zero_grad()
     start = time.perf_counter()
@@ -81,16 +81,18 @@ def _time(way: Way, mixture: Mixture, x: Tensor, chosen: Tensor, gates: Tensor) 
     return time.perf_counter() - start
 
 
-def _report(seconds: dict[str, list[float]], as_json: bool) -> int:
+def _report(seconds: dict[str, list[float]], options: argparse.Namespace) -> int:
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ratios = {name: medians[name] / medians["ours"] for name in ("published", "grouped")}
-    if as_json:
+    is_reached = ratios["published"] >= BAR
+    if options.json:
         print(json.dumps({"seconds": medians, "ratios": ratios, "bar": BAR}))
     else:
         said = ", ".join(f"{name} {1e3 * median:.0f} ms" for name, median in medians.items())
-        print(f"{said}; ours is {ratios['published']:.1f} times as fast as published (at least {BAR:.0f})")
+        judged = "not judged" if options.smallest else "reached" if is_reached else "MISSED"
+        print(f"{said}; ours is {ratios['published']:.1f} times as fast as published ({judged}: at least {BAR:.0f})")
         print(f"and {ratios['grouped']:.1f} times as fast as grouping tokens by expert")
-    return 0 if ratios["published"] >= BAR else 1
+    return 0 if is_reached or options.smallest else 1
 
 
 def _parse() -> argparse.Namespace:
@@ -98,7 +100,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    parser.add_argument("--smallest", action="store_true", help="see that it works, in seconds; judge nothing")
+    options = parser.parse_args()
+    if options.smallest:
+        options.rounds, options.tokens = 1, 16
+    return options
 
 
 if __name__ == "__main__":

@@ -4,16 +4,20 @@ Whole processes, from typing to prompt, taking turns in the same minutes and in 
 real Slurm (a dev cluster of drained nodes: jobs queue and never start). Each submission by `launcher` also checks the
 recipe, freezes code and recipe into a run directory, and leaves what `launcher status` reads.
 
-    python bench/submit.py [--rounds 7] [--fake] [--dir FOLDER] [--json]
+    python bench/submit.py [--rounds 7] [--fake] [--dir FOLDER] [--json] [--cpu] [--smallest]
 
 With `--fake`, Slurm's commands do nothing, which leaves the launchers' own time. Run directories lie in memory unless
-`--dir` says otherwise: ext4 is up to thirty times slower for seconds after files were deleted, by whomever.
+`--dir` says otherwise: ext4 is up to thirty times slower for seconds after files were deleted, by whomever. All
+programs find their modules compiled, as pip leaves those it installs. `--cpu` counts CPU seconds of each process and
+the commands that it calls, for a machine that others use as well.
+`--smallest` is with Slurm's commands that do nothing, and without torchx, which it would have to install.
 """
 
 import argparse
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
@@ -22,7 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -33,7 +37,8 @@ from launcher.devcluster.machine import missing_programs
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / "build" / "bench-submit"
-ARRAY = 1000
+ARRAY, SMALLEST_ARRAY = 1000, 2
+TORCHX = "torchx run -s slurm"
 RECIPE = ROOT / "recipes" / "prepare_pile_pubmed.yaml"
 MEMORY = Path("/dev/shm")
 FAKES = {
@@ -65,12 +70,15 @@ class Case:
 
 def main() -> int:
     options = _parse()
-    python = _peers()
+    python = Path(sys.executable) if options.smallest else _peers()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as name, _slurm(options.fake) as slurm:
         folder = Path(name)
-        cases = _cases(folder, python)
+        cases = _cases(folder, python, options.array)
+        if options.smallest:
+            cases = [replace(case, peer=None, most=None) for case in cases if case.name != TORCHX]
         environment = {**os.environ, **slurm, "LAUNCHER_CLUSTER": str(_profile(folder, slurm))}
-        seconds = _measure(cases, environment, options.rounds, folder)
+        environment |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+        seconds = _measure(cases, environment, options, folder)
     return _report(cases, seconds, options)
 
 
@@ -118,30 +126,30 @@ def _profile(folder: Path, slurm: dict[str, str]) -> Path:
     return profile
 
 
-def _cases(folder: Path, python: Path) -> list[Case]:
+def _cases(folder: Path, python: Path, size: int) -> list[Case]:
     launcher, torchx = str(python.with_name("launcher")), str(python.with_name("torchx"))
     one, many = folder / "one.sh", folder / "sweep"
     one.write_text("#!/bin/sh\n#SBATCH --time=10\ntrue\n")
     (folder / "train.py").write_text("print()\n")
     many.mkdir()
-    for index in range(ARRAY):
+    for index in range(size):
         (many / f"{index:04d}.yaml").write_text(f"base: {RECIPE}\nname: sweep-{index:04d}\nseed: {index}\n")
     files = [str(path) for path in sorted(many.iterdir())]
     single = _script(folder, "submit_one", "executor.submit(print, 1)")
-    array = _script(folder, "submit_array", f"executor.map_array(print, range({ARRAY}))")
+    array = _script(folder, "submit_array", f"executor.map_array(print, range({size}))")
     ddp = ["run", "-s", "slurm", "-cfg", "time=10", "dist.ddp", "-j", "1x1", "--script", "train.py"]
     return [
         Case("sbatch one.sh", ["sbatch", str(one)]),
         Case("submitit: submit", [str(python), single]),
-        Case("torchx run -s slurm", [torchx, *ddp]),
+        Case(TORCHX, [torchx, *ddp]),
         Case("launcher --help", [launcher, "--help"], "submitit: submit", 1.5),
         Case("launcher validate", [launcher, "validate", "--rehearse", str(RECIPE)], "submitit: submit"),
-        Case("launcher submit", [launcher, "submit", "--rehearse", str(RECIPE)], "torchx run -s slurm", 1.0),
-        Case(f"submitit: map_array, {ARRAY}", [str(python), array]),
+        Case("launcher submit", [launcher, "submit", "--rehearse", str(RECIPE)], TORCHX, 1.0),
+        Case(f"submitit: map_array, {size}", [str(python), array]),
         Case(
-            f"launcher submit, {ARRAY}",
+            f"launcher submit, {size}",
             [launcher, "submit", "--rehearse", *files],
-            f"submitit: map_array, {ARRAY}",
+            f"submitit: map_array, {size}",
             5.0,
         ),
     ]
@@ -153,20 +161,29 @@ def _script(folder: Path, name: str, call: str) -> str:
     return str(path)
 
 
-def _measure(cases: list[Case], environment: dict[str, str], rounds: int, folder: Path) -> dict[str, list[float]]:
+def _measure(
+    cases: list[Case], environment: dict[str, str], options: argparse.Namespace, folder: Path
+) -> dict[str, list[float]]:
     """Time all commands in turns; the first turn, which fills caches, does not count."""
     seconds: dict[str, list[float]] = {case.name: [] for case in cases}
-    for turn in range(rounds + 1):
+    clock = _cpu_seconds if options.cpu else time.perf_counter
+    for turn in range(options.rounds + 1):
         for case in cases:
-            started = time.perf_counter()
+            started = clock()
             done = subprocess.run(case.argv, env=environment, cwd=folder, capture_output=True, text=True, check=False)
             if turn:
-                seconds[case.name].append(time.perf_counter() - started)
+                seconds[case.name].append(clock() - started)
             # Without accounting, torchx fails after it has submitted: it asks sacct for the state.
-            if done.returncode and "torchx" not in case.name:
+            if done.returncode and case.name != TORCHX:
                 raise SystemExit(f"{' '.join(case.argv[:5])}: {done.stderr[-2000:]}")
         subprocess.run(["scancel", f"--user={os.getuid()}"], env=environment, capture_output=True, check=False)
     return seconds
+
+
+def _cpu_seconds() -> float:
+    """CPU seconds of all processes that this one has started and awaited, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _report(cases: list[Case], seconds: dict[str, list[float]], options: argparse.Namespace) -> int:
@@ -187,7 +204,8 @@ def _report(cases: list[Case], seconds: dict[str, list[float]], options: argpars
         )
     if options.json:
         machine = {"processors": os.cpu_count(), "python": platform.python_version(), "date": str(date.today())}
-        print(json.dumps({**machine, "rounds": options.rounds, "fake": options.fake, "rows": rows}, indent=1))
+        said = {"rounds": options.rounds, "fake": options.fake, "cpu": options.cpu, "rows": rows}
+        print(json.dumps({**machine, **said}, indent=1))
     else:
         _print_table(rows, options)
     return 0 if all(row["holds"] is not False for row in rows) else 1
@@ -195,7 +213,8 @@ def _report(cases: list[Case], seconds: dict[str, list[float]], options: argpars
 
 def _print_table(rows: list[dict[str, object]], options: argparse.Namespace) -> None:
     slurm = "commands that do nothing" if options.fake else "a dev cluster"
-    print(f"medians of {options.rounds} whole processes, {os.cpu_count()} CPUs, Slurm: {slurm}, {date.today()}")
+    what = "CPU seconds, medians" if options.cpu else "medians"
+    print(f"{what} of {options.rounds} whole processes, {os.cpu_count()} CPUs, Slurm: {slurm}, {date.today()}")
     for row in rows:
         line = f"{row['case']:28s} {row['seconds']:7.3f} s"
         if row["ratio"] is not None:
@@ -211,7 +230,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--fake", action="store_true", help="Slurm commands that do nothing")
     parser.add_argument("--dir", type=Path, default=MEMORY if MEMORY.is_dir() else None)
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds, on a machine that others use")
+    parser.add_argument("--smallest", action="store_true", help="see that it works, in seconds; judge nothing")
+    options = parser.parse_args()
+    options.array = SMALLEST_ARRAY if options.smallest else ARRAY
+    if options.smallest:
+        options.rounds, options.fake = 1, True
+    return options
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The story of the README, told by typing its commands: a run is preempted, comes back, and finishes.
+"""The story of the README, by its own commands: a run is preempted, requeued, resumes and finishes.
 
-On a real Slurm (a dev cluster on this machine) where Slurm's programs are installed, else with processes of this
-machine, where a stop request and `launcher resume` stand in for the preemption. `make demo` runs it.
+It uses a real Slurm (a dev cluster on this machine) if Slurm's programs are installed. Otherwise it runs ordinary
+processes, and a stop request and `launcher resume` replace the preemption. `make demo` runs it.
 """
 
 import json
@@ -31,36 +31,36 @@ def main() -> None:
     say("The corpus: 500 PubMed abstracts, tokenised, split and checksummed.")
     submit(*PREPARE, "--wait")
 
-    say("The run: 2 nodes x 2 ranks, FSDP hybrid sharding, 60 steps. It is not waited for.")
+    say("The run: 2 nodes x 2 ranks, FSDP hybrid sharding, 60 steps.")
     run = submit(*TRAINING)
 
     wait_until(lambda: last_step(run) >= INTERRUPT_AT_STEP, run)
     if on_slurm:
-        say(f"It has reached step {last_step(run)}. Somebody with a higher priority wants its nodes.")
+        say(f"It has reached step {last_step(run)}. Now a job with a higher priority takes its nodes.")
         launcher("devcluster", "preempt", "--dir", str(FOLDER / "cluster"))
     else:
-        say(f"It has reached step {last_step(run)}. It is asked to stop, and resumed.")
+        say(f"It has reached step {last_step(run)}. Now it is asked to stop, and then resumed.")
         launcher("stop", run.name)
         wait_until(lambda: len(events(run, "reason")) == 1 and events(run, "action") != [], run)
         launcher("resume", run.name)
 
-    say("It saves, gives way, is queued again, and goes on where it was.")
+    say("It saves, exits, is queued again, and resumes after its last step.")
     wait_until(lambda: "finished" in events(run, "reason") and "done" in events(run, "action"), run)
     launcher("status", run.name, "--plot")
     launcher("status")
     say(f"Everything about it is in {run}")
     if on_slurm:
-        say(f"The cluster runs on; to take it down: launcher devcluster down --dir {FOLDER / 'cluster'}")
+        say(f"The cluster is still running; to stop it: launcher devcluster down --dir {FOLDER / 'cluster'}")
 
 
 def start_cluster() -> tuple[Path, bool]:
-    """Start the dev cluster, or fall back to this machine's processes; return the profile and whether it is Slurm's."""
+    """Start the dev cluster, or fall back to ordinary processes; return the profile and whether it is Slurm's."""
     missing = missing_programs(accounting=False)
     if not missing:
         if launcher("devcluster", "up", "--dir", str(FOLDER / "cluster"), check=False).returncode:
-            sys.exit("the dev cluster did not start; why is said above")
+            sys.exit("the dev cluster did not start; the reason is above")
         return FOLDER / "cluster" / "cluster.yaml", True
-    say(f"Slurm cannot be had here, for want of {', '.join(missing)}; the same story with processes of this machine.")
+    say(f"Slurm is not installed here ({', '.join(missing)} missing); the same story with ordinary processes.")
     profile = FOLDER / "local.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)
     roots = "".join(f"  {name}: {json.dumps(str(FOLDER / name))}\n" for name in ("runs", "data", "corpora", "models"))
@@ -72,7 +72,7 @@ def submit(*arguments: str) -> Path:
     """Submit one recipe, show the command, return the run directory."""
     show("launcher", "submit", *arguments)
     done = subprocess.run(
-        [sys.executable, "-m", "launcher", "submit", *arguments, "--yes", "--json"],
+        [sys.executable, "-m", "launcher", "submit", *arguments, "--yes", "--json", "--rerun"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -116,7 +116,7 @@ def events(run: Path, key: str) -> list[object]:
 
 
 def wait_until(reached: Callable[[], bool], run: Path, seconds: float = 600) -> None:
-    """Wait, on a terminal with a line that shows the step; a run that gave up ends the story with its logs."""
+    """Wait, and show the step on a terminal; if the run gives up, print its logs and exit."""
     deadline = time.monotonic() + seconds
     with Console().status("") as line:
         while not reached():
@@ -125,7 +125,7 @@ def wait_until(reached: Callable[[], bool], run: Path, seconds: float = 600) -> 
                 launcher("logs", run.name)
                 sys.exit(f"the run gave up; see {run}")
             if time.monotonic() > deadline:
-                sys.exit(f"waited {seconds:.0f} s in vain; see {run}")
+                sys.exit(f"gave up waiting after {seconds:.0f} s; see {run}")
             line.update(f"step {last_step(run)}")
             time.sleep(0.5)
 

@@ -18,13 +18,22 @@ from pydantic.fields import FieldInfo
 
 from launcher.cli import app
 from launcher.cluster import Cluster
+from launcher.monitor.exit_reasons import EXIT_REASONS
 from launcher.recipe import KINDS
-from launcher.recipe.units import Quantity
-from launcher.recipe.words import field_words
+from launcher.recipe.field_docs import field_texts
+from launcher.recipe.quantities import Quantity
+from launcher.slurm.reasons import PHRASES, WORDS
 
 Model: TypeAlias = type[BaseModel]
 
-_PLAIN = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`", NoneType: "`null`"}
+_PLAIN = {
+    Any: "any value",
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "`true`, `false`",
+    NoneType: "`null`",
+}
 _BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 
 
@@ -48,6 +57,19 @@ def reference_pages() -> Iterator[tuple[str, str, str]]:
     for kind, model in KINDS.items():
         yield kind, f"Recipe: {kind}", "\n".join(_section_lines([model], ""))
     yield "cluster", "Cluster profile", "\n".join(_section_lines([Cluster], ""))
+    yield "reasons", "Reasons", "\n".join(_reason_lines())
+
+
+def _reason_lines() -> Iterator[str]:
+    yield "`launcher why RUN` tells these of a run.\n\n## Why an attempt ended\n"
+    yield "| reason | meaning | what helps |\n|---|---|---|"
+    for name, reason in EXIT_REASONS.items():
+        yield f"| `{name or 'none'}` | {reason.meaning} | {reason.advice} |"
+    yield "\n## Why Slurm lets a job wait\n\n| reason | the job | what helps |\n|---|---|---|"
+    for name, waits in sorted(WORDS.items()) + sorted(PHRASES.items()):
+        yield f"| `{name}` | {waits.meaning} | {waits.advice} |"
+    limits = "`AssocGrpGRES`, `QOSMaxJobsPerUserLimit` and the like"
+    yield f"\nLimits of accounts and QOS ({limits}) are put into words by their parts."
 
 
 def _command_lines(command: Any, name: str) -> Iterator[str]:
@@ -85,7 +107,7 @@ def _section_lines(forms: Sequence[Model], path: str) -> Iterator[str]:
 
 
 def _rows(form: Model, path: str) -> list[str]:
-    words, fields = field_words(form), form.model_fields.items()
+    words, fields = field_texts(form), form.model_fields.items()
     cells = ((path + name, _value(path + name, field), _default(field), words[name]) for name, field in fields)
     return [f"| `{key}` | {value} | {default} | {_one_line(said)} |" for key, value, default, said in cells]
 

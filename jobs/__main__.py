@@ -1,7 +1,6 @@
-"""`python -m jobs RUN_DIR [--attempt N]`: one task of one attempt.
+"""`python -m jobs RUN_DIR [--attempt N]`: one rank of one attempt.
 
-Exit codes: 0 finished, 75 saved and to be continued, 76 a micro batch does not fit, 78 never to be restarted,
-anything else a failure.
+Exit codes: 0 finished; 75 saved, continue; 76 a micro batch does not fit; 78 never restart; anything else a failure.
 """
 
 import argparse
@@ -16,19 +15,18 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 
-from jobs.runtime.stop import StopFlag
-from jobs.runtime.watchdog import WATCHDOG
+from jobs.rank.stop_flag import STOP, StopRequested
+from jobs.rank.watchdog import WATCHDOG
 
-STOP = StopFlag()
 exit_codes = [1]
-"""The last one counts; a task that ends by an exception leaves it at 1."""
+"""The last one counts; a rank that ends with an exception leaves it at 1."""
 
 
 def end_at_once() -> None:
-    """End the process when everything else that wanted to happen at its end has happened.
+    """End the process after everything else that was registered for its end.
 
-    Taking the interpreter with torch and NCCL apart takes seconds, in which the first rank that is
-    through makes srun end the others, and it can hang for ever.
+    Taking the interpreter down with torch and NCCL takes seconds, in which the first rank that is done makes srun end
+    the others, and it can hang forever.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -43,32 +41,38 @@ if __name__ == "__main__":
 
 from pydantic import ValidationError  # noqa: E402
 
-from jobs.runtime.context import Context, Ranks, load_context  # noqa: E402
-from jobs.runtime.micro_batch import DoesNotFitError  # noqa: E402
-from jobs.runtime.packages import require_packages  # noqa: E402
-from jobs.runtime.preflight import UnfitNodeError, node_name, preflight  # noqa: E402
-from jobs.runtime.rendezvous import ranks_from  # noqa: E402
-from jobs.runtime.secrets import load_secrets  # noqa: E402
-from jobs.runtime.withheld import say_invalid, withholding  # noqa: E402
+from jobs.rank.context import Context, load_context  # noqa: E402
+from jobs.rank.identity import note_identity  # noqa: E402
+from jobs.rank.library_messages import hide_harmless_messages  # noqa: E402
+from jobs.rank.preflight import UnfitNodeError, node_name, preflight  # noqa: E402
+from jobs.rank.ranks import ranks_from  # noqa: E402
+from jobs.rank.redact_errors import describe_invalid, redacting  # noqa: E402
+from jobs.rank.required_packages import require_packages  # noqa: E402
+from jobs.rank.secrets import load_secrets  # noqa: E402
+from jobs.train.micro_batch import DoesNotFitError  # noqa: E402
 from launcher.errors import LauncherError  # noqa: E402
-from launcher.ledger import append_event  # noqa: E402
-from launcher.paths import CONTINUE, DOES_NOT_FIT, FINISHED, NEVER_RESTART, RunDir  # noqa: E402
+from launcher.run.ledger import append_event  # noqa: E402
+from launcher.run.paths import CONTINUE, DOES_NOT_FIT, FINISHED, NEVER_RESTART, RunDir  # noqa: E402
 
 
 def main() -> int:
-    """Carry out this task's part of the run; return the exit code."""
+    """Carry out this rank's part of the run; return the exit code."""
     options = _parse()
-    ranks = Ranks(*ranks_from(os.environ))
+    hide_harmless_messages()
+    ranks = ranks_from(os.environ)
     who = f"rank {ranks.rank} on {node_name()}"
     if ranks.is_main:
-        WATCHDOG.keep(RunDir(options.run.absolute()).heartbeat(options.attempt))
+        WATCHDOG.set_heartbeat_file(RunDir(options.run.absolute()).heartbeat(options.attempt))
     try:
         context = load_context(RunDir(options.run.absolute()), options.attempt, ranks)
         load_secrets(context.record.cluster.get("secrets_file"), context.recipe.secrets)
-        with withholding(context.recipe):
+        # Only rank 0 looks at the file: many ranks that ask a network file system at every step are a load. One that
+        # does not answer for a moment is no request (`os.path.exists`), and no reason to end a training.
+        request = context.run.stop_request
+        with STOP.heeding(lambda: ranks.is_main and os.path.exists(request)), redacting(context.recipe):
             return _work(context)
     except (LauncherError, ValidationError) as error:
-        fault = say_invalid(error) if isinstance(error, ValidationError) else error
+        fault = describe_invalid(error) if isinstance(error, ValidationError) else error
         return _announce(NEVER_RESTART, options, f"{who}: {fault}")
     except DoesNotFitError as error:
         return _announce(DOES_NOT_FIT, options, f"{who}: {error}")
@@ -76,7 +80,7 @@ def main() -> int:
         print(f"preflight: {error}", file=sys.stderr, flush=True)
         return 1
     except BrokenProcessPool:
-        what = "a worker process was killed, mostly because the memory was used up"
+        what = "a worker process was killed, probably out of memory"
         return _announce(1, options, f"{who}: {what}; ask for more `resources.memory`, or fewer `cpus_per_task`")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -87,28 +91,33 @@ def main() -> int:
 
 def _work(context: Context) -> int:
     require_packages(context.recipe)
-    meeting = preflight(context)
+    barrier = preflight(context)
+    note_identity(context)
     kind = _import_kind(context.recipe.kind)
-    code: int = kind.main(context, STOP)
-    if meeting is not None and code in (FINISHED, CONTINUE):
-        meeting.leave()
+    code = FINISHED
+    try:
+        kind.main(context)
+    except StopRequested:
+        code = CONTINUE
+    if barrier is not None:
+        barrier.leave()
     return code
 
 
 def _import_kind(name: str) -> ModuleType:
-    """Import what carries out a kind of recipe.
+    """Import the module of a kind.
 
-    Modules are no garbage: looking for some among them took a quarter of the time of the imports, and would take more
-    in each collection during the work (https://docs.python.org/3/library/gc.html#gc.freeze).
+    The garbage collector need not look at modules: that took a quarter of the time of the imports, and would cost more
+    in each later collection (https://docs.python.org/3/library/gc.html#gc.freeze).
     """
-    kind = importlib.import_module(f"jobs.{name}")
+    kind = importlib.import_module(f"jobs.kinds.{name}")
     gc.freeze()
     gc.enable()
     return kind
 
 
 def _announce(code: int, options: argparse.Namespace, fault: str) -> int:
-    """Say what does not work: in the log, and in a line for the verdict and those who ask how the run is doing."""
+    """Report a fault in the log and in the ledger, for the batch process and `launcher status`."""
     print(fault, file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):
         append_event(RunDir(options.run).ledger, options.attempt, fault=fault.partition("\n")[0], announced=code)
@@ -116,7 +125,7 @@ def _announce(code: int, options: argparse.Namespace, fault: str) -> int:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m jobs", description="Carry out one task of one attempt of a run.")
+    parser = argparse.ArgumentParser(prog="python -m jobs", description="Carry out one rank of one attempt of a run.")
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument(
         "--attempt", type=int, default=os.environ.get("LAUNCHER_ATTEMPT", "0"), help="number of the attempt"

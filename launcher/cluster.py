@@ -1,18 +1,21 @@
 """WHERE to run: one site's partition, account, GPU request style, roots, modules and container."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator
+from typing_extensions import override
 
-from launcher.recipe.rules import Positive, Section, VariableName
-from launcher.recipe.units import Duration, Size
+from launcher.recipe.base import Positive, Section, VariableName
+from launcher.recipe.kinds.recipe_base import EngineName
+from launcher.recipe.quantities import Duration, Size
 
 
 def _refuse_blank(value: str) -> str:
     if not value or re.search(r"\s", value):
-        raise ValueError(f"`{value}` is empty or has a blank in it; write one word")
+        raise ValueError(f"`{value}` is empty or contains white space; write one word")
     return value
 
 
@@ -27,11 +30,53 @@ def _refuse_foreign_server(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
         raise ValueError("is not the address of a server; write one such as `https://wandb.example.org`")
     if is_public_wandb(url):
-        raise ValueError(f"`{parts.hostname}` is not the site's own server; leave the key out")
+        raise ValueError(f"`{parts.hostname}` is W&B's public server, not one of the site; leave the key out")
     return url
 
 
 Word = Annotated[str, AfterValidator(_refuse_blank)]
+
+_OWN_OPTIONS = {
+    "job-name": "`name` in the recipe",
+    "nodes": "`resources.nodes` in the recipe",
+    **dict.fromkeys(("ntasks", "ntasks-per-node", "ntasks-per-gpu"), "`resources.gpus_per_node` in the recipe"),
+    **dict.fromkeys(("gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"), "`gpus.style` and `gpus.type`"),
+    "cpus-per-task": "`resources.cpus_per_task` in the recipe",
+    "mem": "`resources.memory` in the recipe",
+    "time": "`resources.time` in the recipe",
+    **{name: f"`slurm.{name}`" for name in ("partition", "account", "qos", "reservation", "constraint", "exclude")},
+    **dict.fromkeys(("requeue", "no-requeue"), "`slurm.requeue`"),
+    "signal": "`slurm.lead`",
+    "mail-user": "`mail.address`",
+    "mail-type": "`mail.events`",
+    **dict.fromkeys(("export", "export-file"), "`environment`"),
+    "clusters": "`slurm.conf`",
+    "array": "`launcher submit --max-parallel`",
+    **dict.fromkeys(("dependency", "kill-on-invalid-dep"), "`launcher submit --after`"),
+    **{name: f"`launcher submit --{name}`" for name in ("wait", "test-only")},
+    **dict.fromkeys(("chdir", "open-mode", "output", "error", "comment", "wrap", "parsable", "help", "version"), ""),
+}
+"""Options of sbatch that a profile cannot set by their names, and what to write instead."""
+
+
+def _refuse_own_option(name: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or len(name) == 1:
+        raise ValueError(f"`{name}` is not the long name of an option of sbatch; write one such as `mem-per-cpu`")
+    # sbatch also takes the beginning of a name.
+    if own := next((own for own in _OWN_OPTIONS if own == name or own.startswith(name)), None):
+        fix = f"write {_OWN_OPTIONS[own]} instead" if _OWN_OPTIONS[own] else "leave it out"
+        raise ValueError(f"the launcher sets `--{own}` itself; {fix}")
+    return name
+
+
+def _refuse_no_value(value: bool | int | str) -> bool | int | str:
+    if value is False or value == "":
+        raise ValueError("is not a value; write `true` for an option without one, or leave the key out")
+    return value
+
+
+OptionName = Annotated[str, AfterValidator(_refuse_own_option)]
+OptionValue = Annotated[bool | int | str, AfterValidator(_refuse_no_value)]
 
 
 class Roots(Section):
@@ -48,7 +93,7 @@ class Roots(Section):
 
 
 class Gpus(Section):
-    """How the site wants to be asked for GPUs, and what it has."""
+    """How to request GPUs, and what the site has."""
 
     style: Literal["gres", "gpus-per-node"] = "gres"
     """`--gres=gpu:4` or `--gpus-per-node=4`."""
@@ -57,13 +102,17 @@ class Gpus(Section):
     memory: Size | None = None
     """Memory of one GPU."""
     per_node: Positive | None = None
-    """GPUs of one node; recipes that want more are refused."""
+    """GPUs of one node; recipes that ask for more are refused."""
+    network: Size | None = None
+    """Bytes that a node sends to other nodes in a second, e.g. `25GB`; `launcher plan` says what that is enough for."""
+    price: Annotated[float, Field(ge=0)] | None = None
+    """Price of a GPU-hour, in whatever currency; `launcher plan` multiplies it."""
     device: Literal["cuda", "cpu"] = "cuda"
-    """`cpu`: the site's GPUs are not there (a dev cluster's are links to /dev/null); train on CPUs."""
+    """`cpu`: train on CPUs; the site's GPUs do not exist (those of a dev cluster are links to /dev/null)."""
 
 
 class SlurmOptions(Section):
-    """What this site's Slurm wants to hear."""
+    """Options for this site's Slurm."""
 
     conf: str | None = None
     """slurm.conf, where it is not in its usual place (a dev cluster)."""
@@ -83,6 +132,9 @@ class SlurmOptions(Section):
     """How long before the time limit a run is asked to save and stop."""
     requeue: Literal["requeue", "resubmit", "never"] = "requeue"
     """How an interrupted run comes back: the same job again, a new job, or not at all."""
+    options: dict[OptionName, OptionValue] = Field(default_factory=dict)
+    """Any other option of sbatch: `{licenses: "matlab:1", exclusive: true}`; `true`: one without a value.
+    `mem-per-cpu` and `mem-per-gpu` are for recipes without `resources.memory`."""
     port_range: tuple[Positive, Positive] = (10000, 32000)
     """First and last port for rendezvous; below the ephemeral range (32768 on Linux)."""
 
@@ -91,24 +143,31 @@ class SlurmOptions(Section):
     def _is_a_range(cls, ports: tuple[int, int]) -> tuple[int, int]:
         first, last = ports
         if not 1024 <= first < last <= 65535:
-            raise ValueError(f"{first} to {last} is no range of ports; write two from 1024 to 65535, the smaller first")
+            raise ValueError(
+                f"{first} to {last} is not a range of ports; write two from 1024 to 65535, the smaller first"
+            )
         return ports
+
+    @override
+    def _conflicts(self) -> Iterator[str]:
+        if re.search(r"\bgpu\b", str(self.options.get("gres", ""))):
+            yield "options.gres: the launcher asks for GPUs itself; write `gpus.type` and the recipe's `gpus_per_node`"
 
 
 class Mail(Section):
     """Mail from Slurm."""
 
     address: str
-    """Whom to write to."""
+    """Recipient."""
     events: Annotated[tuple[Literal["begin", "end", "fail", "requeue", "time_limit_80"], ...], Field(min_length=1)] = (
         "end",
         "fail",
     )
-    """When."""
+    """Events to report."""
 
 
 class Container(Section):
-    """The image that tasks run in; the batch process stays on the host."""
+    """The image that ranks run in; the batch process runs on the host."""
 
     runtime: Literal["apptainer", "pyxis"]
     """`apptainer exec`, or srun's `--container-image` (pyxis)."""
@@ -124,28 +183,31 @@ class Cluster(Section):
     """A cluster profile."""
 
     name: str
-    """What people call the site."""
+    """Name of the site."""
     executor: Literal["slurm", "local"] = "slurm"
     """`local`: processes on this machine, no Slurm."""
     slurm: SlurmOptions = SlurmOptions()
-    """What Slurm wants to hear."""
+    """Options for Slurm."""
     roots: Roots
     """The site's folders."""
     gpus: Gpus = Gpus()
-    """GPU request style."""
+    """GPUs, and how to request them."""
     network_interface: str | None = None
-    """For NCCL and gloo between nodes, e.g. `ib0`; their own choice if left out."""
+    """Network of NCCL and gloo between nodes, e.g. `ib0`; chosen by them if left out."""
     modules: tuple[str, ...] = ()
-    """Loaded on the node before anything else."""
+    """Environment modules to load on the node first."""
     environment: dict[VariableName, str] = Field(default_factory=dict)
     """Exported on the node. Never secrets: those go into `secrets_file`."""
     secrets_file: str | None = None
-    """File of NAME=value lines, mode 0600, read by each task when it starts."""
+    """File of NAME=value lines, mode 0600, read by each rank when it starts."""
     wandb_base_url: Annotated[str, AfterValidator(_refuse_foreign_server)] | None = None
     """The site's own W&B server, e.g. `https://wandb.example.org`. Credentialed runs are tracked online only there."""
     container: Container | None = None
-    """Image that tasks run in."""
+    """Image that ranks run in."""
     mail: Mail | None = None
     """Mail from Slurm."""
     python: str | None = None
     """Python on the nodes; the one that runs `launcher` if left out."""
+    engines: dict[EngineName, str] = Field(default_factory=dict)
+    """Pythons of engines that need other versions of torch than the launcher, on a file system that this machine and
+    the nodes share, or in the image: `{vllm: /envs/vllm/bin/python}`."""

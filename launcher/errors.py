@@ -8,6 +8,30 @@ LauncherError          exit 2, one line a fault, no traceback
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+FaultCode: TypeAlias = Literal[
+    "syntax",  # not YAML, or more of YAML than a recipe needs
+    "structure",  # documents, `base:`, `rehearsal` and `--set` that do not fit together
+    "secret",  # a value that looks like one
+    "unknown-key",
+    "missing-key",
+    "unknown-name",  # a value that is none of those there are
+    "wrong-type",
+    "out-of-range",
+    "invalid-value",  # a value that its key cannot have for another reason
+    "unit-missing",
+    "site-path",  # an absolute path in a recipe
+    "conflict",  # keys, or recipes, that contradict each other
+    "not-found",  # a file, folder, model or corpus that is not there
+    "damaged",  # a file of a model, adapter or tokenizer that cannot be loaded
+    "no-permission",
+    "name-taken",
+    "mismatch",  # a model, adapter, tokenizer or corpus that does not go with the others
+    "data-use",  # credentialed data in an open recipe, or on its way out of the site
+    "site-limit",  # more than the site has
+]
+"""What kind of mistake a fault is."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +46,8 @@ class Fault:
     """Dotted path of the key (`optim.lr`), or empty for the whole file."""
     message: str
     """What is wrong; then what to write."""
+    code: FaultCode
+    """What kind of mistake it is."""
 
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"

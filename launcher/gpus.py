@@ -1,5 +1,7 @@
 """What GPUs can compute, and what training costs: for MFU on the nodes and for plans. Standard library only."""
 
+from collections.abc import Mapping
+
 PEAK_FLOPS: dict[str, dict[str, float]] = {
     # V100 data sheet (SXM2, tensor cores), https://images.nvidia.com/content/technologies/volta/pdf/volta-v100-datasheet-update-us-1165301-r5.pdf
     "V100": {"fp16": 125e12},
@@ -15,6 +17,21 @@ PEAK_FLOPS: dict[str, dict[str, float]] = {
 """Dense peak of one GPU in FLOP/s, by a part of its name and the format of the products; longer names first."""
 
 
+LINK_BYTES: dict[str, float] = {"V100": 150e9, "A100": 300e9, "H100 PCIe": 64e9, "H100": 450e9, "H200": 450e9}
+"""Bytes a second that a GPU sends to others of its node: half of what the data sheets print for NVLink, which is both
+ways together. Sources as above."""
+
+POWER_WATTS: dict[str, float] = {
+    "V100": 300, "A100": 400, "H100 PCIe": 350, "H100 NVL": 400, "H100": 700, "H200": 700
+}  # fmt: skip
+"""The most that a GPU takes, by its data sheet. Sources as above."""
+
+
+def look_up(table: Mapping[str, float], gpu: str) -> float | None:
+    """Look a GPU up in one of the tables; None if it does not have it."""
+    return next((value for name, value in table.items() if name.casefold() in gpu.casefold()), None)
+
+
 def peak_flops(gpu: str, dtype: str, tf32: bool) -> float | None:
     """Return a GPU's dense peak, or None if the table does not know it.
 
@@ -24,10 +41,7 @@ def peak_flops(gpu: str, dtype: str, tf32: bool) -> float | None:
         tf32: The recipe's `precision.tf32`; counts for fp32 only.
     """
     products = "tf32" if dtype == "fp32" and tf32 else dtype
-    for name, peaks in PEAK_FLOPS.items():
-        if name.casefold() in gpu.casefold():
-            return peaks.get(products)
-    return None
+    return next((by.get(products) for name, by in PEAK_FLOPS.items() if name.casefold() in gpu.casefold()), None)
 
 
 def flops_per_token(parameters: int, layers: int, hidden: int, sequence_length: int, frozen: int = 0) -> float:

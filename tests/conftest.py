@@ -19,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from launcher.cluster import Cluster
-from launcher.recipe import Recipe, recipe_adapter
-from tests.fake_slurm import FakeSlurm
+from launcher.recipe import Recipe, read_recipe
+from tests.support.fake_slurm import FakeSlurm
 
 gc.disable()  # until everything is collected: modules are no garbage, and looking for some takes a third of that time
 # Nor do tests hear of where they run: in a Slurm job, under torchrun, in a hook of git, on a narrow terminal.
@@ -46,6 +46,28 @@ settings.register_profile("repeatable", _UNHURRIED, derandomize=True)
 settings.load_profile("repeatable")
 
 _NOBODY = 65534
+STARTS_FIRST = (
+    "slurm/test_story.py",
+    "slurm/test_rehearsals.py",
+    "project/test_bench.py",
+    "slurm/test_hang.py",
+    "slurm/test_batch.py",
+    "train/test_learning.py",
+    "slurm/test_prepare_array.py",
+    "slurm/test_watch.py",
+    "slurm/test_accidents.py",
+    "slurm/test_medcare.py",
+    "slurm/test_clinical.py",
+    "slurm/test_wandb.py",
+    "kinds/test_rl.py",
+    "train/test_rl_resume.py",
+    "train/test_medcare_training.py",
+    "train/test_zero_checkpoint.py",
+    "train/test_two_step.py",
+    "kinds/test_cpt.py",
+    "data/test_medline.py",
+)
+"""The files of tests that take minutes, the longest first: started last, one would keep a single worker busy."""
 SEED = 20
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -55,11 +77,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave most of what is repeated in every strategy to `make long`."""
+    """Leave most of what is repeated in every strategy to `make long`, and put what takes long first."""
     for item in items:
         strategy = getattr(item, "callspec", None) and item.callspec.params.get("strategy")  # type: ignore[attr-defined]
         if strategy in ("ddp", "hybrid_shard", "zero2") and item.get_closest_marker("slow"):
             item.add_marker("long")
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    name = item.path.relative_to(Path(__file__).parent).as_posix()
+    return STARTS_FIRST.index(name) if name in STARTS_FIRST else len(STARTS_FIRST)
 
 
 def pytest_collection_finish() -> None:
@@ -76,10 +104,19 @@ def pytest_runtest_setup() -> None:
         sys.modules["torch"].manual_seed(SEED)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Leave no process group behind, nor the place in it that `jobs.rank.process_group` exports for libraries."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
+    if "torch.distributed" in sys.modules and sys.modules["torch.distributed"].is_initialized():
+        sys.modules["torch.distributed"].destroy_process_group()
+
+
 @pytest.fixture
 def hostile_path(tmp_path: Path) -> Path:
-    """A folder whose name holds what shells, Slurm and globs treat specially."""
-    folder = tmp_path / 'it\'s a "path" %j; $(touch pwned) [x]'
+    """A folder whose name holds what shells, Slurm, globs and `str.splitlines` treat specially."""
+    folder = tmp_path / 'it\'s a "path" %j; $(touch pwned) [x] \u2029\x85'
     folder.mkdir()
     return folder
 
@@ -127,7 +164,7 @@ def make_recipe() -> Callable[..., Recipe]:
             "tokenizer": "tokenizer",
             "resources": {"cpus_per_task": 2, "time": "10min"},
         }
-        return recipe_adapter.validate_json(json.dumps(fields | changes))
+        return read_recipe(json.dumps(fields | changes))
 
     return make
 
@@ -147,7 +184,7 @@ def make_cpt() -> Callable[..., Recipe]:
             "schedule": {"length": "10 steps"},
             "resources": {"time": "10min"},
         }
-        return recipe_adapter.validate_json(json.dumps(fields | changes))
+        return read_recipe(json.dumps(fields | changes))
 
     return make
 

@@ -1,6 +1,6 @@
 """From the recipe's `model` section to a model in memory."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,33 +14,35 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from jobs.models.embeddings import add_rows
+from jobs.models.folder import loading
 from jobs.models.fused_loss import fuse_loss
-from jobs.models.new_tokens import add_rows
-from launcher.corpus import Manifest
+from launcher.artifacts.corpus_manifest import Manifest
+from launcher.artifacts.token_ids import missing_rows
+from launcher.artifacts.tokenizer_manifest import Expansion
 from launcher.errors import LauncherError
-from launcher.expansion import Expansion
-from launcher.recipe.sections import Batch, Model, Quantization
-from launcher.recipe.training import TrainingRecipe
+from launcher.recipe.kinds.training import TrainingRecipe
+from launcher.recipe.sections.common import Batch, Model, Quantization
 
-_ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
+ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
 """The recipe's words in transformers' own."""
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def weights_dtype(recipe: TrainingRecipe) -> torch.dtype:
     """Choose the format of a model's weights: fp32 if they are trained, else the one that the recipe computes in.
 
-    Training adds to a weight less than 16 bits resolve; a frozen one stays what it is.
+    Updates of a trained weight are smaller than 16 bits resolve; a frozen one never changes.
     """
-    return torch.float32 if recipe.adapter is None else _DTYPES[recipe.precision.dtype]
+    return torch.float32 if recipe.adapter is None else DTYPES[recipe.precision.dtype]
 
 
 def build_causal_lm(
     section: Model, path: str, seed: int, dtype: torch.dtype = torch.float32, expansion: Expansion | None = None
 ) -> PreTrainedModel:
-    """Load or initialise a causal language model, with rows for new tokens; its loss needs no logits of whole batches.
+    """Load or initialise a causal language model, with embedding rows for new tokens and a memory-saving loss.
 
-    See `build`.
+    See `build` and `fuse_loss`.
     """
     model = build(AutoModelForCausalLM, section, path, seed, dtype)
     if expansion:
@@ -60,46 +62,59 @@ def build(
         auto: transformers' class for what the model does.
         section: The recipe's section.
         path: Folder of the model, or its Hugging Face id.
-        seed: For random initialisation, of the head at least; every rank draws the same weights.
-        dtype: Format of the weights, and of the layers that quantisation leaves as they are.
-        settings: What to change in the model's configuration for a new head; None: it has all that it needs.
+        seed: For random initialisation, at least of the head; every rank draws the same weights.
+        dtype: Format of the weights, and of the layers that quantisation leaves unchanged.
+        settings: Changes of the model's configuration for a new head; None: no new head.
 
     Raises:
-        LauncherError: weights are missing.
+        LauncherError: it cannot be loaded, or weights are missing.
     """
-    disable_progress_bar()  # a log file is no terminal
+    disable_progress_bar()  # type: ignore[no-untyped-call] # a log file is no terminal
     options = {
         "trust_remote_code": section.trust_remote_code,
-        "attn_implementation": _ATTENTION[section.attention],
+        "attn_implementation": ATTENTION[section.attention],
         "dtype": dtype,
     }
     model: PreTrainedModel
     set_seed(seed)
     if section.init == "random":
-        model = auto.from_config(published_config(section, path, settings), **options)
+        config = published_config(section, path, settings)
+        with loading(path, "model.path"):
+            model = auto.from_config(config, **options)
     else:
         if section.quantization:
             options["quantization_config"] = _quantization(section.quantization, dtype)
         options |= {"use_safetensors": True, "output_loading_info": True}
-        model, found = auto.from_pretrained(path, **options, **(settings or {}))
+        with loading(path, "model.path", weights=True):
+            model, found = auto.from_pretrained(path, **options, **(settings or {}))
         _require_weights(model, found["missing_keys"], settings is not None)
+        _tell_new_and_unused(found["missing_keys"], found["unexpected_keys"])
         _keep_layout(model)
     model.config.use_cache = False
     return model
 
 
 def _require_weights(model: PreTrainedModel, missing: Iterable[str], has_new_head: bool) -> None:
-    """Refuse a model of which transformers made up tensors that are in no file: training would go on, from noise.
+    """Refuse a model for which transformers initialised missing tensors at random.
 
-    The pooler of BERT and its kin is part of a head: language models are published without.
+    The pooler of BERT and its kin is part of a head: language models are published without it.
     """
     body = f"{model.base_model_prefix}."
     made_up = [key for key in sorted(missing) if not has_new_head or (key.startswith(body) and ".pooler." not in key)]
     if made_up:
         raise LauncherError(
             f"model.path: the files hold no {', '.join(f'`{key}`' for key in made_up[:3])} ({len(made_up)} tensors are "
-            "missing in all); copy the model again, or name another"
+            "missing); copy the model again, or name another"
         )
+
+
+def _tell_new_and_unused(new: Iterable[str], unused: Iterable[str]) -> None:
+    """Say in a line each what transformers says in a table that looks like an error."""
+    said = {"the new head starts from random numbers": sorted(new), "not used from its files": sorted(unused)}
+    for what, keys in said.items():
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            print(f"model: {what}: {', '.join(keys[:3])}{more}", flush=True)
 
 
 def _quantization(section: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -109,8 +124,8 @@ def _quantization(section: Quantization, dtype: torch.dtype) -> BitsAndBytesConf
     stored as one kind of number, and corrupted bytes (https://github.com/huggingface/accelerate/issues/3983).
     """
     if section.bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=section.type,
         bnb_4bit_use_double_quant=section.double,
@@ -120,25 +135,33 @@ def _quantization(section: Quantization, dtype: torch.dtype) -> BitsAndBytesConf
 
 
 def _keep_layout(model: PreTrainedModel) -> None:
-    """Have 4-bit weights stay as they are when the model is evaluated.
+    """Keep the layout of 4-bit weights when the model is evaluated.
 
-    For evaluation on CPUs with bfloat16 bitsandbytes (0.50) lays them out anew, in place, and not all shapes can be;
-    training, which goes on after it, and checkpoints know one layout.
+    For evaluation on CPUs with bfloat16 bitsandbytes (0.50) changes it in place, which fails for some shapes; training
+    and checkpoints, which come later, know one layout.
     """
-    for module in model.modules():
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
 def published_config(section: Model, path: str, settings: Mapping[str, Any] | None = None) -> PreTrainedConfig:
-    """Read the model's configuration as it was published, but for some settings."""
+    """Read the model's configuration as it was published, with some settings changed."""
     trust = section.trust_remote_code
-    config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=trust, **(settings or {}))
+    with loading(path, "model.path"):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=trust, **(settings or {}))
     return config
 
 
-def check_fits(model: PreTrainedModel, batch: Batch, corpora: Iterable[Manifest]) -> None:
+def check_fits(model: PreTrainedModel, batch: Batch, corpora: Iterable[Manifest], own: int | None = None) -> None:
     """Refuse data that the model has no embeddings or positions for.
+
+    Args:
+        model: The model.
+        batch: The recipe's section.
+        corpora: What it is to be trained on.
+        own: Tokens of the model's own tokenizer, if they are known.
 
     Raises:
         LauncherError: a corpus was made with another, larger vocabulary, or sequences are too long.
@@ -146,11 +169,26 @@ def check_fits(model: PreTrainedModel, batch: Batch, corpora: Iterable[Manifest]
     config = model.config.get_text_config()
     for corpus in corpora:
         if corpus.tokenizer.vocab_size > config.vocab_size:
+            check_rows(config.vocab_size, own)  # if that is the reason, another corpus does not help
             raise LauncherError(
                 f"data.corpora: `{corpus.corpus}` was made with a tokenizer of {corpus.tokenizer.vocab_size} tokens, "
                 f"but the model has {config.vocab_size}; prepare the corpus with this model's tokenizer"
             )
     check_positions(model, batch)
+
+
+def check_rows(rows: int, tokens: int | None) -> None:
+    """Refuse a tokenizer with more tokens than the model has embedding rows.
+
+    Args:
+        rows: Of the model.
+        tokens: Of its tokenizer; None if they are not known.
+
+    Raises:
+        LauncherError: a token would have no row.
+    """
+    if fault := missing_rows(tokens, rows):
+        raise LauncherError(f"model.path: {fault}")
 
 
 def check_positions(model: PreTrainedModel, batch: Batch) -> None:
@@ -159,7 +197,7 @@ def check_positions(model: PreTrainedModel, batch: Batch) -> None:
     Raises:
         LauncherError: they are too long.
     """
-    positions = _positions(model)
+    positions = position_count(model)
     if positions is not None and batch.sequence_length > positions:
         raise LauncherError(
             f"batch.sequence_length: {batch.sequence_length} tokens are more than the model's {positions} positions; "
@@ -167,8 +205,21 @@ def check_positions(model: PreTrainedModel, batch: Batch) -> None:
         )
 
 
-def _positions(model: PreTrainedModel) -> int | None:
-    """Tokens that a sequence may have: RoBERTa and its kin begin to count behind the number of the padding token."""
+def let_stop(model: PreTrainedModel, token: int) -> list[int]:
+    """Make generation stop, too, where the model learns that an answer ends; return all tokens that stop it."""
+    settings = model.generation_config
+    known = settings.eos_token_id
+    stops = known if isinstance(known, list) else [known] if known is not None else []
+    if token not in stops:
+        stops = [token, *stops]
+        settings.eos_token_id = stops
+        # Published settings may contradict each other, and those that were changed are not saved then.
+        settings._original_object_hash = hash(settings)
+    return stops
+
+
+def position_count(model: PreTrainedModel) -> int | None:
+    """Return how long a sequence may be: RoBERTa and its kin start to count after the padding token's number."""
     rows: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     tables = [module for name, module in model.named_modules() if name.endswith(".position_embeddings")]
     padding = getattr(tables[0], "padding_idx", None) if tables else None

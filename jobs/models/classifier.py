@@ -12,15 +12,15 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from jobs.models.build import build
-from launcher.recipe.notes import Labels
-from launcher.recipe.sections import Model
+from launcher.recipe.sections.common import Model
+from launcher.recipe.sections.labelled_notes import Labels
 
 _PROBLEMS = {
     "binary": "single_label_classification",
     "multiclass": "single_label_classification",
     "multilabel": "multi_label_classification",
 }
-"""What labels are, in transformers' words."""
+"""The recipe's words in transformers' own."""
 
 
 def build_classifier(section: Model, path: str, seed: int, dtype: torch.dtype, head: dict[str, Any]) -> PreTrainedModel:
@@ -44,9 +44,9 @@ def build_classifier(section: Model, path: str, seed: int, dtype: torch.dtype, h
 
 
 def _let_embeddings_be_sharded_once(model: PreTrainedModel) -> None:
-    """Take the module that holds the token embeddings off the list of those that are sharded on their own.
+    """Do not shard the module that holds the token embeddings on its own.
 
-    BERT and RoBERTa have it there; accelerate 1.15 shards the embeddings themselves anyway, and fails the second time.
+    BERT and RoBERTa ask for that; accelerate 1.15 shards the embeddings themselves anyway, and fails the second time.
     """
     table = model.get_input_embeddings()
     holders = {type(module).__name__ for module in model.modules() if any(part is table for part in module.children())}
@@ -54,7 +54,7 @@ def _let_embeddings_be_sharded_once(model: PreTrainedModel) -> None:
 
 
 def head_settings(classes: Sequence[str], labels: Labels, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return what the configuration of a model says of its head."""
+    """Return the settings of a head in a model's configuration."""
     return {
         "num_labels": len(classes),
         "id2label": dict(enumerate(classes)),
@@ -62,6 +62,11 @@ def head_settings(classes: Sequence[str], labels: Labels, tokenizer: PreTrainedT
         "problem_type": _PROBLEMS[labels],
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+def reward_head(pad: int) -> dict[str, Any]:
+    """Return the settings of a head that computes one number, for a model that pads with the token `pad`."""
+    return {"num_labels": 1, "id2label": {0: "reward"}, "label2id": {"reward": 0}, "pad_token_id": pad}
 
 
 def balanced_weights(counts: NDArray[np.int64]) -> Tensor:
@@ -76,8 +81,8 @@ def balanced_weights(counts: NDArray[np.int64]) -> Tensor:
 class ClassificationLoss:
     """Cross entropy of one label, or of each of several labels by itself; for Trainer's `compute_loss_func`.
 
-    The mean is over the global batch, weights or not. torch would divide by the sum of the weights in a micro batch,
-    so that a note would count more in the company of frequent classes, and the loss depend on the micro batch.
+    The mean is over the global batch, weights or not. torch would divide by the sum of the weights in a micro batch: a
+    note would count more next to frequent classes, and the loss would depend on the micro batch.
     """
 
     labels: Labels

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from typing_extensions import override
 
-from jobs.data.samples import IGNORED
+from jobs.models.embeddings import embedding_layers
+from jobs.models.labels import IGNORED
 
 PLAIN_HEADS = frozenset({"gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3"})
 """Types of models whose logits are the output embedding times the last hidden state, and nothing more: others scale or
@@ -34,20 +35,20 @@ class NextTokenHead(nn.Linear):
 
     @override
     def forward(self, hidden: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Return logits; with targets the sum of their losses, without gradients each one's loss."""
+        """Return logits; with targets the sum of their losses, without gradients the loss of each."""
         return super().forward(hidden) if targets is None else _losses(hidden, self.weight, targets)
 
 
 def fuse_loss(model: PreTrainedModel) -> None:
-    """Have a model's forward pass with labels leave no logits, if the model's type is known to allow it.
+    """Have a model's forward pass with labels compute no full logits, if its type is known to allow that.
 
-    Without labels it gives logits as before. With labels, and without gradients, what stands in the place of the logits
-    is the sum of each row's losses and the number of its labels.
+    Without labels it returns logits as before. With labels and without gradients, the place of the logits holds the sum
+    of each row's losses and the number of its labels.
 
     Args:
         model: A causal language model, before it is adapted or sharded; changed.
     """
-    head = model.get_output_embeddings()
+    _, head = embedding_layers(model)
     if model.config.model_type not in PLAIN_HEADS or type(head) is not nn.Linear or head.bias is not None:
         return
     with torch.device("meta"):
@@ -60,7 +61,7 @@ def fuse_loss(model: PreTrainedModel) -> None:
     def forward(
         self: PreTrainedModel, *given: Any, labels: Tensor | None = None, num_items_in_batch: Any = None, **others: Any
     ) -> Any:
-        head = self.get_output_embeddings()  # peft may have put another in its place
+        _, head = embedding_layers(self)  # peft may have put another in its place
         if labels is None or not _takes_targets(head):
             return plain_forward(*given, labels=labels, num_items_in_batch=num_items_in_batch, **others)
         hidden, targets = self.base_model(*given, **others).last_hidden_state[:, :-1], labels[:, 1:]
@@ -95,7 +96,7 @@ def _output(losses: Tensor, has_label: Tensor, count: Any) -> CausalLMOutputWith
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Sum of the losses of tokens; its gradients are computed with it, up to the factor that comes from above."""
+    """Sum of the losses of tokens; gradients are computed with it, up to the factor from the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -132,7 +133,7 @@ class _SummedLoss(torch.autograd.Function):
 
 
 def _compute_format(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the format that a matrix product would have here; cast once, not for each part."""
+    """Cast both to the format that a matrix product would use here; once, not for each part."""
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     return hidden.to(dtype), weight.to(dtype)
@@ -158,7 +159,7 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]
 def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the sum of all losses, or each one where no gradients are wanted."""
     if torch.is_grad_enabled():
-        summed: Tensor = _SummedLoss.apply(hidden, weight, targets)
+        summed: Tensor = _SummedLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
         return summed
     low, low_weight = _compute_format(hidden, weight)
     parts = [

@@ -12,17 +12,17 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from jobs.runtime.context import Ranks
+from jobs.rank.ranks import Ranks
 from launcher.errors import LauncherError
-from launcher.recipe.sections import Batch, Parallel, Precision
-from launcher.recipe.training import TrainingRecipe
-from launcher.zero import deepspeed_config, zero_stage
+from launcher.recipe.deepspeed import deepspeed_config, zero_stage
+from launcher.recipe.kinds.training import TrainingRecipe
+from launcher.recipe.sections.common import Batch, Parallel, Precision
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelLayout:
     """How the ranks of this attempt share a model."""
 
     parallel: Parallel
@@ -53,19 +53,19 @@ class Layout:
         return f"{self.parallel.strategy}: {self.replicas} x {self.shard_size} ranks"
 
 
-def lay_out(parallel: Parallel, ranks: Ranks, device: torch.device) -> Layout:
-    """Fit the recipe's intent to the ranks that are there.
+def lay_out(parallel: Parallel, ranks: Ranks, device: torch.device) -> ParallelLayout:
+    """Fit the recipe's intent to the ranks of this attempt.
 
-    These can be other ranks than in the attempt before: `shard: node` and `replicate: auto` follow.
+    Their number may differ from the attempt before: `shard: node` and `replicate: auto` follow.
 
     Raises:
-        LauncherError: the groups do not come out even.
+        LauncherError: the ranks cannot be divided into such groups.
     """
     world = ranks.world_size
     if parallel.strategy == "ddp":
-        return Layout(parallel, world, 1, device)
+        return ParallelLayout(parallel, world, 1, device)
     if parallel.strategy != "hybrid_shard":
-        return Layout(parallel, world, world, device)
+        return ParallelLayout(parallel, world, world, device)
     shard = ranks.local_world_size if parallel.shard == "node" else parallel.shard
     if world % shard or parallel.replicate not in ("auto", world // shard):
         raise LauncherError(
@@ -74,7 +74,7 @@ def lay_out(parallel: Parallel, ranks: Ranks, device: torch.device) -> Layout:
         )
     if shard == 1 and world > 1:
         raise LauncherError("parallel.shard: groups of 1 rank shard nothing; write `strategy: ddp` or `full_shard`")
-    return Layout(parallel, world, shard, device)
+    return ParallelLayout(parallel, world, shard, device)
 
 
 def accumulation_steps(batch: Batch, world_size: int) -> int:
@@ -92,7 +92,7 @@ def accumulation_steps(batch: Batch, world_size: int) -> int:
     return batch.sequences // unit
 
 
-def strategy_arguments(layout: Layout, recipe: TrainingRecipe) -> dict[str, Any]:
+def strategy_arguments(layout: ParallelLayout, recipe: TrainingRecipe) -> dict[str, Any]:
     """Express a layout as arguments of transformers' TrainingArguments."""
     checkpoint_activations = recipe.model.activation_checkpointing
     if layout.zero_stage is not None:
@@ -123,12 +123,12 @@ def strategy_arguments(layout: Layout, recipe: TrainingRecipe) -> dict[str, Any]
     return arguments
 
 
-def quieten_deepspeed() -> None:
+def silence_deepspeed() -> None:
     """Keep DeepSpeed 0.19 from compiling at start-up, and from warnings in every step and every layer."""
     # By its path: as an attribute of deepspeed.comm it is torch itself.
     backend = importlib.import_module("deepspeed.comm.torch")
     # A collective for inference on CPUs, which training never calls: it takes a compiler and, where all wait for one
-    # lock in a shared home that somebody who was killed has left behind, for ever.
+    # lock in a shared home that somebody who was killed has left behind, forever.
     backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
     # It calls torch's collectives by their old names.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
@@ -156,12 +156,11 @@ def fsdp_mixed_precision(precision: Precision) -> Any:
 
 @contextmanager
 def fsdp_on_cpu() -> Iterator[None]:
-    """Let accelerate use FSDP2 on CPUs while its Trainer is being made.
+    """Let accelerate use FSDP2 on CPUs while its Trainer is created.
 
-    accelerate 1.15 turns FSDP on for every kind of device but the CPU. There it ignores the FSDP
-    plugin without a word and trains DDP, though torch's FSDP2 runs on gloo. A rehearsal on CPUs must
-    take the path that the run on GPUs will take, so this does for MULTI_CPU what accelerate's
-    AcceleratorState does for MULTI_GPU. `verify` notices if a later accelerate makes it void.
+    accelerate 1.15 enables FSDP on every kind of device but the CPU. There it silently ignores the FSDP plugin and
+    trains DDP, though torch's FSDP2 runs on gloo. A rehearsal on CPUs has to take the path of the run on GPUs, so this
+    does for MULTI_CPU what accelerate's AcceleratorState does for MULTI_GPU. `verify` fails if that ever stops working.
     """
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
@@ -185,18 +184,26 @@ def fsdp_on_cpu() -> Iterator[None]:
         AcceleratorState.__init__ = original
 
 
-def verify(model: nn.Module, layout: Layout) -> None:
+def reshard(model: nn.Module | None) -> None:
+    """Free what FSDP2 has gathered for a backward pass that does not come."""
+    assert model is not None
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def verify(model: nn.Module, layout: ParallelLayout) -> None:
     """Check that a model prepared for training really is laid out as the recipe says.
 
-    The libraries fall back without an error; training would go on, slower or out of memory, and
-    resume into the wrong state.
+    The libraries fall back without an error; training would be slower or run out of memory, and resume into the wrong
+    state.
 
     Args:
         model: What Trainer wrapped the model into.
         layout: What was asked for.
 
     Raises:
-        RuntimeError: it is something else.
+        RuntimeError: it is laid out otherwise.
     """
     if layout.zero_stage is not None:
         _verify_deepspeed(model, layout.zero_stage)
@@ -207,7 +214,7 @@ def verify(model: nn.Module, layout: Layout) -> None:
 
 
 def describe(model: nn.Module) -> str:
-    """Say how a prepared model's parameters really lie; one phrase for each way that is found."""
+    """Describe how a prepared model's parameters really lie; one phrase for each way that is found."""
     ways = {
         f"DTensor {parameter.placements} on mesh {tuple(parameter.device_mesh.shape)}"
         if isinstance(parameter, DTensor)
@@ -217,7 +224,7 @@ def describe(model: nn.Module) -> str:
     return "parameters: " + "; ".join(sorted(ways))
 
 
-def _verify_fsdp(model: nn.Module, layout: Layout) -> None:
+def _verify_fsdp(model: nn.Module, layout: ParallelLayout) -> None:
     shape = (layout.replicas, layout.shard_size) if layout.replicas > 1 else (layout.shard_size,)
     placements = (Replicate(), Shard(0)) if layout.replicas > 1 else (Shard(0),)
     for name, parameter in model.named_parameters():
@@ -240,5 +247,5 @@ def _verify_deepspeed(model: nn.Module, stage: int) -> None:
         )
 
 
-def _not_in_effect(layout: Layout, found: str) -> RuntimeError:
+def _not_in_effect(layout: ParallelLayout, found: str) -> RuntimeError:
     return RuntimeError(f"{layout} is not in effect: {found}")

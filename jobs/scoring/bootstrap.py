@@ -1,8 +1,8 @@
 """Confidence intervals of scores: the percentile bootstrap (Efron & Tibshirani 1993, chapter 13).
 
-A resample is a weight for each note: how often it was drawn. Each score is computed from sums of weights, for a block
-of resamples in one pass over the sorted notes; sorting anew for each, as calls of scikit-learn would, takes hours where
-there are a thousand classes. Notes of one unit (a patient) are drawn together: they are not independent.
+A resample is a weight for each note: how often it was drawn. Scores are computed from sums of weights, for a block of
+resamples in one pass over the sorted notes; calling scikit-learn for each resample takes hours with a thousand classes.
+Notes of one unit (a patient) are drawn together: they are not independent.
 """
 
 import math
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from jobs.scoring.classification import Floats, Predictions, pairs
-from launcher.recipe.classify import METRICS
+from launcher.recipe.kinds.classify import METRICS
 
 LEVEL = 0.95
 _BLOCK = 128
@@ -29,7 +29,7 @@ class Bootstrap:
 
     Args:
         found: The predictions.
-        units: What each note belongs to, numbered from 0.
+        units: The unit of each note, numbered from 0.
         resamples: How many.
         seed: Of the draws.
     """
@@ -39,11 +39,11 @@ class Bootstrap:
         self._units = units
         self._sizes = [min(_BLOCK, resamples - start) for start in range(0, resamples, _BLOCK)]
         self._random = np.random.default_rng(seed)
-        self.values: dict[str, list[float]] = {name: [] for name in METRICS[found.labels]}
-        """The scores of each resample; NaN where it has none of a kind that the score needs."""
+        self.values: dict[str, list[float]] = {name: [] for name in METRICS[found.label_type]}
+        """The scores of each resample; NaN where one is undefined."""
 
     def compute(self) -> Iterator[None]:
-        """Compute all scores, with a pause after each class of each block."""
+        """Compute all scores; yields after each class of each block."""
         for size in self._sizes:
             weights = self._draw(size)
             scores = decision_scores(self._found, weights)
@@ -53,7 +53,7 @@ class Bootstrap:
                 values.extend(scores[name].tolist())
 
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """Return the interval of each score; NaN for a score that no resample has."""
+        """Return the interval of each score; NaN for one that is undefined in all resamples."""
         ends = (50 * (1 - LEVEL), 50 * (1 + LEVEL))
         known = {name: [value for value in values if not math.isnan(value)] for name, values in self.values.items()}
         nothing = (float("nan"), float("nan"))
@@ -66,7 +66,7 @@ class Bootstrap:
 
 
 def units_of(ids: Sequence[str]) -> NDArray[np.int64]:
-    """Number the units of notes by their ids: notes of one id are one."""
+    """Number the units of notes from their ids."""
     numbers: NDArray[np.int64] = np.unique(np.array(ids, dtype=object).astype(str), return_inverse=True)[1]
     return numbers
 
@@ -84,7 +84,7 @@ def decision_scores(found: Predictions, weights: Weights) -> dict[str, Floats]:
         "micro_f1": _ratio(2 * hits.sum(axis=0), chosen.sum(axis=0), 0.0),
         "macro_f1": per_class.mean(axis=0),
         "accuracy": exact @ weights / total,
-        "log_loss": _losses(found) @ weights / total,
+        "log_loss": losses_of_notes(found) @ weights / total,
     }
 
 
@@ -92,12 +92,9 @@ def ranking_scores(scores: Floats, right: NDArray[np.bool_], weights: Weights) -
     """Compute AUROC and AUPRC (average precision) of each resample from one ranking of the notes.
 
     Args:
-        scores: What ranks the notes; equal ones are one threshold.
+        scores: Ranks the notes; equal scores share a threshold.
         right: Which notes have the label.
-        weights: How often each note was drawn.
-
-    Returns:
-        NaN for resamples in which all notes have the label, or none.
+        weights: How often each note was drawn; the scores are NaN if none or all of the drawn notes have the label.
     """
     order = np.argsort(-scores, kind="stable")
     starts = _segments(scores[order], right[order])
@@ -115,10 +112,7 @@ def ranking_scores(scores: Floats, right: NDArray[np.bool_], weights: Weights) -
 
 
 def _segments(scores: Floats, right: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return where the thresholds that matter begin, in notes that are sorted by score.
-
-    Neighbours of different score without a note that has the label make no difference to each other's place.
-    """
+    """Return where thresholds begin in notes sorted by score; neighbouring ones without a labelled note are joined."""
     starts = np.flatnonzero(np.diff(scores, prepend=np.inf))
     has_label = np.logical_or.reduceat(right, starts)
     matters = has_label | np.append(True, has_label[:-1])
@@ -127,7 +121,7 @@ def _segments(scores: Floats, right: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _sums(notes: NDArray[np.int64], starts: NDArray[np.int64], weights: Weights) -> Floats:
-    """Return how often notes were drawn up to the end of each segment; sums of whole numbers, so exact."""
+    """Return how often notes were drawn up to the end of each segment; exact, as sums of integers."""
     ends = np.append(starts, len(notes))
     choose = csr_array((np.ones(len(notes), np.float32), notes, ends), shape=(len(starts), len(weights)))
     sums: Floats = np.cumsum(choose @ weights, axis=0, dtype=np.float64)
@@ -135,7 +129,7 @@ def _sums(notes: NDArray[np.int64], starts: NDArray[np.int64], weights: Weights)
 
 
 class _Mean:
-    """A running mean over classes, of each resample; values that are not numbers do not count."""
+    """The mean over classes, of each resample, without NaN; a running one, since pairs of classes may be a million."""
 
     def __init__(self, resamples: int) -> None:
         self._sum, self._count = np.zeros(resamples), np.zeros(resamples)
@@ -146,36 +140,38 @@ class _Mean:
 
     @property
     def values(self) -> Floats:
-        return _ratio(self._sum, self._count, np.nan)
+        means: Floats = _ratio(self._sum, self._count, np.nan)
+        return means
 
 
 def _mean_ranking_scores(found: Predictions, weights: Weights) -> Generator[None, None, tuple[Floats, Floats]]:
-    """Compute AUROC and AUPRC over all classes, with a pause after each."""
+    """Compute AUROC and AUPRC over all classes; yields after each."""
     areas, precisions = _Mean(weights.shape[1]), _Mean(weights.shape[1])
     for one in found.ranked_classes:
         auroc, auprc = ranking_scores(found.probabilities[:, one], found.indicators[:, one], weights)
         precisions.add(auprc)
-        if found.labels != "multiclass":
+        if found.label_type != "multiclass":
             areas.add(auroc)
         yield
-    for rows, one in pairs(found) if found.labels == "multiclass" else ():
+    for rows, one in pairs(found) if found.label_type == "multiclass" else ():
         areas.add(ranking_scores(found.probabilities[rows, one], found.indicators[rows, one], weights[rows])[0])
         yield
     return areas.values, precisions.values
 
 
-def _losses(found: Predictions) -> Floats:
-    """Log loss of each note; probabilities are kept off 0 and 1 as scikit-learn does it."""
+def losses_of_notes(found: Predictions) -> Floats:
+    """Return the log loss of each note; probabilities are clipped as in scikit-learn."""
     tiny = np.finfo(np.float64).eps
     chances = np.clip(found.probabilities, tiny, 1 - tiny)
-    if found.labels == "multilabel":
+    if found.label_type == "multilabel":
         losses: Floats = -np.log(np.where(found.indicators, chances, 1 - chances)).mean(axis=1)
-        return losses
-    return -np.log(chances[np.arange(len(chances)), found.truth])
+    else:
+        losses = -np.log(chances[np.arange(len(chances)), found.labels])
+    return losses
 
 
 def _ratio(numerator: Any, denominator: Any, otherwise: float) -> Any:
-    """Divide; where there is nothing to divide by, the answer is `otherwise`."""
+    """Divide; where the denominator is 0, the result is `otherwise`."""
     result = np.full(np.shape(denominator), otherwise, np.result_type(numerator, denominator))
     return np.divide(numerator, denominator, out=result, where=denominator > 0)
 

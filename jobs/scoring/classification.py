@@ -1,7 +1,7 @@
 """Scores of a classifier's predictions, by scikit-learn.
 
-A ranking score (AUROC, AUPRC) of several classes is the mean over those that have notes with and notes without them;
-how many have not, `skipped_classes` tells.
+A ranking score (AUROC, AUPRC) of several classes is the mean over the classes that some notes have and others do not;
+`skipped_classes` counts the rest.
 """
 
 from collections.abc import Iterator
@@ -15,18 +15,19 @@ from numpy.typing import NDArray
 from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, roc_auc_score
 
-from launcher.recipe.classify import METRICS
-from launcher.recipe.notes import Labels
+from jobs.scoring.true_labels import TrueLabels
+from launcher.recipe.kinds.classify import METRICS
+from launcher.recipe.sections.labelled_notes import Labels
 
 Floats: TypeAlias = NDArray[np.float64]
-Truth: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
 
 THRESHOLD = 0.5
-"""From this probability on a note of several labels has the label."""
+"""From this probability on, a note is given a label (multilabel)."""
 
 
 def probabilities_of(logits: NDArray[np.float32], labels: Labels) -> Floats:
-    """Turn logits into probabilities: of labels that exclude each other, or (`multilabel`) of each for itself."""
+    """Turn logits into probabilities: of exclusive classes, or (`multilabel`) of each label by itself."""
     wide = logits.astype(np.float64)
     chances: Floats = expit(wide) if labels == "multilabel" else softmax(wide, axis=1)
     return chances
@@ -34,51 +35,50 @@ def probabilities_of(logits: NDArray[np.float32], labels: Labels) -> Floats:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model predicts for notes, and what is right."""
+    """What a model predicts for notes, and their labels."""
 
-    truth: Truth
-    """Class of each note; multilabel: a row of 0 and 1 for each."""
+    labels: TrueLabels
     probabilities: Floats
     """A row for each note, a column for each class."""
-    labels: Labels
+    label_type: Labels
 
     @property
     def classes(self) -> int:
         """Number of classes."""
-        return self.probabilities.shape[1]
+        return int(self.probabilities.shape[1])
 
     @cached_property
-    def indicators(self) -> NDArray[np.bool_]:
-        """What is right, as a row of flags for each note."""
-        if self.labels == "multilabel":
-            return self.truth.astype(bool)
-        return self.truth[:, None] == np.arange(self.classes)
+    def indicators(self) -> Flags:
+        """The labels as a row of flags for each note."""
+        if self.label_type == "multilabel":
+            return self.labels.astype(np.bool_)
+        is_class: Flags = self.labels[:, None] == np.arange(self.classes)
+        return is_class
 
     @cached_property
-    def decisions(self) -> NDArray[np.bool_]:
-        """What the model decides for, as a row of flags for each note."""
-        if self.labels == "multilabel":
-            return self.probabilities >= THRESHOLD
-        return self.probabilities.argmax(axis=1)[:, None] == np.arange(self.classes)
+    def decisions(self) -> Flags:
+        """What the model predicts, as a row of flags for each note."""
+        if self.label_type == "multilabel":
+            chosen: Flags = self.probabilities >= THRESHOLD
+        else:
+            chosen = self.probabilities.argmax(axis=1)[:, None] == np.arange(self.classes)
+        return chosen
 
     @cached_property
     def ranked_classes(self) -> list[int]:
-        """The classes whose ranking scores count: those that some notes have and some have not.
-
-        Of two classes that exclude each other one says all.
-        """
+        """The classes with a ranking score: some notes have them and some do not; of two exclusive ones the second."""
         counts = self.indicators.sum(axis=0)
-        known = [number for number, count in enumerate(counts) if 0 < count < len(self.truth)]
-        return [1] if self.labels == "binary" and known else known
+        known = [number for number, count in enumerate(counts) if 0 < count < len(self.labels)]
+        return [1] if self.label_type == "binary" and known else known
 
     @property
     def skipped_classes(self) -> int:
         """Classes that ranking scores leave out."""
-        return (1 if self.labels == "binary" else self.classes) - len(self.ranked_classes)
+        return (1 if self.label_type == "binary" else self.classes) - len(self.ranked_classes)
 
 
 def compute_scores(found: Predictions) -> dict[str, float]:
-    """Compute all scores that labels of this kind have; NaN where one cannot be told."""
+    """Compute all scores that labels of this kind have; NaN where one is undefined."""
     compute = {
         "auroc": _auroc,
         "auprc": _auprc,
@@ -88,7 +88,7 @@ def compute_scores(found: Predictions) -> dict[str, float]:
         "accuracy": lambda found: float(accuracy_score(found.indicators, found.decisions)),
         "log_loss": _log_loss,
     }
-    return {name: compute[name](found) for name in METRICS[found.labels]}
+    return {name: compute[name](found) for name in METRICS[found.label_type]}
 
 
 def pairs(found: Predictions) -> Iterator[tuple[NDArray[np.intp], int]]:
@@ -98,11 +98,11 @@ def pairs(found: Predictions) -> Iterator[tuple[NDArray[np.intp], int]]:
     https://doi.org/10.1023/A:1010920819831), what scikit-learn calls `ovo` and `macro`.
     """
     for one, other in permutations(found.ranked_classes, 2):
-        yield np.flatnonzero((found.truth == one) | (found.truth == other)), one
+        yield np.flatnonzero((found.labels == one) | (found.labels == other)), one
 
 
 def _auroc(found: Predictions) -> float:
-    if found.labels == "multiclass":
+    if found.label_type == "multiclass":
         compared = pairs(found)
         return _mean(
             [roc_auc_score(found.indicators[rows, one], found.probabilities[rows, one]) for rows, one in compared]
@@ -123,9 +123,9 @@ def _f1(found: Predictions, average: str) -> float:
 
 
 def _log_loss(found: Predictions) -> float:
-    if found.labels == "multilabel":
-        return float(log_loss(found.truth.ravel(), found.probabilities.ravel(), labels=[0, 1]))
-    return float(log_loss(found.truth, found.probabilities, labels=range(found.classes)))
+    if found.label_type == "multilabel":
+        return float(log_loss(found.labels.ravel(), found.probabilities.ravel(), labels=[0, 1]))
+    return float(log_loss(found.labels, found.probabilities, labels=range(found.classes)))
 
 
 def _mean(values: list[float]) -> float:

@@ -1,7 +1,4 @@
-"""What a classifier's run leaves besides the model: predictions of the notes it did not train on, and their scores.
-
-Predictions hold no text; ids, labels and probabilities stay in the run directory.
-"""
+"""Publish a classifier's predictions of held-out notes, and their scores. Predictions hold ids and labels, no text."""
 
 import json
 import math
@@ -25,9 +22,8 @@ class SplitPredictions:
 
     ids: Sequence[str]
     units: Sequence[str]
-    """What each note belongs to; the bootstrap draws units."""
+    """The unit of each note; the bootstrap draws units."""
     unit_column: str
-    """Where that stood."""
     found: Predictions
 
 
@@ -38,14 +34,14 @@ def publish_scores(
     resampling: tuple[int, int],
     facts: Any,
 ) -> Iterator[None]:
-    """Write `predictions/SPLIT.parquet` and, when all is computed, `scores.json`; pauses often. For rank 0.
+    """Write `predictions/SPLIT.parquet` and finally `scores.json`; yields often. For rank 0.
 
     Args:
         folder: The run's outputs.
         splits: Predictions of each split.
         classes: Names of the classes.
         resampling: Resamples of the bootstrap, and its seed.
-        facts: What else scores.json should say.
+        facts: Further content of scores.json.
     """
     (folder / "predictions").mkdir(parents=True, exist_ok=True)
     report = {}
@@ -63,16 +59,17 @@ def publish_scores(
 
 
 def describe_scores(folder: Path) -> str:
-    """Say in a line for each split what scores.json says."""
+    """Say in one line for each split what scores.json says."""
     splits = json.loads((folder / SCORES).read_text(encoding="utf-8"))["splits"]
     lines = []
     for name, split in splits.items():
-        said = "  ".join(_phrase(*pair) for pair in split["scores"].items())
+        said = "  ".join(describe_score(*pair) for pair in split["scores"].items())
         lines.append(f"{name}: {split['notes']:,} notes  {said}")
     return "\n".join(lines)
 
 
-def _phrase(name: str, score: dict[str, float | None]) -> str:
+def describe_score(name: str, score: dict[str, float | None]) -> str:
+    """Say what a score is, and its interval."""
     if score["value"] is None:
         return f"{name} -"
     interval = "" if score["low"] is None else f" ({score['low']:.4f} to {score['high']:.4f})"
@@ -91,12 +88,12 @@ def _report(split: SplitPredictions, bootstrap: Bootstrap) -> dict[str, Any]:
 
 
 def _table(split: SplitPredictions, classes: Sequence[str]) -> pyarrow.Table:
-    """Columns `id`, `label` (a list, where a note may have several) and `p_CLASS` for each class."""
+    # Columns `id`, `label` (a list where a note may have several) and `p_CLASS` for each class.
     found = split.found
-    if found.labels == "multilabel":
-        labels: list[Any] = [[classes[number] for number in row.nonzero()[0]] for row in found.truth]
+    if found.label_type == "multilabel":
+        labels: list[Any] = [[classes[number] for number in row.nonzero()[0]] for row in found.labels]
         column = pyarrow.array(labels, pyarrow.list_(pyarrow.string()))
     else:
-        column = pyarrow.array([classes[number] for number in found.truth])
+        column = pyarrow.array([classes[number] for number in found.labels])
     probabilities = {f"p_{name}": found.probabilities[:, number] for number, name in enumerate(classes)}
     return pyarrow.table({"id": pyarrow.array(split.ids), "label": column, **probabilities})

@@ -9,15 +9,31 @@ from typing import NoReturn
 
 import typer
 
-from launcher.cli import control, corpus, debug, devcluster, doctor, logs, recipe, status, submit
+from launcher.cli import (
+    chat,
+    compare,
+    corpus,
+    debug,
+    devcluster,
+    doctor,
+    logs,
+    operate,
+    pipeline,
+    plan,
+    recipe,
+    status,
+    submit,
+    sweep,
+    why,
+)
 from launcher.errors import LauncherError
 
 _NO_BUGS = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS, errno.ESTALE)
-"""What a file system says of its room and of who may write; a traceback would not tell more."""
+"""Errors of a full or protected file system, which a traceback would not explain."""
 
 app = typer.Typer(
     name="launcher",
-    help="Submit biomedical language-model training to Slurm; watch it, debug it, bring it back.",
+    help="Submit biomedical language-model training to Slurm, watch it, debug it and resume it.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -27,15 +43,22 @@ app = typer.Typer(
 app.command()(recipe.validate)
 app.command()(recipe.schema)
 app.command()(recipe.init)
+app.command()(plan.plan)
 app.command()(doctor.doctor)
 app.command()(submit.submit)
 app.command()(submit.render)
 app.command()(status.status)
+app.command()(why.why)
 app.command()(logs.logs)
-for command in (control.stop, control.resume, control.cancel, control.save, control.sync):
+for command in (operate.stop, operate.resume, operate.cancel, operate.save, operate.sync):
     app.command()(command)
 app.command()(debug.debug)
+app.command()(chat.chat)
+app.command()(pipeline.graph)
+app.command()(compare.compare)
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(sweep.app, name="sweep")
 app.add_typer(devcluster.app, name="devcluster")
 
 

@@ -8,8 +8,45 @@ RunArgument = Annotated[
     str, typer.Argument(metavar="RUN", help="Run id, recipe name (its newest run), or run directory.")
 ]
 RunsArgument = Annotated[
-    list[str], typer.Argument(metavar="RUN...", help="Run ids, recipe names (their newest runs), or run directories.")
+    list[str],
+    typer.Argument(metavar="RUN...", help="Run ids, names (the newest runs or pipelines of them), or folders."),
 ]
+StageArgument = Annotated[
+    str | None, typer.Argument(metavar="[STAGE]", help="Of a pipeline: the stage.", show_default=False)
+]
+RecipesArgument = Annotated[list[str], typer.Argument(help="Recipe files.", metavar="RECIPE...", show_default=False)]
+OverridesOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a key of every recipe: `optim.lr=1e-5`.", metavar="KEY=VALUE")
+]
+SweepOption = Annotated[
+    list[str] | None,
+    typer.Option("--sweep", help="Make a run for each of these values: `optim.lr=1e-5,3e-5`.", metavar="KEY=A,B"),
+]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", help="Only points of a sweep with this value: `adapter.r=4`; repeatable.", metavar="KEY=VALUE"
+    ),
+]
+MetricOption = Annotated[
+    str | None, typer.Option("--metric", help="Compare the points of a sweep by this metric.", metavar="NAME")
+]
+RehearseOption = Annotated[
+    bool, typer.Option("--rehearse", help="Lay each recipe's `rehearsal` over it: small and quick.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ClusterOption = Annotated[
     str | None, typer.Option("--cluster", metavar="NAME|FILE", help="Cluster profile.", show_default=False)
 ]
+
+
+def refuse_where(conditions: list[str] | None) -> None:
+    """Refuse `--where` for what is not a sweep.
+
+    Raises:
+        RunError: There are conditions.
+    """
+    from launcher.errors import RunError
+
+    if conditions:
+        raise RunError(f"--where {conditions[0]}: chooses points of a sweep; name one, or leave it out")

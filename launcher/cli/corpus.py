@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from launcher.cli.arguments import ClusterOption
+from launcher.cli.arguments import ClusterOption, JsonOption
 
 if TYPE_CHECKING:
     from launcher.corpora.find import PublishedCorpus
@@ -20,60 +20,79 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Prepared corpora: what is in them, are they whole, how do they differ.")
 
+CorporaArgument = Annotated[
+    list[str], typer.Argument(metavar="CORPUS...", help="Names below the profile's `roots.corpora`, or folders.")
+]
 CorpusArgument = Annotated[
     str, typer.Argument(metavar="CORPUS", help="Name below the profile's `roots.corpora`, or a folder.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def show(
-    corpus: CorpusArgument,
+    corpora: CorporaArgument,
     cluster: ClusterOption = None,
     sequence_length: Annotated[
         int | None,
         typer.Option(
-            "--sequence-length", metavar="L", min=1, help="Also tell how many sequences of L tokens there are."
+            "--sequence-length", metavar="L", min=1, help="Also show how many sequences of L tokens it makes."
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a corpus is made of: documents, tokens, what was dropped and why, sources, licences, settings."""
-    from launcher.cli.corpus_view import print_corpus, report_of
+    """Show what corpora are made of: documents, tokens, what was dropped and why, sources, licences, settings."""
+    from launcher.cli.views.corpus_view import print_corpus, report_of
     from launcher.corpora.lengths import measure_lengths
 
-    found = _open(corpus, cluster)
-    lengths, note = measure_lengths(found)
+    reports = []
+    for place, found in enumerate(_open_all(corpora, cluster)):
+        lengths, note = measure_lengths(found)
+        if as_json:
+            reports.append(report_of(found, lengths, sequence_length))
+        else:
+            typer.echo("\n" * bool(place), nl=False)
+            print_corpus(found, lengths, sequence_length)
+        if note:
+            typer.echo(f"{note}: documents are not measured; `launcher corpus verify` shows what is wrong", err=True)
     if as_json:
-        typer.echo(json.dumps(report_of(found, lengths, sequence_length), indent=2))
-    else:
-        print_corpus(found, lengths, sequence_length)
-    if note:
-        typer.echo(f"{note}: documents are not measured; `launcher corpus verify` tells more", err=True)
+        _print_reports(reports)
 
 
 @app.command()
 def verify(
-    corpus: CorpusArgument,
+    corpora: CorporaArgument,
     cluster: ClusterOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only; read no shard.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare all files of a corpus with its manifest; exit 1 with everything that is wrong.
+    """Compare all files of corpora with their manifests; exit 1 with everything that is wrong.
 
     Reads every shard: checksums, ends of documents, ids beyond the vocabulary. A credentialed corpus must be mode 0700.
     """
+    reports, is_flawed = [], False
+    for found in _open_all(corpora, cluster):
+        flaws = _find_flaws(found, quick)
+        is_flawed |= bool(flaws)
+        if as_json:
+            reports.append(_flaws_report(found, flaws))
+        else:
+            _print_flaws(found, flaws, quick)
+    if as_json:
+        _print_reports(reports)
+    raise typer.Exit(1 if is_flawed else 0)
+
+
+def _find_flaws(found: "PublishedCorpus", quick: bool) -> "list[Flaw]":
+    from launcher.corpora.changes import check_changes
     from launcher.corpora.verify import check_contents, check_sizes, sound_shards
 
-    found = _open(corpus, cluster)
-    flaws = check_sizes(found)
+    flaws = [*check_sizes(found), *([] if quick else check_changes(found))]
     sound = [] if quick else sound_shards(found, flaws)
     if sound:
         names = [name for shard in sound for name in (shard.name, f"{shard.name}.index")]
-        with _bar(sum(found.manifest.sizes()[name] for name in names)) as tell:
-            flaws += check_contents(found, sound, tell)
-    _tell_flaws(found, flaws, quick, as_json)
-    raise typer.Exit(1 if flaws else 0)
+        with _bar(sum(found.manifest.sizes()[name] for name in names)) as on_progress:
+            flaws += check_contents(found, sound, on_progress)
+    return flaws
 
 
 @app.command()
@@ -87,25 +106,34 @@ def sample(
     characters: Annotated[int, typer.Option(metavar="N", min=1, help="Cut longer documents.")] = 600,
     has_credentials: Annotated[
         bool,
-        typer.Option("--i-have-credentials", help="Print credentialed text: you may see it, and nobody else will."),
+        typer.Option("--i-have-credentials", help="Print credentialed text: you may see it, and nobody else can."),
+    ] = False,
+    with_changes: Annotated[
+        bool, typer.Option("--changes", help="Also show each term that `clean.terminology` changed.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print documents drawn at random, decoded from their tokens as training gets them."""
+    from launcher.corpora.changes import read_changes
     from launcher.corpora.sample import draw
 
     found = _open(corpus, cluster)
     if found.manifest.data_use == "credentialed":
         _refuse_job_logs()
     documents = draw(found, split, count, seed, characters, has_credentials)
+    changes = read_changes(found, split, [one.number for one in documents]) if with_changes else {}
     if as_json:
-        typer.echo(json.dumps({"split": split, "documents": [asdict(one) for one in documents]}, indent=2))
+        told = {one: {"changes": list(map(asdict, its))} for one, its in changes.items()}
+        rows = [asdict(one) | told.get(one.number, {}) for one in documents]
+        typer.echo(json.dumps({"split": split, "documents": rows}, indent=2))
         return
     if not documents:
         typer.echo(f"{found.folder}: its {split} split holds no documents", err=True)
     for one in documents:
         typer.secho(f"{split} {one.number:,}, {one.tokens:,} tokens", bold=True)
         typer.echo(f"{_printable(one.text)}{'' if one.is_whole else ' ...'}\n")
+        for its in changes.get(one.number, []):
+            typer.echo(f"  {its.start:>6,}  {its.why:<10}  {_printable(its.old)} -> {_printable(its.new)}")
 
 
 @app.command()
@@ -115,19 +143,19 @@ def diff(
     cluster: ClusterOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell how two corpora differ: sources, settings, tokenizer, counts, shards; exit 0 if they do not, else 1.
+    """Show how two corpora differ: sources, settings, tokenizer, counts, shards; exit 0 if they are equal, else 1.
 
-    Names, paths and the version of the code are told as well, but make no difference.
+    Names, paths and the version of the code are shown too, but do not count.
     """
-    from launcher.cli.corpus_view import print_differences
+    from launcher.cli.views.corpus_view import print_differences
     from launcher.corpora.difference import compare
 
     corpora = _open(left, cluster), _open(right, cluster)
     differences = compare(corpora[0].manifest, corpora[1].manifest)
     is_different = any(one.matters for one in differences)
     if as_json:
-        said = [asdict(one) | {"matters": one.matters} for one in differences]
-        typer.echo(json.dumps({"different": is_different, "differences": said}, indent=2))
+        rows = [asdict(one) | {"matters": one.matters} for one in differences]
+        typer.echo(json.dumps({"different": is_different, "differences": rows}, indent=2))
     else:
         print_differences(*corpora, differences)
     raise typer.Exit(1 if is_different else 0)
@@ -143,14 +171,33 @@ def _open(text: str, cluster: str | None) -> "PublishedCorpus":
     return open_published(find_corpus(load_cluster(cluster), text))
 
 
+def _open_all(texts: list[str], cluster: str | None) -> "list[PublishedCorpus]":
+    """Open corpora before any is read; name all that cannot be opened."""
+    from launcher.errors import LauncherError
+
+    found, errors = [], []
+    for text in texts:
+        try:
+            found.append(_open(text, cluster))
+        except LauncherError as error:
+            errors.append(str(error))
+    if errors:
+        raise LauncherError("\n".join(dict.fromkeys(errors)))
+    return found
+
+
+def _print_reports(reports: list[dict[str, Any]]) -> None:
+    """Print the report of one corpus as it is, those of several in a list."""
+    typer.echo(json.dumps(reports[0] if len(reports) == 1 else {"corpora": reports}, indent=2))
+
+
 @contextmanager
 def _bar(size: int) -> Iterator[Callable[[int], None]]:
-    """Show how many bytes have been read, on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    # No thread refreshes it: a fork while that holds the terminal's lock would leave workers waiting for ever.
+    # No thread refreshes it: a fork while that holds the terminal's lock would leave workers waiting forever.
     with Progress(
         *columns, console=Console(stderr=True), auto_refresh=False, transient=True, disable=not sys.stderr.isatty()
     ) as bar:
@@ -158,19 +205,21 @@ def _bar(size: int) -> Iterator[Callable[[int], None]]:
         yield lambda read: bar.update(task, completed=read, refresh=True)
 
 
-def _tell_flaws(found: "PublishedCorpus", flaws: "list[Flaw]", quick: bool, as_json: bool) -> None:
-    from launcher.cli.wording import file_size
+def _flaws_report(found: "PublishedCorpus", flaws: "list[Flaw]") -> dict[str, Any]:
+    sizes = found.manifest.sizes()
+    counts = {"files": len(sizes) + 1, "bytes": sum(sizes.values())}
+    return {"folder": str(found.folder), **counts, "flaws": [asdict(one) for one in flaws]}
+
+
+def _print_flaws(found: "PublishedCorpus", flaws: "list[Flaw]", quick: bool) -> None:
+    from launcher.cli.views.wording import file_size
 
     files, size = len(found.manifest.sizes()) + 1, sum(found.manifest.sizes().values())
-    if as_json:
-        said = [asdict(one) for one in flaws]
-        typer.echo(json.dumps({"folder": str(found.folder), "files": files, "bytes": size, "flaws": said}, indent=2))
-        return
     for one in flaws:
         typer.echo(f"{found.folder / one.file}: {one.what}")
     if flaws:
         number = f"{len(flaws)} flaw{'s' * (len(flaws) > 1)}"
-        fix = "copy damaged files anew, or remove the folder and prepare it again"
+        fix = "copy the damaged files again, or remove the folder and prepare it again"
         typer.echo(f"{found.folder}: {number}{f'; {fix}' if any(one.file for one in flaws) else ''}")
     else:
         unread = "; contents were not read (`--quick`)" if quick else ""
@@ -185,5 +234,4 @@ def _refuse_job_logs() -> None:
 
 
 def _printable(text: str) -> str:
-    """Replace what would steer a terminal."""
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "\N{REPLACEMENT CHARACTER}", text)

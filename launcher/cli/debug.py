@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.arguments import ClusterOption
+from launcher.cli.arguments import ClusterOption, OverridesOption, RehearseOption, StageArgument
 
 if TYPE_CHECKING:
     from launcher.slurm.parse import Job
@@ -13,11 +13,10 @@ if TYPE_CHECKING:
 
 def debug(
     target: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="Recipe file, or a run whose recipe to use.")],
+    stage: StageArgument = None,
     *,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Change a key: `batch.micro_batch=1`.", metavar="KEY=VALUE")
-    ] = None,
-    rehearse: Annotated[bool, typer.Option("--rehearse", help="Lay the recipe's `rehearsal` over it.")] = False,
+    overrides: OverridesOption = None,
+    rehearse: RehearseOption = False,
     nodes: Annotated[int | None, typer.Option(help="Short for `--set resources.nodes=N`.", min=1)] = None,
     shell: Annotated[bool, typer.Option("--shell", help="Open a shell on the first node instead.")] = False,
     patience: Annotated[float, typer.Option(help="Minutes to wait for the nodes.", min=0)] = 10,
@@ -25,32 +24,33 @@ def debug(
 ) -> None:
     """Run a recipe in the foreground, as a batch job would, with rank 0 on this terminal.
 
-    `breakpoint()` in code that rank 0 runs opens pdb. A run lends its recipe and its newest checkpoint, and stays as
-    it is. Uses the allocation this shell is in, or gets one and releases it at the end.
+    `breakpoint()` in code that rank 0 runs opens pdb. Of a run, the recipe and a copy of its newest checkpoint
+    are used. Uses the allocation this shell is in, or gets one and releases it at the end.
     """
-    from launcher.debug import DebugOptions, load_target, make_run
-    from launcher.debug import debug as carry_out
     from launcher.load import load_cluster
+    from launcher.operate.debug import DebugOptions, load_target, make_run
+    from launcher.operate.debug import debug as carry_out
+    from launcher.pipeline.find import find_stage
 
     profile = load_cluster(cluster)
+    if stage:
+        target = str(find_stage(profile, target, stage).root)
     changes = [*(overrides or ()), *([f"resources.nodes={nodes}"] if nodes else [])]
     options = DebugOptions(changes, rehearse, shell, patience * 60)
     made = make_run(load_target(target, profile, options), profile, rehearse)
     if made.starts_at:
         typer.echo(f"starts from a copy of step {made.starts_at}", err=True)
     typer.echo(f"run directory: {made.frozen.folder.root}", err=True)
-    code = carry_out(made, profile, options, _tell_allocation, _tell_waiting)
+    code = carry_out(
+        made, profile, options, lambda job_id: typer.echo(f"allocation {job_id}", err=True), _print_waiting
+    )
     if profile.executor == "slurm" and "SLURM_JOB_ID" not in os.environ:
         typer.echo("allocation released", err=True)
     raise typer.Exit(code)
 
 
-def _tell_allocation(job_id: str) -> None:
-    typer.echo(f"allocation {job_id}", err=True)
-
-
-def _tell_waiting(job: "Job") -> None:
-    from launcher.cli.wording import clock
+def _print_waiting(job: "Job") -> None:
+    from launcher.cli.views.wording import clock
 
     start = f", starts about {clock(job.start)}" if job.start else ""
     typer.echo(f"job {job.id} {job.explanation}{start}", err=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launcher.cli.arguments import JsonOption
+
 if TYPE_CHECKING:
     from launcher.devcluster import ClusterStatus, DevCluster
 
@@ -22,7 +24,7 @@ DEFAULT_FOLDER = Path("~/.launcher/devcluster")
 def _cluster(folder: Path) -> "DevCluster":
     from launcher.devcluster import DevCluster
 
-    return DevCluster(folder, tell=typer.echo)
+    return DevCluster(folder, on_progress=typer.echo)
 
 
 @app.command()
@@ -57,7 +59,7 @@ def down(
 @app.command()
 def status(
     folder: Folder = DEFAULT_FOLDER,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show daemons, nodes, ports and version."""
     report = _cluster(folder).status()

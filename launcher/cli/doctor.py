@@ -1,11 +1,11 @@
 """`launcher doctor`: what a site will do with runs, before the first one is submitted."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from launcher.cli.arguments import ClusterOption
+from launcher.cli.arguments import ClusterOption, JsonOption
 
 if TYPE_CHECKING:
     from launcher.doctor import Examination
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def doctor(
     cluster: ClusterOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what the site will do with runs: stop requests, preemption, limits, folders; exit 1 if something is wrong.
 
@@ -34,8 +34,8 @@ def _print_json(found: "Examination") -> None:
     from dataclasses import asdict
 
     preemptions = [{**asdict(one), "seconds_to_save": one.seconds_to_save} for one in found.preemptions]
-    said = {**asdict(found), "preemptions": preemptions, "problems": found.problems}
-    typer.echo(json.dumps(said, indent=2))
+    report = {**asdict(found), "preemptions": preemptions, "problems": found.problems}
+    typer.echo(json.dumps(report, indent=2))
 
 
 def _print_table(found: "Examination") -> None:

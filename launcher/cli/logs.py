@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.arguments import ClusterOption, RunArgument
+from launcher.cli.arguments import ClusterOption, RunArgument, StageArgument
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
-    from launcher.paths import RunDir
+    from launcher.run.paths import RunDir
 
 FAILURE_LINES = 20
 
 
 def logs(
     run: RunArgument,
+    stage: StageArgument = None,
     *,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on printing, over all attempts, until the run is over.")
+        bool, typer.Option("--follow", "-f", help="Keep printing, across attempts, until the run is over.")
     ] = False,
     rank: Annotated[int, typer.Option(help="Which rank.", min=0)] = 0,
     attempt: Annotated[
@@ -28,18 +29,19 @@ def logs(
     ] = None,
     all_ranks: Annotated[bool, typer.Option("--all-ranks", help="All ranks, each line labelled.")] = False,
     batch: Annotated[
-        bool, typer.Option("--batch", help="The batch process instead: start, stop requests, verdict.")
+        bool, typer.Option("--batch", help="The batch process's log instead: start, stop requests, why it ended.")
     ] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", help="How many of the last lines; 0 = all.", min=0)] = 100,
     cluster: ClusterOption = None,
 ) -> None:
     """Print a run's log: rank 0 of the newest attempt, and the rank that failed first."""
     from launcher.load import load_cluster
-    from launcher.logs import attempts_with_logs, choose_attempt, choose_rank
-    from launcher.runs import find_run
+    from launcher.monitor.find import find_run
+    from launcher.monitor.logs import attempts_with_logs, choose_attempt, choose_rank
+    from launcher.pipeline.find import find_stage
 
     profile = load_cluster(cluster)
-    found = find_run(profile, run)
+    found = find_stage(profile, run, stage) if stage else find_run(profile, run)
     if follow and attempt is None and not attempts_with_logs(found):
         _wait_for_start(profile, found)
     if _show_scheduler_log(found, lines):
@@ -59,7 +61,7 @@ def logs(
 
 def follow_run(profile: "Cluster", run: "RunDir") -> None:
     """Print what rank 0 prints, from the first attempt on, until the run is over."""
-    from launcher.logs import choose_attempt
+    from launcher.monitor.logs import choose_attempt
 
     _wait_for_start(profile, run)
     if _show_scheduler_log(run, 0):
@@ -71,8 +73,7 @@ def follow_run(profile: "Cluster", run: "RunDir") -> None:
 
 
 def _chooser(run: "RunDir", rank: int, all_ranks: bool, batch: bool) -> Callable[[int], Mapping[str, Path]]:
-    """Make the function that finds the wanted logs of an attempt, with a label each."""
-    from launcher.logs import rank_logs
+    from launcher.monitor.logs import rank_logs
 
     if batch:
         return lambda attempt: {"": run.batch_log(attempt)}
@@ -83,7 +84,7 @@ def _chooser(run: "RunDir", rank: int, all_ranks: bool, batch: bool) -> Callable
 
 def _say_where(run: "RunDir", attempt: int, shown: Mapping[str, Path]) -> None:
     """Say on stderr what is shown and where the others are, so that stdout is the log alone."""
-    from launcher.logs import rank_logs
+    from launcher.monitor.logs import rank_logs
 
     ranks = [*rank_logs(run, attempt)]
     others = f"; ranks 0 to {ranks[-1]}: `--rank N`, `--all-ranks`" if len(ranks) > 1 else ""
@@ -93,7 +94,7 @@ def _say_where(run: "RunDir", attempt: int, shown: Mapping[str, Path]) -> None:
 
 
 def _print_tails(shown: Mapping[str, Path], lines: int) -> None:
-    from launcher.logs import read_tail
+    from launcher.monitor.logs import read_tail
 
     for label, path in shown.items():
         for line in read_tail(path, lines or None):
@@ -101,7 +102,7 @@ def _print_tails(shown: Mapping[str, Path], lines: int) -> None:
 
 
 def _print_failure(run: "RunDir", attempt: int, shown_rank: int) -> None:
-    from launcher.logs import find_failure, read_tail
+    from launcher.monitor.logs import find_failure, read_tail
 
     failure = find_failure(run, attempt)
     if failure is None:
@@ -120,8 +121,8 @@ def _follow(
     across: bool,
     lines: int,
 ) -> None:
-    from launcher.logs import Follower
-    from launcher.status import read_statuses
+    from launcher.monitor.logs import Follower
+    from launcher.monitor.status import read_statuses
 
     follower = Follower(run, choose, attempt, across, lambda: read_statuses(profile, [run])[0][0].is_over)
     if lines:
@@ -133,7 +134,7 @@ def _follow(
                 typer.echo(f"==> attempt {attempt}", err=True)
             typer.echo(f"{label}{line}")
     except KeyboardInterrupt:
-        typer.echo("the run goes on; `launcher stop` ends it gracefully", err=True)
+        typer.echo("the run continues; `launcher stop` saves and stops it", err=True)
         return
     [status], _ = read_statuses(profile, [run])
     typer.echo(f"==> {status.state}{f': {status.why}' if status.why else ''}", err=True)
@@ -143,20 +144,20 @@ def _wait_for_start(profile: "Cluster", run: "RunDir") -> None:
     """Wait until there is a log, telling why not whenever that changes."""
     import time
 
-    from launcher.cli.wording import clock
-    from launcher.logs import IDLE_SECONDS, POLL_SECONDS, attempts_with_logs
-    from launcher.status import read_statuses
+    from launcher.cli.views.wording import clock
+    from launcher.monitor.logs import IDLE_SECONDS, POLL_SECONDS, attempts_with_logs
+    from launcher.monitor.status import read_statuses
 
-    told, asked = "", float("-inf")
+    shown, asked = "", float("-inf")
     while not attempts_with_logs(run):
         if time.monotonic() - asked > IDLE_SECONDS:
             asked = time.monotonic()
             [status], _ = read_statuses(profile, [run])
             start = f", starts about {clock(status.start_estimate)}" if status.start_estimate else ""
             words = f"==> {status.state}: {status.why}{start}"
-            if words != told:
+            if words != shown:
                 typer.echo(words, err=True)
-            told = words
+            shown = words
             if status.is_over:
                 return
         time.sleep(POLL_SECONDS)
@@ -164,11 +165,11 @@ def _wait_for_start(profile: "Cluster", run: "RunDir") -> None:
 
 def _show_scheduler_log(run: "RunDir", lines: int) -> bool:
     """Show what Slurm itself wrote where no attempt got far enough to log; tell whether that was so."""
-    from launcher.logs import attempts_with_logs, read_tail, scheduler_log
+    from launcher.monitor.logs import attempts_with_logs, read_tail, scheduler_log
 
     log = None if attempts_with_logs(run) else scheduler_log(run)
     if log is None:
         return False
-    typer.echo(f"==> no attempt has started; the batch script said: {log}", err=True)
+    typer.echo(f"==> no attempt has started; output of the batch script: {log}", err=True)
     sys.stdout.writelines(f"{line}\n" for line in read_tail(log, lines or None))
     return True

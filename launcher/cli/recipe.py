@@ -2,27 +2,36 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launcher.cli.arguments import ClusterOption
+from launcher.cli.arguments import (
+    ClusterOption,
+    JsonOption,
+    OverridesOption,
+    RecipesArgument,
+    RehearseOption,
+    SweepOption,
+)
+from launcher.cli.pipeline import validate_file
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
+    from launcher.errors import Fault
     from launcher.load import LoadedRecipe
     from launcher.plan import Forecast
 
 
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="RECIPE...", help="Recipe files.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of every recipe.")
-    ] = None,
-    rehearse: Annotated[bool, typer.Option("--rehearse", help="Lay each recipe's `rehearsal` over it.")] = False,
+    files: RecipesArgument,
+    overrides: OverridesOption = None,
+    sweep: SweepOption = None,
+    rehearse: RehearseOption = False,
     cluster: ClusterOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check recipes, say whether they fit and what they cost; exit 2 with every fault of every file.
 
@@ -30,23 +39,48 @@ def validate(
     """
     from launcher.errors import RecipeError
     from launcher.load import load_all
-    from launcher.plan import check_all
+    from launcher.load.pipeline import is_pipeline
+    from launcher.submit.planned_recipe import estimate_recipes
 
-    loaded, faults = load_all(files, overrides or (), rehearse)
     profile = _profile(cluster)
-    if profile:
-        made_here = {item.recipe.makes: item.recipe.data_use for item in loaded if item.recipe.makes}
-        faults += check_all(loaded, profile, made_here)
+    if len(files) == 1 and is_pipeline(Path(files[0])):
+        validate_file(Path(files[0]), overrides or (), profile, rehearse)
+        return
+    loaded, faults = load_all([Path(file) for file in files], overrides or (), rehearse, sweep or ())
+    of_site, sound = _check(loaded, profile) if profile else ([], [True] * len(loaded))
+    faults += of_site
+    forecasts = [item.forecast for item in estimate_recipes(loaded, profile)] if profile else [None] * len(loaded)
     if as_json:
-        reports = [_report(item, profile) for item in loaded]
+        reports = [_report(item, expected) for item, expected in zip(loaded, forecasts, strict=True)]
         typer.echo(json.dumps({"recipes": reports, "faults": [vars(fault) for fault in faults]}, indent=1))
         raise typer.Exit(2 if faults else 0)
+    sweeps = Counter(
+        (item.path, item.point.sweep) for item, good in zip(loaded, sound, strict=True) if item.point and good
+    )
+    for item, expected, good in zip(loaded, forecasts, sound, strict=True):
+        count = sweeps.pop((item.path, item.point.sweep), 0) if item.point else 1
+        if good and count:
+            typer.echo("\n".join(_describe(item, expected)))
+        if good and count and item.point:
+            typer.echo(f"  sweep `{item.point.sweep}`: {count} points like this one")
     if faults:
         raise RecipeError(faults)
-    for item in loaded:
-        typer.echo("\n".join(_describe(item, profile)))
     if not profile:
         typer.echo("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)", err=True)
+
+
+def _check(loaded: "list[LoadedRecipe]", profile: "Cluster") -> "tuple[list[Fault], list[bool]]":
+    """Find the faults of recipes at a site, and say of each recipe whether it has none."""
+    from launcher.load.recipes import name_points_and_recipes
+    from launcher.plan import check_each
+    from launcher.plan.conflicts import find_conflicts
+
+    made_here = {item.recipe.makes.name: item.recipe.data_use for item in loaded if item.recipe.makes}
+    alone = check_each(loaded, profile, made_here)
+    together = [*dict.fromkeys(find_conflicts(loaded))]
+    in_conflict = {fault.file for fault in together}
+    sound = [not its and str(item.path) not in in_conflict for item, its in alone]
+    return [*name_points_and_recipes(alone), *together], sound
 
 
 def schema(
@@ -63,10 +97,10 @@ def schema(
 
     if kind == "cluster":
         found = {"$schema": DIALECT, **document_schema(Cluster)}
-    elif kind is None or kind in KINDS:
+    elif kind in (None, "pipeline") or kind in KINDS:
         found = recipe_schema(kind)
     else:
-        known = ", ".join(f"`{name}`" for name in (*KINDS, "cluster"))
+        known = ", ".join(f"`{name}`" for name in (*KINDS, "pipeline", "cluster"))
         raise LauncherError(f"schema: `{kind}` is not known; write one of {known}")
     typer.echo(json.dumps(found, indent=2))
 
@@ -76,21 +110,20 @@ def init(
     name: Annotated[str | None, typer.Option(help="Name of the site; Slurm's ClusterName if left out.")] = None,
 ) -> None:
     """Write a cluster profile from what Slurm says of this site."""
-    import shutil
-
     from launcher.errors import LauncherError, SlurmError
-    from launcher.slurm.site import ask_site
-    from launcher.slurm.site_profile import local_profile, site_profile
+    from launcher.site.new_profile import local_profile, site_profile
+    from launcher.site.partitions import ask_site
+    from launcher.slurm.site_query import has_slurm
 
     if output.exists():
         raise LauncherError(f"--output: `{output}` exists; remove it, or write another file name")
     scratch = "$SCRATCH/launcher" if "SCRATCH" in os.environ else "~/launcher"
-    if shutil.which("scontrol"):
+    if has_slurm():
         try:
             site = ask_site()
         except SlurmError as error:
             raise SlurmError(
-                f"{error}\nSlurm is installed here, but none answers; set SLURM_CONF, or run this on a login node"
+                f"{error}\nSlurm is installed here, but does not answer; set SLURM_CONF, or run this on a login node"
             ) from None
         text = site_profile(site, name or site.name, scratch)
         found = f"Slurm {site.version}, {len(site.partitions)} partitions"
@@ -115,27 +148,28 @@ def _profile(name: str | None) -> "Cluster | None":
     return load_cluster(name)
 
 
-def _describe(item: "LoadedRecipe", cluster: "Cluster | None") -> list[str]:
-    """Say in a few lines what a sound recipe asks for."""
-    from launcher.cli.wording import machine, quantity
-    from launcher.plan import attempt_gpu_hours, forecast
+def _describe(item: "LoadedRecipe", expected: "Forecast | None") -> list[str]:
+    from launcher.cli.views.wording import machine, quantity
+    from launcher.plan import attempt_gpu_hours
 
     recipe, wanted = item.recipe, item.recipe.resources
     ranks = _count(wanted.world_size, "rank")
     devices = _count(wanted.gpus_per_node, "GPU") if wanted.gpus_per_node else "CPUs"
-    in_tasks = recipe.kind == "prepare" and recipe.tasks > 1
+    in_tasks = recipe.shares > 1
     size = machine(recipe) if in_tasks else f"{ranks}: {_count(wanted.nodes, 'node')} x {devices}"
-    said = forecast(item, cluster) if cluster else None
-    lines = [f"{item.path}: ok: {recipe.name}", f"  {size}{_batch(item, said.micro_batch if said else None)}"]
-    if said:
-        lines += _memory(said)
-        lines += [f"  note: `{name}` is not on this site: the nodes ask the Hugging Face Hub" for name in said.hub_ids]
-    if said and said.run:
+    lines = [f"{item.path}: ok: {recipe.name}", f"  {size}{_batch(item, expected.micro_batch if expected else None)}"]
+    if expected:
+        lines += _memory(expected)
+        lines += [
+            f"  note: `{name}` is not on this site: nodes load it from the Hugging Face Hub"
+            for name in expected.hub_ids
+        ]
+    if expected and expected.run:
         lines.append(
-            f"  whole run: {said.run.steps:,} steps, {quantity(said.run.tokens)} tokens, "
-            f"about {quantity(said.run.gpu_hours)} GPU-hours if {said.run.mfu:.0%} of the peak is reached"
+            f"  whole run: {expected.run.steps:,} steps, {quantity(expected.run.tokens)} tokens, "
+            f"about {quantity(expected.run.gpu_hours)} GPU-hours if {expected.run.mfu:.0%} of the peak is reached"
         )
-    hours = said.attempt_gpu_hours if said else attempt_gpu_hours(recipe)
+    hours = expected.attempt_gpu_hours if expected else attempt_gpu_hours(recipe)
     lines.append(f"  one attempt: at most {wanted.time}" + (f", {quantity(hours)} GPU-hours" if hours else ""))
     return lines
 
@@ -145,16 +179,14 @@ def _count(number: int, noun: str) -> str:
 
 
 def _batch(item: "LoadedRecipe", start: int | None) -> str:
-    from launcher.recipe.training import TrainingRecipe
-
     recipe = item.recipe
-    if not isinstance(recipe, TrainingRecipe):
+    if not recipe.trains:
         return ""
     is_auto = recipe.batch.micro_batch == "auto"
     recipe = recipe.sized(start) if start else recipe
     batch, ranks = recipe.batch, _count(recipe.resources.world_size, "rank")
     made_of = f"{batch.micro_batch} x {recipe.accumulation_steps} accumulation steps x {ranks}"
-    made_of = made_of if start or not is_auto else f"micro batches (`auto`: a cluster profile tells) x {ranks}"
+    made_of = made_of if start or not is_auto else f"micro batches (`auto`: chosen for a cluster profile) x {ranks}"
     first = ", to start with," if start else ""
     return (
         f"; global batch {batch.sequences} sequences = {made_of}{first} "
@@ -162,29 +194,27 @@ def _batch(item: "LoadedRecipe", start: int | None) -> str:
     )
 
 
-def _memory(said: "Forecast") -> list[str]:
-    if said.memory is None:
+def _memory(expected: "Forecast") -> list[str]:
+    if expected.memory is None:
         return []
-    size = f" of {said.gpu_memory / 1e9:.0f} GB" if said.gpu_memory else ""
-    verdict = "; it may not fit" if said.is_too_large else ""
-    lines = [f"  memory of one rank: about {said.memory.total / 1e9:.0f} GB{size} (estimate){verdict}"]
-    size = f" of {said.node_memory / 1e9:.0f} GB" if said.node_memory else ""
+    size = f" of {expected.gpu_memory / 1e9:.0f} GB" if expected.gpu_memory else ""
+    warning = "; it may not fit" if expected.is_too_large else ""
+    lines = [f"  memory of one rank: about {expected.memory.total / 1e9:.0f} GB{size} (estimate){warning}"]
+    size = f" of {expected.node_memory / 1e9:.0f} GB" if expected.node_memory else ""
     needs = [
-        ("while it loads", said.loading, said.may_not_load or said.loads_by_luck),
-        ("while it trains", said.offloaded, said.may_not_hold),
+        ("while it loads", expected.loading, expected.may_not_load or expected.may_exceed_default),
+        ("while it trains", expected.offloaded, expected.may_not_offload),
     ]
     for when, needed, is_too_much in needs:
         if needed:
-            verdict = "; it may not fit" if is_too_much else ""
-            lines.append(f"  RAM of one node {when}: about {needed / 1e9:.0f} GB{size} (estimate){verdict}")
+            warning = "; it may not fit" if is_too_much else ""
+            lines.append(f"  RAM of one node {when}: about {needed / 1e9:.0f} GB{size} (estimate){warning}")
     return lines
 
 
-def _report(item: "LoadedRecipe", cluster: "Cluster | None") -> dict[str, Any]:
+def _report(item: "LoadedRecipe", expected: "Forecast | None") -> dict[str, Any]:
     from dataclasses import asdict
 
-    from launcher.plan import forecast
-
     recipe = item.recipe
-    said = asdict(forecast(item, cluster)) if cluster else {"world_size": recipe.resources.world_size}
-    return {"file": str(item.path), "name": recipe.name, "kind": recipe.kind, **said}
+    size = asdict(expected) if expected else {"world_size": recipe.resources.world_size}
+    return {"file": str(item.path), "name": recipe.name, "kind": recipe.kind, **size}

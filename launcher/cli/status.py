@@ -1,39 +1,61 @@
 """`launcher status`: all runs in a table, or one run in detail."""
 
+import contextlib
 import json
 import sys
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.arguments import ClusterOption
+from launcher.cli.arguments import ClusterOption, JsonOption, MetricOption, WhereOption, refuse_where
+from launcher.cli.pipeline import show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from launcher.status import RunStatus
+    from launcher.artifacts.scores import EvaluationScores
+    from launcher.monitor.status import RunStatus
+    from launcher.monitor.sweep import SweepStatus
+    from launcher.run.paths import RunDir
 
 NEWEST = 30
 """Runs in the table without `--all`, besides those that are not over."""
 
 
 def status(
-    run: Annotated[str | None, typer.Argument(help="Run id, recipe name (its newest run), or run directory.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(help="Run id, recipe name (its newest run), run directory, or name of a sweep.")
+    ] = None,
+    *,
     cluster: ClusterOption = None,
-    everything: Annotated[bool, typer.Option("--all", help=f"Also show old runs, not only {NEWEST}.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help=f"Also show old runs, not only {NEWEST}, and all points of a sweep.")
+    ] = False,
+    where: WhereOption = None,
+    metric: MetricOption = None,
+    as_json: JsonOption = False,
     plot: Annotated[
         bool | None, typer.Option("--plot/--no-plot", help="Plot the loss; the default in a terminal.")
     ] = None,
 ) -> None:
-    """Show how runs are doing; with RUN, everything about that one."""
+    """Show how runs are doing; with RUN, everything about that one; of a sweep its points, the best first."""
     from launcher.load import load_cluster
-    from launcher.runs import find_run, list_runs
-    from launcher.status import read_statuses
+    from launcher.monitor.find import find_run, list_runs
+    from launcher.monitor.status import read_statuses
+    from launcher.monitor.sweep import find_sweep, read_sweep, select
+    from launcher.pipeline.find import find_pipeline
 
     profile = load_cluster(cluster)
+    if run is not None and (points := find_sweep(profile, run)):
+        _show_sweep(read_sweep(profile, run, select(points, where or ()), metric), as_json, everything)
+        return
+    refuse_where(where)
+    if run is not None and (pipeline := find_pipeline(profile, run)):
+        show(pipeline, profile, as_json)
+        return
     if run is not None:
         [one], notes = read_statuses(profile, [find_run(profile, run)], finished_tasks=True)
         _show_one(one, notes, as_json, sys.stdout.isatty() if plot is None else plot)
@@ -47,34 +69,66 @@ def status(
         _show_table(statuses, notes, everything)
 
 
-def _show_table(statuses: "Sequence[RunStatus]", notes: "Sequence[str]", everything: bool) -> None:
-    from launcher.cli.status_view import console, runs_table
+def _show_sweep(sweep: "SweepStatus", as_json: bool, everything: bool) -> None:
+    if as_json:
+        points = [{"values": one.values, "metrics": one.metrics, **asdict(one.run)} for one in sweep.points]
+        best = sweep.best.run.id if sweep.best else None
+        found = {"sweep": sweep.name, "metric": sweep.metric, "lower_is_better": sweep.lower_is_better, "best": best}
+        _print_json({**found, "points": points, "notes": sweep.notes})
+        return
+    from launcher.cli.views.sweep_view import sweep_lines
 
-    shown = [one for place, one in enumerate(statuses) if everything or place < NEWEST or not one.is_over]
+    typer.echo("\n".join([*sweep_lines(sweep, everything), *(f"note: {note}" for note in sweep.notes)]))
+
+
+def _show_table(statuses: "Sequence[RunStatus]", notes: "Sequence[str]", everything: bool) -> None:
+    from launcher.cli.views.status_view import console, runs_table
+
+    alone = [one for one in statuses if everything or one.sweep is None]
+    shown = [one for place, one in enumerate(alone) if everything or place < NEWEST or not one.is_over]
     out = console()
-    out.print(runs_table(shown, out.width))
-    if len(shown) < len(statuses):
-        out.print(f"[dim]{len(statuses) - len(shown)} older runs that are over: `launcher status --all`[/]")
+    if shown or len(alone) == len(statuses):
+        out.print(runs_table(shown, out.width))
+    for name in dict.fromkeys(one.sweep for one in statuses if one.sweep and not everything):
+        states = Counter(one.state for one in statuses if one.sweep == name)
+        counted = ", ".join(f"{count} {state}" for state, count in states.items())
+        out.print(f"sweep {name}: {counted}: `launcher status '{name}'`", markup=False, soft_wrap=True)
+    if len(shown) < len(alone):
+        out.print(f"[dim]{len(alone) - len(shown)} older runs that are over: `launcher status --all`[/]")
     for note in notes:
         out.print(f"note: {note}", style="dim", markup=False)
 
 
 def _show_one(one: "RunStatus", notes: "Sequence[str]", as_json: bool, plot: bool) -> None:
-    from launcher.metrics import read_joined_rows
-    from launcher.paths import RunDir
-    from launcher.report import measure_goodput
+    from launcher.monitor.goodput import measure_goodput
+    from launcher.run.metrics import read_joined_rows
+    from launcher.run.paths import RunDir
 
     run = RunDir(Path(one.folder))
-    goodput = measure_goodput(run)
+    goodput, evaluations, scores = measure_goodput(run), read_joined_rows(run.evaluations), _read_scores(run)
     if as_json:
-        _print_json({**asdict(one), "goodput": asdict(goodput), "notes": notes})
+        measured = {"goodput": asdict(goodput), "evaluations": evaluations}
+        _print_json({**asdict(one), **measured, "scores": scores and scores.model_dump(mode="json"), "notes": notes})
         return
-    from launcher.cli.status_view import console, print_run
+    from launcher.cli.views.status_view import console, print_run
 
     out = console()
-    print_run(out, one, goodput, read_joined_rows(run.metrics) if plot else [])
+    newest = evaluations[-1] if evaluations else {}
+    print_run(out, one, goodput, newest, read_joined_rows(run.metrics) if plot else [], scores)
     for note in notes:
         out.print(f"note: {note}", style="dim", markup=False)
+
+
+def _read_scores(run: "RunDir") -> "EvaluationScores | None":
+    """Read what a finished evaluation came to; scores of another format, or damaged ones, are left out."""
+    from launcher.artifacts.scores import find_scores, read_scores
+    from launcher.errors import LauncherError
+
+    if find_scores(run.outputs) is None:
+        return None
+    with contextlib.suppress(LauncherError):
+        return read_scores(run.outputs)
+    return None
 
 
 def _print_json(value: object) -> None:

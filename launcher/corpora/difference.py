@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from launcher.corpus import SPLITS, EvaluationSet, Manifest, Shard, SourceFile
-from launcher.settings import flat
+from launcher.artifacts.corpus_manifest import SPLITS, EvaluationSet, Manifest, Shard, SourceFile
+from launcher.artifacts.corpus_settings import flat
 
 _RESULTS = {"documents", "tokens"}
 """Of a source file: what follows from other differences."""
@@ -45,7 +45,9 @@ def compare(left: Manifest, right: Manifest) -> list[Difference]:
 
 
 def _settings(manifest: Manifest) -> dict[str, Any]:
-    return flat(manifest.model_dump(mode="json", include={"format", "data_use", "dtype", "split", "clean"}))
+    return flat(
+        manifest.model_dump(mode="json", include={"format", "data_use", "dtype", "split", "clean", "terminology"})
+    )
 
 
 def _tokenizer(manifest: Manifest) -> dict[str, Any]:

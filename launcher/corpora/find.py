@@ -1,14 +1,14 @@
-"""Which corpora there are, and which one a person means."""
+"""Listing corpora, and finding the one that a user names."""
 
 import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.artifacts.corpus_manifest import MANIFEST, IdFormat, Manifest, read_manifest
 from launcher.cluster import Cluster
-from launcher.corpus import MANIFEST, IdFormat, Manifest, read_manifest
 from launcher.errors import LauncherError
-from launcher.paths import expand
+from launcher.run.paths import expand
 
 ID_CODES: dict[IdFormat, str] = {"uint16": "H", "uint32": "I"}
 """The formats of token ids in the words of the `array` module."""
@@ -24,7 +24,7 @@ class PublishedCorpus:
 
 
 def is_path(text: str) -> bool:
-    """Tell whether a person means a folder rather than a name below the profile's `roots.corpora`."""
+    """Tell whether a text is a folder rather than a name below the profile's `roots.corpora`."""
     return "/" in text or (Path(text) / MANIFEST).is_file()
 
 
@@ -36,13 +36,13 @@ def find_corpus(cluster: Cluster, name: str) -> Path:
         name: Name of a folder there.
 
     Raises:
-        LauncherError: There is none, or it is still being made; with the names that there are.
+        LauncherError: There is none, or it is not complete; the message lists the names that exist.
     """
     root = expand(cluster.roots.corpora)
     if os.path.isdir(root / name):  # False, not an error, where this user may not look
         return root / name
     if os.path.isdir(root / f"{name}.partial"):
-        raise LauncherError(f"`{name}`: is not whole yet; `launcher status` tells how far the run that makes it is")
+        raise LauncherError(f"`{name}`: is not complete yet; `launcher status` shows how far the run that makes it is")
     raise LauncherError(f"`{name}`: no corpus below `{root}` has this name; {_hint(name, _names(root))}")
 
 
@@ -50,12 +50,12 @@ def open_published(folder: Path) -> PublishedCorpus:
     """Read the manifest of a corpus.
 
     Raises:
-        LauncherError: It is not a corpus, or not for this user to read.
+        LauncherError: It is not a corpus, or this user may not read it.
     """
     try:
         return PublishedCorpus(folder, read_manifest(folder))
     except PermissionError as error:
-        raise LauncherError(f"{error.filename}: is not for you to read; ask the owner of `{folder}`") from None
+        raise LauncherError(f"{error.filename}: permission denied; ask the owner of `{folder}` for access") from None
     except NotADirectoryError:
         raise LauncherError(f"{folder}: is a file; write the folder of a corpus") from None
 

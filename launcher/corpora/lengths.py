@@ -1,4 +1,4 @@
-"""How long the documents of a corpus are, and what that means for training sequences."""
+"""Lengths of a corpus's documents, and how many training sequences they make."""
 
 from array import array
 from collections import Counter
@@ -8,8 +8,8 @@ from itertools import chain
 from operator import sub
 from pathlib import Path
 
+from launcher.artifacts.corpus_manifest import SPLITS, Split
 from launcher.corpora.find import PublishedCorpus
-from launcher.corpus import SPLITS, Split
 from launcher.errors import LauncherError
 
 _ENDS_AT_ONCE = 2**17

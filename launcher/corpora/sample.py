@@ -1,4 +1,4 @@
-"""Documents of a corpus as text again, by the tokenizer that lies beside them."""
+"""Documents of a corpus as text again, decoded with the tokenizer that is stored beside them."""
 
 import random
 from array import array
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.artifacts.corpus_manifest import TOKENIZER, Shard, Split, file_sha256
 from launcher.corpora.find import ID_CODES, PublishedCorpus
-from launcher.corpus import TOKENIZER, Shard, Split, file_sha256
 from launcher.errors import LauncherError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def draw(
         The documents, in the order of the split.
 
     Raises:
-        LauncherError: The text is not for everyone, `tokenizers` is not installed, or the corpus is damaged.
+        LauncherError: The text is credentialed, `tokenizers` is not installed, or the corpus is damaged.
     """
     if corpus.manifest.data_use == "credentialed" and not has_credentials:
         raise LauncherError(
@@ -69,9 +69,9 @@ def _load_tokenizer(corpus: PublishedCorpus) -> "Tokenizer":
         raise LauncherError("`tokenizers` is missing; install the extra: `pip install 'launcher[data]'`") from None
     path = corpus.folder / TOKENIZER
     if not path.is_file():
-        raise LauncherError(f"{path}: is missing; copy the corpus anew, or remove the folder and prepare it again")
+        raise LauncherError(f"{path}: is missing; copy the corpus again, or remove the folder and prepare it again")
     if file_sha256(path) != corpus.manifest.tokenizer.fingerprint:
-        raise LauncherError(f"{path}: is not the tokenizer that made the corpus; prepare it again, or copy it whole")
+        raise LauncherError(f"{path}: is not the tokenizer that made the corpus; prepare it again, or copy all of it")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library has no narrower type for what it cannot read
@@ -105,7 +105,6 @@ def _decode(
 
 
 def _read(path: Path, code: str, start: int, stop: int) -> list[int]:
-    """Read numbers of a file by their places."""
     width = array(code).itemsize
     try:
         with path.open("rb") as file:
@@ -114,5 +113,5 @@ def _read(path: Path, code: str, start: int, stop: int) -> list[int]:
     except FileNotFoundError:
         block = b""
     if stop < start or len(block) != (stop - start) * width:
-        raise LauncherError(f"{path}: is damaged; `launcher corpus verify` tells how")
+        raise LauncherError(f"{path}: is damaged; `launcher corpus verify` shows how")
     return array(code, block).tolist()

@@ -1,4 +1,4 @@
-"""Is a corpus still what its manifest says?
+"""Comparing a corpus with its manifest.
 
 Sizes are compared first, and files of another size are not read. What is left is read once: checksums, and what
 checksums cannot tell, that the contents make sense to the training. Several processes share the files.
@@ -17,14 +17,14 @@ from operator import ge
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from launcher.artifacts.corpus_manifest import SPLITS, TOKENIZER, Shard, file_sha256
 from launcher.corpora.find import ID_CODES, PublishedCorpus
 from launcher.corpora.lengths import read_ends
-from launcher.corpus import SPLITS, TOKENIZER, Shard, file_sha256
 
 if TYPE_CHECKING:
     from multiprocessing.sharedctypes import Synchronized
 
-Tell: TypeAlias = Callable[[int], None]
+OnProgress: TypeAlias = Callable[[int], None]
 
 _TOKENS_AT_ONCE = 2**21
 _POLL_SECONDS = 0.2
@@ -42,17 +42,17 @@ class Flaw:
 
 
 def check_sizes(corpus: PublishedCorpus) -> list[Flaw]:
-    """Look for everything that can be found without reading shards."""
+    """Look foreverything that can be found without reading shards."""
     return [*_check_folder(corpus), *_check_counts(corpus), *_check_tokenizer(corpus), *_check_files(corpus)]
 
 
-def check_contents(corpus: PublishedCorpus, sound: Sequence[Shard], tell: Tell) -> list[Flaw]:
+def check_contents(corpus: PublishedCorpus, sound: Sequence[Shard], on_progress: OnProgress) -> list[Flaw]:
     """Read shards and look for what is wrong in them.
 
     Args:
         corpus: The corpus.
         sound: Those whose files have the right sizes.
-        tell: Called with the number of bytes read so far.
+        on_progress: Called with the number of bytes read so far.
 
     Returns:
         The flaws, by file.
@@ -63,7 +63,7 @@ def check_contents(corpus: PublishedCorpus, sound: Sequence[Shard], tell: Tell) 
     with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(read,)) as pool:
         vocabulary, code = corpus.manifest.tokenizer.vocab_size, ID_CODES[corpus.manifest.dtype]
         jobs = [pool.submit(_check_shard, corpus.folder, shard, code, vocabulary) for shard in sound]
-        return sorted(_collect(jobs, lambda: tell(read.value)))
+        return sorted(_collect(jobs, lambda: on_progress(read.value)))
 
 
 def sound_shards(corpus: PublishedCorpus, flaws: Iterable[Flaw]) -> list[Shard]:
@@ -81,10 +81,10 @@ def _check_folder(corpus: PublishedCorpus) -> Iterator[Flaw]:
 def _check_counts(corpus: PublishedCorpus) -> Iterator[Flaw]:
     counts, shards = corpus.manifest.counts, corpus.manifest.shards
     for split in SPLITS:
-        for what, said in (("documents", counts.documents[split]), ("tokens", counts.tokens[split])):
+        for what, counted in (("documents", counts.documents[split]), ("tokens", counts.tokens[split])):
             found = sum(int(getattr(shard, what)) for shard in shards[split])
-            if found != said:
-                yield Flaw("manifest.json", f"counts {said:,} {what} in {split}, its shards have {found:,}")
+            if found != counted:
+                yield Flaw("manifest.json", f"counts {counted:,} {what} in {split}, its shards have {found:,}")
 
 
 def _check_tokenizer(corpus: PublishedCorpus) -> Iterator[Flaw]:

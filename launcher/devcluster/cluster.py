@@ -49,12 +49,12 @@ class DevCluster:
 
     Args:
         folder: Where all its files are kept.
-        tell: Called with one line about each step.
+        on_progress: Called with one line about each step.
     """
 
-    def __init__(self, folder: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, folder: Path, on_progress: Callable[[str], None] = lambda _: None) -> None:
         self.layout = Layout(folder.expanduser().absolute())
-        self._tell = tell
+        self._on_progress = on_progress
         self._daemons = Daemons(self.layout)
 
     @property
@@ -97,7 +97,7 @@ class DevCluster:
             if running is None:
                 self._start(shape)
             elif running.shape == shape:
-                self._tell(f"already running: {shape}{self._dead_nodes(running)}")
+                self._on_progress(f"already running: {shape}{self._dead_nodes(running)}")
             else:
                 raise LauncherError(
                     f"devcluster: `{self.layout.folder}` runs with {running.shape}; to get {shape},"
@@ -108,13 +108,13 @@ class DevCluster:
         """End all daemons and jobs of this cluster; with `purge` remove its folder as well, runs included."""
         settings = read_settings(self.layout)
         if settings is None:
-            self._tell(f"no dev cluster in {self.layout.folder}")
+            self._on_progress(f"no dev cluster in {self.layout.folder}")
             return
         with locked(self.layout):
             self._stop(settings)
             if purge:
                 shutil.rmtree(self.layout.folder)
-                self._tell(f"removed {self.layout.folder}")
+                self._on_progress(f"removed {self.layout.folder}")
 
     def status(self) -> ClusterStatus:
         """Return which daemons run and in which state the nodes are."""
@@ -206,7 +206,7 @@ class DevCluster:
         self.layout.munge_socket.unlink(missing_ok=True)
         self._daemons.launch("munged", daemons.munged_argv(self.layout))
         self._daemons.wait_for("munged", self.layout.munge_socket.exists)
-        self._tell("munged answers")
+        self._on_progress("munged answers")
 
     def _start_accounting(self, settings: Settings) -> None:
         if not self.layout.database.exists():
@@ -220,19 +220,19 @@ class DevCluster:
         self._daemons.wait_for("slurmdbd", partial(self._succeeds, "sacctmgr", "-n", "list", "cluster"))
         if not self.slurm("sacctmgr", "-n", "-P", "list", "cluster", "format=cluster"):
             self.slurm("sacctmgr", "-i", "add", "cluster", "dev")
-        self._tell("MariaDB and slurmdbd answer")
+        self._on_progress("MariaDB and slurmdbd answer")
 
     def _start_controller(self) -> None:
         self._daemons.launch("slurmctld", ["slurmctld", "-D"])
         self._daemons.wait_for("slurmctld", partial(self._succeeds, "scontrol", "ping"))
-        self._tell("slurmctld answers")
+        self._on_progress("slurmctld answers")
 
     def _start_nodes(self, settings: Settings) -> None:
         for name in settings.node_names:
             self._daemons.launch(daemons.slurmd_name(name), daemons.slurmd_argv(name))
         for name in settings.node_names:
             self._daemons.wait_for(daemons.slurmd_name(name), partial(self._is_ready, name))
-        self._tell(f"{settings.shape.nodes} nodes are ready, each with {settings.shape.gpus} fake A100 GPUs")
+        self._on_progress(f"{settings.shape.nodes} nodes are ready, each with {settings.shape.gpus} fake A100 GPUs")
 
     def _stop(self, settings: Settings) -> None:
         alive = self._daemons.all()
@@ -247,12 +247,12 @@ class DevCluster:
         for name in alive:
             self._daemons.forget(name)
         if alive:
-            self._tell(f"ended {len(alive)} daemons")
+            self._on_progress(f"ended {len(alive)} daemons")
 
     def _dead_nodes(self, settings: Settings) -> str:
         where = f" --dir {self.layout.folder}"
         dead = [name for name in settings.node_names if self._daemons.find(daemons.slurmd_name(name)) is None]
-        hints = (f"{name} is dead; bring it back with `launcher devcluster revive-node {name}{where}`" for name in dead)
+        hints = (f"{name} is dead; start it with `launcher devcluster revive-node {name}{where}`" for name in dead)
         return "".join(f"\n{hint}" for hint in hints)
 
     def _running_settings(self) -> Settings | None:

@@ -5,7 +5,7 @@ The reasons for single settings stand beside them; the options themselves are de
 https://slurm.schedmd.com/slurm.conf.html.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -37,7 +37,7 @@ class Shape:
     accounting: bool = False
 
     def check(self) -> None:
-        """Refuse sizes that one machine cannot play.
+        """Refuse sizes that are out of range.
 
         Raises:
             LauncherError: if the number of nodes or GPUs is out of range.
@@ -71,21 +71,12 @@ class Settings:
         """The names of the virtual nodes: a100-01, a100-02, ..."""
         return tuple(f"a100-{number:02d}" for number in range(1, self.shape.nodes + 1))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain data for JSON."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Settings":
-        """Rebuild the settings from `to_dict`'s data after a trip through JSON."""
-        return cls(
-            **{
-                **data,
-                "shape": Shape(**data["shape"]),
-                "version": (data["version"][0], data["version"][1]),
-                "node_ports": tuple(data["node_ports"]),
-            }
-        )
+        """Rebuild the settings from `asdict`'s data after a trip through JSON."""
+        major, minor = data["version"]
+        parsed = {"shape": Shape(**data["shape"]), "version": (major, minor), "node_ports": tuple(data["node_ports"])}
+        return cls(**data | parsed)
 
 
 def slurm_conf(settings: Settings, layout: Layout) -> str:

@@ -11,25 +11,15 @@ from launcher.devcluster.layout import Layout
 from launcher.devcluster.machine import program
 from launcher.devcluster.processes import Process, start, wait_until
 from launcher.errors import LauncherError
+from launcher.run.slurm_text import without_overrides
 
 START_SECONDS = 180
 """How long a daemon may take to answer while it lives; on an idle machine each takes a second or two."""
-_FOREIGN_VARIABLES = (
-    "SLURM",
-    "SBATCH_",
-    "SALLOC_",
-    "SRUN_",
-    "SQUEUE_",
-    "SINFO_",
-    "SACCT_",
-    "SCANCEL_",
-    "SCONTROL_",
-)
 
 
 def slurm_environment(layout: Layout) -> dict[str, str]:
     """Return this process's environment, aimed at one dev cluster and free of other Slurm variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN_VARIABLES)}
+    kept = {name: value for name, value in without_overrides(os.environ).items() if not name.startswith("SLURM")}
     return {**kept, "SLURM_CONF": str(layout.slurm_conf)}
 
 

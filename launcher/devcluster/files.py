@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from launcher.devcluster import config
@@ -34,7 +35,7 @@ def write_files(settings: Settings, layout: Layout) -> None:
         layout.folder / "gres.conf": config.gres_conf(settings, layout),
         layout.folder / "cgroup.conf": config.cgroup_conf(settings),
         layout.profile: config.cluster_profile(settings, layout),
-        layout.settings: json.dumps(settings.to_dict(), indent=2) + "\n",
+        layout.settings: json.dumps(asdict(settings), indent=2) + "\n",
     }
     for path, text in texts.items():
         _write(path, text.encode())

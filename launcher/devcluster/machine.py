@@ -95,7 +95,7 @@ def _loopback_address(hostname: str) -> tuple[str, bool]:
 def _free_ports(count: int, address: str) -> list[int]:
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
-        for port in random.sample(DAEMON_PORTS, len(DAEMON_PORTS)):
+        for port in random.SystemRandom().sample(DAEMON_PORTS, len(DAEMON_PORTS)):  # whatever was seeded
             probe = stack.enter_context(socket.socket())
             with contextlib.suppress(OSError):
                 probe.bind((address, port))

@@ -18,18 +18,18 @@ def cut_power(name: str, slurmd: Process | None, layout: Layout) -> int:
 
     slurmd and slurmstepd die first: a slurmstepd that outlives its tasks would report their end to slurmctld.
     """
-    victims: set[Process] = set()
+    killed: set[Process] = set()
     daemons = ([slurmd] if slurmd else []) + _living(step_daemons(name, layout))
 
     def nothing_is_left() -> bool:
         found = _living(node_pids(name, slurmd, layout))
-        victims.update(found)
+        killed.update(found)
         kill([process for process in found if process in daemons])
         kill(found)
         return not found
 
     wait_until(nothing_is_left, 20, f"all processes of {name} are killed")
-    return len(victims)
+    return len(killed)
 
 
 def node_pids(name: str, slurmd: Process | None, layout: Layout) -> set[int]:

@@ -32,7 +32,8 @@ class Process:
     @classmethod
     def of(cls, pid: int) -> "Process | None":
         """Return the living process with this id, or None when there is none."""
-        _reap(pid)
+        with contextlib.suppress(ChildProcessError):  # a child of this process would stay a zombie after its end
+            os.waitpid(pid, os.WNOHANG)
         fields = _stat_fields(pid)
         if fields is None or fields[0] in "ZX":
             return None
@@ -66,12 +67,6 @@ class Process:
 def boot_id() -> str:
     """Return what tells this boot of the machine from any other."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def _reap(pid: int) -> None:
-    # A daemon that this very process started would otherwise stay as a zombie after its end.
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
 
 
 def _stat_fields(pid: int) -> list[str] | None:
@@ -120,10 +115,10 @@ def stop(processes: Iterable[Process], patience: float) -> None:
 
 def kill(processes: Iterable[Process]) -> None:
     """Kill processes at once and wait until they are gone."""
-    doomed = list(processes)
-    for process in doomed:
+    alive = list(processes)
+    for process in alive:
         process.send(signal.SIGKILL)
-    wait_until(lambda: not any(process.is_alive for process in doomed), 60, "killed processes disappear")
+    wait_until(lambda: not any(process.is_alive for process in alive), 60, "killed processes disappear")
 
 
 def wait_until(condition: Callable[[], Value], seconds: float, what: str) -> Value:
@@ -135,7 +130,7 @@ def wait_until(condition: Callable[[], Value], seconds: float, what: str) -> Val
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"devcluster: waited {seconds:.0f} s in vain until {what}")
+            raise TimeoutError(f"devcluster: gave up after {seconds:.0f} s of waiting until {what}")
         time.sleep(POLL_SECONDS)
     return value
 

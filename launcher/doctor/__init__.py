@@ -1,6 +1,6 @@
 """`launcher doctor`: what a site will do with runs, judged before the first one is submitted.
 
-`launcher.slurm.doctor` asks Slurm; `preemption` and `limits` judge its answers; `machine` looks at this machine.
+`launcher.site.limits` asks Slurm; `preemption` and `limits` judge its answers; `machine` looks at this machine.
 """
 
 from launcher.doctor.examine import Examination, examine

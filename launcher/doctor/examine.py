@@ -1,7 +1,6 @@
-"""All findings about one site, in the order in which a person reads them."""
+"""All findings about one site, in the order in which they are printed."""
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from launcher.doctor.preemption import (
     time_limit_finding,
 )
 from launcher.errors import LauncherError
-from launcher.paths import expand
-from launcher.slurm.doctor import SlurmFacts, ask_slurm
+from launcher.run.paths import expand
+from launcher.site.limits import SlurmReport, ask_slurm
+from launcher.slurm.site_query import has_slurm
 
 _LOCAL_ADDRESSES = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -54,46 +54,43 @@ def examine(cluster: Cluster, environ: Mapping[str, str] | None = None) -> Exami
     environ = os.environ if environ is None else environ
     if cluster.executor == "local":
         return Examination(cluster.name, None, (*_local_findings(cluster), *_machine_findings(cluster, environ, False)))
-    if shutil.which("scontrol") is None:
+    if not has_slurm():
         raise LauncherError(
             f"cluster profile `{cluster.name}` is for Slurm, and `scontrol` is not on PATH; run this on a login node, "
             "or write `executor: local` in the profile"
         )
-    facts = ask_slurm(cluster)
-    preemptions = [preemption_of(facts, one, cluster) for one in limits.partitions_of(cluster, facts.site)]
+    slurm = ask_slurm(cluster)
+    preemptions = [preemption_of(slurm, one, cluster) for one in limits.partitions_of(cluster, slurm.site)]
+    elsewhere = slurm.node_addresses - _LOCAL_ADDRESSES - {socket.gethostname(), socket.getfqdn()}
     findings = [
-        *judge_slurm(facts, preemptions, cluster),
-        *_machine_findings(cluster, environ, _nodes_are_elsewhere(facts)),
+        *judge_slurm(slurm, preemptions, cluster),
+        *_machine_findings(cluster, environ, bool(elsewhere)),
     ]
-    return Examination(cluster.name, facts.site.version, tuple(findings), tuple(preemptions))
+    return Examination(cluster.name, slurm.site.version, tuple(findings), tuple(preemptions))
 
 
-def judge_slurm(facts: SlurmFacts, preemptions: list[Preemption], cluster: Cluster) -> Iterator[Finding]:
+def judge_slurm(slurm: SlurmReport, preemptions: list[Preemption], cluster: Cluster) -> Iterator[Finding]:
     """Judge what Slurm said. Pure."""
-    yield from limits.partition_findings(cluster, facts.site)
-    yield from limits.access_findings(cluster, facts)
-    yield from limits.gpu_findings(cluster, facts.site)
+    yield from limits.partition_findings(cluster, slurm.site)
+    yield from limits.access_findings(cluster, slurm)
+    yield from limits.gpu_findings(cluster, slurm.site)
     yield time_limit_finding(cluster)
     for preemption in preemptions:
         where = f"`{preemption.partition}`: " if len(preemptions) > 1 else ""
-        for finding in preemption_findings(preemption, cluster, facts):
+        for finding in preemption_findings(preemption, cluster, slurm):
             yield replace(finding, what=where + finding.what)
-    yield from exit_code_findings(cluster, facts)
-    yield from limits.queue_findings(cluster, facts)
+    yield from exit_code_findings(cluster, slurm)
+    yield from limits.queue_findings(cluster, slurm)
 
 
 def _machine_findings(cluster: Cluster, environ: Mapping[str, str], nodes_are_elsewhere: bool) -> Iterator[Finding]:
     yield from machine.environment_findings(environ)
     mounts = Path("/proc/self/mounts")
-    told = mounts.read_text(encoding="utf-8") if mounts.exists() else ""
-    yield from machine.folder_findings(machine.look_at(expand(cluster.roots.runs), told), nodes_are_elsewhere)
+    mount_table = mounts.read_text(encoding="utf-8") if mounts.exists() else ""
+    yield from machine.folder_findings(machine.look_at(expand(cluster.roots.runs), mount_table), nodes_are_elsewhere)
     yield from machine.other_folder_findings(cluster)
     yield from machine.python_findings(cluster)
     yield from machine.wandb_findings(cluster, environ)
-
-
-def _nodes_are_elsewhere(facts: SlurmFacts) -> bool:
-    return bool(facts.node_addresses - _LOCAL_ADDRESSES - {socket.gethostname(), socket.getfqdn()})
 
 
 def _local_findings(cluster: Cluster) -> Iterator[Finding]:

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 from launcher.cluster import Cluster
 from launcher.doctor.finding import Finding, note, ok, problem
-from launcher.slurm.doctor import SlurmFacts, parse_seconds
-from launcher.slurm.site import GpuNodes, Partition, Site
+from launcher.run.slurm_text import parse_fields
+from launcher.site.limits import SlurmReport
+from launcher.site.partitions import GpuNodes, Partition, Site
+from launcher.slurm.parse import parse_seconds
 
 
 def partitions_of(cluster: Cluster, site: Site) -> list[Partition]:
@@ -35,7 +37,8 @@ def partition_findings(cluster: Cluster, site: Site) -> Iterator[Finding]:
 
 def _time_finding(cluster: Cluster, partition: Partition, is_named: bool) -> Finding:
     name = f"`{partition.name}`" + ("" if is_named else ", the site's default")
-    limit, lead = _seconds(partition.max_time), cluster.slurm.lead
+    limit = parse_seconds(partition.max_time) if partition.max_time[:1].isdigit() else None  # else `UNLIMITED`
+    lead = cluster.slurm.lead
     if limit is None:
         return ok("partition", f"{name}: no time limit")
     if limit <= lead.seconds:
@@ -44,46 +47,41 @@ def _time_finding(cluster: Cluster, partition: Partition, is_named: bool) -> Fin
     return ok("partition", f"{name}: at most {partition.max_time} (`resources.time` of a recipe)")
 
 
-def _seconds(text: str) -> int | None:
-    """Parse `1-00:00:00`; None for `UNLIMITED`."""
-    return parse_seconds(text) if text[:1].isdigit() else None
-
-
-def access_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+def access_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
     """Say whether account, QOS, reservation and constraint exist and fit together."""
-    yield from _account_findings(cluster, facts)
-    yield from _qos_findings(cluster, facts)
-    yield from _reservation_findings(cluster, facts)
-    yield from _constraint_findings(cluster, facts)
+    yield from _account_findings(cluster, slurm)
+    yield from _qos_findings(cluster, slurm)
+    yield from _reservation_findings(cluster, slurm)
+    yield from _constraint_findings(cluster, slurm)
 
 
-def _account_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
-    account = cluster.slurm.account or facts.site.account
-    mine = sorted({association.account for association in facts.associations or ()})
-    if cluster.slurm.account and facts.associations is not None and cluster.slurm.account not in mine:
+def _account_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
+    account = cluster.slurm.account or slurm.site.account
+    mine = sorted({association.account for association in slurm.associations or ()})
+    if cluster.slurm.account and slurm.associations is not None and cluster.slurm.account not in mine:
         fix = f"write `slurm.account`: one of {', '.join(mine)}" if mine else "ask the site for an account"
         yield problem("account", f"you may not charge `{cluster.slurm.account}`", fix)
         return
-    for partition in partitions_of(cluster, facts.site):
+    for partition in partitions_of(cluster, slurm.site):
         if account and partition.accounts and account not in partition.accounts:
             fix = f"write `slurm.account`: one of {', '.join(partition.accounts)}"
             yield problem("account", f"partition `{partition.name}` does not take `{account}`", fix)
             return
     if cluster.slurm.account:
-        known = "yours" if facts.associations is not None else "not checked: accounting does not tell"
+        known = "yours" if slurm.associations is not None else "not checked: accounting does not tell"
         yield ok("account", f"`{cluster.slurm.account}`, {known}")
 
 
-def _qos_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+def _qos_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
     name = cluster.slurm.qos
     if name is None:
         return
-    if facts.qos is None:
+    if slurm.qos is None:
         yield note("QOS", f"`{name}` could not be checked: accounting does not tell", "`launcher submit` will show")
         return
-    known = [qos.name for qos in facts.qos]
-    allowed = sorted({qos for association in facts.associations_of(cluster) for qos in association.qos})
-    closed = [p.name for p in partitions_of(cluster, facts.site) if p.qos and name not in p.qos]
+    known = [qos.name for qos in slurm.qos]
+    allowed = sorted({qos for association in slurm.associations_of(cluster) for qos in association.qos})
+    closed = [p.name for p in partitions_of(cluster, slurm.site) if p.qos and name not in p.qos]
     if name not in known:
         yield problem("QOS", f"the site has no `{name}`", f"write `slurm.qos`: one of {', '.join(allowed or known)}")
     elif allowed and name not in allowed:
@@ -94,24 +92,24 @@ def _qos_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
         yield ok("QOS", f"`{name}`")
 
 
-def _reservation_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+def _reservation_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
     name = cluster.slurm.reservation
     if name is None:
         return
-    said = dict(re.findall(r"(\w+)=(\S*)", facts.reservation or ""))
-    if said.get("ReservationName") != name:
+    fields = parse_fields(slurm.reservation or "")
+    if fields.get("ReservationName") != name:
         yield problem("reservation", f"the site has no `{name}`", "leave `slurm.reservation` out of the profile")
-    elif said.get("State") != "ACTIVE":
-        yield note("reservation", f"`{name}` is not active: {said.get('StartTime')} to {said.get('EndTime')}")
+    elif fields.get("State") != "ACTIVE":
+        yield note("reservation", f"`{name}` is not active: {fields.get('StartTime')} to {fields.get('EndTime')}")
     else:
-        yield ok("reservation", f"`{name}` until {said.get('EndTime')}")
+        yield ok("reservation", f"`{name}` until {fields.get('EndTime')}")
 
 
-def _constraint_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+def _constraint_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
     constraint = cluster.slurm.constraint
     if constraint is None:
         return
-    has = {name for p in partitions_of(cluster, facts.site) for name in facts.features.get(p.name, ())}
+    has = {name for p in partitions_of(cluster, slurm.site) for name in slurm.features.get(p.name, ())}
     wanted = re.findall(r"[A-Za-z_][\w.:-]*", constraint)
     missing = [name for name in wanted if name not in has]
     if missing:
@@ -123,16 +121,12 @@ def _constraint_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Findin
 
 def gpu_findings(cluster: Cluster, site: Site) -> Iterator[Finding]:
     """Say whether the partitions' nodes have the GPUs that jobs will ask for."""
-    if cluster.gpus.style == "gpus-per-node" and not _has_trackable_gpus(site):
-        select = site.settings.get("SelectType", "")
+    select = site.settings.get("SelectType", "select/cons_tres")
+    if cluster.gpus.style == "gpus-per-node" and select != "select/cons_tres":
         fix = "write `gpus.style: gres` in the profile"
         yield problem("GPUs", f"`--gpus-per-node` needs select/cons_tres; the site has {select}", fix)
     for partition in partitions_of(cluster, site):
         yield _gpu_finding(cluster, partition.name, site.gpus_of(partition.name))
-
-
-def _has_trackable_gpus(site: Site) -> bool:
-    return site.settings.get("SelectType", "select/cons_tres") == "select/cons_tres"
 
 
 def _gpu_finding(cluster: Cluster, partition: str, nodes: list[GpuNodes]) -> Finding:
@@ -151,49 +145,46 @@ def _gpu_finding(cluster: Cluster, partition: str, nodes: list[GpuNodes]) -> Fin
         fix = f"write `gpus.per_node: {most}`"
         return problem("GPUs", f"no node of `{partition}` has {wants.per_node}; it has {listed}", fix)
     if wants.type is None and len({gpus.type for gpus in nodes}) > 1:
-        return note(
-            "GPUs", f"`{partition}` has {listed}; a run may get any of them", "write `gpus.type` in the profile"
-        )
-    unused = f"; the profile says {wants.per_node} a node" if wants.per_node and wants.per_node < most else ""
-    return (
-        note("GPUs", listed + unused, f"write `gpus.per_node: {most}` to use them all")
-        if unused
-        else ok("GPUs", listed)
-    )
+        what = f"`{partition}` has {listed}; a run may get any of them"
+        return note("GPUs", what, "write `gpus.type` in the profile")
+    if wants.per_node and wants.per_node < most:
+        what = f"{listed}; the profile says {wants.per_node} a node"
+        return note("GPUs", what, f"write `gpus.per_node: {most}` to use them all")
+    return ok("GPUs", listed)
 
 
-def queue_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+def queue_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
     """Say how many runs fit into one submission, and who answers `launcher status`."""
-    yield _array_finding(cluster, facts)
-    yield _accounting_finding(facts)
-    if facts.site.settings.get("TaskPlugin") in ("task/none", "(null)"):
-        yield note("cores", "tasks are not bound to theirs (TaskPlugin=task/none): jobs on a node can slow each other")
-    plugins = facts.site.settings.get("JobSubmitPlugins", "(null)")
+    yield _array_finding(cluster, slurm)
+    yield _accounting_finding(slurm)
+    if slurm.site.settings.get("TaskPlugin") in ("task/none", "(null)"):
+        yield note("cores", "tasks are not bound to cores (TaskPlugin=task/none): jobs on a node can slow each other")
+    plugins = slurm.site.settings.get("JobSubmitPlugins", "(null)")
     if plugins not in ("(null)", ""):
         what = f"the site's job_submit plugin ({plugins}) may change or refuse jobs"
         yield note("site rules", what, "`launcher submit RECIPE --test-only` asks them without queueing")
 
 
-def _array_finding(cluster: Cluster, facts: SlurmFacts) -> Finding:
-    most = facts.site.max_array_size
+def _array_finding(cluster: Cluster, slurm: SlurmReport) -> Finding:
+    most = slurm.site.max_array_size
     if most == 0:
         return note("arrays", "the site has none (MaxArraySize=0): every run is a job of its own")
-    of_qos = [qos.max_submit for qos in facts.qos or () if qos.name == facts.qos_of(cluster)]
-    limits = [one.max_submit for one in facts.associations_of(cluster)] + of_qos
+    of_qos = [qos.max_submit for qos in slurm.qos or () if qos.name == slurm.qos_of(cluster)]
+    limits = [one.max_submit for one in slurm.associations_of(cluster)] + of_qos
     mine = min((limit for limit in limits if limit is not None), default=None)
     what = f"up to {most} runs in one; more are split"
     if mine is not None and mine < most:
         fix = f"submit at most {mine} runs at a time: `--max-parallel` does not help, waiting runs count"
         return note("arrays", f"{what}; you may have {mine} jobs queued and running", fix)
-    return ok("arrays", f"{what}; the whole site holds {facts.site.settings.get('MaxJobCount', '?')} jobs")
+    return ok("arrays", f"{what}; the whole site holds {slurm.site.settings.get('MaxJobCount', '?')} jobs")
 
 
-def _accounting_finding(facts: SlurmFacts) -> Finding:
-    if facts.sacct_complaint is None:
+def _accounting_finding(slurm: SlurmReport) -> Finding:
+    if slurm.sacct_complaint is None:
         return ok("accounting", "sacct answers: `launcher status` asks squeue, then sacct")
-    age = facts.site.settings.get("MinJobAge", "300 sec").removesuffix("ec")
+    age = slurm.site.settings.get("MinJobAge", "300 sec").removesuffix("ec")
     return note(
         "accounting",
-        f"sacct does not answer ({facts.sacct_complaint}); `launcher status` asks squeue, then scontrol, which forgets "
+        f"sacct does not answer ({slurm.sacct_complaint}); `launcher status` asks squeue, then scontrol, which forgets "
         f"jobs {age} after their end, then the run directory",
     )

@@ -3,7 +3,6 @@
 import json
 import netrc
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 
 from launcher.cluster import Cluster
 from launcher.doctor.finding import Finding, note, ok, problem
-from launcher.paths import expand
+from launcher.run.paths import expand
 from launcher.slurm.command import find_overrides
 
 LOW_BYTES = 100 * 10**9
@@ -72,7 +71,7 @@ def look_at(path: Path, mounts: str) -> Folder:
 
 def filesystem_of(path: Path, mounts: str) -> str:
     """Find the type of the file system that holds a path."""
-    rows = [line.split() for line in mounts.splitlines()]
+    rows = [line.split(" ") for line in mounts.split("\n")]
     points = {Path(row[1].replace("\\040", " ")): row[2] for row in rows if len(row) > 2}  # the last mount covers
     return next((points[folder] for folder in (path, *path.parents) if folder in points), "unknown")
 
@@ -107,13 +106,7 @@ def _room_finding(runs: Folder) -> Finding:
 
 
 def other_folder_findings(cluster: Cluster) -> Iterator[Finding]:
-    """Name the variables in folders that this shell does not set, and the folders besides `runs` that are not there."""
-    for name, folder in cluster.roots:
-        unset = re.findall(r"\$\{?(\w+)", os.path.expandvars(folder))
-        if unset:
-            fix = "export it where you log in, or write the folder out: the nodes get the same value"
-            yield problem("folders", f"`{name}: {folder}`: {unset[0]} is not set in this shell", fix)
-            return
+    """Name the folders besides `runs` that are not there."""
     roots = {"data": cluster.roots.data, "corpora": cluster.roots.corpora, "models": cluster.roots.models}
     missing = [f"`{name}` ({folder})" for name, folder in roots.items() if not os.path.isdir(expand(folder))]
     if missing:
@@ -125,10 +118,10 @@ def python_findings(cluster: Cluster) -> Iterator[Finding]:
     """Say whether the nodes' Python can train, as far as this machine can tell."""
     python = cluster.python or sys.executable
     try:
-        said = subprocess.run(
+        done = subprocess.run(
             [python, "-c", _LOOK, *NEEDED], capture_output=True, text=True, timeout=PYTHON_TIMEOUT_SECONDS, check=True
         )
-        version, missing = json.loads(said.stdout)
+        version, missing = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         fix = "check `python` in the profile; on a node: `srun PYTHON -V`"
         yield note("python", f"`{python}` does not run on this machine; the nodes may have it", fix)
@@ -144,7 +137,7 @@ def python_finding(python: str, version: tuple[int, int], missing: list[str], cl
     if cluster.container:
         return ok("python", f"{what} for the batch process; tasks use `{cluster.container.python}` of the image")
     if missing and cluster.modules:
-        return note("python", f"{what} lacks {', '.join(missing)}", "fine if `modules` of the profile bring them")
+        return note("python", f"{what} lacks {', '.join(missing)}", "fine if the profile's `modules` provide them")
     if missing:
         fix = "install the extra there: `pip install 'launcher[train]'`, or write another `python` in the profile"
         return problem("python", f"{what} lacks {', '.join(missing)}", fix)
@@ -161,7 +154,7 @@ def environment_findings(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield ok("environment", "no SBATCH_*, SLURM_*, SRUN_* variables that would change jobs")
     along = sorted(name for name in environ if name in TRAVELLERS or name.startswith(TRAVELLING_PREFIXES))
     if along:
-        yield note("exported", f"goes into every job: {_some(along)}", "unset what you do not mean for the nodes")
+        yield note("exported", f"goes into every job: {_some(along)}", "unset what jobs should not get")
 
 
 def _some(names: list[str], most: int = 8) -> str:
@@ -189,7 +182,7 @@ def wandb_findings(cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Fin
 
 
 def _names_in(path: Path) -> set[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8").split("\n")
     return {line.partition("=")[0].strip().removeprefix("export ").strip() for line in lines if "=" in line}
 
 

@@ -11,9 +11,10 @@ from typing import Literal, TypeAlias
 
 from launcher.cluster import Cluster
 from launcher.doctor.finding import Finding, note, ok, problem
-from launcher.paths import CONTINUE
-from launcher.slurm.doctor import Qos, SlurmFacts, parse_seconds
-from launcher.slurm.site import Partition
+from launcher.run.paths import CONTINUE
+from launcher.site.limits import SlurmReport
+from launcher.site.partitions import Partition
+from launcher.slurm.parse import parse_seconds
 
 SHORT_SECONDS = 60
 """Less is a note: a checkpoint of 84 GB (7 B parameters) takes 42 s at 2 GB/s, and the current step ends first."""
@@ -45,10 +46,10 @@ class Preemption:
         return self.grace_seconds + self.kill_wait_seconds
 
 
-def preemption_of(facts: SlurmFacts, partition: Partition, cluster: Cluster) -> Preemption:
+def preemption_of(slurm: SlurmReport, partition: Partition, cluster: Cluster) -> Preemption:
     """Put together how Slurm preempts the jobs that this profile makes in a partition."""
-    settings = facts.site.settings
-    mode, grace, because = _mode_and_grace(facts, partition, cluster)
+    settings = slurm.site.settings
+    mode, grace, because = _mode_and_grace(slurm, partition, cluster)
     if mode == "REQUEUE" and cluster.slurm.requeue != "requeue":
         because = f"{because}; `--no-requeue` of `slurm.requeue: {cluster.slurm.requeue}` makes it a cancellation"
         mode = "CANCEL"
@@ -57,39 +58,35 @@ def preemption_of(facts: SlurmFacts, partition: Partition, cluster: Cluster) -> 
         partition=partition.name,
         mode=mode,
         grace_seconds=grace,
-        kill_wait_seconds=facts.site.kill_wait_seconds,
+        kill_wait_seconds=slurm.site.kill_wait_seconds,
         sends_user_signal="send_user_signal" in words,
         exempt_seconds=parse_seconds(settings.get("PreemptExemptTime", "")),
         because=because,
     )
 
 
-def _mode_and_grace(facts: SlurmFacts, partition: Partition, cluster: Cluster) -> tuple[Mode, int, str]:
-    kind = facts.site.settings.get("PreemptType", "").removeprefix("preempt/")
+def _mode_and_grace(slurm: SlurmReport, partition: Partition, cluster: Cluster) -> tuple[Mode, int, str]:
+    kind = slurm.site.settings.get("PreemptType", "").removeprefix("preempt/")
     if kind == "qos":
-        return _by_qos(facts, cluster)
+        return _by_qos(slurm, cluster)
     if kind != "partition_prio":
         return "OFF", 0, "the site preempts no jobs"
-    if all(other.priority_tier <= partition.priority_tier for other in facts.site.partitions):
+    if all(other.priority_tier <= partition.priority_tier for other in slurm.site.partitions):
         return "OFF", 0, f"no partition has a higher PriorityTier than `{partition.name}`"
     mode = _mode(partition.preempt_mode)
     return mode, partition.grace_seconds, f"PreemptMode={mode} of partition `{partition.name}`"
 
 
-def _by_qos(facts: SlurmFacts, cluster: Cluster) -> tuple[Mode, int, str]:
-    name = facts.qos_of(cluster)
-    found = next((qos for qos in facts.qos or () if qos.name == name), None)
-    of_site = _mode(facts.site.settings.get("PreemptMode", "OFF"))
+def _by_qos(slurm: SlurmReport, cluster: Cluster) -> tuple[Mode, int, str]:
+    name = slurm.qos_of(cluster)
+    found = next((qos for qos in slurm.qos or () if qos.name == name), None)
+    of_site = _mode(slurm.site.settings.get("PreemptMode", "OFF"))
     if found is None:
         return of_site, 0, f"PreemptMode={of_site} of the site; the grace time of QOS `{name}` is not known"
-    if not _is_victim(found, facts.qos or ()):
+    if not any(name in other.preempts for other in slurm.qos or ()):
         return "OFF", 0, f"no QOS preempts `{name}`"
     mode = of_site if found.preempt_mode == "cluster" else _mode(found.preempt_mode)
     return mode, found.grace_seconds, f"PreemptMode={mode} of QOS `{name}`"
-
-
-def _is_victim(qos: Qos, all_of_them: tuple[Qos, ...]) -> bool:
-    return any(qos.name in other.preempts for other in all_of_them)
 
 
 def _mode(words: str) -> Mode:
@@ -105,26 +102,26 @@ def time_limit_finding(cluster: Cluster) -> Finding:
     return ok("time limit", what)
 
 
-def preemption_findings(preemption: Preemption, cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
+def preemption_findings(preemption: Preemption, cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
     """Say how a preempted run learns of it, how long it has then, and how it comes back."""
     if preemption.mode == "OFF":
         yield ok("preemption", f"none: {preemption.because}")
     elif preemption.mode == "SUSPEND":
-        what = f"runs are halted in memory and go on later ({preemption.because}); nothing is saved then"
+        what = f"runs are halted in memory and continue later ({preemption.because}); nothing is saved then"
         yield note("preemption", what)
     else:
-        yield _time_to_save(preemption, facts)
-    yield _way_back(preemption, cluster, facts)
+        yield _time_to_save(preemption, slurm)
+    yield _way_back(preemption, cluster, slurm)
 
 
-def _time_to_save(preemption: Preemption, facts: SlurmFacts) -> Finding:
+def _time_to_save(preemption: Preemption, slurm: SlurmReport) -> Finding:
     wait = f"{preemption.kill_wait_seconds} s (KillWait)"
     if preemption.grace_seconds:
         time = f"at least {preemption.grace_seconds} s (GraceTime) + {wait} to save"
     else:
         time = f"no grace time (GraceTime=0), {wait} to save"
     exempt = f"; not in its first {preemption.exempt_seconds} s" if preemption.exempt_seconds else ""
-    what = f"{_signal(preemption, facts)}: {time}{exempt}"
+    what = f"{_signal(preemption, slurm)}: {time}{exempt}"
     if preemption.seconds_to_save >= SHORT_SECONDS:
         return ok("preemption", what)
     return note(
@@ -135,37 +132,36 @@ def _time_to_save(preemption: Preemption, facts: SlurmFacts) -> Finding:
     )
 
 
-def _signal(preemption: Preemption, facts: SlurmFacts) -> str:
+def _signal(preemption: Preemption, slurm: SlurmReport) -> str:
     """Say who gets which signal first; a site that sends the user's own does so only if there is a grace time."""
     if preemption.sends_user_signal and preemption.grace_seconds:
         return "USR1 reaches the batch process, USR2 then every task"
-    tracker = facts.site.settings.get("ProctrackType", "").removeprefix("proctrack/")
-    reaches_trees = tracker in ("linuxproc", "pgid") or facts.site.settings.get("SignalChildrenProcesses") == "yes"
+    tracker = slurm.site.settings.get("ProctrackType", "").removeprefix("proctrack/")
+    reaches_trees = tracker in ("linuxproc", "pgid") or slurm.site.settings.get("SignalChildrenProcesses") == "yes"
     return "SIGTERM reaches every task" + (" and its helpers, W&B's too" if reaches_trees else "")
 
 
-def exit_code_findings(cluster: Cluster, facts: SlurmFacts) -> Iterator[Finding]:
-    """Say whether the site holds jobs that end as ours do when they want to go on."""
-    held = facts.site.settings.get("RequeueExitHold", "")
+def exit_code_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
+    """Say whether the site holds jobs that end with the exit code for `continue`."""
+    held = slurm.site.settings.get("RequeueExitHold", "")
     if _holds(held, CONTINUE) and cluster.slurm.requeue == "requeue":
-        yield problem(
-            "exit codes",
-            f"the site holds jobs that end with exit code {CONTINUE} (RequeueExitHold={held}), as ours do to go on",
-            "write `slurm.requeue: resubmit` in the profile",
-        )
+        what = f"the site holds jobs that end with exit code {CONTINUE} (RequeueExitHold={held}), as our runs do"
+        yield problem("exit codes", what, "write `slurm.requeue: resubmit` in the profile")
 
 
-def _way_back(preemption: Preemption, cluster: Cluster, facts: SlurmFacts) -> Finding:
+def _way_back(preemption: Preemption, cluster: Cluster, slurm: SlurmReport) -> Finding:
     policy = cluster.slurm.requeue
     if policy == "never":
         what = "an interrupted run stays stopped: the profile says `slurm.requeue: never`"
         return note("requeue", what, "write `requeue: requeue` there, or use `launcher resume RUN`")
+    expiry = re.search(r"cred_expire=(\d+)", slurm.site.settings.get("AuthInfo", ""))
+    seconds = (int(expiry[1]) if expiry else DEFAULT_CRED_EXPIRE) + 1
     ours = "we requeue it" if policy == "requeue" else "we queue a new job for it"
-    wait = f", {_requeue_wait(facts)} s later at the earliest" if policy == "requeue" else ""
+    wait = f", {seconds} s later at the earliest" if policy == "requeue" else ""
     if preemption.mode == "OFF":
         return ok("requeue", f"a run that reached its time limit comes back{wait}: {ours}")
     if preemption.mode == "SUSPEND":
-        return ok("requeue", f"Slurm lets a halted run go on; at the time limit {ours}")
+        return ok("requeue", f"Slurm continues a halted run; at the time limit {ours}")
     if preemption.mode == "REQUEUE":
         return ok("requeue", f"a preempted run comes back{wait}: {ours} once it has saved; if it has not, Slurm does")
     return note(
@@ -180,11 +176,6 @@ def _fix_of_cancel(preemption: Preemption, cluster: Cluster) -> str:
     if cluster.slurm.requeue != "requeue" and "--no-requeue" in preemption.because:
         return "if the site allows `scontrol requeue`, write `slurm.requeue: requeue`; else `launcher resume RUN`"
     return "`launcher resume RUN` brings such a run back from its newest checkpoint"
-
-
-def _requeue_wait(facts: SlurmFacts) -> int:
-    found = re.search(r"cred_expire=(\d+)", facts.site.settings.get("AuthInfo", ""))
-    return (int(found[1]) if found else DEFAULT_CRED_EXPIRE) + 1
 
 
 def _holds(ranges: str, code: int) -> bool:

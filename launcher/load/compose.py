@@ -1,25 +1,32 @@
-"""One tree out of several: `base:` below the file, `rehearsal` and `--set` over it.
+"""Merge a file with its `base:`, its `rehearsal` and `--set`.
 
-One rule everywhere: mappings are merged key by key, everything else is replaced.
+One rule everywhere: mappings are merged key by key, everything else is replaced, and so are mappings marked `!replace`.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
-from launcher.errors import Fault
-from launcher.load.leaks import find_leaks
-from launcher.load.nodes import MAX_DEPTH, Document, Node, Origin, join_path, parse_yaml
+from launcher.errors import Fault, FaultCode
 from launcher.load.read import read_documents
+from launcher.load.secret_scan import find_leaks, mask
+from launcher.load.yaml_errors import MAX_DEPTH
+from launcher.load.yaml_tree import Document, Origin, YamlNode, join_path, parse_yaml
+
+Copies: TypeAlias = dict[tuple[int, str], tuple[YamlNode, YamlNode]]
+"""Trees of bases as seen from another folder, and of rehearsals: by the tree's identity and what was done with it, the
+tree and its copy. A thousand recipes may share them."""
 
 
 @dataclass
 class Composer:
-    """Puts trees together and collects what is wrong with them."""
+    """Merges trees and collects their faults."""
 
     faults: list[Fault] = field(default_factory=list)
     secrets: set[str] = field(default_factory=set)
+    copies: Copies = field(default_factory=dict)
 
     def read(self, path: Path) -> list[Document]:
         """Read the documents of a file that are not empty."""
@@ -28,44 +35,69 @@ class Composer:
         self.secrets |= parsed.secrets
         documents = [document for document in parsed.documents if document.root.value is not None]
         if not documents and not parsed.faults:
-            self.faults.append(Fault(str(path), None, "", "the file is empty; see the examples under `recipes/`"))
+            self.refuse(Origin(str(path), None), "structure", "the file is empty; see the examples under `recipes/`")
         return documents
 
-    def lay_on_base(self, root: Node, path: Path, chain: tuple[Path, ...] = ()) -> Node:
+    def lay_on_base(self, root: YamlNode, path: Path, chain: tuple[Path, ...] = ()) -> list[YamlNode]:
         """Lay a document over the file that its `base:` names, and that over its own base, and so on.
 
         Args:
             root: The document.
             path: The file it was read from; `base:` is relative to it.
             chain: The files that led here.
+
+        Returns:
+            The document with all that is below it, then its base with all that is below that, and so on.
         """
         if not isinstance(root.value, dict) or "base" not in root.value:
-            return root
+            return [root]
         base = root.value["base"]
-        rest = Node({key: node for key, node in root.value.items() if key != "base"}, root.origin)
+        rest = YamlNode({key: node for key, node in root.value.items() if key != "base"}, root.origin)
         base_path = Path(os.path.normpath(path.parent / base.text))
         chain = (*chain, path)
         if not isinstance(base.value, str):
-            self._refuse(base, "base", "name one file: `base: other.yaml`")
+            self.refuse(base.origin, "wrong-type", "name one file: `base: other.yaml`", "base")
         elif any(base_path.absolute() == link.absolute() for link in chain):
             loop = " -> ".join(str(link) for link in (*chain, base_path))
-            self._refuse(base, "base", f"the files are each other's base ({loop}); break the loop")
+            self.refuse(
+                base.origin, "structure", f"the files form a loop ({loop}); remove one of the `base:` lines", "base"
+            )
         elif not base_path.is_file():
-            self._refuse(base, "base", f"there is no file `{base_path}`; the path is relative to this file")
+            self.refuse(
+                base.origin, "not-found", f"there is no file `{base_path}`; the path is relative to this file", "base"
+            )
         elif len(documents := self.read(base_path)) > 1:
-            self._refuse(base, "base", f"`{base.text}` holds {len(documents)} documents; a base holds one")
+            self.refuse(
+                base.origin, "structure", f"`{base.text}` holds {len(documents)} documents; a base holds one", "base"
+            )
         elif documents:
-            below = self.lay_on_base(documents[0].root, base_path, chain)
-            return merge(_relocate(below, os.path.relpath(base_path.parent, path.parent)), rest)
-        return rest
+            folder = os.path.relpath(base_path.parent, path.parent)
+            layers = self.lay_on_base(documents[0].root, base_path, chain)
+            below = [self._copy_once(layer, folder, lambda node: relocate(node, folder)) for layer in layers]
+            return [merge(below[0], rest)._replace(origin=base.origin), *below]
+        return [rest]
 
-    def set_all(self, root: Node, overrides: Sequence["Override"]) -> Node:
+    def lay_rehearsal(self, root: YamlNode) -> YamlNode:
+        """Lay the `rehearsal` of a recipe over it; the name gets `-rehearsal` unless the overlay sets one."""
+        assert isinstance(root.value, dict)
+        entries = {key: node for key, node in root.value.items() if key != "rehearsal"}
+        if name := entries.get("name"):
+            entries["name"] = name._replace(value=f"{name.value}-rehearsal")
+        overlay = self._copy_once(root.value["rehearsal"], "rehearsal.", _mark_rehearsal)
+        return merge(YamlNode(entries, root.origin), overlay._replace(origin=root.origin))
+
+    def _copy_once(self, node: YamlNode, name: str, copy: Callable[[YamlNode], YamlNode]) -> YamlNode:
+        if (id(node), name) not in self.copies:
+            self.copies[id(node), name] = node, copy(node)
+        return self.copies[id(node), name][1]
+
+    def set_all(self, root: YamlNode, overrides: Sequence["Override"]) -> YamlNode:
         """Lay the values of `--set` over a document."""
         for override in overrides:
             try:
                 root = _put(root, override.keys, override.value)
             except _MisplacedError as error:
-                self.faults.append(Fault(override.value.origin.file, None, "", str(error)))
+                self.refuse(override.value.origin, "structure", str(error))
         return root
 
     def parse_overrides(self, texts: Sequence[str]) -> list["Override"]:
@@ -74,23 +106,39 @@ class Composer:
 
     def _parse_override(self, text: str) -> "Override | None":
         name, equals, value = text.partition("=")
-        keys = tuple(name.split("."))
+        keys, origin = tuple(name.split(".")), Origin(f"--set {name}", None)
         if not equals or not all(keys) or len(keys) > MAX_DEPTH:
-            self.faults.append(Fault(f"--set {name}", None, "", "is not an assignment; write `--set optim.lr=1e-5`"))
+            self.refuse(origin, "structure", "is not an assignment; write `--set optim.lr=1e-5`")
             return None
-        origin = Origin(f"--set {name}", None)
+        return Override(keys, self.parse_value(value, origin, text, keys))
+
+    def parse_value(self, value: str, origin: Origin, text: str, keys: tuple[str, ...] = ()) -> YamlNode:
+        """Parse the value of an option.
+
+        Args:
+            value: YAML.
+            origin: The option.
+            text: All that was given to the option.
+            keys: The key that the value is for.
+        """
         parsed = parse_yaml(value, origin.file)
-        root = parsed.documents[0].root if parsed.documents else Node(None, origin, is_refused=bool(parsed.faults))
+        root = parsed.documents[0].root if parsed.documents else YamlNode(None, origin, is_refused=bool(parsed.faults))
         node = map_origins(root, lambda _: origin)
         leaks, secrets = find_leaks(text, [_nest(keys, node)], origin.file)
         self.secrets |= secrets
-        self.faults += [Fault(fault.file, None, "", fault.message) for fault in [*parsed.faults, *leaks[:1]]]
+        self.faults += [replace(fault, line=None, key="") for fault in [*parsed.faults, *leaks[:1]]]
         if len(parsed.documents) > 1:
-            self.faults.append(Fault(origin.file, None, "", "holds several YAML documents; write one value"))
-        return Override(keys, node)
+            self.refuse(origin, "structure", "holds several YAML documents; write one value")
+        return node
 
-    def _refuse(self, node: Node, key: str, message: str) -> None:
-        self.faults.append(Fault(node.origin.file, node.origin.line, key, message))
+    def all_faults(self, path: Path) -> list[Fault]:
+        """Give what was collected, once each, without secrets: those of the file that was asked for first."""
+        unique = dict.fromkeys(mask(fault, self.secrets) for fault in self.faults)
+        return sorted(unique, key=lambda fault: (fault.file != str(path), fault.file, fault.line or 0))
+
+    def refuse(self, origin: Origin, code: FaultCode, message: str, key: str = "") -> None:
+        """Add a fault."""
+        self.faults.append(Fault(origin.file, origin.line, key, message, code))
 
 
 @dataclass(frozen=True)
@@ -98,30 +146,24 @@ class Override:
     """One `--set a.b=c`."""
 
     keys: tuple[str, ...]
-    value: Node
+    value: YamlNode
 
 
-def merge(below: Node, above: Node) -> Node:
-    """Lay a tree over another: mappings are merged, everything else is replaced."""
-    if not isinstance(below.value, dict) or not isinstance(above.value, dict):
+def merge(below: YamlNode, above: YamlNode) -> YamlNode:
+    """Lay a tree over another: mappings are merged unless the upper one is marked, everything else is replaced."""
+    if above.replaces or not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     entries = dict(below.value)
     for key, node in above.value.items():
         entries[key] = merge(entries[key], node) if key in entries else node
-    return Node(entries, above.origin)
+    return YamlNode(entries, above.origin)
 
 
-def lay_rehearsal(root: Node) -> Node:
-    """Lay the `rehearsal` of a recipe over it; the name gets `-rehearsal` unless the overlay sets one."""
-    assert isinstance(root.value, dict)
-    entries = {key: node for key, node in root.value.items() if key != "rehearsal"}
-    if name := entries.get("name"):
-        entries["name"] = name._replace(value=f"{name.value}-rehearsal")
-    overlay = map_origins(root.value["rehearsal"], lambda origin: origin._replace(section="rehearsal."))
-    return merge(Node(entries, root.origin), overlay._replace(origin=root.origin))
+def _mark_rehearsal(overlay: YamlNode) -> YamlNode:
+    return map_origins(overlay, lambda origin: origin._replace(section="rehearsal."))
 
 
-def map_origins(node: Node, change: Callable[[Origin], Origin]) -> Node:
+def map_origins(node: YamlNode, change: Callable[[Origin], Origin]) -> YamlNode:
     """Copy a tree with other origins."""
     value = node.value
     if isinstance(value, dict):
@@ -132,10 +174,10 @@ def map_origins(node: Node, change: Callable[[Origin], Origin]) -> Node:
 
 
 class _MisplacedError(Exception):
-    """A `--set` goes through something that has no such part."""
+    """A `--set` names a part of something that has no such part."""
 
 
-def _put(node: Node, keys: tuple[str, ...], new: Node, done: tuple[str, ...] = ()) -> Node:
+def _put(node: YamlNode, keys: tuple[str, ...], new: YamlNode, done: tuple[str, ...] = ()) -> YamlNode:
     if not keys:
         return merge(node, new)
     key, rest = keys[0], keys[1:]
@@ -145,29 +187,29 @@ def _put(node: Node, keys: tuple[str, ...], new: Node, done: tuple[str, ...] = (
             raise _MisplacedError(f"`{join_path(done)}` has {count} items, counted from 0; write one of their numbers")
         items = list(node.value)
         items[int(key)] = _put(items[int(key)], rest, new, (*done, key))
-        return Node(items, node.origin)
+        return YamlNode(items, node.origin)
     if node.value is not None and not isinstance(node.value, dict):
-        raise _MisplacedError(f"`{join_path(done)}` is a value without parts; write `--set {join_path(done)}=...`")
+        raise _MisplacedError(f"`{join_path(done)}` has no keys below it; write `--set {join_path(done)}=...`")
     entries = dict(node.value or {})
-    entries[key] = _put(entries.get(key, Node(None, new.origin)), rest, new, (*done, key))
-    return Node(entries, node.origin)
+    entries[key] = _put(entries.get(key, YamlNode(None, new.origin)), rest, new, (*done, key))
+    return YamlNode(entries, node.origin)
 
 
-def _nest(keys: tuple[str, ...], node: Node) -> Node:
+def _nest(keys: tuple[str, ...], node: YamlNode) -> YamlNode:
     for key in reversed(keys):
-        node = Node({key: node}, node.origin)
+        node = YamlNode({key: node}, node.origin)
     return node
 
 
-def _relocate(node: Node, folder: str) -> Node:
+def relocate(node: YamlNode, folder: str) -> YamlNode:
     """Rewrite `./x` of a file in `folder`, so that it means the same seen from the folder above."""
     if folder == ".":
         return node
     value = node.value
     if isinstance(value, dict):
-        value = {key: _relocate(child, folder) for key, child in value.items()}
+        value = {key: relocate(child, folder) for key, child in value.items()}
     elif isinstance(value, list):
-        value = [_relocate(child, folder) for child in value]
+        value = [relocate(child, folder) for child in value]
     elif isinstance(value, str) and value.startswith(("./", "../")):
         moved = os.path.normpath(os.path.join(folder, value))
         value = moved if moved.startswith("../") else f"./{moved}"

@@ -5,8 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from launcher.errors import Fault
-from launcher.load.leaks import find_leaks, mask
-from launcher.load.nodes import Parsed, parse_yaml
+from launcher.load.secret_scan import find_leaks, mask
+from launcher.load.yaml_tree import Parsed, parse_yaml
 
 
 def read_documents(path: Path) -> Parsed:
@@ -14,18 +14,18 @@ def read_documents(path: Path) -> Parsed:
     try:
         return _parse(str(path), path.read_bytes())
     except OSError as error:
-        return Parsed(faults=[Fault(str(path), None, "", f"{error.strerror or error}; check the path")])
+        return Parsed(faults=[Fault(str(path), None, "", f"{error.strerror or error}; check the path", "not-found")])
 
 
 @lru_cache(maxsize=64)
 def _parse(file: str, content: bytes) -> Parsed:
-    """Parse a file's content; the last ones are kept, since a thousand recipes may share their `base:`."""
+    # Cached, since a thousand recipes may share their `base:`.
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8"
-        return Parsed(faults=[Fault(file, line, "", message)])
+        return Parsed(faults=[Fault(file, line, "", message, "syntax")])
     parsed = parse_yaml(text, file)
     leaks, secrets = find_leaks(text, [document.root for document in parsed.documents], file)
     return replace(parsed, faults=[mask(fault, secrets) for fault in parsed.faults] + leaks, secrets=secrets)

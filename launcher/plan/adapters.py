@@ -1,10 +1,10 @@
-"""How many parameters an adapter trains, in closed form: what peft builds on a decoder with gated MLPs.
+"""How many parameters an adapter trains on a decoder with gated MLPs, in closed form.
 
-A test compares with what peft really builds.
+A test compares it with what peft builds.
 """
 
-from launcher.plan.shape import ModelShape
-from launcher.recipe.adapter import (
+from launcher.plan.model_shape import ModelShape
+from launcher.recipe.sections.adapter import (
     IA3,
     OFT,
     AdaLora,
@@ -15,7 +15,7 @@ from launcher.recipe.adapter import (
     PromptTuning,
     PTuning,
 )
-from launcher.recipe.molora import MoLora, Orthogonal
+from launcher.recipe.sections.molora import MoLora, Orthogonal
 
 
 def trainable_parameters(adapter: Adapter, shape: ModelShape) -> int | None:
@@ -33,7 +33,7 @@ def trainable_parameters(adapter: Adapter, shape: ModelShape) -> int | None:
     names = list(linear) if adapter.targets == "all-linear" else list(adapter.targets)
     if not set(names) <= set(linear):
         return None
-    return shape.layers * sum(_beside(adapter, name, *linear[name]) for name in names) + _embeddings(adapter, shape)
+    return shape.layers * sum(_added(adapter, name, *linear[name]) for name in names) + _embeddings(adapter, shape)
 
 
 def _embeddings(adapter: Adapter, shape: ModelShape) -> int:
@@ -55,8 +55,7 @@ def _linear_layers(shape: ModelShape) -> dict[str, tuple[int, int]]:
     }
 
 
-def _beside(adapter: Lora | AdaLora | IA3 | OFT | MoLora | Orthogonal, name: str, inputs: int, outputs: int) -> int:
-    """Parameters beside one matrix."""
+def _added(adapter: Lora | AdaLora | IA3 | OFT | MoLora | Orthogonal, name: str, inputs: int, outputs: int) -> int:
     match adapter:
         case Lora():
             return adapter.r * (inputs + outputs) + (outputs if adapter.dora else 0)

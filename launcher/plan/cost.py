@@ -1,17 +1,21 @@
 """What a run costs in GPU-hours: one attempt exactly, the whole run as an estimate at a stated utilisation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from launcher.cluster import Cluster
 from launcher.gpus import flops_per_token, peak_flops
-from launcher.plan.shape import ModelShape
+from launcher.plan.model_shape import ModelShape, read_json
+from launcher.plan.utilisation import expected_mfu
 from launcher.recipe import Recipe
-from launcher.recipe.training import TrainingRecipe
+from launcher.run.paths import locate
 
-ASSUMED_MFU = 0.4
-"""Utilisation that well-tuned dense models reach on A100s: 46 % (PaLM on TPUs) and 44 to 57 % (Megatron-LM,
-https://arxiv.org/abs/2205.05198, table 5) are the published good cases; 40 % leaves room for slower networks."""
+if TYPE_CHECKING:
+    from launcher.recipe.kinds.training import TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,10 @@ def attempt_gpu_hours(recipe: Recipe) -> float:
 
 
 def estimate_run(
-    recipe: TrainingRecipe,
+    recipe: "TrainingRecipe",
     shape: ModelShape,
     gpu: str | None,
     corpus_sizes: Sequence[int] | None = None,
-    mfu: float = ASSUMED_MFU,
 ) -> RunCost | None:
     """Estimate steps, tokens and GPU-hours of a whole run.
 
@@ -45,7 +48,6 @@ def estimate_run(
         shape: The model.
         gpu: Its name or the site's type for it, e.g. `a100`.
         corpus_sizes: Sequences of each corpus, where they are known; needed for lengths in epochs.
-        mfu: Assumed utilisation.
 
     Returns:
         None if the length or the GPU's peak is not known.
@@ -54,19 +56,45 @@ def estimate_run(
     peak = peak_flops(gpu, recipe.precision.dtype, recipe.precision.tf32) if gpu else None
     if steps is None or peak is None:
         return None
-    batch = recipe.batch
-    tokens = steps * batch.sequences * batch.sequence_length
-    multiplied_with = 0 if recipe.kind == "classify" else 1  # a head takes the place of the output embedding
-    computing = shape.parameters - (shape.tables - multiplied_with) * shape.table_parameters
-    width = shape.heads * shape.head_size
-    frozen = computing if recipe.adapter else 0
-    flops = tokens * flops_per_token(computing, shape.layers, width, batch.sequence_length, frozen)
+    tokens = steps * tokens_of_step(recipe)
+    mfu = expected_mfu(shape, gpu or "", recipe.batch.sequence_length, recipe.model.activation_checkpointing)
+    flops = tokens * flops_of_token(recipe, shape)
     return RunCost(steps, tokens, flops / (peak * mfu) / 3600, mfu)
 
 
-def steps_of(recipe: TrainingRecipe, corpus_sizes: Sequence[int] | None) -> int | None:
+def tokens_of_step(recipe: "TrainingRecipe") -> int:
+    """Tokens of a global batch."""
+    return recipe.batch.sequences * recipe.sequences_per_sample * recipe.batch.sequence_length
+
+
+def flops_of_token(recipe: "TrainingRecipe", shape: ModelShape) -> float:
+    """FLOPs of forward and backward for one token; recomputed activations do not count."""
+    output_tables = 0 if recipe.predicts == "labels" else 1  # a head takes the place of the output embedding
+    computing = shape.parameters - (shape.tables - output_tables) * shape.table_parameters
+    width = shape.heads * shape.head_size
+    frozen = computing if recipe.adapter else 0
+    return flops_per_token(computing, shape.layers, width, recipe.batch.sequence_length, frozen)
+
+
+def steps_of(recipe: "TrainingRecipe", corpus_sizes: Sequence[int] | None) -> int | None:
     """Optimizer steps of a run, rounded up; None for a length in epochs of corpora of unknown size."""
     length = recipe.schedule.length
     if length.unit == "epoch" and corpus_sizes is None:
         return None
     return recipe.batch.steps(length, Fraction(0) if corpus_sizes is None else recipe.samples_in_epoch(corpus_sizes))
+
+
+def corpus_sizes(recipe: "TrainingRecipe", cluster: Cluster, folder: str) -> list[int] | None:
+    """Training sequences of each corpus, from its manifest; None unless all are known."""
+    from launcher.recipe.sections.mixture import Data
+
+    data = getattr(recipe, "data", None)
+    if not isinstance(data, Data) or data.packing == "pad":  # padding takes the length of every document
+        return None
+    folders = (Path(locate(corpus.name, cluster.roots.corpora, folder)) for corpus in data.corpora)
+    counts = [(read_json(path / "manifest.json") or {}).get("counts") or {} for path in folders]
+    unit = "documents" if data.packing == "truncate" else "tokens"
+    known = [count for count in (each.get(unit, {}).get("train") for each in counts) if isinstance(count, int)]
+    if len(known) < len(counts):
+        return None
+    return known if unit == "documents" else [math.ceil(tokens / recipe.batch.sequence_length) for tokens in known]

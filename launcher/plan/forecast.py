@@ -1,14 +1,12 @@
-"""Everything that can be said of a recipe before it runs, as plain values; what cannot be told is None."""
+"""What a recipe will need and cost, before it runs; None where it cannot be estimated."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
-from launcher.paths import locate
-from launcher.plan.cost import RunCost, attempt_gpu_hours, estimate_run
+from launcher.plan.cost import RunCost, attempt_gpu_hours, corpus_sizes, estimate_run
 from launcher.plan.feasibility import hub_ids
 from launcher.plan.memory import (
     MemoryEstimate,
@@ -17,12 +15,16 @@ from launcher.plan.memory import (
     estimate_memory,
     estimate_offloaded,
 )
-from launcher.plan.shape import ModelShape, model_config, read_json, read_shape
-from launcher.recipe import CptRecipe
-from launcher.recipe.training import TrainingRecipe
+from launcher.plan.model_shape import find_shape, scoring_shapes
+from launcher.recipe.quantities import Size
+
+if TYPE_CHECKING:
+    from launcher.recipe.kinds.training import TrainingRecipe
 
 _USUAL_DEFAULT = 32_000_000_000
-"""Bytes of RAM that a partition may give to a job that asks for none; an assumption: 4 GB for each of 8 cores."""
+"""RAM that a partition may give to a job that asks for none, in bytes; an assumption: 4 GB for each of 8 cores."""
+_UNKNOWN_START = 16
+_BYTES_PER_BYTE_SOLD = 1.06
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Forecast:
 
     @property
     def is_too_large(self) -> bool:
-        """The estimate is more than a GPU has; estimates can be wrong, so this is no fault."""
+        """The estimate is more than a GPU has; a warning, since estimates can be wrong."""
         return bool(self.memory and self.gpu_memory and self.memory.total > self.gpu_memory)
 
     @property
@@ -58,39 +60,39 @@ class Forecast:
         return bool(self.loading and self.node_memory and self.loading > self.node_memory)
 
     @property
-    def loads_by_luck(self) -> bool:
+    def may_exceed_default(self) -> bool:
         """Loading takes more than a partition's default may give, and the recipe asks for nothing."""
         return bool(self.loading and self.node_memory is None and self.loading > _USUAL_DEFAULT)
 
     @property
-    def may_not_hold(self) -> bool:
+    def may_not_offload(self) -> bool:
         """The estimate for what is offloaded is more than the recipe asks for."""
         return bool(self.offloaded and self.node_memory and self.offloaded > self.node_memory)
 
 
 def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
-    """Say what can be told of a recipe on a cluster."""
-    recipe, folder = loaded.recipe, str(loaded.path.parent.absolute())
+    """Estimate size, memory and cost of a recipe on a cluster."""
+    recipe, folder = loaded.recipe, loaded.folder
     hours = attempt_gpu_hours(recipe) if cluster.gpus.device == "cuda" else 0.0
     world_size = recipe.resources.world_size
     missing = hub_ids(recipe, cluster, folder)
-    if not isinstance(recipe, TrainingRecipe):
+    if not recipe.trains:
         return Forecast(world_size, hours, hub_ids=missing)
-    shape, start = read_shape(model_config(recipe, cluster, folder) or {}), starting_micro_batch(loaded, cluster)
+    shape, start = find_shape(recipe, cluster, folder), starting_micro_batch(loaded, cluster)
     recipe = recipe if start is None else recipe.sized(start)
     if shape is None or not _uses_gpus(recipe, cluster):
         return Forecast(world_size, hours, micro_batch=start, hub_ids=missing)
-    wanted = recipe.resources.memory
+    wanted, scoring = recipe.resources.memory, scoring_shapes(recipe, shape, cluster, folder)
     return Forecast(
         world_size,
         hours,
-        memory=estimate_memory(recipe, shape),
+        memory=estimate_memory(recipe, shape, scoring),
         gpu_memory=_gpu_memory(recipe, cluster),
-        loading=estimate_loading(recipe, shape),
+        loading=estimate_loading(recipe, shape, scoring),
         offloaded=estimate_offloaded(recipe, shape),
         node_memory=wanted.bytes if wanted else None,
         micro_batch=start,
-        run=estimate_run(recipe, shape, cluster.gpus.type, _corpus_sizes(recipe, cluster, folder)),
+        run=estimate_run(recipe, shape, cluster.gpus.type, corpus_sizes(recipe, cluster, folder)),
         hub_ids=missing,
     )
 
@@ -98,61 +100,48 @@ def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
 def starting_micro_batch(loaded: LoadedRecipe, cluster: Cluster) -> int | None:
     """Choose what `micro_batch: auto` starts with; None for a micro batch that the recipe says.
 
-    It is the largest power of two that divides what a rank has to do in a step and, by the estimate, fits. Where there
-    is no estimate (an encoder, a model that is on the hub only, a GPU of unknown size) it is 16 at most, and what does
-    not fit is halved; on CPUs 1, since there the kernel would kill what does not fit.
+    It is the largest power of two that divides a rank's sequences of a step and is estimated to fit. Without an
+    estimate (an encoder, a model that is on the hub only, a GPU of unknown size) it is at most 16, and is halved if it
+    does not fit; on CPUs it is 1, since the kernel kills a process that does not fit.
     """
     recipe = loaded.recipe
-    if not isinstance(recipe, TrainingRecipe) or recipe.batch.micro_batch != "auto":
+    if not recipe.trains or recipe.batch.micro_batch != "auto":
         return None
     if not _uses_gpus(recipe, cluster):
         return 1
     share = recipe.batch.sequences // recipe.resources.world_size
-    powers = [1 << place for place in range(share.bit_length()) if share % (1 << place) == 0]
-    shape = read_shape(model_config(recipe, cluster, str(loaded.path.parent.absolute())) or {})
-    limit = _gpu_memory(recipe, cluster)
-    if shape is None or limit is None or estimate_memory(recipe, shape) is None:
+    powers = [1 << place for place in range((share & -share).bit_length())]  # those that divide it
+    shape, limit = find_shape(recipe, cluster, loaded.folder), _gpu_memory(recipe, cluster)
+    scoring = scoring_shapes(recipe, shape, cluster, loaded.folder) if shape else []
+    estimates = [estimate_memory(recipe.sized(number), shape, scoring) if shape else None for number in powers]
+    if limit is None or None in estimates:
         return max(number for number in powers if number <= _UNKNOWN_START)
-    fitting = [number for number in powers if _needs(recipe.sized(number), shape) <= limit]
+    fitting = [number for number, one in zip(powers, estimates, strict=True) if one and one.total <= limit]
     return max(fitting, default=1)
 
 
 def checkpoint_bytes(loaded: LoadedRecipe, cluster: Cluster) -> int | None:
-    """Say how large a checkpoint will be; None for what trains nothing, and for a model that is not known here."""
+    """Estimate the size of a checkpoint; None for a recipe that trains nothing or a model that is not known here."""
     recipe = loaded.recipe
-    if not isinstance(recipe, TrainingRecipe):
+    if not recipe.trains:
         return None
-    shape = read_shape(model_config(recipe, cluster, str(loaded.path.parent.absolute())) or {})
+    shape = find_shape(recipe, cluster, loaded.folder)
     return estimate_checkpoint(recipe, shape) if shape else None
 
 
-_UNKNOWN_START = 16
-
-
-def _needs(recipe: TrainingRecipe, shape: ModelShape) -> int:
-    estimate = estimate_memory(recipe, shape)
-    return estimate.total if estimate else 0
-
-
-def _uses_gpus(recipe: TrainingRecipe, cluster: Cluster) -> bool:
+def _uses_gpus(recipe: "TrainingRecipe", cluster: Cluster) -> bool:
     return cluster.gpus.device == "cuda" and recipe.resources.gpus_per_node > 0
 
 
-def _gpu_memory(recipe: TrainingRecipe, cluster: Cluster) -> int | None:
+def _gpu_memory(recipe: "TrainingRecipe", cluster: Cluster) -> int | None:
     size = cluster.gpus.memory or recipe.resources.gpu_memory
-    return size.bytes if size else None
+    return usable_memory(size) if size else None
 
 
-def _corpus_sizes(recipe: TrainingRecipe, cluster: Cluster, folder: str) -> list[int] | None:
-    """Training sequences of each corpus, from its manifest; None unless all are known."""
-    if not isinstance(recipe, CptRecipe):
-        return None
-    folders = (Path(locate(corpus.name, cluster.roots.corpora, folder)) for corpus in recipe.data.corpora)
-    counts = [(read_json(path / "manifest.json") or {}).get("counts") or {} for path in folders]
-    if recipe.data.packing == "pad":  # takes the length of every document
-        return None
-    unit = "documents" if recipe.data.packing == "truncate" else "tokens"
-    known = [count for count in (each.get(unit, {}).get("train") for each in counts) if isinstance(count, int)]
-    if len(known) < len(counts):
-        return None
-    return known if unit == "documents" else [math.ceil(tokens / recipe.batch.sequence_length) for tokens in known]
+def usable_memory(size: Size) -> int:
+    """Return the bytes that CUDA has of a GPU sold with so much memory.
+
+    Its maker counts 2^30 bytes a GB, and the driver keeps some: an A100-80GB has 79.1 GiB, that is 85.0e9 bytes, an
+    H200 of 141 GB 139.8 GiB.
+    """
+    return round(size.bytes * _BYTES_PER_BYTE_SOLD)

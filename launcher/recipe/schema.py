@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from launcher.recipe import KINDS
-from launcher.recipe.rules import Section
-from launcher.recipe.words import describe_fields
+from launcher.recipe.base import Section
+from launcher.recipe.field_docs import describe_fields
+from launcher.recipe.pipeline import PipelineRecipe
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _BASE = {"type": "string", "description": "File that this one is laid over; relative to this file."}
@@ -19,16 +20,17 @@ _BASE = {"type": "string", "description": "File that this one is laid over; rela
 
 def recipe_schema(kind: str | None = None) -> dict[str, Any]:
     """Make the JSON schema of recipes of one kind, or of any kind."""
+    models: dict[str, type[BaseModel]] = {**KINDS, "pipeline": PipelineRecipe}
     if kind is not None:
-        return {"$schema": DIALECT, **document_schema(KINDS[kind])}
+        return {"$schema": DIALECT, **document_schema(models[kind])}
     definitions: dict[str, Any] = {}
     choices = []
-    for name, model in KINDS.items():
+    for name, model in models.items():
         schema = document_schema(model)
         definitions |= schema.pop("$defs")
         condition = {"properties": {"kind": {"const": name}}, "required": ["kind"]}
         choices.append({"if": condition, "then": schema})
-    kinds = {"kind": {"enum": list(KINDS), "description": "What kind of recipe this is."}, "base": _BASE}
+    kinds = {"kind": {"enum": list(models), "description": "What kind of recipe this is."}, "base": _BASE}
     one_of_them = [{"required": ["kind"]}, {"required": ["base"]}]
     return {
         "$schema": DIALECT,

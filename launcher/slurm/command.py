@@ -1,16 +1,17 @@
 """Running Slurm's commands: argv lists, the right slurm.conf, none of the calling shell's overrides."""
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 
 from launcher.cluster import Cluster
 from launcher.errors import SlurmError
-from launcher.paths import expand
+from launcher.run.paths import expand
+from launcher.run.slurm_text import outside_job
 
-# sbatch and srun take options from these variables, and they override the script
-# (https://slurm.schedmd.com/sbatch.html, INPUT ENVIRONMENT VARIABLES).
-_OVERRIDES = ("SBATCH_", "SLURM_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
+TIMEOUT_SECONDS = 15
+"""A question that takes longer counts as not answered; slurmctld's own MessageTimeout is 10 s."""
 
 
 def slurm_environment(cluster: Cluster, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -20,18 +21,13 @@ def slurm_environment(cluster: Cluster, environ: Mapping[str, str] | None = None
         cluster: Its `slurm.conf`, if it names one, becomes SLURM_CONF.
         environ: What to start from; this process's environment if left out.
     """
-    source = os.environ if environ is None else environ
-    kept = {name: value for name, value in source.items() if not name.startswith(_OVERRIDES)}
-    if "SLURM_CONF" in source:
-        kept["SLURM_CONF"] = source["SLURM_CONF"]
-    if cluster.slurm.conf:
-        kept["SLURM_CONF"] = str(expand(cluster.slurm.conf))
-    return kept
+    conf = {"SLURM_CONF": str(expand(cluster.slurm.conf))} if cluster.slurm.conf else {}
+    return outside_job(os.environ if environ is None else environ) | conf
 
 
 def find_overrides(environ: Mapping[str, str]) -> list[str]:
     """Name the variables of an environment that `slurm_environment` leaves out."""
-    return sorted(name for name in environ if name.startswith(_OVERRIDES) and name != "SLURM_CONF")
+    return sorted(environ.keys() - outside_job(environ).keys())
 
 
 def run_slurm(argv: Sequence[str], cluster: Cluster, timeout_seconds: float = 60) -> str:
@@ -69,3 +65,8 @@ def call_slurm(
     if done.returncode:
         raise SlurmError(f"`{' '.join(argv)}` failed ({done.returncode}): {done.stderr.strip() or done.stdout.strip()}")
     return done
+
+
+def complaint(error: SlurmError) -> str:
+    """Say in one line why a command failed, without its name and its arguments."""
+    return re.sub(r"^`.*?` (failed \(\d+\): )?", "", str(error).splitlines()[0])

@@ -1,11 +1,10 @@
-"""Queueing a rendered script through submitit: its executors, without its script, its pickles and its throttle.
+"""Queueing a rendered script through submitit: its executor, without its script, its pickles and its throttle.
 
 submitit's array path builds a plain SlurmExecutor and so bypasses subclasses, and its sbatch call inherits every
 `SBATCH_*` of the calling shell. Here one script serves a single run and an array alike, and what a task needs lies in
-the run directory. The hooks are private: `tests/test_submitit_contract.py` fails when one of them moves.
+the run directory. The hooks are private: `tests/submit/test_submitit_contract.py` fails when one of them moves.
 """
 
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from typing_extensions import override
 
 from launcher.cluster import Cluster
 from launcher.errors import SlurmError
-from launcher.paths import SubmissionDir
-from launcher.slurm.command import run_slurm, slurm_environment
+from launcher.run.paths import SubmissionDir
+from launcher.slurm.command import run_slurm
 
 _JOB_ID = re.compile(r"^(\d+)(;\S+)?$", re.MULTILINE)
 
@@ -50,6 +49,7 @@ class RecipeExecutor(submitit.SlurmExecutor):
         return self._submit_command(self._submitit_command_str).job_id
 
     @override
+    # submitit 1.5 leaves temporary files here, passes on every SBATCH_* variable and waits without a limit.
     def _submit_command(self, command: str) -> submitit.SlurmJob[Any]:
         printed = run_slurm(self._make_submission_command(self.submission.script), self.cluster)
         return self.job_class(self.folder, self._get_job_id_from_submission_command(printed))
@@ -73,37 +73,3 @@ class RecipeExecutor(submitit.SlurmExecutor):
         self, delayed_submissions: list[DelayedSubmission]
     ) -> list[submitit.core.core.Job[Any]]:
         raise TypeError("this executor queues recipes, not Python functions")
-
-
-class LocalRecipeExecutor(submitit.LocalExecutor):
-    """Runs the script of one submission as a process of this machine that outlives the caller."""
-
-    def __init__(self, submission: SubmissionDir, cluster: Cluster) -> None:
-        super().__init__(submission.root)
-        self.submission, self.cluster = submission, cluster
-
-    def queue(self) -> str:
-        """Start the process and return its job id, `local-PID`."""
-        return self._submit_command(self._submitit_command_str).job_id
-
-    @override
-    def _submit_command(self, command: str) -> submitit.LocalJob[Any]:
-        log = str(self.submission.slurm_log("local"))
-        pid = os.posix_spawn(
-            "/bin/bash",
-            ["bash", str(self.submission.script)],
-            slurm_environment(self.cluster),
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
-                (os.POSIX_SPAWN_DUP2, 1, 2),
-            ],
-            setsid=True,
-        )
-        return submitit.LocalJob(self.folder, f"local-{pid}")
-
-    @override
-    def _internal_process_submissions(
-        self, delayed_submissions: list[DelayedSubmission]
-    ) -> list[submitit.core.core.Job[Any]]:
-        raise TypeError("this executor starts recipes, not Python functions")

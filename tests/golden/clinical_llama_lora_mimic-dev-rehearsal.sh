@@ -21,4 +21,4 @@ export SLURM_CONF=/home/someone/.launcher/devcluster/slurm.conf
 export PYTHONPATH=/runs/.code/0123456789abcdef"${PYTHONPATH:+:$PYTHONPATH}"
 # The batch process asks the run to stop when USR1 comes; until it listens, USR1 must not end the job.
 trap '' USR1
-exec /usr/bin/python3 -u -m jobs.runtime.batch /runs/.submissions/0a1b2c3d-1
+exec /usr/bin/python3 -u -m jobs.batch.main /runs/.submissions/0a1b2c3d-1

@@ -21,7 +21,7 @@ export SLURM_CONF=/home/someone/.launcher/devcluster/slurm.conf
 export PYTHONPATH=/runs/.code/0123456789abcdef"${PYTHONPATH:+:$PYTHONPATH}"
 # The batch process asks the run to stop when USR1 comes; until it listens, USR1 must not end the job.
 trap '' USR1
-exec /usr/bin/python3 -u -m jobs.runtime.batch /runs/.submissions/0a1b2c3d-1
+exec /usr/bin/python3 -u -m jobs.batch.main /runs/.submissions/0a1b2c3d-1
 #!/bin/bash
 #SBATCH --job-name=prepare-medline-finalise
 #SBATCH --comment='launcher 0a1b2c3d-2'
@@ -44,4 +44,4 @@ export SLURM_CONF=/home/someone/.launcher/devcluster/slurm.conf
 export PYTHONPATH=/runs/.code/0123456789abcdef"${PYTHONPATH:+:$PYTHONPATH}"
 # The batch process asks the run to stop when USR1 comes; until it listens, USR1 must not end the job.
 trap '' USR1
-exec /usr/bin/python3 -u -m jobs.runtime.batch /runs/.submissions/0a1b2c3d-2
+exec /usr/bin/python3 -u -m jobs.batch.main /runs/.submissions/0a1b2c3d-2

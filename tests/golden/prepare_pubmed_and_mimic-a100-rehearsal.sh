@@ -23,7 +23,7 @@ export GLOO_SOCKET_IFNAME=ib0
 export PYTHONPATH=/runs/.code/0123456789abcdef"${PYTHONPATH:+:$PYTHONPATH}"
 # The batch process asks the run to stop when USR1 comes; until it listens, USR1 must not end the job.
 trap '' USR1
-exec /usr/bin/python3 -u -m jobs.runtime.batch /runs/.submissions/0a1b2c3d-1
+exec /usr/bin/python3 -u -m jobs.batch.main /runs/.submissions/0a1b2c3d-1
 #!/bin/bash -l
 #SBATCH --job-name=prepare-mimic-rehearsal
 #SBATCH --comment='launcher 0a1b2c3d-2'
@@ -50,4 +50,4 @@ export GLOO_SOCKET_IFNAME=ib0
 export PYTHONPATH=/runs/.code/0123456789abcdef"${PYTHONPATH:+:$PYTHONPATH}"
 # The batch process asks the run to stop when USR1 comes; until it listens, USR1 must not end the job.
 trap '' USR1
-exec /usr/bin/python3 -u -m jobs.runtime.batch /runs/.submissions/0a1b2c3d-2
+exec /usr/bin/python3 -u -m jobs.batch.main /runs/.submissions/0a1b2c3d-2

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from jobs.runtime.preflight import gpu_faults
+from jobs.rank.preflight import gpu_faults
 from launcher.cluster import Cluster
-from launcher.ledger import read_attempts, read_json_lines
-from launcher.paths import FINISHED, RunDir, published_steps
-from launcher.recipe import recipe_adapter
-from tests.corpora import make_corpus
-from tests.plays import PROJECT, summary, write_run
-from tests.ranks import Attempt, context_of, cpt_recipe, losses, make_run, start, words
-from tests.test_out_of_memory import carry_out
-from tests.tight import make_limited_model
+from launcher.recipe import read_recipe
+from launcher.run.ledger import read_attempts, read_json_lines
+from launcher.run.paths import FINISHED, RunDir, published_steps
+from tests.batch.test_out_of_memory import carry_out
+from tests.support.corpora import make_corpus
+from tests.support.counting_runs import PROJECT, summary, write_run
+from tests.support.memory_limits import make_limited_model
+from tests.support.training_runs import Attempt, context_of, cpt_recipe, losses, make_run, start, words
 
 GPUS = torch.cuda.device_count() if torch.cuda.is_available() else 0
 RANKS = max(1, min(2, GPUS))
@@ -101,7 +101,7 @@ def test_a_micro_batch_that_cuda_has_no_room_for_is_halved(
         schedule={"length": "3 steps"},
         resources={"gpus_per_node": 1},
     )
-    recipe = recipe_adapter.validate_json(json.dumps(sections))
+    recipe = read_recipe(json.dumps(sections))
     run = RunDir(tmp_path / "run")
     write_run(run, recipe.model_dump(mode="json"), make_cluster(executor="local", gpus={"device": "cuda"}))
     run.code.symlink_to(PROJECT)

@@ -15,7 +15,7 @@ import yaml
 from launcher.devcluster import DevCluster, Shape, machine
 from launcher.devcluster.config import DAEMON_PORTS, RENDEZVOUS_PORTS
 from launcher.devcluster.machine import missing_programs
-from tests.worker import own_ports
+from tests.support.pytest_worker import own_ports
 
 
 @contextmanager

@@ -10,19 +10,30 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from jobs.runtime.rendezvous import choose_port
+import pytest
+
+from jobs.batch.rendezvous import choose_port
 from launcher.devcluster import DevCluster
-from launcher.ledger import Attempt, read_attempts, read_json_lines
-from launcher.paths import RunDir
-from launcher.record import RunRecord
-from tests.waiting import wait_for
-from tests.worker import own_ports
+from launcher.run.ledger import Attempt, read_attempts, read_json_lines
+from launcher.run.paths import RunDir
+from launcher.run.record import RunRecord
+from tests.support.pytest_worker import own_ports
+from tests.support.waiting import wait_for
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 LAUNCHER = (sys.executable, "-m", "launcher")
 # A rank imports for some seconds before it does anything, so a test has no more ranks than what it shows needs.
 ONE_RANK_A_NODE = ("resources.gpus_per_node=1", "parallel.strategy=full_shard")
 """Settings of a rehearsal of 2 ranks on 2 nodes."""
+ONE_RANK = ("resources.nodes=1", "resources.gpus_per_node=1", "parallel.strategy=full_shard")
+"""Settings of a rehearsal of 1 rank."""
+FEW_STEPS = 4
+ALONE = ("resources.nodes=1", "resources.gpus_per_node=1")
+SMALL = (
+    *ALONE,
+    *("batch.global_batch=4 sequences", f"schedule.length={FEW_STEPS} steps", "checkpoint.interval=2 steps"),
+)
+"""Settings of a rehearsal that tries whether a recipe's model, data and exports fit together."""
 
 
 class Site:
@@ -42,8 +53,8 @@ class Site:
         return done.stdout
 
     def submit(self, *arguments: str | Path) -> list[RunDir]:
-        """Submit and return the run directories, in the order of the recipes."""
-        rows = json.loads(self.launcher("submit", *arguments, "--yes", "--json"))
+        """Submit, whatever has finished before, and return the run directories, in the order of the recipes."""
+        rows = json.loads(self.launcher("submit", *arguments, "--yes", "--json", "--rerun"))
         return [RunDir(Path(row["folder"])) for row in rows["runs"]]
 
     def prepare_corpus(self) -> None:
@@ -128,6 +139,16 @@ def joined_losses(run: RunDir) -> dict[int, float]:
     return losses
 
 
+def recorded_losses(name: str) -> list[float]:
+    """Return what a rehearsal's losses were when they were recorded, for comparison.
+
+    losses.json was written on 2026-11-29 at version 0.1.0, on 2 cores (AMD EPYC) without GPU.
+    The tolerance is for other CPUs, whose kernels sum in another order; on the same machine they are equal.
+    """
+    recorded = json.loads((Path(__file__).parent / "losses.json").read_text(encoding="utf-8"))
+    return pytest.approx(recorded[name], rel=1e-3)  # type: ignore[no-any-return]
+
+
 def steps_by_attempt(run: RunDir) -> dict[int, list[int]]:
     """Return the logged steps of each attempt."""
     found: dict[int, list[int]] = {}
@@ -206,6 +227,16 @@ def preempt_mode(devcluster: DevCluster, mode: str, grace: int) -> Iterator[None
         yield
     finally:
         switch("REQUEUE", 10)
+
+
+@contextmanager
+def no_new_starts(devcluster: DevCluster) -> Iterator[None]:
+    """Leave jobs where they are: those that run go on, and what is queued or requeued waits."""
+    devcluster.slurm("scontrol", "update", "PartitionName=preempt", "State=DOWN")
+    try:
+        yield
+    finally:
+        devcluster.slurm("scontrol", "update", "PartitionName=preempt", "State=UP")
 
 
 def free_ports(count: int) -> int:

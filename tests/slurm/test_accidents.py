@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs.runtime.rendezvous import first_port
+from jobs.batch.rendezvous import first_port
 from launcher.devcluster import DevCluster
-from launcher.ledger import Attempt, read_attempts
-from launcher.paths import RunDir
+from launcher.run.ledger import Attempt, read_attempts
+from launcher.run.paths import RunDir
 from tests.slurm.site import (
+    ONE_RANK,
     ONE_RANK_A_NODE,
     RECIPES,
     Site,
@@ -24,7 +25,7 @@ from tests.slurm.site import (
 
 pytestmark = pytest.mark.slurm
 
-ON_ONE_NODE = ("resources.nodes=1", "batch.global_batch=8 sequences", "checkpoint.interval=4 steps")
+ON_ONE_NODE = (*ONE_RANK, "batch.global_batch=8 sequences", "checkpoint.interval=4 steps")
 
 
 @pytest.fixture(scope="module")

@@ -5,23 +5,23 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.runtime.slurm import parse_fields
 from launcher.cluster import Cluster
 from launcher.devcluster import DevCluster
-from launcher.ledger import read_attempts
 from launcher.load import load_cluster
-from launcher.paths import RunDir, SubmissionDir, published_steps
-from launcher.record import RunRecord
-from launcher.slurm.queue import LocalQueue
-from tests.plays import Play, last_attempt, seen, stage, summary
-from tests.slurm.site import free_ports, preempt_mode
-from tests.waiting import wait_for
+from launcher.run.ledger import read_attempts
+from launcher.run.paths import RunDir, SubmissionDir, published_steps
+from launcher.run.record import RunRecord
+from launcher.run.slurm_text import parse_fields
+from launcher.slurm.local_queue import LocalQueue
+from tests.slurm.site import free_ports, no_new_starts, preempt_mode
+from tests.support.counting_runs import Play, last_attempt, seen, stage, summary
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -404,15 +404,6 @@ def test_a_node_that_the_preflight_found_unfit_is_not_given_to_the_run_again(on_
     assert set(on_stage.devcluster.slurm("scontrol", "show", "hostnames", excluded).split()) == {"a100-04", node}
     assert node not in resumed.nodes
     assert failed.message.endswith(f"{node}: 3 of 4 GPUs are visible), no step is safe yet; not on {node} again")
-
-
-@contextmanager
-def no_new_starts(devcluster: DevCluster) -> Iterator[None]:
-    devcluster.slurm("scontrol", "update", "PartitionName=preempt", "State=DOWN")
-    try:
-        yield
-    finally:
-        devcluster.slurm("scontrol", "update", "PartitionName=preempt", "State=UP")
 
 
 @pytest.mark.parametrize("requeue", ["requeue", "resubmit"])

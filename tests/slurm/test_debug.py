@@ -10,11 +10,11 @@ import pexpect
 import pytest
 
 from launcher.devcluster import DevCluster
-from launcher.ledger import read_attempts
-from launcher.paths import RunDir
-from tests.checkouts import LISTENING, copy_checkout, interrupt, typing
+from launcher.run.ledger import read_attempts
+from launcher.run.paths import RunDir
 from tests.slurm.site import LAUNCHER, RECIPES, Site
-from tests.waiting import wait_for
+from tests.support.checkouts import LISTENING, copy_checkout, interrupt, typing
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -63,7 +63,7 @@ def debug_run(terminal: "pexpect.spawn[str]") -> RunDir:
 
 def test_two_ranks_on_two_nodes_reach_a_breakpoint_on_rank_0(clean: Site, tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path)
-    entry = checkout / "jobs" / "training.py"
+    entry = checkout / "jobs" / "train" / "run.py"
     lines = ("everybody = group.collect(group.rank)", "group.is_main and breakpoint()", "here = everybody")
     marked = entry.read_text().replace("as group:\n", "\n        ".join(["as group:", *lines]) + "\n")
     assert marked != entry.read_text()
@@ -75,11 +75,11 @@ def test_two_ranks_on_two_nodes_reach_a_breakpoint_on_rank_0(clean: Site, tmp_pa
         assert len(queue(clean)) == 1
         terminal.sendline("p everybody")
         terminal.expect(r"\[rank 0\] \[0, 1\]")
-        terminal.sendline("from jobs.runtime.watchdog import WATCHDOG")
+        terminal.sendline("from jobs.rank.watchdog import WATCHDOG")
         terminal.sendline("p WATCHDOG.limit")  # who sits and thinks does not hang
         terminal.expect(r"\[rank 0\] 0\.0")
         terminal.sendline("n")
-        terminal.expect(r"-> finished = ")
+        terminal.expect(r"-> exported = ")
         terminal.sendline("q")
         terminal.expect("allocation released")
         terminal.expect(pexpect.EOF)
@@ -162,7 +162,7 @@ def test_without_free_nodes_the_reason_is_told_and_nothing_stays_queued(site: Si
     with typing(checkout, site.environment, *TWO_NODES, "--patience", "0.2") as terminal:
         run = debug_run(terminal)
         terminal.expect(r"waits for free nodes \(Resources\)")
-        terminal.expect(r"no allocation within 12 s; .* taken out of the queue")
+        terminal.expect(r"no allocation within 12 s; .* removed from the queue")
         terminal.expect(pexpect.EOF)
         terminal.wait()
 

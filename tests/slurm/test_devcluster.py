@@ -17,7 +17,7 @@ from launcher.devcluster import DevCluster, Shape
 from launcher.devcluster.nodes import node_pids
 from launcher.devcluster.processes import Process, all_pids
 from launcher.errors import LauncherError
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 

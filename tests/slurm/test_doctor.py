@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from launcher.devcluster import DevCluster
-from tests.loading import write
 from tests.slurm.site import Site
+from tests.support.recipe_files import write
 
 pytestmark = pytest.mark.slurm
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from launcher.devcluster import DevCluster
-from launcher.paths import RunDir
-from tests.slurm.site import RECIPES, Site, joined_losses, manifest, record
+from launcher.run.paths import RunDir
+from tests.slurm.site import RECIPES, Site, joined_losses, manifest, record, recorded_losses
 
 pytestmark = pytest.mark.slurm
 
@@ -37,4 +37,5 @@ def test_the_stages_follow_each_other(site: Site) -> None:
     assert (said["base_model"], said["started_from"]) == ("medcare-taia-rehearsal", "medcare-stage1-rehearsal")
     assert said["corpora"] == ["medcare-1", "medcare-2"]
     assert json.loads((final / "adapter_config.json").read_text())["r"] == 64
-    assert len(joined_losses(first)) == len(joined_losses(second)) == 12
+    assert list(joined_losses(first).values()) == recorded_losses("medcare-stage1")
+    assert list(joined_losses(second).values()) == recorded_losses("medcare-stage2")

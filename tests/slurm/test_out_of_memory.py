@@ -4,7 +4,7 @@ import pytest
 
 from launcher.devcluster import DevCluster
 from tests.slurm.site import ONE_RANK_A_NODE, Site, joined_losses, logs_text
-from tests.tight import make_tight_model
+from tests.support.memory_limits import make_tight_model
 
 pytestmark = pytest.mark.slurm
 

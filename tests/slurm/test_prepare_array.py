@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
-from jobs.prepare import main
-from jobs.runtime.stop import StopFlag
+from jobs.kinds.prepare import main
 from launcher.devcluster import DevCluster
-from launcher.ledger import read_attempts, read_json_lines
-from launcher.paths import FINISHED, RunDir, list_shares
-from tests.corpora import flaws_of
-from tests.preparing import ASSETS, abstracts, files_of, make_context, write_pile
+from launcher.run.ledger import read_attempts, read_json_lines
+from launcher.run.paths import RunDir, list_shares
 from tests.slurm.site import Site, ended, rank_processes, record
-from tests.waiting import wait_for
+from tests.support.corpora import flaws_of
+from tests.support.prepare_runs import ASSETS, abstracts, files_of, make_context, write_pile
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -43,7 +42,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe beside its sources: files of different sizes, each some seconds' work."""
     folder = tmp_path_factory.mktemp("sources")
     for number in range(FILES):
-        write_pile(folder / f"{number}.jsonl.zst", abstracts()[number:] * (6 + 2 * number))
+        write_pile(folder / f"{number}.jsonl.zst", abstracts()[number:] * (4 + number))
     (folder / "stories260k").symlink_to(ASSETS / "stories260k")
     (folder / "array.yaml").write_text(RECIPE)
     return folder / "array.yaml"
@@ -58,7 +57,7 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     source = {"format": "pile", "files": "./*.jsonl.zst", "license": "MIT"}
     context = make_context(folder, corpus="array", sources=[source], tokenizer="./stories260k", validation=0.1)
     (folder / "stories260k").symlink_to(ASSETS / "stories260k")
-    assert main(context, StopFlag()) == FINISHED
+    main(context)
     return bytes_of(folder / "corpora" / "array")
 
 

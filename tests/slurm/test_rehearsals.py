@@ -1,25 +1,45 @@
 """Rehearsals that no other test here submits, all queued at once, each behind what makes what it reads.
 
 With fewer steps and one rank: what is tried is each recipe's own model, data and exports, and that they fit together.
+Of recipes that differ in nothing but their data `make test` has one; tests/kinds/test_rehearsals.py trains the others
+without Slurm.
 """
 
 import json
-import math
 import stat
 from collections.abc import Iterator
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
-from launcher.corpus import read_manifest
+from launcher.artifacts.corpus_manifest import read_manifest
 from launcher.devcluster import DevCluster
-from launcher.ledger import read_json_lines
-from launcher.paths import RunDir
-from tests.slurm.site import RECIPES, Site, joined_losses, manifest, record
+from launcher.run.ledger import read_json_lines
+from launcher.run.paths import RunDir
+from tests.slurm.site import (
+    ALONE,
+    FEW_STEPS,
+    RECIPES,
+    SMALL,
+    Site,
+    joined_losses,
+    manifest,
+    record,
+    recorded_losses,
+)
 
 pytestmark = pytest.mark.slurm
 
 QUESTIONS = ("biomed_llama_medqa", "biomed_llama_medmcqa", "biomed_llama_pubmedqa", "biomed_llama_instruct")
+PAIRS = ("medicalgpt_reward", "medicalgpt_dpo")
 BASELINES = tuple(f"clinical_baseline_{task}" for task in ("mor", "los", "pmv", "diag", "proc"))
+EXPORTS = ("export_onnx", "export_4bit")
+REINFORCED = ("medicalgpt_ppo", "medicalgpt_rloo", "medicalgpt_grpo")
+REPEATED = (
+    *("biomed_llama_medmcqa", "biomed_llama_pubmedqa", "medicalgpt_reward", "medicalgpt_rloo"),
+    *(f"clinical_baseline_{task}" for task in ("los", "pmv", "proc")),
+)
+"""For `make long`: what another one goes through as well; test_alignment.py and test_outcomes.py submit two of them."""
 SOURCES = {
     "prepare_medline": ("medline-rehearsal", "open", 120, {"train": 114, "validation": 5}, {"deleted": 1}),
     "prepare_pmc": ("pmc-rehearsal", "open", 2, {"train": 2, "validation": 0}, {}),
@@ -39,15 +59,10 @@ CHAIN = (
     "medicalgpt_pt",
     "medicalgpt_merge",
     "medicalgpt_sft",
-    "merge of the sft",
+    "medicalgpt_merge_sft",
     "classify",
 )
-STEPS = 4
-ALONE = ("resources.nodes=1", "resources.gpus_per_node=1")
-SMALL = (
-    *ALONE,
-    *("batch.global_batch=4 sequences", f"schedule.length={STEPS} steps", "checkpoint.interval=2 steps"),
-)
+MEDCARE_ITEMS = RECIPES / "assets" / "medcare_layout" / "MedQA.json"
 
 
 class Queue:
@@ -68,16 +83,31 @@ class Queue:
             self.runs |= {file: [run] for file, run in zip(files, runs, strict=True)}
 
 
+def each(names: tuple[str, ...]) -> list[ParameterSet]:
+    return [pytest.param(name, marks=[pytest.mark.long] if name in REPEATED else []) for name in names]
+
+
 @pytest.fixture(scope="module")
-def queue(devcluster: DevCluster) -> Iterator[Queue]:
-    """All of it, queued."""
+def queue(request: pytest.FixtureRequest, devcluster: DevCluster) -> Iterator[Queue]:
+    """All of it, queued; but only those of the repeated ones that are asked for."""
+    asked = [item.callspec.params.get("name") for item in request.session.items if hasattr(item, "callspec")]
+
+    def wanted(*names: str) -> list[str]:
+        return [name for name in names if name not in REPEATED or name in asked]
+
     queue = Queue(Site(devcluster))
     _submit_chain(queue)
     for source in SOURCES:
         queue.submit(source)
     queue.submit("clinical_llama_cpt", settings=ALONE, after=("prepare_pubmed_and_mimic",))
-    queue.submit(*QUESTIONS, "pubmedqa_qlora", settings=SMALL)
-    queue.submit(*BASELINES, settings=SMALL)
+    queue.submit(*wanted(*QUESTIONS), "pubmedqa_qlora", settings=SMALL)
+    queue.submit("generate_medcare", settings=("array_size=3", *ALONE))
+    queue.submit("medcare_eval", "pubmedqa_eval", settings=ALONE)
+    for export in EXPORTS:
+        queue.submit(export)
+    queue.submit(*wanted(*PAIRS), settings=SMALL)
+    queue.submit(*wanted(*BASELINES), settings=SMALL)
+    queue.submit(*wanted(*REINFORCED), settings=SMALL)
     yield queue
 
 
@@ -87,26 +117,83 @@ def _submit_chain(queue: Queue) -> None:
     queue.submit("prepare_medicalgpt", after=("medicalgpt_vocabulary",))
     queue.submit("medicalgpt_pt", settings=SMALL, after=("medicalgpt_vocabulary", "prepare_medicalgpt"))
     queue.submit("medicalgpt_merge", after=("medicalgpt_pt",))
-    tuned = (*SMALL, "model.path=medicalgpt-rehearsal", "output=medicalgpt-sft-rehearsal")
+    tuned = (*SMALL, "model.path=medicalgpt-rehearsal")
     queue.submit("medicalgpt_sft", settings=tuned, after=("medicalgpt_merge",))
-    parts = ("base_model=medicalgpt-rehearsal", "adapters=[{path: medicalgpt-sft-rehearsal}]", "output=chat-rehearsal")
-    queue.submit("medicalgpt_merge", settings=parts, after=("medicalgpt_merge", "medicalgpt_sft"), name=CHAIN[5])
-    head = (*SMALL, "model.path=chat-rehearsal", "model.init=pretrained")
+    base = ("base_model=medicalgpt-rehearsal",)
+    queue.submit("medicalgpt_merge_sft", settings=base, after=("medicalgpt_merge", "medicalgpt_sft"))
+    head = (*SMALL, "model.path=medicalgpt-sft-merged-rehearsal", "model.init=pretrained")
     queue.submit("clinical_baseline_mor", settings=head, after=(CHAIN[5],), name=CHAIN[6])
 
 
-@pytest.mark.parametrize("name", [*QUESTIONS, "pubmedqa_qlora"])
+@pytest.mark.parametrize("name", each((*QUESTIONS, "pubmedqa_qlora")))
 def test_a_rehearsal_on_questions_trains_and_exports(queue: Queue, name: str) -> None:
     [run] = queue.runs[name]
 
-    _assert_trained(queue.site, run)
+    _assert_trained(queue.site, run, name.replace("_", "-"))
 
 
-@pytest.mark.parametrize("name", BASELINES)
+def test_a_generation_in_three_array_elements_writes_all_texts(queue: Queue) -> None:
+    [run] = queue.runs["generate_medcare"]
+    queue.site.wait_until_finished(run)
+
+    lines = read_json_lines(run.outputs / "generations.jsonl")
+    assert [line["id"] for line in lines] == [item["id"] for item in json.loads(MEDCARE_ITEMS.read_text())]
+    assert all(line["tokens"] <= 16 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "notes"),
+    [("medcare_eval", ["left out, since its files are not there: CMB"]), ("pubmedqa_eval", [])],
+)
+def test_a_rehearsal_of_an_evaluation_is_scored(queue: Queue, name: str, notes: list[str]) -> None:
+    [run] = queue.runs[name]
+    queue.site.wait_until_finished(run)
+
+    scores = json.loads((run.outputs / "scores.json").read_text())
+    assert scores["notes"] == notes
+    items = {"medcare_eval": {"MedQA": 12, "CBLUE": 16, "CCTE": 3}, "pubmedqa_eval": {"pubmedqa": 60}}[name]
+    assert {task: its["n"] for task, its in scores["tasks"].items()} == items
+    assert all(0 <= its["scores"][its["headline"]]["value"] <= 1 for its in scores["tasks"].values())
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_a_rehearsal_of_an_export_is_published_and_close_to_the_original(queue: Queue, name: str) -> None:
+    [run] = queue.runs[name]
+    queue.site.wait_until_finished(run)
+
+    said = json.loads(run.export_report.read_text())
+    assert said["verification"]["largest"] <= said["verification"]["limits"]["difference"]
+    folder = queue.site.cluster.layout.folder / "models" / f"{name.replace('_', '-')}-rehearsal"
+    files = {"export_onnx": ("prefill.onnx", "decode.onnx"), "export_4bit": ("model.safetensors",)}[name]
+    assert manifest(folder)["run"] == record(run).id
+    assert all((folder / file).stat().st_size for file in files)
+
+
+@pytest.mark.parametrize("name", each(REINFORCED))
+def test_a_rehearsal_of_reinforcement_learning_trains_and_exports(queue: Queue, name: str) -> None:
+    [run] = queue.runs[name]
+
+    _assert_trained(queue.site, run, None)  # what is sampled depends on the last digits, and so on the machine
+
+    assert all("reward" in row for row in read_json_lines(run.metrics)[::2])
+    assert {"prompt", "completion", "reward"} <= read_json_lines(run.samples)[0].keys()
+
+
+@pytest.mark.parametrize("name", each(PAIRS))
+def test_a_rehearsal_on_pairs_trains_and_is_scored(queue: Queue, name: str) -> None:
+    [run] = queue.runs[name]
+
+    _assert_trained(queue.site, run, name.replace("_", "-"))
+
+    split = json.loads((run.outputs / "scores.json").read_text())["splits"]["validation"]
+    assert split["pairs"] > 0 and set(split["scores"]) == {"accuracy", "margin", "log_loss", "calibration_error"}
+
+
+@pytest.mark.parametrize("name", each(BASELINES))
 def test_a_rehearsal_of_an_encoder_trains_and_is_scored(queue: Queue, name: str) -> None:
     [run] = queue.runs[name]
 
-    _assert_trained(queue.site, run)
+    _assert_trained(queue.site, run, name.replace("_", "-"))
 
     assert json.loads((run.outputs / "scores.json").read_text())["splits"]["test"]
 
@@ -130,7 +217,7 @@ def test_a_rehearsal_of_prepare_makes_its_corpus(queue: Queue, name: str) -> Non
 def test_the_curriculum_is_trained_on_what_was_prepared_before(queue: Queue) -> None:
     [run] = queue.runs["clinical_llama_cpt"]
 
-    _assert_trained(queue.site, run, steps=20)
+    _assert_trained(queue.site, run, "clinical-llama-cpt", steps=20)
 
     rows = read_json_lines(run.metrics)
     assert rows[-1]["loss"] < rows[0]["loss"]
@@ -142,24 +229,23 @@ def test_the_curriculum_is_trained_on_what_was_prepared_before(queue: Queue) -> 
 def test_a_chain_from_text_to_a_classifier_is_queued_at_once(queue: Queue) -> None:
     runs = {name: queue.runs[name][0] for name in CHAIN}
 
-    for name in ("medicalgpt_vocabulary", "prepare_medicalgpt", "medicalgpt_merge", "merge of the sft"):
+    for name in ("medicalgpt_vocabulary", "prepare_medicalgpt", "medicalgpt_merge", "medicalgpt_merge_sft"):
         queue.site.wait_until_finished(runs[name])
     for name in ("medicalgpt_pt", "medicalgpt_sft", "classify"):
-        _assert_trained(queue.site, runs[name])
+        _assert_trained(queue.site, runs[name], name.replace("_", "-"))
 
     bases = {name: manifest(runs[name].outputs / "model")["base_model"] for name in ("medicalgpt_sft", "classify")}
-    assert bases == {"medicalgpt_sft": "medicalgpt-rehearsal", "classify": "chat-rehearsal"}
+    assert bases == {"medicalgpt_sft": "medicalgpt-rehearsal", "classify": "medicalgpt-sft-merged-rehearsal"}
     models = queue.site.cluster.layout.folder / "models"
-    configs = [
-        json.loads((models / name / "config.json").read_text()) for name in ("medicalgpt-rehearsal", "chat-rehearsal")
-    ]
+    merged = ("medicalgpt-rehearsal", "medicalgpt-sft-merged-rehearsal")
+    configs = [json.loads((models / name / "config.json").read_text()) for name in merged]
     assert configs[0]["vocab_size"] == configs[1]["vocab_size"] > 512  # of the model that all began with
 
 
-def _assert_trained(site: Site, run: RunDir, steps: int = STEPS) -> None:
-    """All steps, each with a loss, and an export that says whose it is."""
+def _assert_trained(site: Site, run: RunDir, name: str | None, steps: int = FEW_STEPS) -> None:
+    """All steps, an export that says whose it is, and the losses that were recorded under a name, if there is one."""
     site.wait_until_finished(run)
     losses = joined_losses(run)
     assert sorted(losses) == [row["step"] for row in read_json_lines(run.metrics)] == list(range(1, steps + 1))
-    assert all(math.isfinite(loss) for loss in losses.values())
+    assert name is None or list(losses.values()) == recorded_losses(name)
     assert manifest(run.outputs / "model")["run"] == record(run).id

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from launcher.devcluster import DevCluster
-from launcher.ledger import read_attempts
-from launcher.paths import RunDir, published_steps
+from launcher.run.ledger import read_attempts
+from launcher.run.paths import RunDir, published_steps
 from tests.slurm.site import (
     Site,
     ended,
@@ -19,9 +19,10 @@ from tests.slurm.site import (
     paused,
     rank_processes,
     record,
+    recorded_losses,
     steps_by_attempt,
 )
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -80,6 +81,7 @@ def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one(uninterrupted
     expected = joined_losses(uninterrupted)
 
     assert sorted(expected) == list(range(1, 61))
+    assert list(expected.values()) == recorded_losses("biomed-llama-cpt")
     assert joined_losses(interrupted) == expected
 
 
@@ -142,7 +144,8 @@ def test_on_one_node_instead_of_two_the_data_and_the_losses_go_on(site: Site, un
 
 def test_broken_checkpoints_are_quarantined_and_named(site: Site) -> None:
     checkpoint = ("checkpoint.interval=4 steps", "checkpoint.keep=5")
-    run = site.submit_rehearsal("resources.nodes=1", "schedule.length=40 steps", *checkpoint)
+    one_node = ("resources.nodes=1", "batch.global_batch=8 sequences")
+    run = site.submit_rehearsal(*one_node, "schedule.length=40 steps", *checkpoint)
     site.stop(run, step=18)
     site.wait_until_ended(run)
     *_, older, middle, newest = [run.checkpoint(step) for step in published_steps(run)]

@@ -1,7 +1,7 @@
 """Every way of training in each strategy that validation allows: preempted once, it has an uninterrupted run's losses.
 
 It takes long, so `make test` leaves it out. `make long` runs it; docs/strategies.json and the table in the docs
-are what it saw, and tests/test_strategies.py compares both with what validation refuses.
+are what it saw, and tests/train/test_strategies.py compares both with what validation refuses.
 """
 
 from pathlib import Path
@@ -12,19 +12,20 @@ import yaml
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from jobs.data.tokenize import load_encoder
-from jobs.models.adapter_files import write_adapter
-from jobs.models.adapter_state import gather_adapter
-from jobs.models.adapters import adapted
+from jobs.models.adapters.build import adapted
+from jobs.models.adapters.save import write_adapter
+from jobs.models.tokenizer import load_encoder
+from jobs.train.adapter_checkpoint import gather_adapter
 from launcher.devcluster import DevCluster
-from tests.corpora import make_corpus
-from tests.preparing import abstracts
-from tests.ranks import words
+from tests.models.test_adapters import adapter
+from tests.models.test_embeddings import expand_tokenizer
 from tests.slurm.site import Site, joined_losses, steps_by_attempt
-from tests.strategies import STEPS, STRATEGIES, VARIANTS, Variant, recorded
-from tests.test_adapters import adapter
-from tests.test_new_tokens import expand_tokenizer
-from tests.two_step import STORIES, make_clinical
+from tests.support.corpora import make_corpus
+from tests.support.preference_runs import write_pairs
+from tests.support.prepare_runs import abstracts
+from tests.support.strategy_table import STEPS, STRATEGIES, VARIANTS, Variant, recorded
+from tests.support.training_runs import words
+from tests.support.two_step_adapters import STORIES, make_clinical
 
 pytestmark = pytest.mark.long
 
@@ -40,6 +41,7 @@ def site(small_cluster: DevCluster) -> Site:
     encoder = load_encoder(str(models / "expanded"), "expanded")
     make_corpus(corpora / "abstracts", [encoder.encode(abstracts()[:60])])
     make_corpus(corpora / "words", [words(400)])
+    write_pairs(small_cluster.layout.folder / "data", 24)  # training reads them more than once
     return Site(small_cluster)
 
 

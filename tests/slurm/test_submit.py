@@ -8,16 +8,16 @@ import pytest
 
 from launcher.cluster import Cluster
 from launcher.devcluster import DevCluster
-from launcher.errors import SlurmError
+from launcher.errors import RecipeError, SlurmError
 from launcher.load import LoadedRecipe, load_cluster
-from launcher.paths import RunDir, SubmissionDir, submissions_root
-from launcher.preview import SubmitOptions, preview
 from launcher.recipe import Recipe
-from launcher.record import RunRecord
-from launcher.resubmit import resubmit
+from launcher.run.paths import RunDir, SubmissionDir, submissions_root
+from launcher.run.record import RunRecord
 from launcher.slurm.queue import SlurmQueue
-from launcher.submit import submit as submit_recipes
-from tests.waiting import wait_for
+from launcher.submit.plan_submission import SubmitOptions, plan_submission
+from launcher.submit.queue_all import submit as submit_recipes
+from launcher.submit.resubmit import resubmit
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 MakeCluster = Callable[..., Cluster]
@@ -42,7 +42,7 @@ def make_site(devcluster: DevCluster, make_cluster: MakeCluster) -> Iterator[Mak
 
 
 def submit(recipes: list[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[RunDir]:
-    return [frozen.folder for frozen in submit_recipes(recipes, cluster, options)]
+    return [frozen.folder for frozen in submit_recipes(plan_submission(recipes, cluster, options))]
 
 
 def loaded(*recipes: Recipe) -> list[LoadedRecipe]:
@@ -69,12 +69,43 @@ def test_slurm_stores_the_bytes_that_were_rendered(
     devcluster: DevCluster, make_site: MakeCluster, make_recipe: MakeRecipe
 ) -> None:
     recipes, cluster = loaded(make_recipe()), make_site()
-    (rendered,) = preview(recipes, cluster, SubmitOptions()).submissions
+    (rendered,) = plan_submission(recipes, cluster, SubmitOptions(check=False)).submissions
 
     (run,) = submit(recipes, cluster, SubmitOptions())
 
     stored = devcluster.slurm("scontrol", "write", "batch_script", *jobs_of([run]), "-")
     assert stored.strip("\n") == rendered.script.strip("\n") == run.submission.read_text().strip("\n")
+
+
+def test_slurm_gets_the_options_of_the_profile(
+    devcluster: DevCluster, make_site: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    options = {"nice": 7, "mem-per-cpu": "50M", "exclusive": True, "wckey": "a b"}
+
+    [job] = jobs_of(submit(loaded(make_recipe()), make_site(slurm={"options": options}), SubmitOptions()))
+
+    assert shown(devcluster, job, "Nice").startswith("7 ")
+    assert shown(devcluster, job, "MinMemoryCPU").startswith("50M ")
+    assert shown(devcluster, job, "OverSubscribe").startswith("NO ")
+
+
+def test_what_the_partition_can_never_start_is_refused(
+    devcluster: DevCluster, make_site: MakeCluster, make_cpt: MakeRecipe
+) -> None:
+    partition = load_cluster(str(devcluster.profile)).slurm.partition
+    wanted = {"time": "2h", "gpus_per_node": 5, "nodes": 5}
+    recipe = make_cpt(resources=wanted, batch={"global_batch": "25 sequences", "sequence_length": 64})
+    devcluster.slurm("scontrol", "update", f"PartitionName={partition}", "MaxTime=1:30:00")
+    try:
+        with pytest.raises(RecipeError) as caught:
+            plan_submission(loaded(recipe), make_site(gpus={}), SubmitOptions())
+    finally:
+        devcluster.slurm("scontrol", "update", f"PartitionName={partition}", "MaxTime=INFINITE")
+
+    said = {fault.key.removeprefix("resources."): fault.message for fault in caught.value.faults}
+    assert "write at most `1h30min`" in said["time"]
+    assert "(at most 4 GPUs)" in said["gpus_per_node"]
+    assert "has 4 nodes with 4 GPUs, not 5" in said["nodes"]
 
 
 @pytest.mark.parametrize("name", ['it\'s "a" test', "a; touch pwned", "$(x) `y` # z", "back\\slash", "two\nlines"])
@@ -99,13 +130,13 @@ def test_a_hostile_runs_folder_gets_its_logs(
 
     said = wait_for(lambda: log_of(run), "the job's log")
     folder = RunRecord.read(run.record).submissions[0].folder
-    assert said == f"in {folder} with it's\n$(me): -u -m jobs.runtime.batch {folder}\n"
+    assert said == f"in {folder} with it's\n$(me): -u -m jobs.batch.main {folder}\n"
 
 
 def test_resources_arrive_as_asked(devcluster: DevCluster, make_site: MakeCluster, make_cpt: MakeRecipe) -> None:
     wants = {"nodes": 2, "gpus_per_node": 2, "cpus_per_task": 3, "memory": "1GiB", "time": "1d2h"}
     queue = SlurmQueue(make_site())
-    (one,) = preview(loaded(make_cpt(resources=wants)), queue.cluster, SubmitOptions()).submissions
+    (one,) = plan_submission(loaded(make_cpt(resources=wants)), queue.cluster, SubmitOptions(check=False)).submissions
     one.folder.root.mkdir(parents=True)
     one.folder.script.write_text(one.script)
 
@@ -177,7 +208,7 @@ def test_slurm_estimates_the_start_of_a_script_without_queueing_it(
     devcluster: DevCluster, make_site: MakeCluster, make_recipe: MakeRecipe
 ) -> None:
     cluster = make_site()
-    (one,) = preview(loaded(make_recipe(name="estimated")), cluster, SubmitOptions()).submissions
+    (one,) = plan_submission(loaded(make_recipe(name="estimated")), cluster, SubmitOptions()).submissions
 
     words = SlurmQueue(cluster).estimate_start(one.script)
 

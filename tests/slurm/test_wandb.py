@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from launcher.devcluster import DevCluster
-from launcher.paths import RunDir
-from tests.slurm.site import Site, joined_losses, record
-from tests.wandb_server import WandbServer, wandb_server
+from launcher.run.paths import RunDir
+from tests.slurm.site import ONE_RANK, Site, joined_losses, record
+from tests.support.wandb_server import WandbServer, wandb_server
 
 pytestmark = pytest.mark.slurm
 
-SHORT = ("resources.nodes=1", "schedule.length=12 steps", "checkpoint.interval=4 steps")
+SHORT = (*ONE_RANK, "schedule.length=12 steps", "checkpoint.interval=4 steps")
 KEY = "local-" + "k" * 40
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from launcher.devcluster import DevCluster
 from launcher.load import load_cluster
-from launcher.paths import RunDir
+from launcher.run.paths import RunDir
 from launcher.slurm.query import find_jobs
-from tests.checkouts import COUNTING, copy_checkout
-from tests.slurm.site import LAUNCHER, Site, record
-from tests.waiting import wait_for
+from tests.slurm.site import LAUNCHER, Site, no_new_starts, record
+from tests.support.checkouts import COUNTING, copy_checkout
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -128,7 +128,7 @@ def test_a_queued_run_tells_why_and_leaves_the_queue_when_stopped(any_watcher: W
     [run] = any_watcher.submit(5)
 
     waiting = wait_for(lambda: (told := any_watcher.status(run))["why"] and told, "a reason")
-    assert "taken out of the queue" in any_watcher.launcher("stop", str(run.root))
+    assert "removed from the queue" in any_watcher.launcher("stop", str(run.root))
     stopped = any_watcher.status(run)
     assert "queued as job" in any_watcher.launcher("resume", str(run.root))
     queued_again = any_watcher.status(run)
@@ -175,13 +175,32 @@ def test_a_preempted_run_is_requeued_and_finishes(watcher: Watcher) -> None:
         [run] = watcher.submit(20)
         watcher.wait_for_state(run, "running", step=2)
 
-        preemptor = watcher.site.cluster.preempt(record(run).submissions[-1].job_id, seconds=300)
-        requeued = watcher.wait_for_state(run, "requeued")
-    watcher.site.slurm("scancel", preemptor)
+        with no_new_starts(watcher.site.cluster):  # until it has been looked at, however long that takes
+            watcher.site.cluster.preempt(record(run).submissions[-1].job_id)
+            requeued = watcher.wait_for_state(run, "requeued")
     finished = watcher.wait_for_state(run, "finished")
 
     assert requeued["job_id"] == finished["job_id"]
     assert [attempt["reason"] for attempt in finished["attempts"]] == ["preempted", "finished"]
+
+
+def test_a_run_put_into_hold_tells_so_and_goes_on_when_released(any_watcher: Watcher) -> None:
+    with any_watcher.braked():
+        [run] = any_watcher.submit(20)
+        any_watcher.wait_for_state(run, "running", step=2)
+        job = record(run).submissions[-1].job_id
+        any_watcher.site.slurm("scontrol", "requeuehold", job)
+        held = wait_for(lambda: "release" in (told := any_watcher.status(run))["why"] and told, "the hold")
+        refused = any_watcher.launcher("resume", str(run.root), code=2)
+    released = any_watcher.launcher("resume", str(run.root), "--yes")
+    finished = any_watcher.wait_for_state(run, "finished")
+
+    assert (held["state"], held["source"]) == ("requeued", "squeue")
+    assert "scontrol requeuehold" in held["why"] and f"`scontrol release {job}`" in held["why"]
+    assert f"`scontrol release {job}`" in refused
+    assert f"released job {job}" in released
+    assert [attempt["job_id"] for attempt in finished["attempts"]] == [job, job]
+    assert finished["attempts"][1]["first_step"] == held["step"]
 
 
 def test_elements_of_an_array_are_told_apart(watcher: Watcher) -> None:
@@ -192,7 +211,7 @@ def test_elements_of_an_array_are_told_apart(watcher: Watcher) -> None:
     job = record(runs[0]).submissions[-1].job_id.partition("_")[0]
 
     assert waiting["job_id"] == f"{job}_2"
-    assert waiting["why"] == "waits for others of its array (`--max-parallel`) (JobArrayTaskLimit)"
+    assert waiting["why"] == "as many elements of its array run as may (`--max-parallel`) (JobArrayTaskLimit)"
     for run in runs:
         watcher.wait_for_state(run, "finished")
 
@@ -238,3 +257,34 @@ def test_each_source_alone_tells_the_same(accounting_cluster: DevCluster, only: 
     assert {job_id: answer.jobs[job_id].state for job_id in wanted} == wanted
     assert {job.source for job in answer.jobs.values()} == {source}
     accounting_cluster.slurm("/usr/bin/scancel", runs)
+
+
+def test_points_of_a_sweep_are_cancelled_and_resumed_by_their_values(watcher: Watcher) -> None:
+    recipe = watcher.checkout / "recipes" / "sweep.yaml"
+    text = RECIPE.format(number="-sweep", steps=1)
+    recipe.write_text(f"{text}sweep: {{grid: {{description: [a, b]}}, seeds: [3, 4]}}\n")
+
+    def points() -> dict[tuple[str, int], dict[str, Any]]:
+        told = json.loads(watcher.launcher("status", "counting-sweep", "--json"))
+        return {(one["values"]["description"], one["values"]["seed"]): one for one in told["points"]}
+
+    def ended(one: dict[str, Any]) -> bool:
+        return bool(one["state"] in ("finished", "stopped"))
+
+    with watcher.braked():
+        watcher.launcher("submit", str(recipe), "--yes", "--max-parallel", "2")
+        wait_for(lambda: points()["a", 4]["state"] == "running", "the second of two points that run at once")
+        queued = points()["b", 4]
+        watcher.launcher("cancel", "counting-sweep", "--where", "description=b", "--where", "seed=4")
+        wait_for(lambda: points()["b", 4]["state"] == "stopped", "the end of the point that was cancelled")
+        left = {key: one["state"] for key, one in points().items()}
+    wait_for(lambda: all(map(ended, points().values())), "the end of all points")
+    resumed = watcher.launcher("resume", "counting-sweep")
+    wait_for(lambda: points()["b", 4]["state"] == "finished", "the end of the point that was resumed")
+
+    assert queued["state"] == "queued"
+    assert left == {("a", 3): "running", ("a", 4): "running", ("b", 3): "queued", ("b", 4): "stopped"}
+    assert "1 of 4 points queued as job" in resumed
+    assert {key: (one["step"], len(one["attempts"])) for key, one in points().items()} == {
+        key: (key[1], 1) for key in left
+    }

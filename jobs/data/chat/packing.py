@@ -8,18 +8,11 @@ from numpy.typing import NDArray
 
 
 def best_fit_decreasing(lengths: Sequence[int] | NDArray[np.int64], capacity: int) -> list[list[int]]:
-    """Put examples into as few sequences as is easy, none cut.
+    """Pack whole examples of at most `capacity` tokens into few sequences; return the examples of each.
 
     From the longest down, each goes to the sequence where it leaves the least room (Johnson 1974,
-    https://doi.org/10.1016/0022-0000(74)90026-7: at most 11/9 of the fewest possible sequences, and a few). Equal
-    lengths go in the order they come in.
-
-    Args:
-        lengths: Tokens of each example, at most `capacity`.
-        capacity: Tokens of a sequence.
-
-    Returns:
-        The examples of each sequence.
+    https://doi.org/10.1016/0022-0000(74)90026-7: at most 11/9 of the fewest possible sequences, and a few). Examples of
+    equal length stay in order.
     """
     packs: list[list[int]] = []
     with_room = defaultdict[int, list[int]](list)

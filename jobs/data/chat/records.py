@@ -1,94 +1,85 @@
-"""JSON records out of source files, in bounded memory, each with the line that it begins in."""
+"""Read JSON records from source files in bounded memory, each with the line that it begins in."""
 
 import io
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeAlias
 
 import orjson
 
-from jobs.data.readers.intake import BOM, DAMAGE, MAX_RECORD_BYTES, Intake, object_of
+from jobs.data.readers.compression import format_suffix
+from jobs.data.readers.source_stream import (
+    MAX_RECORD_BYTES,
+    UNREADABLE,
+    SourceStream,
+    object_of,
+    without_bom,
+)
 
 Record: TypeAlias = dict[str, Any]
 
 _CHUNK = 2**20
-_COMPRESSED = (".gz", ".zst")
 
 # Possessive (`*+`): a string that is never closed must not be tried in every way it might have been.
 _MARK = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
 _GAP = re.compile(rb'\s*(?:,\s*)?(?:("[^"\\]*+(?:\\.[^"\\]*+)*+")\s*:\s*)?', re.DOTALL)
 
 
-def read_records(intake: Intake) -> Iterator[tuple[int, str | None, Record]]:
-    """Give each record: the line that it begins in, its key if the file is an object of records, and itself.
+def read_records(stream: SourceStream) -> Iterator[tuple[int, str | None, Record]]:
+    """Give each record: the line that it begins in, its key if the file is an object of records, and its content.
 
-    A file that is called `.jsonl`, or whose first line is a record, has a record a line. Any other is one JSON value:
-    a list of records, or an object of them.
+    A `.jsonl` file, or one whose first line is a record, has one record per line. Any other is one JSON list or object
+    of records.
     """
-    records = _lines(intake) if _has_lines(intake.path) or _begins_with_record(intake) else _elements(intake)
+    has_lines = format_suffix(stream.path) in (".jsonl", ".ndjson") or _begins_with_record(stream)
+    records = ((number, None, line) for number, line in stream.lines()) if has_lines else _elements(stream)
     for line, key, raw in records:
+        for record in stream.parsed(line, partial(object_of, raw)):
+            yield line, key, record
+
+
+def _begins_with_record(stream: SourceStream) -> bool:
+    """Tell whether the first line is an object that holds other things than objects."""
+    with SourceStream(stream.path).open() as file:
         try:
-            yield line, key, object_of(raw)
-        except ValueError as error:
-            intake.spoil(line, str(error))
-
-
-def _has_lines(path: Path) -> bool:
-    name = path.with_suffix("") if path.suffix in _COMPRESSED else path
-    return name.suffix in (".jsonl", ".ndjson")
-
-
-def _begins_with_record(intake: Intake) -> bool:
-    """Tell whether the first line is an object with something else than objects in it."""
-    with Intake(intake.path).stream() as stream:
-        try:
-            first = orjson.loads(stream.readline(MAX_RECORD_BYTES).removeprefix(BOM))
-        except (orjson.JSONDecodeError, *DAMAGE):
+            first = orjson.loads(without_bom(file.readline(MAX_RECORD_BYTES)))
+        except (orjson.JSONDecodeError, *UNREADABLE):
             return False
     return isinstance(first, dict) and not all(isinstance(value, dict) for value in first.values())
 
 
-def _lines(intake: Intake) -> Iterator[tuple[int, None, bytes]]:
-    for number, line in intake.lines():
-        yield number, None, line
-
-
-def _elements(intake: Intake) -> Iterator[tuple[int, str | None, bytes]]:
-    """Give what the outermost list or object of a file holds."""
+def _elements(stream: SourceStream) -> Iterator[tuple[int, str | None, bytes]]:
+    """Give the elements of the outermost list or object of a file."""
     line = 1
-    with intake.stream() as stream:
+    with stream.open() as file:
         scanner = _Scanner()
         try:
-            for line, gap, raw in scanner.scan(stream):
-                intake.count += 1
+            for line, gap, raw in scanner.scan(file):
+                stream.count += 1
                 if between := _GAP.fullmatch(gap):
-                    yield line, _key(between[1]), raw
+                    yield line, between[1][1:-1].decode(errors="replace") if between[1] else None, raw
                 else:
-                    intake.spoil(line, "comes after something that is no record")
-        except DAMAGE as error:
+                    stream.record_error(line, "comes after something that is not a record")
+        except UNREADABLE as error:
             scanner.fault = str(error)
     if scanner.fault:
-        intake.damage(line, scanner.fault)
-
-
-def _key(raw: bytes | None) -> str | None:
-    return None if raw is None else raw[1:-1].decode(errors="replace")
+        stream.corrupt_file(line, scanner.fault)
 
 
 class _Scanner:
-    """Cuts the elements out of one JSON list or object by its brackets. Places count from the start of the file."""
+    """Cuts the elements out of one JSON list or object by its brackets. Offsets count from the start of the file."""
 
     def __init__(self) -> None:
         self.fault = ""
         """What is wrong with the file as a whole."""
         self._data = b""
         self._first = 0
-        """Place of `_data`; what comes before is not needed any more."""
+        """Offset of `_data`."""
         self._end = 0
         """Where the last element ended."""
         self._line, self._counted = 1, 0
-        """Number of the line at a place."""
+        """Number of the line at an offset."""
 
     def scan(self, stream: io.BufferedIOBase) -> Iterator[tuple[int, bytes, bytes]]:
         """Give each element that is a list or an object: its line, what stands before it, and itself."""
@@ -109,9 +100,9 @@ class _Scanner:
     def _brackets(self, stream: io.BufferedIOBase) -> Iterator[tuple[bytes, int]]:
         """Give each bracket that is not in a string, and its place."""
         place = 0
-        while chunk := stream.read1(_CHUNK):  # `read` would lose what comes before damage
+        while chunk := stream.read1(_CHUNK):  # `read` would lose what comes before corrupt data
             self._forget()
-            self._data += chunk
+            self._data += chunk if self._data or place else without_bom(chunk)
             for mark in _MARK.finditer(self._data, place - self._first):
                 if mark[0] == b'"':
                     break  # the string goes on in the next chunk

@@ -5,49 +5,40 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from jobs.data.chat.store import Sequences
-from jobs.data.order import Places
-from jobs.data.samples import IGNORED
+from jobs.data.sampling.dataset import OrderedSamples
+from jobs.data.sampling.order import Places
+from jobs.models.labels import IGNORED
 
 
-class ChatSamples(Dataset[dict[str, Tensor]]):
+class ChatSamples(OrderedSamples):
     """Sequences of one or several examples: `input_ids`, `labels` and `position_ids`, without padding.
 
-    Labels are -100 wherever no answer stands. Isolation is that of `jobs.data.samples.Samples`: positions restart with
-    each example, and there is no `attention_mask`.
+    Labels are -100 outside of answers. As in `jobs.data.sampling.dataset.Samples`, positions restart with each example
+    and there is no `attention_mask`.
     """
 
     def __init__(self, sources: Sequence[Sequences], order: Places, num_samples: int) -> None:
+        super().__init__(order, num_samples)
         self._sources = tuple(sources)
-        self._order = order
-        self._num_samples = num_samples
 
-    def __len__(self) -> int:
-        return self._num_samples
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if not 0 <= index < self._num_samples:
-            raise IndexError(index)
-        source, item = self._order.locate(index)
+    def sample(self, source: int, item: int) -> dict[str, Tensor]:
+        """Read a sequence of a source."""
         examples = self._sources[source].read(item)
         ids = np.concatenate([example.ids for example in examples]).astype(np.int64)
         positions = np.concatenate([np.arange(len(example.ids)) for example in examples])
         is_answer = np.concatenate([example.is_answer for example in examples])
-        # What comes before the first token of an example is another example.
+        # The first token of an example would be predicted from another example.
         labels = np.where(is_answer & (positions > 0), ids, IGNORED)
         sample = {"input_ids": ids, "labels": labels, "position_ids": positions}
         return {name: torch.from_numpy(array) for name, array in sample.items()}
 
 
 def padding_collator(pad: int) -> Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]:
-    """Return a collator that pads sequences at their end to the longest of the batch.
+    """Return a collator that pads sequences at their end to the longest of the batch, with any token.
 
-    Positions go on counting there: so padding belongs to the last example, which cannot see what comes after it.
-
-    Args:
-        pad: Any token; it is neither seen nor predicted.
+    Positions go on counting there: so padding belongs to the last example, which cannot attend to what comes after it.
     """
 
     def collate(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Prepared examples on disk: written once in a run, then mapped by every rank of every attempt.
 
-A source's examples are lists of numbers, one a token: its id and, in the highest bit, whether it is trained on. Beside
-them lie the packs: lists of examples that share a sequence. Both are shards in the layout of corpora.
+An example is a list of numbers, one for each token: its id and, in the highest bit, whether it is trained on. A pack is
+a list of the examples that share a sequence. Both are stored like the shards of corpora.
 """
 
 from collections.abc import Sequence
@@ -14,29 +14,35 @@ from pydantic import BaseModel, ConfigDict
 
 from jobs.data.chat.packing import best_fit_decreasing
 from jobs.data.chat.render import Example
-from jobs.data.corpus import mapped
-from jobs.data.shards import ShardWriter
-from launcher.corpus import SPLITS, Shard, SourceFile, Split
+from jobs.data.corpus.shard_writer import ShardWriter
+from jobs.data.sampling.corpus_reader import mapped
+from launcher.artifacts.corpus_manifest import SPLITS, Shard, SourceFile, Split
 
 _IS_ANSWER = np.uint32(1 << 31)
 _DTYPE = "uint32"
 
 
 class ExamplesTally(BaseModel):
-    """What became of the records of one source, and what the examples hold."""
+    """What became of the records of one source."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     records: int = 0
     bad_records: int = 0
+    bad_reasons: dict[str, int] = {}
+    """Of them by what is wrong, with N for numbers."""
     dropped: dict[str, int] = {}
     """Readable records left out, by reason."""
     trimmed: dict[str, int] = {}
     """Turns left out at the ends of conversations, by kind."""
     truncated: int = 0
-    """Examples of which only the first tokens are there."""
+    """Examples that were cut at the end."""
     answer_tokens: dict[Split, int] = dict.fromkeys(SPLITS, 0)
     """Tokens that are trained on."""
+    strata: dict[str, dict[Split, int]] = {}
+    """Examples of each split by the value of `data.stratify_by`."""
+    terminology: dict[str, int] = {}
+    """What `data.terminology` did in conversations that are trained on; see TERMINOLOGY_COUNTS."""
 
 
 class PreparedSource(BaseModel):
@@ -47,16 +53,28 @@ class PreparedSource(BaseModel):
     name: str
     files: tuple[SourceFile, ...]
     first_bad: tuple[str, ...]
-    """The first unreadable records, as `file:line: what is wrong`."""
+    """The first unreadable records for each reason, as `file:line: what is wrong`."""
     tally: ExamplesTally
     examples: dict[Split, Shard]
     packs: dict[Split, Shard] = {}
-    """How the examples share sequences; empty if each has its own."""
+    """Which examples share a sequence; empty if each has its own."""
+    values: dict[str, int] | None = None
+    """How many records have each value that the source's filter is compared with; None: not counted."""
+
+
+@dataclass(frozen=True)
+class StoredExamples:
+    """The files of one source's examples."""
+
+    examples: dict[Split, Shard]
+    packs: dict[Split, Shard]
+    answer_tokens: dict[Split, int]
+    """Tokens that are trained on."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """Lists of numbers, mapped. Cheap to pickle and to fork: files are mapped when they are first read."""
+    """Lists of numbers in mapped files. Cheap to pickle and fork: files are mapped when they are first read."""
 
     path: str
     count: int
@@ -77,7 +95,7 @@ class Lists:
 
 @dataclass(frozen=True)
 class Sequences:
-    """What one source gives to train on: each item is one example, or several that share a sequence."""
+    """The training sequences of one source: each is one example, or several that share it."""
 
     name: str
     examples: Lists
@@ -91,7 +109,17 @@ class Sequences:
     def read(self, index: int) -> list[Example]:
         """Return the examples of one sequence."""
         members = [index] if self.packs is None else self.packs.read(index).tolist()
-        return [_unfold(self.examples.read(member)) for member in members]
+        return [unfolded(self.examples.read(member)) for member in members]
+
+
+def folded(example: Example) -> NDArray[np.uint32]:
+    """Return an example as a list of numbers, one for each token."""
+    return example.ids | (example.is_answer * _IS_ANSWER)
+
+
+def unfolded(numbers: NDArray[np.uint32]) -> Example:
+    """Return the example that a list of numbers is."""
+    return Example(numbers & ~_IS_ANSWER, numbers >= _IS_ANSWER)
 
 
 class ExampleWriter:
@@ -105,40 +133,29 @@ class ExampleWriter:
 
     def write(self, split: Split, example: Example) -> None:
         """Add an example."""
-        folded = example.ids | (example.is_answer * _IS_ANSWER)
-        self._writers[split].append(folded, np.array([len(folded)]))
+        self._writers[split].append(folded(example), np.array([len(example.ids)]))
         self.answer_tokens[split] += int(example.is_answer.sum())
 
-    def close(self, capacity: int | None) -> tuple[dict[Split, Shard], dict[Split, Shard]]:
-        """Put everything in place, durably.
-
-        Args:
-            capacity: Tokens of a sequence that several examples may share; None if they may not.
-
-        Returns:
-            The shards of the examples, and those of the packs.
-        """
+    def close(self, capacity: int | None) -> StoredExamples:
+        """Finish all files; there are packs if sequences have a `capacity`."""
         closed = {split: writer.close() for split, writer in self._writers.items()}
         examples = {split: shard for split, shard in closed.items() if shard is not None}
-        if capacity is None:
-            return examples, {}
-        return examples, {split: self._pack(split, shard, capacity) for split, shard in examples.items()}
+        packs = {}
+        if capacity is not None:
+            packs = {split: self._pack(split, shard, capacity) for split, shard in examples.items()}
+        return StoredExamples(examples, packs, self.answer_tokens)
 
     def _pack(self, split: Split, shard: Shard, capacity: int) -> Shard:
         writer = ShardWriter(self._folder, f"{self._name}/{split}.packs", _DTYPE)
-        writer.write(best_fit_decreasing(_lists(self._folder, shard).lengths(), capacity))
+        writer.write(best_fit_decreasing(lists_of(self._folder, shard).lengths(), capacity))
         packs = writer.close()
         assert packs is not None, "a shard that is there has examples"
         return packs
 
 
 def has_all_bytes(folder: Path, source: PreparedSource) -> bool:
-    """Tell whether the files of a source have the sizes that its record says.
-
-    Raises:
-        FileNotFoundError: one is not there at all.
-    """
-    sizes = {}
+    """Tell whether the files of a source have their recorded sizes; raise FileNotFoundError if one is missing."""
+    sizes: dict[str, int] = {}
     for shard in [*source.examples.values(), *source.packs.values()]:
         sizes |= {shard.name: 4 * shard.tokens, f"{shard.name}.index": 8 * shard.documents}
     return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -149,8 +166,8 @@ def open_sequences(folder: Path, sources: Sequence[PreparedSource], split: Split
     return [
         Sequences(
             source.name,
-            _lists(folder, source.examples[split]),
-            _lists(folder, source.packs[split]) if source.packs else None,
+            lists_of(folder, source.examples[split]),
+            lists_of(folder, source.packs[split]) if source.packs else None,
             source.examples[split].tokens,
         )
         for source in sources
@@ -158,9 +175,6 @@ def open_sequences(folder: Path, sources: Sequence[PreparedSource], split: Split
     ]
 
 
-def _lists(folder: Path, shard: Shard) -> Lists:
+def lists_of(folder: Path, shard: Shard) -> Lists:
+    """Open the lists of a shard."""
     return Lists(str(folder / shard.name), shard.documents)
-
-
-def _unfold(folded: NDArray[np.uint32]) -> Example:
-    return Example(folded & ~_IS_ANSWER, folded >= _IS_ANSWER)

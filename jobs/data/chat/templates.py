@@ -2,8 +2,9 @@
 
 from transformers import PreTrainedTokenizerBase
 
+from launcher.artifacts.chat_template import NO_TEMPLATE, find_missing_tokens, lacks
 from launcher.errors import LauncherError
-from launcher.recipe.chat import Template
+from launcher.recipe.sections.chat_sources import Template
 
 _BOS = "{{ bos_token }}"
 
@@ -54,40 +55,30 @@ _NAMED = {"chatml": _CHATML, "llama2": _LLAMA2, "llama3": _LLAMA3, "alpaca": _AL
 """ChatML: OpenAI 2023. Llama 2 and 3: Meta's model cards. Alpaca: https://github.com/tatsu-lab/stanford_alpaca, with
 a line break before the answer, so that no token spans it and what stands before. Plain: question, a space, answer."""
 
-_MARKERS = {
-    "chatml": ("<|im_start|>", "<|im_end|>"),
-    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-}
 
-
-def chat_template(tokenizer: PreTrainedTokenizerBase, name: Template) -> str:
-    """Return the Jinja template that the recipe asks for.
+def chat_template(tokenizer: PreTrainedTokenizerBase, name: Template, key: str = "data.chat_template") -> str:
+    """Return the Jinja template that a recipe names.
 
     Args:
-        tokenizer: Of the model.
-        name: The recipe's `data.chat_template`.
+        tokenizer: The model's.
+        name: As the recipe says it.
+        key: Where it stands in the recipe, for messages.
 
     Raises:
         LauncherError: the tokenizer has no template, or lacks the tokens that the named one needs.
     """
     if name == "tokenizer":
         if not isinstance(tokenizer.chat_template, str):
-            raise LauncherError(
-                "data.chat_template: the tokenizer has none of its own; write `alpaca`, `llama2` or `plain`, which "
-                "need no tokens of their own, or the one that the model was taught with"
-            )
+            raise LauncherError(f"{key}: {NO_TEMPLATE}")
         return tokenizer.chat_template
-    vocabulary = tokenizer.get_vocab()
-    missing = [token for token in _MARKERS.get(name, ()) if token not in vocabulary]
-    if missing or tokenizer.eos_token is None:
-        lacks = " and ".join(f"`{token}`" for token in missing) or "an end-of-sequence token"
-        raise LauncherError(
-            f"data.chat_template: `{name}` needs {lacks}, which the tokenizer lacks; write `alpaca`, `llama2` or "
-            "`plain`, or add the tokens to the model"
-        )
+    fault = find_missing_tokens(name, tokenizer.get_vocab())
+    if tokenizer.eos_token is None:
+        fault = fault or lacks(name, "an end-of-sequence token")
+    if fault:
+        raise LauncherError(f"{key}: {fault}")
     return _NAMED[name] if _starts_with_bos(tokenizer) else _NAMED[name].replace(_BOS, "")
 
 
 def _starts_with_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether the model is used to BOS: GPT-2's tokenizer names one and does not put it anywhere."""
+    # GPT-2's tokenizer names a BOS token and does not add it.
     return bool(tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id)

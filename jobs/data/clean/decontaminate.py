@@ -1,4 +1,4 @@
-"""Dropping documents that have words in common with evaluation sets, and the account of it."""
+"""Drop documents that share words with evaluation sets, and report how many."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -7,16 +7,15 @@ from datatrove.data import Document
 from datatrove.pipeline.filters.base_filter import BaseFilter
 
 from jobs.data.clean.overlap import EvaluationIndex
-from launcher.corpus import EvaluationSet
+from launcher.artifacts.corpus_manifest import EvaluationSet
 
 _NAMED = 10
 
 
-class Decontaminator(BaseFilter):
-    """Drops documents that have a run of words of an evaluation set.
+class Decontaminator(BaseFilter):  # type: ignore[misc]  # datatrove has no types
+    """Drops documents that contain a run of words of an evaluation set.
 
-    Whole documents go, where Brown et al. 2020 cut out a window: what is left of a question's source
-    still answers it.
+    Whole documents, where Brown et al. 2020 cut out a window: the rest of a question's source may still answer it.
     """
 
     name = "decontaminate"
@@ -25,10 +24,10 @@ class Decontaminator(BaseFilter):
         super().__init__()
         self._index = index
         self.found = Counter[str]()
-        """Dropped documents by the record that was found in them, as `FILE:RECORD`; each counts once."""
+        """Dropped documents by the first record found in them, as `FILE:RECORD`."""
 
     def filter(self, doc: Document) -> tuple[bool, str]:
-        """Tell whether the document has nothing of the evaluation sets."""
+        """Tell whether the document shares nothing with the evaluation sets."""
         owner = self._index.find(doc.text)
         if owner is not None:
             file, record = self._index.place(owner)
@@ -36,16 +35,11 @@ class Decontaminator(BaseFilter):
         return owner is None, "contaminated"
 
 
-def account(index: EvaluationIndex, parts: Iterable[Mapping[str, int]]) -> tuple[EvaluationSet, ...]:
-    """Sum up what was found.
-
-    Args:
-        index: Of the evaluation sets.
-        parts: `Decontaminator.found` of every part.
-    """
+def account(index: EvaluationIndex, per_file: Iterable[Mapping[str, int]]) -> tuple[EvaluationSet, ...]:
+    """Sum up the `Decontaminator.found` of every source file."""
     found = Counter[str]()
-    for part in parts:
-        found.update(part)
+    for one in per_file:
+        found.update(one)
     by_file: list[Counter[str]] = [Counter() for _ in index.files]
     for place, documents in found.items():
         file, record = place.split(":")
@@ -64,8 +58,8 @@ def account(index: EvaluationIndex, parts: Iterable[Mapping[str, int]]) -> tuple
     )
 
 
-def tell(sets: Iterable[EvaluationSet]) -> list[str]:
-    """Say in a line for each evaluation set what was dropped for it. Text that many documents share shows here."""
+def describe_decontamination(sets: Iterable[EvaluationSet]) -> list[str]:
+    """Say in a line for each evaluation set what was dropped for it, and for which record most."""
     return [
         f"{its.path}: {its.documents:,} documents dropped for words of {its.found:,} of its {its.records:,} records"
         + "".join(f"; {count:,} for record {record}" for record, count in list(its.found_most.items())[:1])

@@ -1,9 +1,8 @@
-"""Evaluation sets as files: their records, and all text in them.
+"""Read the records of evaluation sets, and all text in them.
 
-A record is an element of a JSON list, a value of a JSON object, a line of JSON lines or a row of CSV.
-Its text is every string in it, however deep, apart from keys: questions, options and contexts have
-other names in every set. Answers, identifiers and the like are strings as well; they are too short to count
-(see `jobs.data.clean.overlap`). A first row of column names is a record like others, for MMLU has none.
+A record is an element of a JSON list, a value of a JSON object, a line of JSON lines or a row of CSV. Its text is every
+string in it, however deep, apart from keys: each set names questions, options and contexts in its own way. Answers and
+identifiers are too short to count (see `jobs.data.clean.overlap`). A header row is a record like others; MMLU has none.
 """
 
 import csv
@@ -14,48 +13,45 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from jobs.data.readers.intake import DAMAGE, MAX_RECORD_BYTES, Intake
+from jobs.data.readers.compression import DECOMPRESSION_ERRORS, format_suffix
+from jobs.data.readers.source_stream import MAX_RECORD_BYTES, SourceStream
+from jobs.data.readers.text_file import decoded
 from launcher.errors import LauncherError
 
 Record: TypeAlias = list[str]
 
-_COMPRESSED = (".gz", ".zst")
 _BLOCK = 2**20
 
 
 def read_records(path: Path) -> tuple[list[Record], str]:
-    """Read an evaluation set.
-
-    Returns:
-        The strings of each record, and the file's SHA-256.
+    """Read the strings of each record of an evaluation set, and the file's SHA-256.
 
     Raises:
-        LauncherError: it cannot be read, or is no JSON, JSON lines or CSV.
+        LauncherError: it cannot be read, or is not JSON, JSON lines or CSV.
     """
-    intake = Intake(path)
+    stream = SourceStream(path)
     try:
-        with intake.stream() as stream:
-            content = b"".join(iter(lambda: stream.read(_BLOCK), b""))  # read at once, it is not checksummed
-    except DAMAGE as error:
-        raise LauncherError(f"{path}: the file is damaged: {error}; fetch it again") from None
-    return list(_parse(path, content)), intake.sha256
+        with stream.open() as file:
+            content = b"".join(iter(lambda: file.read(_BLOCK), b""))  # `read()` would bypass the checksum
+    except DECOMPRESSION_ERRORS as error:
+        raise LauncherError(f"{path}: the file is corrupt: {error}; fetch it again") from None
+    return list(_parse(path, content)), stream.sha256
 
 
 def _parse(path: Path, content: bytes) -> Iterator[Record]:
-    suffix = Path(path.stem if path.suffix in _COMPRESSED else path.name).suffix
-    content = content.removeprefix(b"\xef\xbb\xbf")
+    suffix = format_suffix(path)
     if suffix == ".csv":
-        return _rows(path, content)
+        return _rows(path, decoded(path, content))
     if suffix in (".json", ".jsonl", ".ndjson"):
-        return _json_records(path, content)
+        return _json_records(path, decoded(path, content).encode())
     raise LauncherError(
-        f"clean.decontaminate.files: `{path.name}` is neither JSON nor CSV by its name; write a pattern that matches "
-        "only .json, .jsonl and .csv (or these with .gz or .zst)"
+        f"clean.decontaminate.files: `{path.name}` has no name of JSON or CSV; write a pattern that matches "
+        "only .json, .jsonl and .csv (or these with .gz, .zst, .xz or .bz2)"
     )
 
 
 def _json_records(path: Path, content: bytes) -> Iterator[Record]:
-    """Read JSON, or JSON lines, which some sets name .json, too."""
+    """Read JSON or JSON lines; some sets name both .json."""
     try:
         whole = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -70,16 +66,15 @@ def _loads(path: Path, number: int, line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        raise LauncherError(f"{path}:{number}: is not JSON: {error.msg}; mend the file") from None
+        raise LauncherError(f"{path}:{number}: is not JSON: {error.msg}; correct the file") from None
 
 
-def _rows(path: Path, content: bytes) -> Iterator[Record]:
+def _rows(path: Path, content: str) -> Iterator[Record]:
     csv.field_size_limit(MAX_RECORD_BYTES)
     try:
-        yield from csv.reader(io.StringIO(content.decode(), newline=""))  # no other sign ends a row
-    except (UnicodeDecodeError, csv.Error) as error:
-        what = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is not CSV: {error}"
-        raise LauncherError(f"{path}: {what}; mend the file") from None
+        yield from csv.reader(io.StringIO(content, newline=""))  # no other sign ends a row
+    except csv.Error as error:
+        raise LauncherError(f"{path}: is not CSV: {error}; correct the file") from None
 
 
 def _strings(value: Any) -> Record:

@@ -1,16 +1,17 @@
-"""Words that texts have in common with evaluation sets: an index of the sets, and quick look-ups in it.
+"""Find words that texts share with evaluation sets, by an index of the sets.
 
-What counts is a run of `ngram` words of a string of a record. A string of fewer words counts as a whole if it
-ends in a question mark and has at least `SHORTEST` words, the smallest run that Brown et al. 2020
-(https://arxiv.org/abs/2005.14165, appendix C) look for. Others are ignored: they are options and phrases that
-everybody writes. The option "CT scan of the chest, abdomen, and pelvis" alone would empty a corpus of radiology
-reports. Words are runs of letters and digits in lower case, or one Chinese or Japanese character each, both in the form
-NFKC of Unicode: whatever `clean.normalise` made of the documents, the same text has the same words.
-
-datatrove's NGramsDecontFilter looks up every n-gram of every document: 6 MB/s, with words split as here. Here a
-document is looked at in seeds: some words at every few words, so close that each run of the shortest length
-holds one whole. Only around seeds that are also in the index all runs are looked up: 22 MB/s.
+What counts is a run of `ngram` words of a string of a record. A shorter string counts as a whole if it ends in a
+question mark and has at least `SHORTEST` words, the smallest run that Brown et al. 2020
+(https://arxiv.org/abs/2005.14165, appendix C) look for. Other strings are options and common phrases: "CT scan of the
+chest, abdomen, and pelvis" would empty a corpus of radiology reports. Words are runs of letters and digits in lower
+case, or one Chinese or Japanese character each, both in Unicode's form NFKC, so that `clean.normalise` makes no
+difference.
 """
+
+# datatrove 0.10: NGramsDecontFilter fails with xxhash 4, and its indexer needs lighteval.
+# datatrove's NGramsDecontFilter looks up every n-gram of every document: 6 MB/s, with words split as here. This looks
+# up seeds, a few words at every few words, so close that each run of the shortest length contains one. Only around
+# seeds that are in the index all runs are looked up: 22 MB/s.
 
 import re
 from bisect import bisect_right
@@ -33,23 +34,23 @@ _CHARACTER = re.compile(rf"[{_CHARACTERS}]")
 _WORD = re.compile(r"[^\W_]+")
 _WORD_OR_CHARACTER = re.compile(rf"[{_CHARACTERS}]|[^\W_{_CHARACTERS}]+")
 _STRETCH = 2**17
-"""Words of a document in memory at once; a text of so many characters has fewer."""
+"""Words of a document in memory at once; also the characters of a text that surely has fewer."""
 
 
 @dataclass(frozen=True)
 class EvaluationFile:
-    """What was read of an evaluation set."""
+    """An evaluation set that was read."""
 
     path: Path
     sha256: str
     records: int
     ngrams: int
-    """Runs of words that it adds to the index."""
+    """Runs of words that it added to the index."""
 
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """All runs of words that no document may have, in memory: some 150 bytes for each."""
+    """All runs of words that no document may have; some 150 bytes of memory each."""
 
     files: tuple[EvaluationFile, ...]
     ngram: int
@@ -59,15 +60,15 @@ class EvaluationIndex:
     hashes: NDArray[np.uint64]
     """Of all runs, ascending."""
     owners: NDArray[np.uint32]
-    """Of each of them: number of the first record that has it, counted through all files."""
+    """The number of the first record that has each of them, counted through all files."""
 
     def find(self, text: str) -> int | None:
-        """Find a record that a text has a run of words of; its number among all records, None if there is none."""
+        """Return the number of a record that shares a run of words with a text, or None."""
         owners = (self._find(words) for words in stretches(text, self.ngram - 1))
         return next((owner for owner in owners if owner is not None), None)
 
     def place(self, owner: int) -> tuple[int, int]:
-        """Say which file a record is in, and which it is there, counted from 1."""
+        """Return the file of a record, and its number there, counted from 1."""
         starts = list(accumulate((file.records for file in self.files), initial=0))
         number = bisect_right(starts, owner) - 1
         return number, owner - starts[number] + 1
@@ -82,7 +83,7 @@ class EvaluationIndex:
         return next((owner for place in places if (owner := self._find_around(words, place)) is not None), None)
 
     def _find_around(self, words: Sequence[str], place: int) -> int | None:
-        """Look up all runs that hold the seed at a place."""
+        """Look up all runs that contain the seed at a place."""
         end = place + seed_words(self.ngram)
         runs = [
             " ".join(words[start : start + length])
@@ -96,11 +97,7 @@ class EvaluationIndex:
 
 
 def build_index(paths: Iterable[Path], ngram: int) -> EvaluationIndex:
-    """Read evaluation sets.
-
-    Args:
-        paths: Their files.
-        ngram: Words in a run.
+    """Read the files of evaluation sets, and index all runs of `ngram` words.
 
     Raises:
         LauncherError: a file cannot be read, or no text in all of them is long enough.
@@ -128,7 +125,7 @@ def build_index(paths: Iterable[Path], ngram: int) -> EvaluationIndex:
 
 
 def runs_of(record: Record, ngram: int) -> Iterator[Sequence[str]]:
-    """Give the runs of words of a record that documents are searched for."""
+    """Give the runs of words of a record that documents must not have."""
     for string in record:
         words = words_of(string)
         if len(words) >= ngram or (len(words) >= SHORTEST and string.rstrip().endswith(("?", "\uff1f"))):
@@ -136,17 +133,17 @@ def runs_of(record: Record, ngram: int) -> Iterator[Sequence[str]]:
 
 
 def shortest_run(ngram: int) -> int:
-    """Say how many words the shortest runs have."""
+    """Return the number of words in the shortest runs."""
     return min(SHORTEST, ngram)
 
 
 def seed_words(ngram: int) -> int:
-    """Choose the length of seeds: longer ones are found by chance more rarely, but have to lie closer together."""
+    """Return the length of seeds: longer ones are rarely found by chance, but have to lie closer together."""
     return max(1, shortest_run(ngram) * 3 // 4)
 
 
 def ngrams(words: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    """Give all runs of so many words."""
+    """Give all runs of `size` words."""
     return (words[start : start + size] for start in range(len(words) - size + 1))
 
 
@@ -157,12 +154,7 @@ def words_of(text: str) -> list[str]:
 
 
 def stretches(text: str, shared: int) -> Iterator[list[str]]:
-    """Split a text into words, a stretch of a long one at a time.
-
-    Args:
-        text: Of a document.
-        shared: How many words stretches have in common, so that nothing is cut.
-    """
+    """Split a text into words, a long one in stretches that share so many words that no run is cut."""
     if len(text) <= _STRETCH:
         yield words_of(text)
         return
@@ -180,7 +172,6 @@ def hash_of(run: str) -> int:
 
 
 def _folded(text: str) -> str:
-    """Forget about case, and about forms of letters: ligatures, full width, composed or not."""
     return normalised("NFKC", text).lower()
 
 

@@ -1,11 +1,10 @@
-"""A smell test of clinical notes: how often do they contain what looks like patients' data?
+"""Count what looks like patients' data in clinical notes: numbers only, never text.
 
-Counts only, never text. This does not de-identify anything, and finding nothing proves nothing: names
-without a title, addresses, places, ages above 89, dates without a year or with other signs, telephone
-numbers of other countries, numbers of plates, devices and insurances, and rare diseases pass unseen, and
-much of what is counted is harmless (a telephone number of a hospital, the date of a guideline). It helps to
-tell notes that were de-identified from notes that were not, before anybody trains on them: 509 notes in
-MIMIC-IV's layout have 6 matches and 4,878 marks of removal, 1,275 from the same source without that layout
+This does not de-identify anything, and finding nothing proves nothing: it misses names without a title, addresses,
+places, ages above 89, dates without a year or in other notations, telephone numbers of other countries, numbers of
+plates, devices and insurances, and rare diseases; and much of what it counts is harmless (a hospital's telephone
+number, the date of a guideline). It helps to tell de-identified notes from others before anybody trains on them: 509
+notes in MIMIC-IV's layout have 6 matches and 4,878 marks of removal, 1,275 from the same source without that layout
 have 1,402 matches and 5 marks.
 """
 
@@ -22,7 +21,7 @@ _MONTH = "(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
 _SSN = r"(?: [Nn]umber| [Nn]o\b| #)?\W{0,4}\d{3} ?\d\d ?\d{4}\b"
 _NUMBER = r"\W{0,4}\d(?:[- ]?\d){4}"
 
-# Each starts with as plain a thing as can be and looks behind it later, which is three times as quick.
+# Each starts with something literal and looks behind it later, which is three times as fast.
 _EXPRESSIONS = {
     "removal_mark": [r"\[\*\*", r"___(?<!____)(?!_)"],
     "email": [r"@(?<=[\w.+-]@)[\w-]+\.[A-Za-z]"],
@@ -51,19 +50,20 @@ _EXPRESSIONS = {
 }
 PATTERNS = {name: [re.compile(expression) for expression in its] for name, its in _EXPRESSIONS.items()}
 """Telephone and social security numbers as in the USA, full dates of the years 1900 to 2099 (MIMIC moves its dates to
-the years after 2100). `removal_mark` is no such pattern but a mark of de-identification, MIMIC's `[**...**]` or `___`;
-the former are counted by the reader, whose cleaning takes them out."""
+the years after 2100). `removal_mark` is a mark of de-identification, MIMIC's `[**...**]` or `___`; the reader removes
+and
+counts the former."""
 
 
-class PhiCheck(BaseFilter):
-    """Counts patterns in the documents that pass, and passes all of them."""
+class PhiCheck(BaseFilter):  # type: ignore[misc]  # datatrove has no types
+    """Counts patterns in documents, and drops none."""
 
     name = "phi check"
 
     def __init__(self) -> None:
         super().__init__()
         self.found = Counter[str](dict.fromkeys(PATTERNS, 0))
-        """Matches so far, by pattern; a pattern without any stands there as well."""
+        """Matches so far by pattern, also without any."""
 
     def filter(self, doc: Document) -> bool:
         """Count what the document contains."""

@@ -1,5 +1,6 @@
-"""Steps that look at nothing but the text: Unicode normalisation and lengths; and what the reader has decided."""
+"""Unicode normalisation, lengths, and what the reader marked to be dropped."""
 
+import math
 import re
 import unicodedata
 from functools import cache
@@ -11,20 +12,20 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.formatters.base import BaseFormatter
 
 _Form = Literal["NFC", "NFKC"]
-# Where there may be many marks: found in a thirtieth of the time that the marks themselves take.
+# Finds text that may have many marks in a thirtieth of the time of the marks themselves.
 _FAR_FROM_LATIN = re.compile("[\u0300-\u33ff\ua000-\U0001ffff][\u0300-\u33ff\ua000-\U0001ffff]{30}")
 
 
 def normalised(form: _Form, text: str) -> str:
-    """Put text into a normalisation form, in linear time."""
+    """Normalise text, in linear time."""
     return text if unicodedata.is_normalized(form, text) else unicodedata.normalize(form, with_few_marks(text))
 
 
 def with_few_marks(text: str) -> str:
-    """Put a joiner that cannot be seen behind each 30 marks on a letter; no writing needs so many.
+    """Put an invisible joiner after each 30 marks on a letter; no script needs so many.
 
-    It is the Stream-Safe Text Process (https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format). Python's
-    normalisation sorts the marks on a letter in quadratic time: a megabyte of them takes minutes.
+    This is the Stream-Safe Text Process (https://www.unicode.org/reports/tr15/#Stream_Safe_Text_Format). Python sorts
+    the marks on a letter in quadratic time: a megabyte of them takes minutes.
     """
     return _many_marks().sub("\\g<0>\u034f", text) if _FAR_FROM_LATIN.search(text) else text
 
@@ -42,18 +43,18 @@ def _is_mark(character: str) -> bool:
     return unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) != 0
 
 
-class MarkedByReader(BaseFilter):
-    """Drops what the reader says is to be left out; see `jobs.data.readers`."""
+class MarkedByReader(BaseFilter):  # type: ignore[misc]  # datatrove has no types
+    """Drops what the reader marked; see `jobs.data.readers`."""
 
     name = "marked by reader"
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """Tell whether the reader gave no reason to drop the document."""
+        """Tell whether the document stays."""
         reason = doc.metadata.get("drop")
         return True if reason is None else (False, str(reason))
 
 
-class Normaliser(BaseFormatter):
+class Normaliser(BaseFormatter):  # type: ignore[misc]  # datatrove has no types
     """Puts text into a Unicode normalisation form (https://www.unicode.org/reports/tr15/)."""
 
     name = "unicode normalisation"
@@ -63,33 +64,21 @@ class Normaliser(BaseFormatter):
         self._form: _Form = "NFC" if form == "nfc" else "NFKC"
 
     def format(self, text: str) -> str:
-        """Normalise a text. Most text is in that form already, which is quicker to find out."""
+        """Normalise a text."""
         return normalised(self._form, text)
 
 
-class MinimumLength(BaseFilter):
-    """Drops short documents."""
+class LengthFilter(BaseFilter):  # type: ignore[misc]  # datatrove has no types
+    """Drops documents that are blank or too short to be of use, or too long to be tokenised in memory."""
 
-    name = "minimum length"
+    name = "length"
 
-    def __init__(self, characters: int) -> None:
+    def __init__(self, least: int = 0, most: float = math.inf) -> None:
         super().__init__()
-        self._characters = characters
+        self._least, self._most = least, most
 
-    def filter(self, doc: Document) -> tuple[bool, str]:
-        """Tell whether the document has enough characters."""
-        return len(doc.text) >= self._characters, "too_short"
-
-
-class MaximumLength(BaseFilter):
-    """Drops documents that would take too much memory to tokenise."""
-
-    name = "maximum length"
-
-    def __init__(self, characters: int) -> None:
-        super().__init__()
-        self._characters = characters
-
-    def filter(self, doc: Document) -> tuple[bool, str]:
-        """Tell whether the document does not have too many characters."""
-        return len(doc.text) <= self._characters, "too_long"
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        """Tell whether the number of characters is allowed."""
+        if len(doc.text) < self._least or doc.text.isspace():
+            return False, "too_short"
+        return len(doc.text) <= self._most or (False, "too_long")

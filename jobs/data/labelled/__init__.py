@@ -1,1 +1,1 @@
-"""Labelled notes: from tables to samples, from logits to scores."""
+"""Labelled notes: from tables to samples."""

@@ -1,24 +1,35 @@
-"""Everything that a classifier's run reads: notes and their labels, as text and as tokens."""
+"""The notes and labels of a classification run, as text and as tokens."""
 
+import glob
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from jobs.data.labelled.samples import LabelledWindows, pooled, windows_of
-from jobs.data.labelled.tables import PATIENT, Table, absent_classes, read_classes, read_table
+from jobs.data.labelled.tables import (
+    PATIENT,
+    Table,
+    class_counts,
+    read_classes,
+    read_table,
+    require_classes,
+    require_columns,
+)
 from jobs.data.labelled.windows import note_encoder
-from jobs.data.tokenize import load_tokenizer
-from jobs.runtime.context import Context
+from jobs.models.tokenizer import load_tokenizer
+from jobs.rank.context import Context
 from jobs.scoring.classification import Predictions, compute_scores, probabilities_of
+from launcher.artifacts.outcomes_manifest import is_credentialed_table
 from launcher.errors import LauncherError
 from launcher.recipe import ClassifyRecipe
-from launcher.recipe.notes import Labels, NoteSplit
+from launcher.recipe.sections.labelled_notes import CsvNotes, Labels, NoteSplit
 
 _SHOWN = 20
-"""Classes that a line of the log names."""
+"""Classes that the log names."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class LabelledNotes:
     labels: Labels
     pooling: str
     are_admissions: bool
-    """Whether an id is that of an admission."""
+    """Whether an id stands for an admission."""
     tables: dict[NoteSplit, Table]
     windows: dict[NoteSplit, LabelledWindows]
     tokenizer: PreTrainedTokenizerBase
@@ -43,35 +54,53 @@ class LabelledNotes:
     @property
     def absent(self) -> list[str]:
         """The classes that never occur in training."""
-        return absent_classes(self.tables["train"], self.classes)
+        counts = class_counts(self.tables["train"].labels, len(self.classes))
+        return [name for name, count in zip(self.classes, counts, strict=True) if not count]
 
     @property
     def takes_admissions_for_patients(self) -> bool:
-        """Whether a held-out table of CORe's does not say whose admissions are whose."""
+        """Whether a held-out table of CORe does not name the patients of its admissions."""
         return self.are_admissions and any(self.tables[split].unit_column != PATIENT for split in self.held_out)
 
-    def predictions(self, split: NoteSplit, logits: Any) -> Predictions:
-        """Make predictions for the notes of a split from the logits of their windows.
+    def shared(self, split: NoteSplit) -> tuple[str, int]:
+        """Count what a split has in common with the notes of training: patients, admissions, ids or equal notes."""
+        train, held_out = self.tables["train"], self.tables[split]
+        if not self.are_admissions and (_has_row_numbers(train) or _has_row_numbers(held_out)):
+            ours, theirs = ({*zip(table.ids, table.texts, strict=True)} for table in (held_out, train))
+            return "notes", len(ours & theirs)
+        if train.unit_column == held_out.unit_column == PATIENT:
+            return "patients", len({*train.units} & {*held_out.units})
+        return "admissions" if self.are_admissions else "ids", len({*train.ids} & {*held_out.ids})
 
-        Raises:
-            LauncherError: the logits are not numbers.
-        """
+    def predictions(self, split: NoteSplit, logits: Any) -> Predictions:
+        """Make predictions for the notes of a split from the logits of their windows."""
         if not np.isfinite(logits).all():
-            raise LauncherError("the model's answers are not numbers any more; write a smaller `optim.lr`")
+            raise LauncherError("the model's logits are no longer finite; write a smaller `optim.lr`")
         per_note = pooled(logits, self.windows[split].notes, self.pooling)
-        return Predictions(self.tables[split].truth, probabilities_of(per_note, self.labels), self.labels)
+        return Predictions(self.tables[split].labels, probabilities_of(per_note, self.labels), self.labels)
 
     def facts(self) -> dict[str, Any]:
-        """Return what scores should be read with."""
+        """Return what to publish with the scores."""
         sources = {split: table.sources for split, table in self.tables.items()}
-        return {"classes": self.classes, "absent_in_training": self.absent, "sources": sources}
+        shared = {split: dict([self.shared(split)]) for split in self.held_out}
+        return {
+            "classes": self.classes,
+            "absent_in_training": self.absent,
+            "shared_with_training": shared,
+            "sources": sources,
+        }
 
     def describe(self) -> str:
-        """Say for the log what was read."""
-        parts = ", ".join(f"{split} {len(table):,}" for split, table in self.tables.items())
-        said = f"notes: {parts}; {len(self.windows['train']):,} sequences to train on"
+        """Say what was read."""
+        sizes = ", ".join(f"{split} {len(table):,}" for split, table in self.tables.items())
+        said = f"notes: {sizes}; {len(self.windows['train']):,} sequences to train on"
         if self.takes_admissions_for_patients:
-            said += f"\nno column `{PATIENT}`: intervals take admissions of one patient for independent of each other"
+            said += f"\nno column `{PATIENT}`: intervals treat admissions of one patient as independent"
+        for split in self.held_out:
+            what, count = self.shared(split)
+            if count:
+                said += f"\nwarning: {count:,} {what} of {split} are in train as well, so its scores are too good; "
+                said += "leave them out of one of the two"
         if not self.absent:
             return said
         names = ", ".join(self.absent[:_SHOWN]) + (", ..." if len(self.absent) > _SHOWN else "")
@@ -82,15 +111,22 @@ def read_notes(context: Context, recipe: ClassifyRecipe) -> LabelledNotes:
     """Read and encode the notes of a run.
 
     Raises:
-        LauncherError: rows that cannot be used, or notes on which the recipe's metric means nothing.
+        LauncherError: rows cannot be used, or the recipe's metric is undefined for these notes.
     """
     data = recipe.data
+    _require_data_use(recipe, context)
     path = context.model_path(recipe.model.path)
     tokenizer = load_tokenizer(path, recipe.model.path, recipe.model.trust_remote_code)
     _give_padding(tokenizer, recipe.model.path)
     encoder = note_encoder(tokenizer, recipe.batch.sequence_length, data.long_notes)
     classes = read_classes(data, context.data_glob)
-    tables = {split: read_table(context.data_glob(glob), data, classes) for split, glob in data.files.items()}
+    if isinstance(data, CsvNotes):
+        for pattern in data.files.values():
+            require_columns(context.data_glob(pattern), data, recipe.data_use)
+    tables = {
+        split: read_table(context.data_glob(glob), data, classes, recipe.data_use) for split, glob in data.files.items()
+    }
+    require_classes(tables.values(), data, recipe.data_use)
     _require_metric(recipe, tables["validation"], len(classes))
     windows = {split: windows_of(table, encoder) for split, table in tables.items()}
     return LabelledNotes(
@@ -98,8 +134,20 @@ def read_notes(context: Context, recipe: ClassifyRecipe) -> LabelledNotes:
     )
 
 
+def _require_data_use(recipe: ClassifyRecipe, context: Context) -> None:
+    """Refuse outcome tables of credentialed data in an open recipe."""
+    patterns = [context.data_glob(name) for name in recipe.data.files.values()]
+    paths = [Path(path) for pattern in patterns for path in glob.glob(pattern, recursive=True)]
+    if recipe.data_use == "open" and any(map(is_credentialed_table, paths)):
+        raise LauncherError("data: the tables were made of credentialed data; write `data_use: credentialed`")
+
+
+def _has_row_numbers(table: Table) -> bool:
+    return any(table.ids == [str(first + place) for place in range(len(table))] for first in (0, 1))
+
+
 def _give_padding(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Let a tokenizer without a padding token pad with EOS, which causal models do not find at the end of a note."""
+    """Let a tokenizer without a padding token pad with EOS."""
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise LauncherError(f"tokenizer `{name}` has neither a padding nor an EOS token; set `pad_token`")
@@ -107,11 +155,11 @@ def _give_padding(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
 
 
 def _require_metric(recipe: ClassifyRecipe, validation: Table, classes: int) -> None:
-    """Refuse validation notes on which the metric means nothing, before days of training."""
+    """Refuse validation notes for which the metric is undefined, before days of training."""
     metric = recipe.evaluation.metric
     even = np.full((len(validation), classes), 1 / classes)
-    if math.isnan(compute_scores(Predictions(validation.truth, even, recipe.data.labels))[metric]):
+    if math.isnan(compute_scores(Predictions(validation.labels, even, recipe.data.labels))[metric]):
         raise LauncherError(
-            f"evaluation.metric: `{metric}` cannot be told of these validation notes: no class has notes with and "
-            "notes without it; write `log_loss`, or choose other notes"
+            f"evaluation.metric: `{metric}` is undefined for these validation notes: no class has notes with "
+            "and notes without it; write `log_loss`, or choose other notes"
         )

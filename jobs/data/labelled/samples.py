@@ -1,4 +1,4 @@
-"""Samples of labelled notes, for training in a fixed order and for prediction in the order of the tables."""
+"""Samples of labelled notes: in a computed order for training, in the order of the tables for prediction."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,28 +12,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jobs.data.labelled.tables import Table, Truth
+from jobs.data.labelled.tables import Table
 from jobs.data.labelled.windows import Ids, NoteEncoder
-from jobs.data.mixture import Mixture
-from jobs.data.order import Order
+from jobs.data.sampling.dataset import OrderedSamples
+from jobs.data.sampling.mixture import Mixture
+from jobs.data.sampling.order import Order
+from jobs.scoring.true_labels import TrueLabels
 
 _MULTIPLE = 8
-"""Sequences are padded to a multiple of it: matrix products of odd sizes are slow on tensor cores."""
+"""Sequences are padded to a multiple of it, since tensor cores are slow on odd sizes."""
 
 
 class LabelledWindows(Dataset[dict[str, Any]]):
-    """The windows of a split's notes, note by note: what a model predicts from."""
+    """The windows of a split's notes, note by note.
 
-    def __init__(self, windows: Sequence[Ids], notes: NDArray[np.int64], truth: Truth) -> None:
-        """Hold windows.
+    Args:
+        windows: Token ids of each.
+        notes: The note of each, ascending.
+        labels: Of each note.
+    """
 
-        Args:
-            windows: Token ids of each.
-            notes: The note of each, ascending.
-            truth: What is right for each note.
-        """
+    def __init__(self, windows: Sequence[Ids], notes: NDArray[np.int64], labels: TrueLabels) -> None:
         self._windows = windows
-        self._truth = torch.from_numpy(truth if truth.ndim == 1 else truth.astype(np.float32))
+        self._labels = torch.from_numpy(labels if labels.ndim == 1 else labels.astype(np.float32))
         self.notes = notes
         self.tokens = sum(map(len, windows))
         """Tokens of all windows."""
@@ -42,31 +43,26 @@ class LabelledWindows(Dataset[dict[str, Any]]):
         return len(self._windows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"input_ids": self._windows[index], "labels": self._truth[self.notes[index]]}
+        return {"input_ids": self._windows[index], "labels": self._labels[self.notes[index]]}
 
 
 def windows_of(table: Table, encoder: NoteEncoder) -> LabelledWindows:
     """Encode the notes of a split."""
     per_note = list(encoder.windows(table.texts))
     notes = np.repeat(np.arange(len(table)), [len(windows) for windows in per_note])
-    return LabelledWindows([*chain.from_iterable(per_note)], notes, table.truth)
+    return LabelledWindows([*chain.from_iterable(per_note)], notes, table.labels)
 
 
-class TrainingSamples(Dataset[dict[str, Any]]):
-    """All windows once, in an order of its own for every epoch, before one comes twice: a function of the index."""
+class TrainingSamples(OrderedSamples):
+    """All windows once per epoch, in an order that is a function of the index."""
 
     def __init__(self, windows: LabelledWindows, seed: int, num_samples: int) -> None:
+        super().__init__(Order(Mixture([(0, [Fraction(1)])]), [len(windows)], ["train"], seed), num_samples)
         self._windows = windows
-        self._order = Order(Mixture([(0, [Fraction(1)])]), [len(windows)], ["train"], seed)
-        self._num_samples = num_samples
 
-    def __len__(self) -> int:
-        return self._num_samples
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not 0 <= index < self._num_samples:
-            raise IndexError(index)
-        return self._windows[self._order.locate(index)[1]]
+    def sample(self, source: int, item: int) -> dict[str, Any]:  # noqa: ARG002
+        """Return a window."""
+        return self._windows[item]
 
 
 @dataclass(frozen=True)
@@ -94,13 +90,7 @@ class NoteCollator:
 
 
 def pooled(logits: NDArray[np.float32], notes: NDArray[np.int64], how: str) -> NDArray[np.float32]:
-    """Make one row of logits for each note of those of its windows.
-
-    Args:
-        logits: A row for each window.
-        notes: The note of each, ascending from 0, none left out.
-        how: `mean` or `max`.
-    """
+    """Pool the logits of windows to one row for each note, by `mean` or `max`; `notes` ascend from 0 without gaps."""
     starts = np.flatnonzero(np.diff(notes, prepend=-1))
     if how == "max":
         return np.maximum.reduceat(logits, starts, axis=0)
@@ -110,5 +100,5 @@ def pooled(logits: NDArray[np.float32], notes: NDArray[np.int64], how: str) -> N
 
 
 def mean_tokens(windows: LabelledWindows) -> float:
-    """Return the tokens that a window has on average."""
+    """Return the average tokens of a window."""
     return windows.tokens / len(windows)

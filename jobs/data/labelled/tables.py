@@ -1,31 +1,28 @@
-"""Reads tables of labelled notes.
-
-A row that cannot be used is named and ends the run: scores have to be those of all notes.
-"""
+"""Read tables of labelled notes. A row that cannot be used ends the run, since scores must cover all notes."""
 
 import glob
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.data.readers.intake import Intake
-from jobs.data.readers.rows import column_names, read_rows
+from jobs.data.readers.csv_rows import column_names, read_rows
+from jobs.data.readers.source_stream import SourceStream
+from jobs.data.readers.text_file import read_text_file
+from jobs.scoring.true_labels import TrueLabels
 from launcher.errors import LauncherError
-from launcher.recipe.notes import CoreNotes, CsvNotes, complain_of_classes
+from launcher.recipe.names import class_names, column_faults
+from launcher.recipe.sections.labelled_notes import CoreNotes, CsvNotes, check_classes
 
 _NAMED = 20
-"""Bad rows that a message names; it says how many more there are."""
+"""Bad rows that a message names."""
 PATIENT = "SUBJECT_ID"
-"""MIMIC's column of patients, which CORe's code leaves out of its tables, and people may add."""
+"""MIMIC's column of patients; CORe's code leaves it out of its tables, and people may add it."""
 _CODE = re.compile(r"[^\s,]+")
-
-Truth: TypeAlias = NDArray[np.int64]
-"""The class of each note; multilabel: a row of 0 and 1 for each, a column for each class."""
 
 
 @dataclass
@@ -34,13 +31,14 @@ class Table:
 
     ids: list[str] = field(default_factory=list)
     units: list[str] = field(default_factory=list)
-    """What each note belongs to: notes of one unit are not independent of each other."""
+    """The unit of each note (its patient); notes of one unit are not independent of each other."""
     unit_column: str = "id"
-    """Where that stands."""
     texts: list[str] = field(default_factory=list)
-    truth: Truth = field(default_factory=lambda: np.empty(0, np.int64))
+    labels: TrueLabels = field(default_factory=lambda: np.empty(0, np.int64))
+    values: Counter[str] = field(default_factory=Counter)
+    """How many notes have each value of the label's column, if the recipe lists the classes."""
     sources: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each file, by its name."""
+    """SHA-256 of each file by name."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,69 +52,116 @@ def read_classes(data: CoreNotes | CsvNotes, locate: Callable[[str], str]) -> tu
         locate: Makes a glob absolute.
 
     Raises:
-        LauncherError: the file is not there, or is no list of classes.
+        LauncherError: the file does not exist, is not in UTF-8, or does not list classes.
     """
     if data.class_file is None:
         return data.classes
     pattern = locate(data.class_file)
-    paths = sorted(glob.glob(pattern))
+    paths = [Path(path) for path in sorted(glob.glob(pattern))]
     if not paths:
-        raise LauncherError(f"data: there is no file `{pattern}`, which lists the classes; check the name")
-    classes = tuple(code for path in paths for code in _CODE.findall(Path(path).read_text(encoding="utf-8")))
-    if complaint := complain_of_classes(classes, data.labels):
+        raise LauncherError(f"data: the file of classes `{pattern}` does not exist; correct `class_file`")
+    classes = tuple(code for path in paths for code in _CODE.findall(read_text_file(path)))
+    if complaint := check_classes(classes, data.labels):
         raise LauncherError(f"{paths[0]}: {complaint}")
     return classes
 
 
-def read_table(pattern: str, data: CoreNotes | CsvNotes, classes: Sequence[str]) -> Table:
+def read_table(
+    pattern: str, data: CoreNotes | CsvNotes, classes: Sequence[str], data_use: str = "credentialed"
+) -> Table:
     """Read the notes of a split.
 
     Args:
         pattern: Absolute glob of its files.
         data: The recipe's section.
         classes: Names of all classes.
+        data_use: The recipe's: which values of the label's column may be listed.
 
     Raises:
-        LauncherError: no file, no row, or rows that cannot be used; it names the rows and quotes nothing of them.
+        LauncherError: no file, no row, or rows that cannot be used; the message does not quote them.
     """
     paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
     table, targets, faults = Table(unit_column=_unit_column(paths, data)), [], _Faults()
     read_label = _label_reader(data, classes)
     for path in paths:
-        intake = Intake(path)
-        for line, (note, text, label, unit) in _rows(intake, data, table.unit_column):
+        stream = SourceStream(path)
+        if isinstance(data, CsvNotes) and data.classes:
+            stream.expect(data.classes)
+        for line, (note, text, label, unit) in _rows(stream, data, table.unit_column):
+            stream.count_values(_values_in(label, data))
             target = read_label(label) if text.strip() else "its text is empty"
             if isinstance(target, str):
-                intake.spoil(line, target)
+                stream.record_error(line, target)
                 faults.add(f"{path}:{line}: {target}")
                 continue
             table.ids.append(note)
             table.units.append(unit)
             table.texts.append(text)
             targets.append(target)
-        faults.take(intake)
-        table.sources[path.name] = intake.sha256
-    faults.refuse()
+        faults.take(stream)
+        table.values.update(stream.values or {})
+        table.sources[path.name] = stream.sha256
+    faults.refuse(_class_fault([table], data, data_use))
     if not table:
-        raise LauncherError(f"data: no note in `{pattern}`; check the pattern")
-    table.truth = _stacked(targets, len(classes)) if data.labels == "multilabel" else np.array(targets, np.int64)
+        raise LauncherError(f"data: no note in `{pattern}`; correct the pattern")
+    table.labels = _stacked(targets, len(classes)) if data.labels == "multilabel" else np.array(targets, np.int64)
     return table
 
 
+def require_columns(pattern: str, data: CsvNotes, data_use: str) -> None:
+    """Refuse tables that lack a column which the recipe names.
+
+    Args:
+        pattern: Absolute glob of the files of a split.
+        data: The recipe's section.
+        data_use: The recipe's.
+
+    Raises:
+        LauncherError: names the key, and the columns that there are.
+    """
+    for path in sorted(glob.glob(pattern, recursive=True)):
+        header = column_names(Path(path))
+        if header and (faults := [*column_faults(path, data.named_columns, header, data_use)]):
+            raise LauncherError("\n".join(f"{key}: {message}" for key, message in faults))
+
+
+def require_classes(tables: Iterable[Table], data: CoreNotes | CsvNotes, data_use: str) -> None:
+    """Refuse classes of the recipe that no note of any split has.
+
+    Raises:
+        LauncherError: names them, and the values that there are.
+    """
+    if fault := _class_fault(tables, data, data_use):
+        raise LauncherError(fault)
+
+
+def _class_fault(tables: Iterable[Table], data: CoreNotes | CsvNotes, data_use: str) -> str | None:
+    if not isinstance(data, CsvNotes):  # the tasks of CORe fix the classes, and rare ones may be absent
+        return None
+    there = sum((table.values for table in tables), start=Counter[str]())
+    fault = class_names(data).fault(there, data_use)
+    return fault and f"data.classes: {fault}"
+
+
+def _values_in(cell: str, data: CoreNotes | CsvNotes) -> list[str]:
+    parts = cell.split(",") if data.labels == "multilabel" else [cell]
+    return [part.strip() for part in parts if part.strip()]
+
+
 def _unit_column(paths: Sequence[Path], data: CoreNotes | CsvNotes) -> str:
-    """Choose the column that says which notes belong together: the patient's, if CORe's tables have it, else the id."""
+    """Return the column of the notes' units: the patient, if CORe's tables have it, else the id."""
     has_patients = paths and all(PATIENT.casefold() in column_names(path) for path in paths)
     return PATIENT if data.format == "core" and has_patients else data.columns.id
 
 
-def _rows(intake: Intake, data: CoreNotes | CsvNotes, unit: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _rows(stream: SourceStream, data: CoreNotes | CsvNotes, unit: str) -> Iterator[tuple[int, tuple[str, ...]]]:
     columns = data.columns
     numbers = [columns.id, unit] if data.format == "core" else []
-    return read_rows(intake, [columns.id, columns.text, columns.label, unit], numbers)
+    return read_rows(stream, [columns.id, columns.text, columns.label, unit], numbers)
 
 
 def _label_reader(data: CoreNotes | CsvNotes, classes: Sequence[str]) -> Callable[[str], int | list[int] | str]:
-    """Return what turns a cell into classes, or into what is wrong with it."""
+    """Return a function from a cell to its classes, or to what is wrong with it."""
     numbers = {value: number for number, value in enumerate(data.label_values or classes)}
     column = data.columns.label
 
@@ -124,20 +169,20 @@ def _label_reader(data: CoreNotes | CsvNotes, classes: Sequence[str]) -> Callabl
         return numbers.get(cell.strip(), f"its `{column}` is none of the {len(classes)} classes")
 
     def read_several(cell: str) -> list[int] | str:
-        parts = [part.strip() for part in cell.split(",") if part.strip()]
-        unknown = sum(part not in numbers for part in parts)
+        codes = [code.strip() for code in cell.split(",") if code.strip()]
+        unknown = sum(code not in numbers for code in codes)
         if unknown:
-            return f"{unknown} of the {len(parts)} codes in its `{column}` are none of the {len(classes)} classes"
-        return [numbers[part] for part in parts]
+            return f"{unknown} of the {len(codes)} codes in its `{column}` are none of the {len(classes)} classes"
+        return [numbers[code] for code in codes]
 
     return read_several if data.labels == "multilabel" else read_one
 
 
-def _stacked(targets: Sequence[int | list[int]], classes: int) -> Truth:
-    truth = np.zeros((len(targets), classes), np.int64)
-    for row, target in zip(truth, targets, strict=True):
+def _stacked(targets: Sequence[int | list[int]], classes: int) -> TrueLabels:
+    labels = np.zeros((len(targets), classes), np.int64)
+    for row, target in zip(labels, targets, strict=True):
         row[target] = 1
-    return truth
+    return labels
 
 
 class _Faults:
@@ -151,29 +196,23 @@ class _Faults:
         if len(self._named) < _NAMED:
             self._named.append(message)
 
-    def take(self, intake: Intake) -> None:
-        """Count a file's bad rows; those that could not be read are named by its intake."""
-        self._total += intake.bad
-        for message in intake.first_bad:
+    def take(self, stream: SourceStream) -> None:
+        """Add a file's bad rows, also those that could not be read."""
+        self._total += stream.bad
+        for message in stream.first_bad:
             if message not in self._named:
                 self.add(message)
 
-    def refuse(self) -> None:
-        """Raise LauncherError if there are any."""
+    def refuse(self, hint: str | None) -> None:
+        """Raise LauncherError if there are bad rows; a hint may say what is wrong with many of them."""
         if not self._total:
             return
         more = self._total - len(self._named)
-        lines = [*self._named, f"and {more} more"] if more > 0 else self._named
+        lines = [*self._named, *([f"and {more} more"] if more > 0 else []), *([hint] if hint else [])]
         raise LauncherError("\n".join([f"data: {self._total} rows cannot be used; correct or remove them", *lines]))
 
 
-def absent_classes(table: Table, classes: Sequence[str]) -> list[str]:
-    """Name the classes that no note of a table has."""
-    counts = class_counts(table.truth, len(classes))
-    return [name for name, count in zip(classes, counts, strict=True) if not count]
-
-
-def class_counts(truth: Truth, classes: int) -> NDArray[np.int64]:
+def class_counts(labels: TrueLabels, classes: int) -> NDArray[np.int64]:
     """Count the notes of each class."""
-    counts: NDArray[np.int64] = truth.sum(axis=0) if truth.ndim == 2 else np.bincount(truth, minlength=classes)
+    counts: NDArray[np.int64] = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=classes)
     return counts

@@ -1,4 +1,4 @@
-"""What of a note a model reads: its text as token ids, cut to the model's length."""
+"""Encode notes as windows of token ids that fit the model."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from jobs.runtime.watchdog import WATCHDOG
+from jobs.rank.watchdog import WATCHDOG
 from launcher.errors import LauncherError
 
 Ids: TypeAlias = NDArray[np.int32]
 How: TypeAlias = Literal["head", "tail", "head_and_tail", "chunks"]
 
 _BATCH = 256
-"""Notes that are encoded at once: a few MB of text."""
+"""Notes encoded at once: a few MB of text."""
 
 
 @dataclass(frozen=True)
 class NoteEncoder:
-    """Encodes notes in the frame that the tokenizer gives to texts: `[CLS] ... [SEP]`, or BOS before them."""
+    """Encodes notes between the special tokens that the tokenizer adds: `[CLS] ... [SEP]`, or BOS."""
 
     backend: Tokenizer
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     length: int
-    """Most tokens of a window, frame included."""
+    """Most tokens of a window, with special tokens."""
     how: How
 
     def windows(self, texts: Sequence[str]) -> Iterator[list[Ids]]:
-        """Give each text's windows: one, but for `chunks`."""
+        """Give each text's windows: one, except for `chunks`."""
         for start in range(0, len(texts), _BATCH):
-            WATCHDOG.beat()
+            WATCHDOG.heartbeat()
             for encoding in self.backend.encode_batch_fast(texts[start : start + _BATCH], add_special_tokens=False):
                 yield [self._framed(part) for part in cut(encoding.ids, self._room, self.how)]
 
@@ -47,12 +47,10 @@ class NoteEncoder:
 
 
 def note_encoder(tokenizer: PreTrainedTokenizerBase, length: int, how: How) -> NoteEncoder:
-    """Make the encoder of a tokenizer.
-
-    Names of special tokens that occur in a note are text.
+    """Make the encoder of a tokenizer, for which names of special tokens in a note are text.
 
     Raises:
-        LauncherError: nothing fits between the tokens that the tokenizer puts around a text.
+        LauncherError: `length` has no room for more than special tokens.
     """
     backend: Tokenizer = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -63,18 +61,12 @@ def note_encoder(tokenizer: PreTrainedTokenizerBase, length: int, how: How) -> N
     prefix = tuple(token for token, is_special in takewhile(lambda pair: pair[1], marks))
     suffix = tuple(token for token, is_special in takewhile(lambda pair: pair[1], reversed(marks)))[::-1]
     if length <= len(prefix) + len(suffix):
-        raise LauncherError(f"batch.sequence_length: {length} tokens leave no room for text; write more")
+        raise LauncherError(f"batch.sequence_length: {length} tokens leave no room for text; raise it")
     return NoteEncoder(backend, prefix, suffix, length, how)
 
 
 def cut(ids: Sequence[int], room: int, how: How) -> list[Sequence[int]]:
-    """Cut the ids of one text into what is read of them.
-
-    Args:
-        ids: Of the text, without special tokens.
-        room: Most ids of a part.
-        how: The recipe's `long_notes`.
-    """
+    """Cut the ids of one text into parts of at most `room`, as the recipe's `long_notes` says."""
     if len(ids) <= room:
         return [ids]
     match how:

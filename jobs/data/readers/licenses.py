@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from jobs.data.readers.markup import squeeze
-from jobs.data.readers.xml import Element
+from jobs.data.readers.xml_records import Element
 
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _REFERENCE = "{http://www.niso.org/schemas/ali/1.0/}license_ref"
@@ -19,10 +19,10 @@ _LONGEST = 40
 
 
 def license_of(meta: Element) -> str:
-    """Name the licence of an article, whose `article-meta` is given.
+    """Name the licence of an article from its `article-meta`.
 
-    Creative Commons' licences have SPDX's names (https://spdx.org/licenses/), without a version where the article
-    gives none (`CC-BY-NC`). For others it is what the article says as `license-type`; empty if it says nothing.
+    Creative Commons licences have SPDX names (https://spdx.org/licenses/), without a version where the article gives
+    none (`CC-BY-NC`). Others have the article's `license-type`, which may be empty.
     """
     stated = " ".join(_statements(meta))
     types = [node.get("license-type", "") for node in meta.iterfind(".//license")]
@@ -30,8 +30,8 @@ def license_of(meta: Element) -> str:
 
 
 def _statements(meta: Element) -> Iterator[str]:
-    """Everything in an article's head that may name its licence, links before words."""
-    # Before version 2.3 of the document type they stood in the head itself, later among the permissions.
+    """Give everything in an article's head that may name its licence, links before words."""
+    # Before version 2.3 of the document type these are in the head itself, later in the permissions.
     nodes = [node for tag in ("license", _REFERENCE, "copyright-statement") for node in meta.iterfind(f".//{tag}")]
     for node in nodes:
         yield from (link.get(_HREF, "") for link in node.iter())

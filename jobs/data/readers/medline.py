@@ -1,12 +1,12 @@
 """Reader of MEDLINE/PubMed citations: baseline files, update files, and what efetch gives.
 
 The text is the title, a line break, and the abstract's paragraphs, as in the Pile's PubMed Abstracts. Decided:
-    * Titles stay as NLM writes them: in brackets if they are translations. `[Not Available].` is no title.
-      The vernacular title, and abstracts by others or in other languages (OtherAbstract), are left out.
-    * Paragraphs of a structured abstract are lines, `LABEL: text`; one that is a label only is left out.
-    * Of an article in several languages, one that is asked for is enough. MEDLINE's abstracts are English
-      whatever the article's language is, so `languages: []` keeps English abstracts of articles that are not.
-    * Lines of copyright are no text of the abstract.
+    * Titles stay as NLM writes them: in brackets if translated. `[Not Available].` is left out, and so are vernacular
+      titles and abstracts by others or in other languages (OtherAbstract).
+    * Paragraphs of a structured abstract are lines, `LABEL: text`; one that has only a label is left out.
+    * An article in several languages is kept if one of them is asked for. MEDLINE's abstracts are English whatever the
+      article's language is, so `languages: []` keeps English abstracts of other articles.
+    * Copyright lines do not belong to the abstract.
     * Chapters and books of NCBI Bookshelf (efetch gives them among the articles) are citations like others.
 
 Element names: https://dtd.nlm.nih.gov/ncbi/pubmed/doc/out/250101/index.html
@@ -16,10 +16,11 @@ from collections.abc import Iterator
 
 from datatrove.data import Document
 
-from jobs.data.readers.intake import DAMAGE, Intake
+from jobs.data.readers.compression import DECOMPRESSION_ERRORS
 from jobs.data.readers.markup import text_of
-from jobs.data.readers.xml import BrokenXmlError, Cut, Cutter, Element
-from launcher.recipe.sources import MedlineSource
+from jobs.data.readers.source_stream import SourceStream
+from jobs.data.readers.xml_records import BrokenXmlError, Cut, Cutter, Element
+from launcher.recipe.sections.text_sources import MedlineSource
 
 _CITATIONS = {"PubmedArticle": "MedlineCitation", "PubmedBookArticle": "BookDocument"}
 _DELETIONS = ("DeleteCitation", "DeleteDocument")
@@ -28,45 +29,41 @@ _NO_TITLE = "[Not Available]."
 _NO_LABEL = ("", "UNLABELLED")
 
 
-def read_medline(intake: Intake, source: MedlineSource) -> Iterator[Document]:
+def read_medline(stream: SourceStream, source: MedlineSource) -> Iterator[Document]:
     """Give the file's citations in order, all versions of them; what the file withdraws goes into `deleted`."""
-    with intake.stream() as stream:
-        cutter = Cutter(stream, (*_CITATIONS, *_DELETIONS), _ROOTS)
+    with stream.open() as file:
+        cutter = Cutter(file, (*_CITATIONS, *_DELETIONS), _ROOTS)
         try:
             for cut in cutter:
                 if cut.tag in _CITATIONS:
-                    intake.count += 1
-                    yield from _document(cut, intake, source)
+                    stream.count += 1
+                    yield from _documents(cut, stream, source)
                 else:
-                    _delete(cut, intake)
-        except (*DAMAGE, BrokenXmlError) as error:
-            intake.damage(cutter.line, str(error))
+                    _delete(cut, stream)
+        except (*DECOMPRESSION_ERRORS, BrokenXmlError) as error:
+            stream.corrupt_file(cutter.line, str(error))
 
 
-def _document(cut: Cut, intake: Intake, source: MedlineSource) -> Iterator[Document]:
-    try:
-        document = citation(cut.parse(), source)
-    except ValueError as error:
-        intake.spoil(cut.line, str(error))
-    else:
+def _documents(cut: Cut, stream: SourceStream, source: MedlineSource) -> Iterator[Document]:
+    for element, document in stream.parsed(cut.line, lambda: (it := cut.parse(), citation(it, source))):
+        stream.count_values(dict.fromkeys(node.text for node in element.iter("Language")))
         yield document
 
 
-def _delete(cut: Cut, intake: Intake) -> None:
+def _delete(cut: Cut, stream: SourceStream) -> None:
     try:
         for identity, version in deletions(cut.parse()):
-            intake.withdraw(identity, version)
+            stream.withdraw(identity, version)
     except ValueError as error:
-        # Not a citation, but one that stays in the corpus though withdrawn has to be noticed.
-        intake.count += 1
-        intake.spoil(cut.line, str(error))
+        # It counts as a record: a withdrawn citation that stays in the corpus has to be noticed.
+        stream.count += 1
+        stream.record_error(cut.line, str(error))
 
 
 def deletions(element: Element) -> list[tuple[int, int]]:
-    """Identities and versions that a DeleteCitation withdraws.
+    """Return the identities and versions that a DeleteCitation withdraws; other versions stay.
 
-    PMID and version together name a citation, and one that says nothing of versions is version 1
-    (https://www.nlm.nih.gov/pubs/techbull/jf12/jf12_pm_versioning.html). So other versions stay.
+    Without a version, version 1 is meant (https://www.nlm.nih.gov/pubs/techbull/jf12/jf12_pm_versioning.html).
 
     Raises:
         ValueError: one of them is not a number.
@@ -81,7 +78,7 @@ def citation(element: Element, source: MedlineSource) -> Document:
     """Make a document of a citation.
 
     Raises:
-        ValueError: it is none; the message quotes nothing of it.
+        ValueError: it is not a citation; the message does not quote it.
     """
     record = element.find(_CITATIONS[element.tag])
     article = record if record is None or record.tag == "BookDocument" else record.find("Article")

@@ -1,12 +1,11 @@
 """Readers of clinical notes: MIMIC-IV-Note and MIMIC-III NOTEEVENTS.
 
-Every row is a document: addenda too, which in both databases stand beside the note they belong to, and
-rows without an admission (outpatients). Exact duplicates are left to the recipe's `exact_duplicates`.
+Every row is a document, also addenda, which both databases keep beside their notes, and rows without an admission
+(outpatients). Exact duplicates are left to the recipe's `exact_duplicates`.
 
-All notes of a patient are in the same split. The two databases number patients independently although
-they hold the same admissions of 2008 to 2012, so the split cannot know a patient of one in the other;
-who trains on both without that overlap reads MIMIC-III's CareVue subset
-(https://physionet.org/content/mimic3-carevue/).
+All notes of a patient are in the same split. Both databases hold the admissions of 2008 to 2012 under different patient
+numbers, so a patient may be in different splits of the two. To train on both without that overlap, use MIMIC-III's
+CareVue subset (https://physionet.org/content/mimic3-carevue/).
 """
 
 import re
@@ -14,9 +13,9 @@ from collections.abc import Iterator
 
 from datatrove.data import Document
 
-from jobs.data.readers.intake import Intake
-from jobs.data.readers.rows import read_rows
-from launcher.recipe.sources import Cleaning, MimicIIISource, MimicIVSource
+from jobs.data.readers.csv_rows import read_rows
+from jobs.data.readers.source_stream import SourceStream
+from launcher.recipe.sections.text_sources import Cleaning, MimicIIISource, MimicIVSource
 
 _NO_ERROR = ("", "0", "0.0")
 _SPACES = re.compile("  +")
@@ -25,42 +24,42 @@ _MARKER = re.compile(r"\[\*\*([^\[\]]*?)\*\*\]")
 _BLANK_LINES = re.compile(r"\n{4,}")
 
 
-def read_mimic_iv(intake: Intake, source: MimicIVSource) -> Iterator[Document]:
+def read_mimic_iv(stream: SourceStream, source: MimicIVSource) -> Iterator[Document]:
     """Give the notes of a MIMIC-IV-Note table (https://physionet.org/content/mimic-iv-note/), in order."""
-    for line, (patient, text) in read_rows(intake, ["subject_id", "text"], ["subject_id", "note_seq"]):
-        metadata = _facts(f"mimic_iv/{patient}", text)
-        yield Document(clean_note(text, source.clean), f"{intake.path.name}:{line}", metadata=metadata)
+    for line, (patient, text) in read_rows(stream, ["subject_id", "text"], ["subject_id", "note_seq"]):
+        metadata = _metadata(f"mimic_iv/{patient}", text)
+        yield Document(clean_note(text, source.clean), f"{stream.path.name}:{line}", metadata=metadata)
 
 
-def read_mimic_iii(intake: Intake, source: MimicIIISource) -> Iterator[Document]:
+def read_mimic_iii(stream: SourceStream, source: MimicIIISource) -> Iterator[Document]:
     """Give the notes of MIMIC-III's NOTEEVENTS (https://mimic.mit.edu/docs/iii/tables/noteevents/), in order.
 
-    Notes that a physician called an error (ISERROR 1, or 1.0 as pandas writes it) and those of other
-    categories are marked to be dropped. Some categories end with a space in the table (`Physician `); that
-    makes no difference.
+    Notes that a physician called an error (ISERROR 1, or 1.0 as pandas writes it) and those of other categories are
+    marked to be dropped. A space at the end of a category (`Physician `) makes no difference.
     """
     categories = {category.strip() for category in source.categories}
     columns = ["SUBJECT_ID", "CATEGORY", "ISERROR", "TEXT"]
-    for line, (patient, category, error, text) in read_rows(intake, columns, ["ROW_ID", "SUBJECT_ID"]):
-        metadata = _facts(f"mimic_iii/{patient}", text)
+    for line, (patient, category, error, text) in read_rows(stream, columns, ["ROW_ID", "SUBJECT_ID"]):
+        stream.count_values([category.strip()])
+        metadata = _metadata(f"mimic_iii/{patient}", text)
         if error.strip() not in _NO_ERROR:
             metadata["drop"] = "error"
         elif categories and category.strip() not in categories:
             metadata["drop"] = "other_category"
-        yield Document(clean_note(text, source.clean), f"{intake.path.name}:{line}", metadata=metadata)
+        yield Document(clean_note(text, source.clean), f"{stream.path.name}:{line}", metadata=metadata)
 
 
 def clean_note(text: str, how: Cleaning) -> str:
     """Clean the text of a note.
 
-    MIMIC-III puts a marker where something was removed, `[**Hospital 18**]`: its words stay, its brackets go
-    (and leave a space where words would run together). MIMIC-IV puts `___`, which stays.
+    MIMIC-III puts a marker where something was removed, `[**Hospital 18**]`: its words stay, its brackets go (with a
+    space where words would run together). MIMIC-IV puts `___`, which stays.
 
     Args:
         text: Text as in the table.
         how: `published`: a note becomes one line, byte for byte as in Clinical LLaMA-LoRA
-            (https://arxiv.org/abs/2307.03042), a space at its ends included. `keep_structure`: lines, indents
-            and columns stay; trailing spaces go, and more than two blank lines become two.
+            (https://arxiv.org/abs/2307.03042). `keep_structure`: lines, indents and columns stay; trailing spaces go,
+            and more than two blank lines become two.
     """
     if how == "published":
         return _SPACES.sub(" ", text.replace("[**", " ").replace("**]", " ").replace("\n", " "))
@@ -70,13 +69,13 @@ def clean_note(text: str, how: Cleaning) -> str:
     return _BLANK_LINES.sub("\n\n\n", "\n".join(lines)).strip()
 
 
-def _facts(patient: str, text: str) -> dict[str, str | int]:
+def _metadata(patient: str, text: str) -> dict[str, str | int]:
     marks = text.count("[**")
     return {"split_key": patient, **({"removal_marks": marks} if marks else {})}
 
 
 def _words_of_marker(marker: re.Match[str]) -> str:
-    """Give a marker's words, apart from words that touch it."""
+    """Return a marker's words, with a space where other words touch it."""
     text, start, end = marker.string, *marker.span()
     before = " " if text[start - 1 : start].isalnum() else ""
     after = " " if text[end : end + 1].isalnum() or text.startswith("[**", end) else ""

@@ -1,27 +1,24 @@
 """Reader of Pile-style JSON lines: `{"text": ..., "meta": {"pile_set_name": ...}}`."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from datatrove.data import Document
 
-from jobs.data.readers.intake import Intake, object_of
-from launcher.recipe.sources import PileSource
+from jobs.data.readers.source_stream import SourceStream, object_of
+from launcher.recipe.sections.text_sources import PileSource
 
 
-def read_pile(intake: Intake, source: PileSource) -> Iterator[Document]:
-    """Give the file's documents in order; each line that is not one is counted, with its number.
-
-    datatrove's own JsonlReader gives up a file at the first byte that is not UTF-8, dies of a line
-    that is no object, and does not say which line it skipped.
-    """
-    for number, line in intake.lines():
-        try:
-            document = parse_document(line, f"{intake.path.name}:{number}")
-        except ValueError as error:
-            intake.spoil(number, str(error))
-        else:
-            is_wanted = not source.subsets or document.metadata.get("pile_set_name") in source.subsets
-            # What the file says of a document is not to be taken for what a reader says.
+def read_pile(stream: SourceStream, source: PileSource) -> Iterator[Document]:
+    """Give the file's documents in order."""
+    # datatrove's JsonlReader stops at the first byte that is not UTF-8, fails on a line that is not an object, and does
+    # not say which line it skipped.
+    for number, line in stream.lines():
+        for document in stream.parsed(number, partial(parse_document, line, f"{stream.path.name}:{number}")):
+            subset = document.metadata.get("pile_set_name")
+            stream.count_values([subset])
+            is_wanted = not source.subsets or subset in source.subsets
+            # The file's own metadata must not be mistaken for a reader's.
             document.metadata = {} if is_wanted else {"drop": "other_subset"}
             yield document
 
@@ -30,7 +27,7 @@ def parse_document(line: bytes, name: str) -> Document:
     """Parse one line.
 
     Raises:
-        ValueError: it is not a document; the message quotes nothing of it.
+        ValueError: it is not a document; the message does not quote it.
     """
     fields = object_of(line)
     if "text" not in fields:

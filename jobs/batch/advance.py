@@ -1,0 +1,51 @@
+"""Letting the pipelines and the sweep go on that a run is a part of: by the launcher, as a program of its own."""
+
+import os
+import subprocess
+import sys
+from typing import Literal
+
+from jobs.batch.allocation import BatchJob
+from jobs.batch.attempt import Journal
+from launcher.run.slurm_text import outside_job
+from launcher.run.sweep_points import sweep_dir
+
+TIMEOUT_SECONDS = 300
+"""It asks Slurm some questions, each of which may take a minute at a busy site."""
+
+
+def advance_pipelines(job: BatchJob, say: Journal) -> None:
+    """Queue the stages that this run was waited for by; anybody can do it later if it fails here."""
+    if job.record.pipeline is None or job.record.share is not None:
+        return
+    _advance("pipeline", job, say, job.record.pipeline)
+
+
+def advance_sweep(job: BatchJob, say: Journal) -> None:
+    """Queue points of the sweep that there was no room for; anybody can do it later if it fails here."""
+    if job.record.sweep is None or job.record.share is not None:
+        return
+    if sweep_dir(job.run.root.parent, job.record.sweep).waiting.exists():
+        _advance("sweep", job, say, str(job.run.root))
+
+
+def _advance(what: Literal["pipeline", "sweep"], job: BatchJob, say: Journal, name: str) -> None:
+    argv = [sys.executable, "-m", "launcher", what, "advance", str(job.run.root)]
+    try:
+        done = subprocess.run(
+            argv,
+            env=outside_job(os.environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        say(f"{what} advance: {error}")
+        return
+    said = done.stdout.strip() or "nothing to queue"
+    fix = f"; run `launcher {what} advance {name}` on another machine" if done.returncode else ""
+    say(f"{what} advance: {said}{fix}")

@@ -1,0 +1,186 @@
+"""`python -m jobs.batch.main SUBMISSION_DIR [--local]`: the batch process of one run.
+
+It finds its run, starts the ranks of one attempt, waits, finds out why they ended, and brings the run back.
+It runs on the host, where the ranks' container and packages may be out of reach.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jobs.batch import slurm
+from jobs.batch.advance import advance_pipelines, advance_sweep
+from jobs.batch.allocation import BatchJob, StartRefusedError, find_job
+from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_attempt, read_history, tell_slurm
+from jobs.batch.end_reason import find_end_reason
+from jobs.batch.evidence import END_SIGNALS, Evidence
+from jobs.batch.requeue import requeue_run
+from jobs.batch.restart_policy import batch_exit_code, decide_restart
+from jobs.batch.supervise import Signals, supervise
+from launcher.run.batch_process import BATCH_MODULE, is_batch_process
+from launcher.run.index import register
+from launcher.run.ledger import Attempt, StopRequest, append_event, read_attempts, read_json_lines
+from launcher.run.paths import CONTINUE, FINISHED, SubmissionDir
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Carry a run out as far as this job lasts; return the exit code of the batch process.
+
+    Slurm starts one process for each run of a submission; without it, one carries out all in turn.
+    """
+    signals = Signals()
+    signals.install()
+    parser = argparse.ArgumentParser(prog=f"python -m {BATCH_MODULE}", description="Carry out one run of a submission.")
+    parser.add_argument("submission", type=Path, help="folder of the submission")
+    parser.add_argument("--local", action="store_true", help="start the ranks as processes of this machine")
+    options = parser.parse_args(argv)
+    submission, code = SubmissionDir(options.submission.absolute()), CONTINUE
+    # At least one run, so that a missing manifest is noticed.
+    for index in range(max(1, len(read_json_lines(submission.manifest))) if options.local else 1):
+        if signals.wants_end:
+            break
+        try:
+            code = _run(find_job(submission, os.environ, options.local, index), signals)
+        except StartRefusedError as refusal:
+            tell_slurm(str(refusal))
+            code = refusal.exit_code
+    return code
+
+
+def _run(job: BatchJob, signals: Signals) -> int:
+    while True:
+        attempt = _start(job)
+        say = Journal(job.run.batch_log(attempt.number))
+        say(f"attempt {attempt.number} of {job.run.root.name}: job {job.id} on {', '.join(job.nodes)}")
+        evidence = supervise(job, attempt, signals, say)
+        end = find_end_reason(evidence)
+        decision = decide_restart(evidence.attempts, end, job.policy)
+        try:
+            close_attempt(job.run, evidence.attempt, end, decision)
+        except OSError as error:  # the next start closes it
+            say(f"the ledger cannot take the end of attempt {attempt.number}: {error}; the next start notes it")
+        say(f"{end.reason} ({end.source}): {decision.message} -> {decision.action}")
+        if decision.action == "restart":
+            continue
+        if decision.action == "done":
+            _register(job, say)
+        if decision.action in ("done", "stop"):
+            advance_pipelines(job, say)
+            advance_sweep(job, say)
+        if decision.action in ("done", "stop") or not job.local:
+            requeue_run(job, attempt, end.unfit, decision, say)
+            return batch_exit_code(end)
+
+
+def _register(job: BatchJob, say: Journal) -> None:
+    """Let later submissions of the same recipe find the run."""
+    if job.record.share is None and (why := register(job.run)):
+        say(f"not in the index of finished runs: {why}")
+
+
+def _start(job: BatchJob) -> Attempt:
+    """Open an attempt, unless there is a reason not to.
+
+    A run that cannot write its ledger is not started: each attempt must count, or a full disk would have it
+    requeued forever.
+
+    Raises:
+        StartRefusedError: With the exit code of this process.
+    """
+    try:
+        attempts = read_attempts(job.run.ledger)
+        _check_start(job, attempts)
+        return open_attempt(job, attempts)
+    except OSError as error:
+        message = f"{job.run.root.name}: not started: {error}; `launcher resume` starts it when that is repaired"
+        raise StartRefusedError(message, os.EX_IOERR) from error
+
+
+def _check_start(job: BatchJob, attempts: Sequence[Attempt]) -> None:
+    """Check that the run is not over, stopped by a person, running elsewhere, or out of budget.
+
+    Raises:
+        StartRefusedError: With exit code 0 if the run is finished, else 1: sites requeue by the codes of ranks, and a
+            run that somebody stopped has to stay stopped.
+    """
+    for attempt in attempts:
+        if attempt.ended is None and attempt.reason != "finished":
+            _close_earlier(job, attempt)
+    finished = next((attempt for attempt in attempts if attempt.reason == "finished"), None)
+    if finished is not None:
+        if finished.ended is None:
+            ended = last_sign_of_life(job.run.attempt_logs(finished.number))
+            append_event(job.run.ledger, finished.number, ended=ended, action="done", source="ledger")
+            say = Journal(job.run.batch_log(finished.number))
+            _register(job, say)
+            advance_pipelines(job, say)
+            advance_sweep(job, say)
+        raise StartRefusedError(f"{job.run.root.name}: finished in attempt {finished.number}; nothing to do", FINISHED)
+    _refuse_stopped(job, attempts)
+    request = StopRequest.read(job.run.stop_request)
+    if request is not None and request.reason == "time_limit":  # meant for an earlier attempt
+        job.run.stop_request.unlink(missing_ok=True)
+    elif request is not None:
+        message = f"{job.run.root.name}: STOP is there; `launcher resume` removes it and continues the run"
+        raise StartRefusedError(message, 1)
+
+
+def _refuse_stopped(job: BatchJob, attempts: Sequence[Attempt]) -> None:
+    """Refuse a run that was stopped but whose job was requeued all the same: some sites requeue by exit code."""
+    if job.local or not attempts:  # people start local jobs; after a restart of a container the id may be the same
+        return
+    last = attempts[-1]
+    # After a signal this was no cancelled job, or it would not be back.
+    if last.action == "stop" and last.job_id == job.id and last.source not in END_SIGNALS:
+        message = f"{job.run.root.name}: not started again: {last.message}; `launcher resume` starts it again"
+        raise StartRefusedError(message, 1)
+
+
+def _close_earlier(job: BatchJob, attempt: Attempt) -> None:
+    """Write the last line of an attempt whose batch process did not live to write it.
+
+    Raises:
+        StartRefusedError: The attempt is alive, or its end used up the run's budget.
+    """
+    if _is_alive(job, attempt):
+        alive = f"attempt {attempt.number} is running as job {attempt.job_id}"
+        raise StartRefusedError(f"{job.run.root.name}: {alive}; a run is never started twice at once", 1)
+    stop = StopRequest.read(job.run.stop_request)
+    # Rank 0 writes `stopped` or its last step when all ranks have saved: they left with the code that says so.
+    saved = attempt.reason == "stopped" or (stop is not None and attempt.last_step is not None)
+    evidence = Evidence(
+        attempts=read_history(job.run, attempt),
+        exit_code=CONTINUE if saved else None,
+        stop=stop,
+        logs=(job.slurm_log(attempt.job_id), job.run.batch_log(attempt.number)),
+        witnessed=False,
+    )
+    end = find_end_reason(evidence)
+    decision = decide_restart(evidence.attempts, end, job.policy)
+    ended = last_sign_of_life(job.run.attempt_logs(attempt.number))
+    close_attempt(job.run, evidence.attempt, end, decision, ended)
+    tell_slurm(f"attempt {attempt.number} did not tell how it ended: {end.reason} ({end.source})")
+    if attempt.job_id not in (job.id, job.environ.get(slurm.RESUBMITTED_BY)):
+        # A person resumed the run in another job, which resets all budgets.
+        message = f"{decision.message}; resumed by job {job.id}"
+        append_event(job.run.ledger, attempt.number, action="stop", message=message)
+    elif decision.action == "stop":
+        raise StartRefusedError(f"{job.run.root.name}: not started again: {decision.message}", 1)
+
+
+def _is_alive(job: BatchJob, attempt: Attempt) -> bool:
+    if attempt.job_id == job.id:
+        return False
+    if not attempt.job_id.startswith("local-"):
+        return slurm.is_running(attempt.job_id) is True
+    try:
+        words = Path("/proc", attempt.job_id.removeprefix("local-"), "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return is_batch_process(words) and attempt.nodes == [os.uname().nodename]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Queueing a run again, as the same job or as a new one, and without nodes that were unfit."""
+
+import signal
+import time
+from collections.abc import Mapping, Sequence
+
+from jobs.batch import slurm
+from jobs.batch.allocation import BatchJob
+from jobs.batch.attempt import Journal
+from jobs.batch.restart_policy import RestartDecision
+from launcher.run.ledger import Attempt, append_event
+from launcher.run.record import RunRecord, Submitted
+
+
+def requeue_run(job: BatchJob, attempt: Attempt, unfit: Sequence[str], decision: RestartDecision, say: Journal) -> None:
+    """Put the job back into the queue, or a new one where the site does not allow that."""
+    if decision.action in ("done", "stop"):
+        return
+    exclude = nodes_to_exclude(job, unfit, say)
+    message = f"{decision.message}; not on {', '.join(unfit)} again" if exclude else decision.message
+    if decision.action == "requeue" and _requeue(job, say):
+        if exclude:
+            # Slurm refuses this while the job runs, so it follows the requeue.
+            answer = slurm.update_job(job.id, "ExcNodeList", exclude)
+            say(f"scontrol update ExcNodeList={exclude}: {answer.text or 'done'}")
+            if answer.ok:
+                _note(job, attempt, say, message=message)
+        return
+    index = job.environ.get("SLURM_ARRAY_TASK_ID")
+    answer = slurm.resubmit(str(job.submission.script), index, job.id, job.node_count, exclude)
+    say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
+    if answer.ok:
+        _note(job, attempt, say, new_job=answer.text, action="resubmit", message=message)
+        repoint_dependents(job.id, answer.text, say)
+    else:
+        message = f"{decision.message}; it cannot be queued again: {answer.text}"
+        _note(job, attempt, say, action="stop", message=message)
+
+
+def nodes_to_exclude(job: BatchJob, unfit: Sequence[str], say: Journal) -> str | None:
+    """Put together the nodes that the job should not be given any more; None if none is added.
+
+    Args:
+        job: The job, which keeps the nodes it excludes already: the profile's own, and those of earlier attempts.
+        unfit: Nodes that the preflight of this attempt found unfit.
+        say: Told why nodes are not excluded.
+    """
+    unfit = [node for node in unfit if node in job.nodes]
+    if not unfit:
+        return None
+    if len(unfit) == len(job.nodes) > 1:
+        say("no node is excluded: all of them have the same fault, so the nodes are probably not its cause")
+        return None
+    shown = slurm.show_job(job.id)
+    earlier = shown.get("ExcNodeList", job.slurm_options["exclude"] or "(null)")
+    exclude = ",".join([*([] if earlier == "(null)" else [earlier]), *unfit])
+    if not _leaves_enough(job, shown, exclude):
+        say(f"{', '.join(unfit)} not excluded: the partition has too few other nodes")
+        return None
+    return exclude
+
+
+def _leaves_enough(job: BatchJob, shown: Mapping[str, str], exclude: str) -> bool:
+    """Tell whether enough nodes are left: else the job would wait forever, and Slurm would not say why."""
+    everywhere = slurm.partition_nodes(shown.get("Partition", ""))
+    return not everywhere or len(set(everywhere) - set(slurm.hostnames(exclude))) >= job.node_count
+
+
+def _requeue(job: BatchJob, say: Journal) -> bool:
+    # Slurm requeues by ending this job: SIGTERM to every process, and SIGKILL after KillWait. This process and the
+    # commands that it starts ignore the first, so that they can finish.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    answer = slurm.requeue(job.id, job.restart_count)
+    say(f"scontrol requeue: {answer.text}")
+    return answer.ok
+
+
+def repoint_dependents(old: str, new: str, say: Journal) -> None:
+    """Re-point dependents to the replacement job: the end of the old one says nothing of the run."""
+    waiting = slurm.waiting_jobs()
+    if waiting is None:
+        say(f"squeue does not tell which jobs depend on job {old}; they will not wait for its replacement {new}")
+        return
+    replacement = new.partition("_")[0]  # it waits for the old job itself
+    for job, conditions in waiting.items():
+        wanted = slurm.replace_awaited(conditions, old, new)
+        if wanted is not None and job.partition("_")[0] != replacement:
+            answer = slurm.update_job(job, "Dependency", wanted)
+            say(f"scontrol update Dependency={wanted} of job {job}: {answer.text or 'done'}")
+
+
+def _note(job: BatchJob, attempt: Attempt, say: Journal, new_job: str | None = None, **event: object) -> None:
+    try:
+        if new_job is not None:
+            record = RunRecord.read(job.run.record)
+            record.submissions.append(Submitted(new_job, str(job.submission.root), time.time()))
+            record.write(job.run.record)
+        append_event(job.run.ledger, attempt.number, **event)
+    except OSError as error:
+        say(f"attempt {attempt.number} cannot be noted in the run directory: {error}")

@@ -1,0 +1,232 @@
+"""The few questions the batch process asks Slurm. A missing answer is never an error.
+
+Sites differ in which commands work on a node, and each of them can hang when slurmctld is busy:
+so every call has a time limit, and every caller has something to do without the answer.
+"""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from launcher.run.slurm_text import STATES, outside_job, parse_fields, without_overrides
+
+RESUBMITTED_BY = "LAUNCHER_RESUBMITTED_BY"
+"""Variable that names the job which queued this one: unlike a person, a job does not reset the budgets."""
+
+TIMEOUT_SECONDS = 60
+"""Slurm's own MessageTimeout is 10 s by default and sites raise it (https://slurm.schedmd.com/slurm.conf.html)."""
+
+PATIENCE_SECONDS = 300
+"""How long to try again while slurmctld is away or too busy: a restart or a takeover by the backup takes minutes, and
+without a second try all runs that end meanwhile would be lost."""
+
+PAUSE_SECONDS = 10
+
+_BUSY = re.compile(r"timed out|did not answer|[Uu]nable to contact|temporarily unable")
+"""What Slurm's commands say when slurmctld is too busy (https://slurm.schedmd.com/high_throughput.html)."""
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What a Slurm command said."""
+
+    ok: bool
+    text: str
+    """Its stdout if it succeeded, else the error."""
+
+
+def own_id(environ: Mapping[str, str]) -> str:
+    """Id of the job that this process belongs to, as every command about it must name it.
+
+    The element of an array that starts last has the array's own id as its SLURM_JOB_ID, and commands take that for
+    all elements (https://slurm.schedmd.com/job_array.html).
+    """
+    array = environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{environ['SLURM_ARRAY_TASK_ID']}" if array else environ["SLURM_JOB_ID"]
+
+
+def ask(*argv: str, environ: Mapping[str, str] | None = None) -> CommandResult:
+    """Run a Slurm command; a missing or hanging one is an answer that is not `ok`."""
+    environ = without_overrides(os.environ) if environ is None else environ
+    try:
+        done = subprocess.run(
+            argv,
+            env=dict(environ),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        return CommandResult(False, f"{argv[0]}: {error.strerror}")
+    except subprocess.TimeoutExpired:
+        return CommandResult(False, f"{argv[0]} did not answer within {TIMEOUT_SECONDS} s")
+    said = done.stdout.strip()
+    if done.returncode:
+        return CommandResult(False, done.stderr.strip() or said or f"{argv[0]}: exit code {done.returncode}")
+    return CommandResult(True, said)
+
+
+def show_job(job_id: str) -> dict[str, str]:
+    """Fields of `scontrol show job`; empty when Slurm does not tell."""
+    answer = ask("scontrol", "show", "job", "--oneliner", job_id)
+    return parse_fields(answer.text.partition("\n")[0]) if answer.ok and answer.text else {}
+
+
+def show_nodes(names: Sequence[str]) -> list[dict[str, str]]:
+    """Fields of `scontrol show node` for each of the nodes; nothing when Slurm does not tell."""
+    answer = ask("scontrol", "show", "node", "--oneliner", ",".join(names))
+    return [parse_fields(line) for line in answer.text.split("\n")] if answer.text and answer.ok and names else []
+
+
+def partition_nodes(name: str) -> list[str]:
+    """Names of a partition's nodes; empty when Slurm does not tell."""
+    answer = ask("scontrol", "show", "partition", "--oneliner", name)
+    return hostnames(parse_fields(answer.text).get("Nodes", "")) if answer.ok and name else []
+
+
+def node_address(name: str) -> str | None:
+    """NodeAddr of a node; None when Slurm does not tell."""
+    return next((node.get("NodeAddr") for node in show_nodes([name])), None)
+
+
+def hostnames(nodelist: str) -> list[str]:
+    """Expand `gpu[01-04]`; the text itself when Slurm does not tell and there is nothing to expand."""
+    answer = ask("scontrol", "show", "hostnames", nodelist)
+    if answer.ok and answer.text:
+        return answer.text.split()
+    return [] if "[" in nodelist else [name for name in nodelist.split(",") if name]
+
+
+def is_running(job_id: str) -> bool | None:
+    """Tell whether squeue knows the job as started and not over; None when squeue does not tell."""
+    answer = _patiently(partial(ask, "squeue", "--noheader", "--jobs", job_id, "--states=all", "--format=%T"))
+    if not answer.ok:
+        return False if "Invalid job id" in answer.text else None
+    return any(state in STATES and STATES[state].phase == "running" for state in answer.text.split())
+
+
+def signal_steps(job_id: str, name: str) -> CommandResult:
+    """Send a signal to all ranks of a job; the batch process itself gets nothing."""
+    return ask("scancel", f"--signal={name}", job_id)
+
+
+def _patiently(command: Callable[[], CommandResult]) -> CommandResult:
+    """Repeat a command that the run depends on while slurmctld is away or too busy."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    answer = command()
+    while not answer.ok and time.monotonic() < deadline and (_BUSY.search(answer.text) or _is_controller_away()):
+        time.sleep(PAUSE_SECONDS)
+        answer = command()
+    return answer
+
+
+def _is_controller_away() -> bool:
+    text = ask("scontrol", "ping").text
+    return " is DOWN" in text and " is UP" not in text
+
+
+def requeue(job_id: str, restart_count: int) -> CommandResult:
+    """Put the job back into the queue; one that Slurm has put back by itself is a success.
+
+    Slurm 22.05 leaves a job that ends within its grace time alone, newer versions requeue it
+    themselves (https://slurm.schedmd.com/preempt.html).
+
+    Args:
+        job_id: The job, or this element of an array.
+        restart_count: How many times it was requeued when this process started.
+    """
+    return _patiently(partial(_requeue_once, job_id, restart_count))
+
+
+def _requeue_once(job_id: str, restart_count: int) -> CommandResult:
+    answer = ask("scontrol", "requeue", job_id)
+    if answer.ok:
+        return CommandResult(True, "requeued")
+    job = show_job(job_id)
+    if job.get("JobState") == "PENDING" or int(job.get("Restarts", 0)) > restart_count:
+        return CommandResult(True, f"Slurm had put the job back into the queue already ({job.get('JobState')})")
+    return answer
+
+
+def update_job(job_id: str, field: str, value: str) -> CommandResult:
+    """Set a field of a job that has not started."""
+    return ask("scontrol", "update", f"JobId={job_id}", f"{field}={value}")
+
+
+def waiting_jobs() -> dict[str, str] | None:
+    """This user's jobs that have not started, and what they wait for; None when squeue does not tell.
+
+    The elements of an array that have not started are one job, under the array's id.
+    """
+    answer = ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%i|%E")
+    if not answer.ok:
+        return None
+    rows = [line.strip().partition("|") for line in answer.text.splitlines()]
+    return {job.partition("_[")[0]: conditions for job, _, conditions in rows}
+
+
+def replace_awaited(conditions: str, old: str, new: str) -> str | None:
+    """Put the replacement job in place of the one that ends, in what another job waits for.
+
+    Args:
+        conditions: As squeue prints them: `afterok:12(unfulfilled),afterany:13_*(unfulfilled)`.
+        old: The job that ends. What waits for the end of its whole array also waits for the replacement.
+        new: The replacement.
+
+    Returns:
+        All conditions that are not fulfilled yet, as scontrol takes them; None if the old job is not among them.
+    """
+    separator = "?" if "?" in conditions else ","  # any one of them is enough, or all are needed
+    kept = [one for one in conditions.split(separator) if not one.endswith("(fulfilled)")]
+    named = [re.sub(r"\(\w+\)|_\*", "", one) for one in kept]
+    replaced = [re.sub(rf":{old}(?=:|$)", f":{new}", one) for one in named]
+    array, is_element, _ = old.partition("_")
+    if is_element and f"afterany:{array}" in named and separator == ",":
+        replaced.append(f"afterany:{new}")
+    return separator.join(replaced) if replaced != named else None
+
+
+def resubmit(
+    script: str, array_index: str | None, job_id: str, nodes: int | None = None, exclude: str | None = None
+) -> CommandResult:
+    """Queue the same script as a new job; the text of the answer is its id.
+
+    Args:
+        script: The submission's script.
+        array_index: The element to queue, if the script is an array's.
+        job_id: This job, as the ledger names it.
+        nodes: How many nodes it gets; as many as the script says if left out.
+        exclude: Nodes that the new job is not given; those of the script if left out.
+    """
+    only = [f"--array={array_index}"] if array_index is not None else []
+    size = [f"--nodes={nodes}"] if nodes is not None else []
+    without = [f"--exclude={exclude}"] if exclude else []
+    # The batch process of the old job has not ended yet: the new one waits until it has.
+    argv = ["sbatch", "--parsable", *only, f"--dependency=afterany:{job_id}", *size, *without, script]
+    environ = outside_job(os.environ) | {RESUBMITTED_BY: job_id}
+    if "PYTHONPATH" in environ:  # each submission puts the code in front once more
+        environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(environ["PYTHONPATH"].split(os.pathsep)))
+    answer = _patiently(partial(_resubmit_once, argv, environ, job_id))
+    if not answer.ok:
+        return answer
+    found = re.findall(r"^(\d+)(?:;\S+)?$", answer.text, re.MULTILINE)
+    if not found:
+        return CommandResult(False, f"sbatch printed no job id but `{answer.text}`")
+    return CommandResult(True, found[-1] if array_index is None else f"{found[-1]}_{array_index}")
+
+
+def _resubmit_once(argv: Sequence[str], environ: Mapping[str, str], job_id: str) -> CommandResult:
+    answer = ask(*argv, environ=environ)
+    if answer.ok or not _BUSY.search(answer.text):
+        return answer
+    # A busy slurmctld may have queued the job without an answer: a second one would be one too many.
+    queued = ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%F|%E|%o")
+    rows = [line.strip().split("|", 2) for line in queued.text.split("\n")] if queued.ok else []
+    heard = [row[0] for row in rows if row[1:] == [f"afterany:{job_id}(unfulfilled)", argv[-1]]]
+    return CommandResult(True, heard[0]) if heard else answer

@@ -1,0 +1,1 @@
+"""Building a corpus: source files in, published shards out."""

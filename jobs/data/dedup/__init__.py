@@ -1,0 +1,1 @@
+"""Which documents are duplicates of others."""

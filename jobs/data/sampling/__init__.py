@@ -1,0 +1,1 @@
+"""Training samples of prepared corpora, in the order of training."""

@@ -1,0 +1,1 @@
+"""Terms of a terminology: indexed, found in text, normalised, masked and varied."""

@@ -1,0 +1,1 @@
+"""Evaluation and generation: items in numbered batches, scoring of options, perplexity, text."""

@@ -1,0 +1,1 @@
+"""One entry a kind of recipe, under the same name."""

@@ -1,0 +1,1 @@
+"""Adapters: built, trained on top of each other, saved."""

@@ -1,0 +1,1 @@
+"""What every rank has: its context, process group, stop flag, watchdog and preflight."""

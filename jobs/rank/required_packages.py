@@ -1,0 +1,63 @@
+"""Which packages a recipe needs on the nodes; a missing one ends the run before the work, for good."""
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from launcher.errors import LauncherError
+from launcher.recipe import Recipe
+
+MODULES = {
+    "data": (
+        *(
+            "ahocorasick",
+            "datatrove",
+            "lxml",
+            "numpy",
+            "orjson",
+            "py3langid",
+            "pyarrow",
+            "regex",
+            "transformers",
+            "xxhash",
+        ),
+    ),
+    "train": ("accelerate", "numpy", "peft", "psutil", "safetensors", "torch", "transformers"),
+    "eval": ("scipy", "sklearn"),
+    "align": ("trl",),
+    "chat": ("gradio",),
+    "deepspeed": ("deepspeed",),
+    "quantization": ("bitsandbytes",),
+    "export": ("onnx", "onnxruntime", "onnxscript"),
+}
+"""The modules of each extra in setup.cfg, without wandb, which only tracked runs need."""
+
+
+def require_packages(recipe: Recipe) -> None:
+    """Refuse a recipe that this Python cannot carry out.
+
+    Raises:
+        LauncherError: A package is not installed; the message names the extras to install.
+    """
+    is_tracked = recipe.is_tracked and recipe.tracking.mode != "disabled"
+    require_extras(f"kind: `{recipe.kind}`", recipe.required_extras(), ["wandb"] if is_tracked else [])
+
+
+def require_extras(what: str, extras: Sequence[str], further: Sequence[str] = ()) -> None:
+    """Refuse what this Python cannot carry out.
+
+    Args:
+        what: Is to be done, for the message.
+        extras: Of setup.cfg, that it needs.
+        further: Modules that it needs besides.
+
+    Raises:
+        LauncherError: A package is not installed; the message names the extras to install.
+    """
+    wanted = [*(name for extra in extras for name in MODULES[extra]), *further]
+    missing = sorted({name for name in wanted if find_spec(name) is None})
+    if missing:
+        raise LauncherError(
+            f"{what} needs {', '.join(missing)}, which {sys.executable} does not have; install the launcher there with "
+            f"`pip install -e '.[{','.join(extras)}]'`"
+        )

@@ -1,0 +1,118 @@
+"""The watchdog of a rank: a process without progress writes the stacks of its threads into its rank's log.
+
+A heartbeat postpones that by the recipe's `limits.hang`, and touches the heartbeat file, by which the batch process
+sees that the attempt makes progress (`jobs.batch.hang_monitor`). Standard library only.
+"""
+
+import faulthandler
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from threading import Timer, get_ident
+from traceback import walk_stack
+
+from launcher.run.heartbeat import VARIABLE, pulse_seconds
+
+
+class Watchdog:
+    """Watches this process. Each process has one, since faulthandler has only one timer.
+
+    A thread writes the stacks while it holds the interpreter's lock: reading them without it can crash a process that
+    is running (https://github.com/python/cpython/issues/140815). If C code keeps the lock, no thread can run;
+    faulthandler, which needs no lock, then writes them a little later.
+    """
+
+    def __init__(self) -> None:
+        self.limit = 0.0
+        """Seconds without a heartbeat that count as a hang; 0: unlimited."""
+        self._file: Path | None = None
+        self._log = -1
+        self._timer: Timer | None = None
+        self._dump_at = 0.0
+        self._next_pulse = float("inf")
+
+    def start(self, environ: Mapping[str, str]) -> None:
+        """Watch from now on, if the batch process set a limit; call it before anything slow is imported."""
+        self._log = os.dup(sys.stderr.fileno())  # whoever redirects stderr later relays it by a thread that hangs, too
+        faulthandler.enable(self._log)  # NCCL gives up on a collective by SIGABRT
+        self.limit = float(environ.get(VARIABLE) or 0)
+        if self.limit:
+            os.register_at_fork(
+                before=self._stop_timers, after_in_parent=self._start_timers, after_in_child=self._clear
+            )
+            self._renew()
+
+    def set_heartbeat_file(self, path: Path) -> None:
+        """Have heartbeats touch a file, in this process and those that it forks."""
+        self._file = path
+        if self.limit:
+            self._renew()
+
+    def heartbeat(self) -> None:
+        """Tell that there is progress: all ranks have finished something together, or data was processed."""
+        if time.monotonic() >= self._next_pulse:
+            self._renew()
+
+    def pause(self) -> None:
+        """Watch no longer, until the next heartbeat: other processes work, and watch themselves."""
+        if self.limit:
+            self._stop_timers()
+            self._clear()
+
+    def _renew(self) -> None:
+        now = time.monotonic()
+        self._next_pulse = now + pulse_seconds(self.limit)
+        self._dump_at = now + self.limit
+        self._stop_timers()
+        self._start_timers()
+        if self._file is not None:
+            with suppress(OSError):  # a full disk is reported elsewhere
+                self._file.touch()
+
+    def _stop_timers(self) -> None:
+        # A child that is forked while faulthandler's timer runs waits forever when it touches its own: the timer's
+        # thread, which holds the lock, is not there.
+        faulthandler.cancel_dump_traceback_later()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer.join()
+
+    def _start_timers(self) -> None:
+        left = self._dump_at - time.monotonic()
+        if left > 0:
+            faulthandler.dump_traceback_later(left + self._patience, file=self._log)
+            self._timer = Timer(left, self._dump)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _dump(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        if time.monotonic() < self._dump_at + self._patience:  # else faulthandler has written them
+            os.write(self._log, f"Timeout ({timedelta(seconds=self.limit)})!\n{_stacks()}".encode())
+
+    @property
+    def _patience(self) -> float:
+        # Seconds that code may keep the interpreter's lock; shorter than the batch process waits to end the attempt.
+        return max(0.25, pulse_seconds(self.limit))
+
+    def _clear(self) -> None:
+        self._dump_at = self._next_pulse = 0.0
+
+
+def _stacks() -> str:
+    """The stacks of all threads but this one, as faulthandler writes them."""
+    text = ""
+    for thread, innermost in sys._current_frames().items():
+        if thread != get_ident():
+            text += f"Thread {thread:#018x} (most recent call first):\n"
+            for frame, line in walk_stack(innermost):
+                text += f'  File "{frame.f_code.co_filename}", line {line} in {frame.f_code.co_name}\n'
+            text += "\n"
+    return text
+
+
+WATCHDOG = Watchdog()

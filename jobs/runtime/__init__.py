@@ -1,1 +1,0 @@
-"""Rendezvous, stopping, attempts, checkpoints and tracking."""

@@ -1,0 +1,1 @@
+"""Training: Trainer, checkpoints, resume, metrics, tracking, export."""

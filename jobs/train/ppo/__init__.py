@@ -1,0 +1,1 @@
+"""Proximal policy optimisation: the objective, the value head, the control of the KL penalty, and the Trainer."""

@@ -1,0 +1,1 @@
+"""Formats of what runs make: corpora, tokenizers, adapters."""

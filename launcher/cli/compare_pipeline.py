@@ -1,0 +1,47 @@
+"""`launcher compare PIPELINE`: the scores of a whole system, and what its authors report."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from launcher.pipeline.record import Pipeline
+    from launcher.scores.published import PublishedTable
+
+
+def compare_pipeline(name: str, cluster: str | None, published: str | None, as_json: bool) -> bool:
+    """Print the scores of a pipeline's stages; False if there is no such pipeline."""
+    from launcher.errors import RunError
+    from launcher.load import load_cluster
+    from launcher.pipeline.find import find_pipeline
+    from launcher.pipeline.scores import read_stage_scores
+
+    pipeline = find_pipeline(load_cluster(cluster), name)
+    if pipeline is None:
+        return False
+    scores, notes = read_stage_scores(pipeline)
+    if not scores:
+        raise RunError(f"`{name}`: no stage has finished with scores; `launcher status {name}` shows its stages")
+    quoted = _quote(pipeline, published)
+    if as_json:
+        plain = {"pipeline": pipeline.record.name, "scores": [asdict(one) for one in scores], "notes": notes}
+        typer.echo(json.dumps(plain | ({"published": asdict(quoted)} if quoted else {}), indent=2))
+        return True
+    from launcher.cli.views.published_view import print_published, print_stage_scores
+
+    print_stage_scores(pipeline.record.name, scores, notes)
+    if quoted is not None:
+        print_published(quoted)
+    return True
+
+
+def _quote(pipeline: "Pipeline", published: str | None) -> "PublishedTable | None":
+    """Read the published table that is asked for, else the one of the pipeline's name, if there is one."""
+    from launcher.scores.published import published_systems, read_published
+
+    system = pipeline.record.name.removesuffix("-rehearsal").replace("-", "_")
+    if published is None and system not in published_systems():
+        return None
+    return read_published(published or system)

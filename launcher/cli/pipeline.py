@@ -1,0 +1,231 @@
+"""`launcher graph`, `launcher pipeline advance`, and what other commands do with a pipeline."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher.cli.arguments import ClusterOption
+
+if TYPE_CHECKING:
+    from launcher.cli.views.graph_view import GraphNode
+    from launcher.cluster import Cluster
+    from launcher.pipeline.plan import PipelinePlan
+    from launcher.pipeline.record import Pipeline
+    from launcher.pipeline.states import StageState
+
+app = typer.Typer(help="Pipelines, where another command does not do.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Pipelines, where another command does not do."""
+
+
+@app.command()
+def advance(
+    folder: Annotated[Path, typer.Argument(help="Folder of a pipeline, or of a run that is a stage of some.")],
+) -> None:
+    """Queue the stages that can be queued now. Nodes do it when a stage ends; anybody may, at any time."""
+    from launcher.errors import RunError
+    from launcher.pipeline.advance import advance as go_on
+    from launcher.pipeline.find import pipelines_with
+    from launcher.pipeline.record import Pipeline
+    from launcher.run.paths import PipelineDir, RunDir
+
+    given = Pipeline(PipelineDir(folder.absolute()))
+    pipelines = [given] if given.folder.record.is_file() else pipelines_with(RunDir(folder.absolute()))
+    if not pipelines:
+        raise RunError(f"`{folder}`: is no pipeline, and no stage of one")
+    for pipeline in pipelines:
+        for line in go_on(pipeline, pipeline.cluster):
+            typer.echo(line)
+
+
+def submit_file(
+    path: Path, overrides: Sequence[str], profile: "Cluster", rehearse: bool, rerun: bool, *, dry_run: bool,
+    yes: bool, as_json: bool,
+) -> "Pipeline | None":  # fmt: skip
+    """Submit a pipeline; None if nothing was to be done, or for a dry run."""
+    from launcher.load.pipeline import load_pipeline
+    from launcher.pipeline.plan import plan_pipeline
+    from launcher.pipeline.submit import submit_pipeline
+
+    plan = plan_pipeline(load_pipeline(path, overrides, rehearse), profile, rehearse, rerun)
+    if dry_run:
+        _print_plan(plan)
+        return None
+    if plan.to_do and not yes:
+        _ask_if_large(plan)
+    pipeline = submit_pipeline(plan)
+    _report(pipeline, plan, as_json)
+    return pipeline
+
+
+def validate_file(path: Path, overrides: Sequence[str], profile: "Cluster | None", rehearse: bool) -> None:
+    """Check a pipeline, and say what submitting it would do."""
+    from launcher.load.pipeline import load_pipeline
+    from launcher.pipeline.order import order_stages
+    from launcher.pipeline.plan import plan_pipeline
+
+    loaded = load_pipeline(path, overrides, rehearse)
+    if profile is None:
+        typer.echo(f"{path}: ok: {loaded.recipe.name}: {', '.join(order_stages(loaded).awaits)}")
+        typer.echo("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)", err=True)
+        return
+    plan = plan_pipeline(loaded, profile, rehearse)
+    typer.echo(f"{path}: ok: {loaded.recipe.name}")
+    for stage in plan.stages:
+        typer.echo(f"  {stage.record.name}: {_what(stage.record.name, plan)}")
+
+
+def _print_plan(plan: "PipelinePlan") -> None:
+    for stage in plan.stages:
+        typer.echo(f"{stage.record.name}: {_what(stage.record.name, plan)}")
+        for one in stage.plan.submissions if stage.plan else ():
+            typer.echo(one.script, nl=False)
+    typer.echo("nothing was written or queued", err=True)
+
+
+def _what(name: str, plan: "PipelinePlan") -> str:
+    stage = next(stage for stage in plan.stages if stage.record.name == name)
+    after = f", after {', '.join(stage.record.awaits)}" if stage.record.awaits else ""
+    if stage.finished:
+        return f"finished as {stage.finished.root.name}"
+    if stage.shared:
+        return f"carried out by {stage.shared.root.name} of another pipeline"
+    return f"a new run{after}"
+
+
+def _ask_if_large(plan: "PipelinePlan") -> None:
+    """Ask for confirmation in a terminal before several stages are queued."""
+    if not (len(plan.to_do) > 1 and sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    from launcher.pipeline.submit import ask_start
+
+    for stage in plan.stages:
+        typer.echo(f"{stage.record.name}: {_what(stage.record.name, plan)}", err=True)
+    typer.echo(ask_start(plan), err=True)
+    typer.confirm("submit?", abort=True, err=True)
+
+
+def _report(pipeline: "Pipeline", plan: "PipelinePlan", as_json: bool) -> None:
+    from launcher.run.record import RunRecord
+
+    rows = []
+    for stage in plan.stages:
+        run = pipeline.run_of(stage.record.name)
+        record = RunRecord.read(run.record) if run else None
+        job = record.submissions[-1].job_id if record and record.submissions and not stage.finished else ""
+        where = {"id": record.id if record else "", "job": job, "folder": str(run.root) if run else ""}
+        rows.append({"stage": stage.record.name, **where, "reused": stage.finished is not None})
+    if as_json:
+        typer.echo(json.dumps({"pipeline": str(pipeline.folder.root), "stages": rows}, indent=1))
+        return
+    width = max(len(str(row["stage"])) for row in rows)
+    for row, stage in zip(rows, plan.stages, strict=True):
+        what = f"job {row['job']}" if row["job"] else "is queued later"
+        if stage.finished:
+            what = "finished already, with the same recipe and inputs"
+        typer.echo(f"{str(row['stage']).ljust(width)}  {row['id']}  {what}")
+    name = pipeline.record.id
+    if not plan.to_do:
+        typer.echo("all stages have finished; nothing is queued (--rerun queues them again)", err=True)
+        return
+    typer.echo(f"\nlauncher status {name}        all stages\nlauncher logs {name} STAGE   what one prints", err=True)
+    typer.echo(f"launcher stop {name}          save and stop", err=True)
+
+
+def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool) -> None:
+    """Show how the stages are doing."""
+    from dataclasses import asdict
+
+    from launcher.cli.views.pipeline_view import stages_table
+    from launcher.cli.views.status_view import console
+    from launcher.pipeline.states import read_stages
+
+    states, notes = read_stages(pipeline, profile)
+    if as_json:
+        stages = [
+            {"stage": name, "awaits": one.stage.awaits, **(asdict(one.status) if one.status else {"state": "removed"})}
+            for name, one in states.items()
+        ]
+        typer.echo(json.dumps({"pipeline": str(pipeline.folder.root), "stages": stages, "notes": notes}, indent=2))
+        return
+    out = console()
+    out.print(f"{pipeline.record.name}  {pipeline.folder.root}", markup=False, soft_wrap=True)
+    out.print(stages_table(states))
+    for note in notes:
+        out.print(f"note: {note}", style="dim", markup=False)
+
+
+def stop(pipeline: "Pipeline", profile: "Cluster", at_once: bool) -> None:
+    """Stop or cancel all stages that are queued or running, the last ones first; nothing is queued any more."""
+    from launcher.operate import stop as ending
+
+    pipeline.folder.stop_request.touch()
+    for name, one in reversed(_alive(pipeline, profile)):
+        assert one.run is not None
+        if at_once:
+            ending.cancel(one.run, profile)
+            typer.echo(f"{name}: cancelled")
+        else:
+            typer.echo(f"{name}: {ending.stop(one.run, profile)}")
+    typer.echo(f"`launcher resume {pipeline.record.id}` continues {pipeline.record.name}")
+
+
+def _alive(pipeline: "Pipeline", profile: "Cluster") -> "list[tuple[str, StageState]]":
+    from launcher.pipeline.states import read_stages
+
+    states, _ = read_stages(pipeline, profile)
+    return [(name, one) for name, one in states.items() if one.is_alive]
+
+
+def resume(pipeline: "Pipeline", profile: "Cluster") -> None:
+    """Take up what failed, was stopped or never started; what has finished stays."""
+    from launcher.pipeline.advance import advance as go_on
+
+    told = go_on(pipeline, profile, resume=True)
+    for line in told or [f"{pipeline.record.name}: nothing to resume"]:
+        typer.echo(line)
+
+
+def graph(
+    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Pipeline file, or one that was submitted.")],
+    cluster: ClusterOption = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a drawing instead: a file that ends in .svg.")
+    ] = None,
+) -> None:
+    """Draw the stages of a pipeline, and what each waits for."""
+    from launcher.cli.views.graph_view import draw_svg, draw_text
+
+    nodes = _nodes(pipeline, cluster)
+    if output is None:
+        typer.echo("\n".join(draw_text(nodes)))
+        return
+    output.write_text(draw_svg(nodes), encoding="utf-8")
+    typer.echo(f"{output}: {len(nodes)} stages", err=True)
+
+
+def _nodes(pipeline: str, cluster: str | None) -> "list[GraphNode]":
+    from launcher.cli.views.graph_view import GraphNode
+    from launcher.load import load_cluster
+    from launcher.load.pipeline import load_pipeline
+    from launcher.pipeline.find import require_pipeline
+    from launcher.pipeline.order import sort_loaded
+    from launcher.pipeline.states import read_stages
+
+    if pipeline.endswith((".yaml", ".yml")):
+        loaded = load_pipeline(Path(pipeline))
+        kinds = {stage.name: stage.loaded.recipe.kind for stage in loaded.stages}
+        return [GraphNode(name, kinds[name], tuple(sorted(awaits))) for name, awaits in sort_loaded(loaded).items()]
+    profile = load_cluster(cluster)
+    states, _ = read_stages(require_pipeline(profile, pipeline), profile)
+    return [
+        GraphNode(name, one.status.kind if one.status else "", one.stage.awaits, one.status.state if one.status else "")
+        for name, one in states.items()
+    ]

@@ -1,0 +1,1 @@
+"""How the commands draw what they report."""

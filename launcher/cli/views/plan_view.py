@@ -1,0 +1,110 @@
+"""What `launcher plan` shows: it fits into 80 columns."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from launcher.cli.views.wording import duration, file_size, quantity
+from launcher.plan.details import WRITE_BYTES
+from launcher.plan.forecast import usable_memory
+
+if TYPE_CHECKING:
+    from launcher.cluster import Cluster
+    from launcher.load import LoadedRecipe
+    from launcher.plan.alternatives import Alternative
+    from launcher.plan.details import TrainingDetails
+
+_PARTS = ("parameters", "gathered", "gradients", "optimizer", "activations", "logits", "overhead")
+
+
+def print_details(item: "LoadedRecipe", cluster: "Cluster", found: "TrainingDetails") -> None:
+    """Print what a training needs and costs, a line a subject."""
+    out = Console(highlight=False, markup=False, emoji=False)
+    out.print(f"{item.recipe.name} on {cluster.name} (estimates)", style="bold", soft_wrap=True)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    for name, text in _lines(item, cluster, found):
+        table.add_row(name, text)
+    out.print(table)
+
+
+def _lines(item: "LoadedRecipe", cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple[str, str]]:
+    trained = "" if found.trained in (None, found.parameters) else f", {found.trained:,} of them trained"
+    yield "model", f"{found.parameters:,} parameters{trained}"
+    yield from _memory_lines(item, cluster, found)
+    yield from _time_lines(found)
+    yield from _safety_lines(cluster, found)
+
+
+def _memory_lines(item: "LoadedRecipe", cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple[str, str]]:
+    if found.memory is not None:
+        size = cluster.gpus.memory or getattr(item.recipe.resources, "gpu_memory", None)
+        verdict = ""
+        if size:
+            room = usable_memory(size)
+            verdict = f" of {file_size(room)}: {'fits' if found.memory.total <= room else 'does not fit'}"
+        yield "GPU memory", f"{file_size(found.memory.total)}{verdict}"
+        parts = [f"{part} {file_size(getattr(found.memory, part))}" for part in _PARTS]
+        yield "", ", ".join(part for part in parts if not part.endswith(" 0 bytes"))
+    for name, needed in (("RAM to load", found.loading), ("RAM to train", found.offloaded)):
+        if needed:
+            yield name, f"{file_size(needed)} of a node"
+
+
+def _time_lines(found: "TrainingDetails") -> Iterator[tuple[str, str]]:
+    if found.step and found.tokens_per_second:
+        rate = f"{quantity(found.tokens_per_second)} tokens/s; computes at {found.step.mfu:.0%} of the peak"
+        yield "step", f"{_seconds(found.step.seconds)}, {rate}"
+        for one in found.step.traffic:
+            yield "", f"a rank sends {file_size(one.bytes)} {one.level}: {one.name}"
+        for level, seconds in found.step.sending.items():
+            yield "", f"{_seconds(seconds)} of sending {level}, beside {_seconds(found.step.computing)} of computing"
+    if found.steps and found.tokens:
+        long = f", {found.days:.1f} days" if found.days else ""
+        yield "whole run", f"{found.steps:,} steps, {quantity(found.tokens)} tokens{long}"
+    if found.gpu_hours:
+        yield "", f"{quantity(found.gpu_hours)} GPU-hours{_costs(found)}"
+
+
+def _costs(found: "TrainingDetails") -> str:
+    energy = f", {found.megawatt_hours:.3g} MWh" if found.megawatt_hours else ""
+    return energy + (f", price {found.price:,.0f}" if found.price is not None else "")
+
+
+def _safety_lines(cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple[str, str]]:
+    if found.checkpoint_bytes and found.save_seconds:
+        rate = f"{_seconds(found.save_seconds)} at {file_size(WRITE_BYTES)}/s"
+        often = f"; every {duration(found.best_interval)} loses least" if found.best_interval else ""
+        yield "checkpoint", f"{file_size(found.checkpoint_bytes)}, {rate}{often}"
+    if found.wanted_lead:
+        lead = cluster.slurm.lead
+        enough = "enough" if lead.seconds >= found.wanted_lead else "too short; write more as `slurm.lead`"
+        yield "warning time", f"{duration(found.wanted_lead)} to finish a step and save; `slurm.lead` {lead}: {enough}"
+
+
+def print_alternatives(others: "Sequence[Alternative]", found: "TrainingDetails") -> None:
+    """Print other ways to run it, the cheapest first."""
+    out = Console(highlight=False, markup=False, emoji=False)
+    if not others:
+        return
+    out.print("\nways that fit, cheapest first", style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("nodes", "micro batch", "GPU memory", "days", "GPU-hours"):
+        table.add_column(column, justify="right")
+    table.add_column("strategy")
+    steps = found.steps
+    for one in others:
+        days = f"{one.step_seconds * steps / 86400:.1f}" if steps else ""
+        hours = quantity(one.gpu_hours_per_step * steps) if steps else ""
+        way = one.strategy + (", activations recomputed" if one.recomputes else "")
+        table.add_row(str(one.nodes), str(one.micro_batch), file_size(one.memory), days, hours, way)
+    out.print(table)
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g} s" if value < 60 else duration(value)

@@ -1,0 +1,167 @@
+"""A pipeline's YAML file to recipes: the stages, each with what the pipeline sets in it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from launcher.errors import Fault, RecipeError
+from launcher.load.compose import Composer, Override, relocate
+from launcher.load.recipes import LoadedRecipe, load_document, name_recipes
+from launcher.load.translate import fault_at, validate
+from launcher.load.yaml_tree import Document, YamlNode
+from launcher.recipe import KINDS
+from launcher.recipe.pipeline import PipelineRecipe
+
+
+@dataclass(frozen=True)
+class LoadedStage:
+    """One stage of a pipeline, with its recipe as it is to be carried out."""
+
+    name: str
+    loaded: LoadedRecipe
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A pipeline and where it came from."""
+
+    recipe: PipelineRecipe
+    stages: tuple[LoadedStage, ...]
+    """As they are written."""
+    path: Path
+    text: str
+    root: YamlNode
+
+    def place(self, key: str, message: str, code: Any) -> Fault:
+        """Make a fault of the pipeline itself, at its line."""
+        return fault_at(self.root, tuple(key.split(".")), message, code)
+
+
+def is_pipeline(path: Path) -> bool:
+    """Tell whether a file holds a pipeline; anything else, also a file that is not there, is left to `load_all`."""
+    documents = Composer().read(path)
+    roots = [document.root.value for document in documents]
+    return any(isinstance(root, dict) and "kind" in root and root["kind"].text == "pipeline" for root in roots)
+
+
+def load_pipeline(path: Path, overrides: Sequence[str] = (), rehearse: bool = False) -> LoadedPipeline:
+    """Read and check a pipeline with the recipes of all its stages.
+
+    Args:
+        path: The file.
+        overrides: `a.b=c` each, laid over every stage whose kind has the key.
+        rehearse: Lay the pipeline's `rehearsal` over it, and each recipe's over the recipe.
+
+    Raises:
+        RecipeError: With all faults of the pipeline and of its stages.
+    """
+    composer = Composer()
+    parsed = composer.parse_overrides(overrides)
+    documents = composer.read(path)
+    if len(documents) > 1:
+        composer.refuse(documents[1].root.origin, "structure", "a file holds one pipeline; write a file for each")
+    pipeline = _read(composer, documents[0], path, rehearse) if documents else None
+    found = [(path, fault) for fault in composer.all_faults(path)]
+    stages: list[LoadedStage] = []
+    if pipeline is not None:
+        stages, faults = _load_stages(pipeline, parsed, rehearse)
+        found += faults
+    if found or pipeline is None:
+        raise RecipeError(name_recipes(found))
+    return replace(pipeline, stages=tuple(stages))
+
+
+def _read(composer: Composer, document: Document, path: Path, rehearse: bool) -> LoadedPipeline | None:
+    root = _with_whole_stages(composer.lay_on_base(document.root, path)[0])
+    assert isinstance(root.value, dict)
+    overlay = root.value.get("rehearsal")
+    if rehearse and overlay is not None and isinstance(overlay.value, dict):
+        root = composer.lay_rehearsal(root)
+    elif rehearse:
+        root = composer.lay_rehearsal(YamlNode({**_entries(root), "rehearsal": YamlNode({}, root.origin)}, root.origin))
+    root = _with_whole_stages(root)
+    result = validate(PipelineRecipe, root)
+    if isinstance(result, list):
+        composer.faults += result
+        return None
+    return LoadedPipeline(result, (), path, document.text, root)
+
+
+def _with_whole_stages(root: YamlNode) -> YamlNode:
+    """Write `NAME: FILE` as `NAME: {recipe: FILE}`."""
+    stages = _entries(root).get("stages")
+    if stages is None or not isinstance(stages.value, dict):
+        return root
+    whole = {
+        name: YamlNode({"recipe": stage}, stage.origin) if isinstance(stage.value, str) else stage
+        for name, stage in stages.value.items()
+    }
+    return root._replace(value={**_entries(root), "stages": stages._replace(value=whole)})
+
+
+def _load_stages(
+    pipeline: LoadedPipeline, overrides: Sequence[Override], rehearse: bool
+) -> tuple[list[LoadedStage], list[tuple[Path, Fault]]]:
+    stages: list[LoadedStage] = []
+    faults: list[tuple[Path, Fault]] = []
+    common = [*_settings(pipeline.root), *overrides]
+    used: set[tuple[str, ...]] = set()
+    for name, stage in pipeline.recipe.stages.items():
+        composer = Composer()
+        own = _entries(_entries(pipeline.root)["stages"])[name]
+        document, path = _document(composer, pipeline, own)
+        kind = _kind_of(composer, document, path) if document else ""
+        known = KINDS[kind].model_fields if kind in KINDS else {}
+        fitting = [one for one in common if one.keys[0] in known]
+        used |= {one.keys for one in fitting}
+        folder = os.path.relpath(pipeline.path.parent, path.parent)
+        settings = [Override(one.keys, relocate(one.value, folder)) for one in (*fitting, *_settings(own))]
+        loaded = load_document(composer, document, path, settings, rehearse) if document else []
+        if any(one.point for one in loaded):
+            message = f"the recipe of stage `{name}` has a `sweep`, and a stage is one run; write its values into `set`"
+            composer.refuse(own.origin, "structure", message)
+        faults += [(path, fault) for fault in composer.all_faults(path)]
+        if loaded:
+            stages.append(LoadedStage(name, loaded[0], stage.needs))
+    for one in common:
+        if one.keys not in used and not faults:
+            where = Fault(one.value.origin.file, one.value.origin.line, f"set.{'.'.join(one.keys)}", "", "unknown-key")
+            faults.append((pipeline.path, replace(where, message="no stage has such a key; correct or remove it")))
+    return stages, faults
+
+
+def _document(composer: Composer, pipeline: LoadedPipeline, own: YamlNode) -> tuple[Document | None, Path]:
+    """Find the document of a stage's recipe, and the file that it stands in."""
+    recipe = _entries(own)["recipe"]
+    if isinstance(recipe.value, dict):
+        return Document(pipeline.text, recipe), pipeline.path
+    path = pipeline.path.parent / str(recipe.value)
+    if not path.is_file():
+        message = f"there is no file `{path}`; the path is relative to this file"
+        composer.refuse(recipe.origin, "not-found", message, "recipe")
+        return None, pipeline.path
+    documents = composer.read(path)
+    if len(documents) > 1:
+        message = f"`{recipe.value}` holds {len(documents)} recipes; name a file with one"
+        composer.refuse(recipe.origin, "structure", message)
+        return None, path
+    return (documents[0] if documents else None), path
+
+
+def _kind_of(composer: Composer, document: Document, path: Path) -> str:
+    root = composer.lay_on_base(document.root, path)[0]
+    kind = root.value.get("kind") if isinstance(root.value, dict) else None
+    return kind.text if kind else ""
+
+
+def _settings(section: YamlNode) -> list[Override]:
+    """Read the `set` of a pipeline or of a stage."""
+    entries = _entries(section)
+    return [Override(tuple(key.split(".")), node) for key, node in _entries(entries.get("set")).items()]
+
+
+def _entries(node: YamlNode | None) -> Mapping[str, YamlNode]:
+    return node.value if node and isinstance(node.value, dict) else {}

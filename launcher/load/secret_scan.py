@@ -1,0 +1,102 @@
+"""Find what looks like a secret in files that will be copied into run directories."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from launcher.errors import Fault
+from launcher.load.yaml_tree import Path, YamlNode, join_path
+
+ADVICE = (
+    "looks like a secret; put it into the environment or the profile's `secrets_file` and name it under `secrets`, "
+    "and revoke it if this file was shared"
+)
+
+# Prefixes that issuers chose so that scanners find them:
+# https://huggingface.co/docs/hub/security-tokens, https://docs.wandb.ai, https://platform.openai.com,
+# https://github.blog/2021-04-05-behind-githubs-new-authentication-token-formats,
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html
+_TOKEN = re.compile(
+    r"(?<![A-Za-z0-9])(?:"
+    r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|local-[A-Za-z0-9]{40}|wandb_v\d_[A-Za-z0-9_]{20,}"
+    r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{20,}|xox[abprs]-[A-Za-z0-9-]{20,}"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r")|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
+)
+_KEYISH = r"(?:\b|_|-)key|token(?!i[sz])|secret|passw|credential"
+# W&B's older keys are 40 hexadecimal digits, AWS's secret keys 40 characters of base64.
+_OPAQUE = (
+    r"(?:[0-9a-f]{32,}|(?=[A-Za-z0-9/+]*[A-Z])(?=[A-Za-z0-9/+]*[0-9])[A-Za-z0-9+][A-Za-z0-9/+]{39})(?![A-Za-z0-9/+])"
+)
+_KEYISH_NAME = re.compile(_KEYISH, re.IGNORECASE)
+_OPAQUE_VALUE = re.compile(_OPAQUE)
+_KEYISH_LINE = re.compile(rf"(?i:{_KEYISH})\w*[\"']?\s*[:=]\s*[\"']?({_OPAQUE})")
+
+
+def find_leaks(text: str, roots: Sequence[YamlNode], file: str) -> tuple[list[Fault], frozenset[str]]:
+    """Find what looks like a secret in the values and the comments of a file.
+
+    Args:
+        text: The whole text.
+        roots: The trees of its documents.
+        file: What to call the file.
+
+    Returns:
+        The faults, and the secrets themselves, for `mask`.
+    """
+    found = {node.origin.line: (secret, path) for path, node, secret in _secrets_in_values(roots)}
+    for secret, offset in _secrets_in_text(text):
+        found.setdefault(text.count("\n", 0, offset) + 1, (secret, ()))
+    faults = [
+        Fault(file, line, join_path(path), f"`{shorten(secret)}` {ADVICE}", "secret")
+        for line, (secret, path) in found.items()
+    ]
+    return faults, frozenset(secret for secret, _ in found.values())
+
+
+def mask(fault: Fault, secrets: Iterable[str]) -> Fault:
+    """Remove secrets from a fault that quotes the user's text."""
+
+    def masked(text: str) -> str:
+        for secret in sorted(secrets, key=len, reverse=True):
+            text = text.replace(secret, shorten(secret))
+        return _TOKEN.sub(lambda match: shorten(match[0]), text)
+
+    return replace(fault, file=masked(fault.file), key=masked(fault.key), message=masked(fault.message))
+
+
+def shorten(secret: str) -> str:
+    """Keep only as much of a secret as its owner needs to recognise it."""
+    return f"{secret[:4]}…"
+
+
+def _secrets_in_values(roots: Sequence[YamlNode]) -> Iterator[tuple[Path, YamlNode, str]]:
+    for root in roots:
+        for path, node in _scalars(root, ()):
+            if secret := _secret_in(path, node.text):
+                yield path, node, secret
+
+
+def _scalars(node: YamlNode, path: Path) -> Iterator[tuple[Path, YamlNode]]:
+    if isinstance(node.value, dict):
+        for key, child in node.value.items():
+            yield from _scalars(child, (*path, key))
+    elif isinstance(node.value, list):
+        for index, child in enumerate(node.value):
+            yield from _scalars(child, (*path, index))
+    else:
+        yield path, node
+
+
+def _secret_in(path: Path, text: str) -> str | None:
+    if token := _TOKEN.search(text):
+        return token[0]
+    name = next((key for key in reversed(path) if isinstance(key, str)), "")
+    return text if _OPAQUE_VALUE.fullmatch(text) and _KEYISH_NAME.search(name) else None
+
+
+def _secrets_in_text(text: str) -> Iterator[tuple[str, int]]:
+    for match in _TOKEN.finditer(text):
+        yield match[0], match.start()
+    for match in _KEYISH_LINE.finditer(text):
+        yield match[1], match.start(1)

@@ -1,0 +1,1 @@
+"""Runs as seen from outside: which there are, their state, logs and cost."""

@@ -1,0 +1,68 @@
+"""What the ranks of an attempt failed with, in their logs: each error once, with the ranks that met it."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.monitor.logs import read_tail
+
+_BEGIN = "Traceback (most recent call last):"
+_FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)')
+_ERROR = re.compile(r"[A-Za-z_][\w.]*(:|$)")
+_LINES = 4000
+"""How much of the end of a log is read; what ranks print after an error is short."""
+_OWN = ("/jobs/", "/launcher/")
+
+
+@dataclass(frozen=True)
+class RankError:
+    """An error, and the ranks whose logs end with it."""
+
+    error: str
+    """Its type and what it says, in one line."""
+    place: str
+    """File, line and function of the last frame, and of the last one in this project if that is another."""
+    ranks: tuple[int, ...]
+
+
+def find_errors(logs: Mapping[int, Path]) -> list[RankError]:
+    """Find the last traceback of each rank; ranks with the same error, but for numbers in it, are put together.
+
+    Args:
+        logs: The ranks' logs.
+
+    Returns:
+        The errors, the one that most ranks share last: what fails first is most often on one rank alone.
+    """
+    found: dict[tuple[str, str], tuple[str, str, list[int]]] = {}
+    for rank, path in sorted(logs.items()):
+        last = _last(read_tail(path, _LINES))
+        if last is not None:
+            key = (re.sub(r"0x[0-9a-f]+|\d+", "N", last[0]), last[1])
+            found.setdefault(key, (*last, []))[2].append(rank)
+    errors = [RankError(error, place, tuple(ranks)) for error, place, ranks in found.values()]
+    return sorted(errors, key=lambda one: (len(one.ranks), one.ranks))
+
+
+def _last(lines: Sequence[str]) -> tuple[str, str] | None:
+    """Find the last traceback's error and place; None without one that is whole."""
+    begins = [place for place, line in enumerate(lines) if line.strip().endswith(_BEGIN)]
+    for begin in reversed(begins):
+        body = lines[begin + 1 :]
+        frames = [match for line in body if (match := _FRAME.match(line))]
+        error = next((line.strip() for line in body if line[:1].strip()), "")
+        if frames and _ERROR.match(error):
+            return error, ", called by ".join(_places(frames))
+    return None
+
+
+def _places(frames: Sequence[re.Match[str]]) -> Iterator[str]:
+    yield _write(frames[-1])
+    own = [frame for frame in frames if any(part in frame["file"] for part in _OWN)]
+    if own and own[-1] is not frames[-1]:
+        yield _write(own[-1])
+
+
+def _write(frame: re.Match[str]) -> str:
+    return f"{frame['file']}:{frame['line']} in {frame['function'].strip()}"

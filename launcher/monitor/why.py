@@ -1,0 +1,103 @@
+"""Why a run waits, or ended as it did: what is known of it, in sentences, and what to type next."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from launcher.cluster import Cluster
+from launcher.monitor.exit_reasons import EXIT_REASONS, ExitReason
+from launcher.monitor.find import run_id
+from launcher.monitor.logs import find_failure, rank_logs, scheduler_log
+from launcher.monitor.observed_state import ObservedState, State, decide_state
+from launcher.monitor.run_state import RunState, ask_about, read_state
+from launcher.monitor.tracebacks import RankError, find_errors
+from launcher.run.ledger import Attempt
+from launcher.run.paths import RunDir
+from launcher.slurm.parse import Job
+from launcher.slurm.reasons import find_reason
+
+_EXPECTED = ("finished", "preempted", "time_limit", "stopped")
+"""Reasons that are no fault of the run, so that its logs say nothing about them."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Why a run is where it is."""
+
+    id: str
+    state: State
+    sentences: tuple[str, ...]
+    """What happened and what it means, the most important first."""
+    errors: tuple[RankError, ...]
+    """What the ranks of the newest attempt that ended failed with."""
+    evidence: tuple[str, ...]
+    """Files that say more."""
+    commands: tuple[str, ...]
+    """What to type next, with what it does behind `#`; empty if the run continues by itself or is finished."""
+
+
+def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
+    """Explain why a run waits or how it ended; asks Slurm once."""
+    state = read_state(run)
+    answer, now = ask_about(cluster, [state])
+    state = now[run.root]
+    observed, job = decide_state(state, answer), answer.jobs.get(state.job_id)
+    ended = next((attempt for attempt in reversed(state.attempts) if attempt.ended or attempt.reason), None)
+    is_a_fault = ended is not None and ended.reason not in _EXPECTED
+    errors = find_errors(rank_logs(run, ended.number)) if ended and is_a_fault else []
+    return Explanation(
+        id=run_id(run),
+        state=observed.state,
+        sentences=(*_explain_state(observed, job), *(_explain_attempts(state, ended) if ended else ())),
+        errors=tuple(errors),
+        evidence=tuple(_find_evidence(state, ended, is_a_fault)),
+        commands=tuple(_next_commands(observed, job, ended, run_id(run))),
+    )
+
+
+def _explain_state(observed: ObservedState, job: Job | None) -> Iterator[str]:
+    yield f"{observed.state}{f': {observed.why}' if observed.why else ''} (says {observed.source})"
+    reason = find_reason(job.reason) if job is not None and job.phase == "queued" else None
+    if reason is not None and not job.is_held:  # type: ignore[union-attr]  # a job with a reason is one
+        yield reason.advice or "It starts by itself as soon as it can; there is nothing to do."
+
+
+def _explain_attempts(state: RunState, ended: Attempt) -> Iterator[str]:
+    meaning = EXIT_REASONS.get(ended.reason, ExitReason("", f"The reason is `{ended.reason}`."))
+    said = f" It was noted: {ended.message}." if ended.message else ""
+    yield f"Attempt {ended.number} (job {ended.job_id}) ended. {meaning.meaning}{said}"
+    if ended.action in ("requeue", "resubmit", "restart"):
+        yield "The run continues by itself from its newest checkpoint."
+    elif meaning.advice:
+        yield meaning.advice
+    if ended.fault and ended.fault not in ended.message:
+        yield f"A rank said: {ended.fault}"
+    earlier = [one for one in state.attempts if one.number < ended.number]
+    if earlier:
+        told = ", ".join(f"{one.number} {EXIT_REASONS[one.reason].short or one.reason}" for one in earlier)
+        yield f"Attempts before it: {told}."
+
+
+def _find_evidence(state: RunState, ended: Attempt | None, is_a_fault: bool) -> Iterator[str]:
+    if ended is None:
+        log = scheduler_log(state.folder)
+        if log is not None:
+            yield str(log)
+        return
+    failure = find_failure(state.folder, ended.number) if is_a_fault else None
+    for path in (*([failure.log] if failure else ()), state.folder.batch_log(ended.number)):
+        if path.is_file():
+            yield str(path)
+
+
+def _next_commands(observed: ObservedState, job: Job | None, ended: Attempt | None, run: str) -> Iterator[str]:
+    if job is not None and job.is_held:
+        yield f"scontrol release {job.id}  # lets the job go"
+    if observed.state == "running":
+        yield f"launcher logs -f {run}  # follows its log"
+    if observed.state in ("failed", "lost"):
+        yield f"launcher logs {run}  # shows the rank that failed first"
+        yield f"launcher logs --batch {run}  # shows what the batch process noted"
+    if ended is not None and ended.reason == "bad_recipe" and observed.state == "failed":
+        yield "launcher submit RECIPE  # a new run, once the recipe or its data is mended"
+    elif observed.state in ("failed", "lost", "stopped", "not submitted"):
+        yield f"launcher resume {run}  # continues it"

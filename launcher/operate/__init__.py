@@ -1,0 +1,1 @@
+"""Acting on runs: debug, stop, resume, send to W&B."""

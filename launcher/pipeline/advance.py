@@ -1,0 +1,183 @@
+"""Queueing what can be queued: anybody may run it, at any time, as often as they like.
+
+The folder of a pipeline says what there is to do, Slurm and the run directories say what has been done; nothing else is
+remembered. Each stage has one run directory, so that even two jobs of one stage carry its run out once.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from launcher.cluster import Cluster
+from launcher.errors import RunError, SlurmError
+from launcher.pipeline.choose import Choice, recipe_of
+from launcher.pipeline.lock import one_at_a_time
+from launcher.pipeline.record import Pipeline, StageRecord, replace_link
+from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
+from launcher.run.locations import Locations
+from launcher.run.paths import RunDir, list_shares
+from launcher.run.record import RunRecord
+from launcher.run.stage_inputs import missing_inputs
+from launcher.slurm.queue import queue_of
+from launcher.submit.resubmit import resubmit, resubmit_group
+
+QUEUE_IS_FULL = re.compile(r"submit limit|MaxSubmitJob|violates accounting/QOS policy|temporarily unable to accept")
+"""What sbatch says when no more jobs are taken for now."""
+
+
+def advance(pipeline: Pipeline, cluster: Cluster, resume: bool = False) -> list[str]:
+    """Queue the stages that can be queued, and give finished results their names.
+
+    Args:
+        pipeline: The pipeline.
+        cluster: Its site.
+        resume: A person asks for it: also take up stages that failed or were stopped.
+
+    Returns:
+        What was done, a line each.
+
+    Raises:
+        SlurmError: Slurm refused a stage for another reason than a full queue.
+    """
+    with one_at_a_time(pipeline.folder.root.parent):
+        if resume:
+            pipeline.folder.stop_request.unlink(missing_ok=True)
+        step = _Advance(pipeline, cluster, resume)
+        try:
+            step.run()
+        finally:
+            _log(pipeline, step.told)
+    return step.told
+
+
+@dataclass
+class _Advance:
+    """One look at all stages, each after those that it waits for."""
+
+    pipeline: Pipeline
+    cluster: Cluster
+    resume: bool
+    told: list[str] = field(default_factory=list)
+    jobs: dict[str, str] = field(default_factory=dict)
+    """The jobs of stages that are queued or running."""
+    is_full: bool = False
+
+    def run(self) -> None:
+        states, _ = read_stages(self.pipeline, self.cluster)
+        choice = Choice(self.cluster, self.pipeline.folder.root.name)
+        for name, one in states.items():
+            if one.is_finished and one.run:
+                self._settle(one.stage, one.run)
+                choice.note_finished(one.stage, one.run)
+            elif one.is_alive and one.run:
+                self.jobs[name] = job_of(one.run)
+                self._repair(one, choice)
+            elif not self.pipeline.is_stopped and (one.may_advance or (self.resume and one.may_resume)):
+                self._take_up(one, choice)
+
+    def _take_up(self, one: StageState, choice: Choice) -> None:
+        """Queue a stage whose inputs are there or on their way; nothing if a run elsewhere does its work."""
+        stage, run = one.stage, one.run
+        assert run is not None
+        other = None
+        if not self.pipeline.record.rerun:
+            other = choice.choose(stage, *recipe_of(run), stage.awaits)
+        if other and other != run:
+            self.pipeline.link_artifact(stage, other)
+            self.pipeline.link_stage(stage.name, other)
+            if stage.name in choice.finished:
+                self.told.append(f"{stage.name}: `{other.root.name}` has finished with the same recipe and inputs")
+                self._settle(stage, other)
+                return
+            one = read_stages(self.pipeline, self.cluster)[0][stage.name]
+            run = other
+            if one.is_alive:
+                self.jobs[stage.name] = job_of(other)
+                self.told.append(f"{stage.name}: is carried out by `{other.root.name}` of another pipeline")
+                return
+        waiting = [name for name in stage.awaits if name not in choice.finished]
+        if self.is_full or any(name not in self.jobs for name in waiting):
+            return
+        if self.cluster.executor == "local" and (waiting or self.jobs):
+            return
+        if not waiting and (missing := missing_inputs(RunRecord.read(run.record))):
+            self.told.append(f"{stage.name}: {'; '.join(missing)}")
+            return
+        self._queue(one, run, [f"afterok:{self.jobs[name]}" for name in waiting])
+
+    def _queue(self, one: StageState, run: RunDir, conditions: Sequence[str]) -> None:
+        try:
+            self._resubmit(one, run, conditions)
+        except RunError as error:  # a process that was killed, or that had no lock, has queued it
+            self.told.append(str(error))
+        except SlurmError as error:
+            if not QUEUE_IS_FULL.search(str(error)):
+                raise
+            self.is_full = True
+            self.told.append(f"{one.stage.name}: is queued later: {error}")
+            return
+        if RunRecord.read(run.record).submissions:
+            self.jobs[one.stage.name] = job_of(run)
+            after = f" {','.join(conditions)}" if conditions else ""
+            self.told.append(f"{one.stage.name}: queued as job {self.jobs[one.stage.name]}{after}")
+
+    def _resubmit(self, one: StageState, run: RunDir, conditions: Sequence[str]) -> None:
+        if not list_shares(run):
+            resubmit(run, self.cluster, conditions=conditions)
+            return
+        missing = [member for member in one.members if member.is_over and member.state != "finished"]
+        resubmit_group(run, self.cluster, [_folder(run, member.id) for member in missing], conditions)
+
+    def _repair(self, one: StageState, choice: Choice) -> None:
+        """Let a job that waits for a failed one wait for the job that took its place."""
+        is_stuck = any(NEVER_SATISFIED in member.why for member in one.members)
+        if self.cluster.executor != "slurm" or not one.is_waiting or not (is_stuck or self.resume):
+            return
+        waiting = [name for name in one.stage.awaits if name not in choice.finished]
+        if any(name not in self.jobs for name in waiting):
+            return
+        conditions = [f"afterok:{self.jobs[name]}" for name in waiting]
+        for job, further in jobs_waiting(one):
+            queue_of(self.cluster).set_conditions(job, [*conditions, *further])
+            self.told.append(f"{one.stage.name}: job {job} waits for {', '.join(waiting) or 'nothing'} now")
+
+    def _settle(self, stage: StageRecord, run: RunDir) -> None:
+        """Give a finished result its names."""
+        self.pipeline.link_artifact(stage, run)
+        if stage.makes is None or self.pipeline.record.rehearsal:
+            return
+        artifact, made = stage.makes
+        for name in (name for name, of in self.pipeline.record.publish.items() if of == stage.name):
+            place = Locations(self.cluster.roots.model_dump(), "").folder(artifact, name)
+            target = os.path.realpath(Locations({}, "", self.pipeline.folder.artifacts).folder(artifact, made))
+            if not os.path.lexists(place):
+                replace_link(place, target)
+                self.told.append(f"{stage.name}: published as `{name}`")
+
+
+def job_of(run: RunDir) -> str:
+    """The job that carries a run out, or of several the one that ends last."""
+    return RunRecord.read(run.record).submissions[-1].job_id
+
+
+def jobs_waiting(one: StageState) -> Iterator[tuple[str, list[str]]]:
+    """Give the jobs of a stage that have not started, and what each waits for besides other stages."""
+    *tasks, last = one.members
+    arrays = [*dict.fromkeys(task.job_id.partition("_")[0] for task in tasks if not task.is_over)]
+    for job in dict.fromkeys(task.job_id.partition("_")[0] for task in tasks if task.state == "queued"):
+        yield job, []
+    if last.state == "queued":
+        yield last.job_id, [f"afterany:{job}" for job in arrays]
+
+
+def _folder(run: RunDir, member: str) -> RunDir:
+    index = member.rpartition("_")[2] if "_" in member else None
+    return run if index is None else run.share(int(index))
+
+
+def _log(pipeline: Pipeline, told: Sequence[str]) -> None:
+    if told:
+        with pipeline.folder.log.open("a", encoding="utf-8") as file:
+            file.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n" for line in told)

@@ -1,0 +1,92 @@
+"""Which run carries a stage out: a finished one, one that another pipeline has queued already, or its own."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from launcher.cluster import Cluster
+from launcher.pipeline.find import list_pipelines
+from launcher.pipeline.record import Pipeline, StageRecord
+from launcher.pipeline.states import read_stages
+from launcher.recipe import Recipe, read_recipe
+from launcher.recipe.identity import identify, recipe_checksum
+from launcher.run.index import find_finished, may_be_finished
+from launcher.run.locations import Locations, Root, root_of
+from launcher.run.paths import RunDir, expand
+from launcher.run.record import RunRecord
+
+
+@dataclass
+class Choice:
+    """Runs that were chosen for the stages of one pipeline so far, in their order."""
+
+    cluster: Cluster
+    exclude: str = ""
+    """Folder of the pipeline itself."""
+    finished: dict[str, RunDir] = field(default_factory=dict)
+    shared: dict[str, RunDir] = field(default_factory=dict)
+    made: dict[tuple[Root, str], str] = field(default_factory=dict)
+    """Where the artifacts of finished stages lie."""
+    _in_flight: dict[str, RunDir] | None = None
+
+    def choose(self, stage: StageRecord, recipe: Recipe, folder: str, awaited: Iterable[str]) -> RunDir | None:
+        """Find a run that makes a run of its own needless; None if there is none.
+
+        Args:
+            stage: The stage.
+            recipe: Its recipe.
+            folder: Of the recipe's file.
+            awaited: The stages it waits for; they were chosen before.
+        """
+        awaited = [*awaited]
+        if not all(name in self.finished or name in self.shared for name in awaited):
+            return None
+        is_ready = all(name in self.finished for name in awaited)
+        if is_ready and (run := self._find_finished(recipe, folder)):
+            self.note_finished(stage, run)
+            return run
+        if run := self._in_other_pipelines().get(stage.key):
+            self.shared[stage.name] = run
+        return run
+
+    def note_finished(self, stage: StageRecord, run: RunDir) -> None:
+        """Let later stages find what a finished one made."""
+        self.finished[stage.name] = run
+        if stage.makes:
+            artifact, name = stage.makes
+            self.made[root_of(artifact), name] = str(RunRecord.read(run.record).locations.folder(artifact, name))
+
+    def _find_finished(self, recipe: Recipe, folder: str) -> RunDir | None:
+        root = expand(self.cluster.roots.runs)
+        if not may_be_finished(root, recipe_checksum(recipe)):
+            return None
+        identity = identify(recipe, Locations(self.cluster.roots.model_dump(), folder, made=self.made))
+        return find_finished(root, identity) if identity else None
+
+    def _in_other_pipelines(self) -> Mapping[str, RunDir]:
+        """Runs of other pipelines that are queued, running or about to be, by the keys of their stages."""
+        if self._in_flight is None:
+            self._in_flight = {}
+            for other in list_pipelines(expand(self.cluster.roots.runs)):
+                if other.folder.root.name != self.exclude and not other.record.rerun:
+                    self._in_flight.update(_runs_in_flight(other, self.cluster))
+        return self._in_flight
+
+
+def _runs_in_flight(pipeline: Pipeline, cluster: Cluster) -> Mapping[str, RunDir]:
+    states, _ = read_stages(pipeline, cluster)
+    going: set[str] = set()
+    found = {}
+    for name, one in states.items():
+        if one.is_finished:
+            going.add(name)
+            continue
+        is_going = one.is_alive or (one.may_advance and not pipeline.is_stopped)
+        if one.run and is_going and set(one.stage.awaits) <= going:
+            going.add(name)
+            found[one.stage.key] = one.run
+    return found
+
+
+def recipe_of(run: RunDir) -> tuple[Recipe, str]:
+    """Read a run's recipe, and the folder of its file."""
+    return read_recipe(run.recipe.read_text(encoding="utf-8")), RunRecord.read(run.record).recipe_folder

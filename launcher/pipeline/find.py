@@ -1,0 +1,67 @@
+"""Listing pipelines, and finding the one that a user names."""
+
+import os
+from pathlib import Path
+
+from launcher.cluster import Cluster
+from launcher.errors import RunError
+from launcher.monitor.find import FOLDER
+from launcher.pipeline.record import Pipeline
+from launcher.run.paths import PipelineDir, RunDir, expand
+
+
+def list_pipelines(runs_root: Path) -> list[Pipeline]:
+    """List the pipelines below a folder of runs, newest first."""
+    if not runs_root.is_dir():
+        return []
+    matches = [match for name in os.listdir(runs_root) if (match := FOLDER.match(name))]
+    newest = sorted(matches, key=lambda match: (match["created"], match.string), reverse=True)
+    found = [Pipeline(PipelineDir(runs_root / match.string)) for match in newest]
+    return [one for one in found if one.folder.record.is_file()]
+
+
+def find_pipeline(cluster: Cluster, text: str) -> Pipeline | None:
+    """Find the pipeline that a user names: its folder, its id, or a name, of which the newest counts."""
+    if "/" in text:
+        named = Pipeline(PipelineDir(Path(text).expanduser().absolute()))
+        return named if named.folder.record.is_file() else None
+    pipelines = list_pipelines(expand(cluster.roots.runs))
+    for one in pipelines:
+        if text in (one.folder.root.name, one.record.name, one.record.id):
+            return one
+    starting = [one for one in pipelines if len(text) > 2 and one.record.id.startswith(text)]
+    return starting[0] if len(starting) == 1 else None
+
+
+def require_pipeline(cluster: Cluster, text: str) -> Pipeline:
+    """Find the pipeline that a user names.
+
+    Raises:
+        RunError: There is none.
+    """
+    found = find_pipeline(cluster, text)
+    if found is None:
+        raise RunError(f"`{text}`: no pipeline has this id, folder or name; `launcher status` lists them")
+    return found
+
+
+def find_stage(cluster: Cluster, pipeline: str, stage: str) -> RunDir:
+    """Find the run that carries out a stage.
+
+    Raises:
+        RunError: There is no such pipeline, no such stage, or its run was removed.
+    """
+    found = require_pipeline(cluster, pipeline)
+    names = [one.name for one in found.record.stages]
+    if stage not in names:
+        listed = ", ".join(f"`{name}`" for name in names)
+        raise RunError(f"`{found.record.name}`: has no stage `{stage}`; its stages are {listed}")
+    run = found.run_of(stage)
+    if run is None:
+        raise RunError(f"`{found.record.name}`: the run of stage `{stage}` was removed; submit the pipeline again")
+    return run
+
+
+def pipelines_with(run: RunDir) -> list[Pipeline]:
+    """List the pipelines that have a stage which this run carries out."""
+    return [one for one in list_pipelines(run.root.parent) if run in one.runs().values()]

@@ -1,0 +1,93 @@
+"""How the stages of a pipeline are doing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from launcher.cluster import Cluster
+from launcher.monitor.status import RunStatus, read_statuses
+from launcher.pipeline.record import Pipeline, StageRecord
+from launcher.run.paths import RunDir
+
+NEVER_SATISFIED = "DependencyNeverSatisfied"
+
+
+@dataclass(frozen=True)
+class StageState:
+    """One stage, and how its run is doing."""
+
+    stage: StageRecord
+    run: RunDir | None
+    """None if it was removed."""
+    status: RunStatus | None
+
+    @property
+    def members(self) -> tuple[RunStatus, ...]:
+        """The runs that share its work, and last the one that completes it; of most stages it is the only one."""
+        if self.status is None:
+            return ()
+        group = self.status.group
+        return (*group.tasks, group.finalise) if group else (self.status,)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is done."""
+        return self.status is not None and self.status.state == "finished"
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it waits in Slurm's queue, or runs, or nobody can tell."""
+        return self.status is not None and not self.status.is_over
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether its job has not started yet."""
+        return self.status is not None and self.status.state == "queued"
+
+    @property
+    def may_advance(self) -> bool:
+        """Whether it may be queued unasked: it never was, or it started before its inputs were there."""
+        if self.status is None:
+            return False
+        if self.status.state == "not submitted":
+            return not self.status.stop_requested
+        last = self.status.attempts[-1] if self.status.attempts else None
+        return self.status.state == "failed" and last is not None and last.missing_inputs
+
+    @property
+    def may_resume(self) -> bool:
+        """Whether `launcher resume` queues it."""
+        return self.status is not None and self.status.is_over and not self.is_finished
+
+
+def read_stages(pipeline: Pipeline, cluster: Cluster) -> tuple[dict[str, StageState], tuple[str, ...]]:
+    """Read how the stages are doing; Slurm is asked once.
+
+    Returns:
+        The stages in their order, and notes about what could not be read.
+    """
+    runs = pipeline.runs()
+    statuses, notes = read_statuses(cluster, [*runs.values()]) if runs else ([], ())
+    by_folder = {one.folder: one for one in statuses}
+    states = {}
+    for stage in pipeline.record.stages:
+        run = runs.get(stage.name)
+        states[stage.name] = StageState(stage, run, by_folder.get(str(run.root)) if run else None)
+    return states, notes
+
+
+def is_over(states: Mapping[str, StageState]) -> bool:
+    """Tell whether nothing of a pipeline is queued, runs, or can be queued without a person's word."""
+    for one in states.values():
+        if one.is_alive and not _waits_forever(one, states):
+            return False
+        if one.may_advance and all(states[name].is_finished for name in one.stage.awaits):
+            return False
+    return True
+
+
+def _waits_forever(one: StageState, states: Mapping[str, StageState]) -> bool:
+    """Tell whether a queued stage waits for one that is over, or waits forever, and did not finish."""
+    awaited = [states[name] for name in one.stage.awaits]
+    if not one.is_waiting or one.status is None:
+        return False
+    return any(not other.is_finished and (not other.is_alive or _waits_forever(other, states)) for other in awaited)

@@ -1,0 +1,115 @@
+"""What one training needs and costs, in all detail that closed forms give: for `launcher plan`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from launcher.cluster import Cluster
+from launcher.gpus import POWER_WATTS, look_up
+from launcher.load import LoadedRecipe
+from launcher.plan.cost import corpus_sizes, steps_of, tokens_of_step
+from launcher.plan.forecast import starting_micro_batch
+from launcher.plan.memory import (
+    MemoryEstimate,
+    estimate_checkpoint,
+    estimate_loading,
+    estimate_memory,
+    estimate_offloaded,
+    trained_parameters,
+)
+from launcher.plan.model_shape import ModelShape, find_shape, scoring_shapes
+from launcher.plan.step_time import StepTime, estimate_step
+
+if TYPE_CHECKING:
+    from launcher.recipe.kinds.training import TrainingRecipe
+
+WRITE_BYTES = 1_000_000_000
+"""Bytes a second that all nodes together write to a shared file system; an assumption."""
+SPARE_SECONDS = 60
+"""What a stop needs besides the running step and the save: signals, agreement of the ranks, the last rows of logs."""
+GPU_HOURS_PER_FAILURE = 54 * 24 * 16_384 / 419
+"""Llama 3: 419 unexpected interruptions in 54 days on 16,384 GPUs (https://arxiv.org/abs/2407.21783, section 3.3.4)."""
+
+
+@dataclass(frozen=True)
+class TrainingDetails:
+    """Everything about one training; None where something that it follows from is not known."""
+
+    parameters: int
+    trained: int | None
+    memory: MemoryEstimate | None
+    """Of one rank at the peak of a step."""
+    loading: int | None
+    """Bytes of RAM that a node needs while the model is loaded."""
+    offloaded: int | None
+    """Bytes of RAM that a node needs while it trains."""
+    checkpoint_bytes: int | None
+    save_seconds: float | None
+    """At `WRITE_BYTES` a second."""
+    step: StepTime | None
+    tokens_per_second: float | None
+    """Of all ranks together."""
+    steps: int | None
+    """Of the whole run."""
+    tokens: int | None
+    days: float | None
+    """Of training, without waiting in the queue."""
+    gpu_hours: float | None
+    megawatt_hours: float | None
+    """Of the GPUs alone, at their full power."""
+    price: float | None
+    """By the profile's `gpus.price`, in its currency."""
+    wanted_lead: float | None
+    """Seconds of warning before a time limit that the slowest step and a save need."""
+    best_interval: float | None
+    """Seconds between checkpoints that lose the least: Young's sqrt(2 x save x time between failures)
+    (https://doi.org/10.1145/361147.361115)."""
+
+
+def detail(loaded: LoadedRecipe, cluster: Cluster) -> TrainingDetails | None:
+    """Work out the details of a training; None for another kind, or a model whose sizes are not known here."""
+    recipe = loaded.recipe
+    if not recipe.trains:
+        return None
+    shape = find_shape(recipe, cluster, loaded.folder)
+    if shape is None:
+        return None
+    start = starting_micro_batch(loaded, cluster)
+    recipe = recipe if start is None else recipe.sized(start)
+    steps = steps_of(recipe, corpus_sizes(recipe, cluster, loaded.folder))
+    return detail_shape(recipe, shape, cluster, steps, scoring_shapes(recipe, shape, cluster, loaded.folder))
+
+
+def detail_shape(
+    recipe: "TrainingRecipe",
+    shape: ModelShape,
+    cluster: Cluster,
+    steps: int | None,
+    scoring: Sequence[ModelShape] = (),
+) -> TrainingDetails:
+    """Work out the details of a training whose model, micro batch and length are known."""
+    step, saved = estimate_step(recipe, shape, cluster), estimate_checkpoint(recipe, shape)
+    save = None if saved is None else saved / WRITE_BYTES
+    gpus = recipe.resources.nodes * recipe.resources.gpus_per_node
+    seconds = step.seconds * steps if step and steps else None
+    hours, watts = seconds and seconds * gpus / 3600, look_up(POWER_WATTS, cluster.gpus.type or "")
+    return TrainingDetails(
+        parameters=shape.parameters,
+        trained=trained_parameters(recipe, shape),
+        memory=estimate_memory(recipe, shape, scoring) if gpus else None,
+        loading=estimate_loading(recipe, shape, scoring),
+        offloaded=estimate_offloaded(recipe, shape),
+        checkpoint_bytes=saved,
+        save_seconds=save,
+        step=step,
+        tokens_per_second=tokens_of_step(recipe) / step.seconds if step else None,
+        steps=steps,
+        tokens=steps and steps * tokens_of_step(recipe),
+        days=seconds and seconds / 86400,
+        gpu_hours=hours,
+        megawatt_hours=hours * watts / 1e6 if hours and watts else None,
+        price=hours * cluster.gpus.price if hours and cluster.gpus.price is not None else None,
+        wanted_lead=None if step is None or save is None else step.seconds + save + SPARE_SECONDS,
+        best_interval=math.sqrt(2 * save * 3600 * GPU_HOURS_PER_FAILURE / gpus) if save and gpus else None,
+    )

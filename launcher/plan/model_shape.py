@@ -1,0 +1,151 @@
+"""Sizes of models, read from config.json, from which memory, cost and feasibility follow."""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.artifacts.adapter_folder import read_object
+from launcher.artifacts.tokenizer_manifest import EXPANSION
+from launcher.cluster import Cluster
+from launcher.run.paths import locate
+
+if TYPE_CHECKING:
+    from launcher.recipe.kinds.training import TrainingRecipe
+
+NEW_TOKENS = "new_tokens"
+"""Our own key beside those of config.json: how many tokens `model.tokenizer` adds."""
+_GATED_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"})
+"""Model types built of attention, a gated MLP of three matrices and two norms a layer, as in LLaMA
+(https://arxiv.org/abs/2302.13971). Biases and further norms are left out: below 0.1 % of the parameters."""
+
+_PADDED_POSITIONS = frozenset(
+    {"camembert", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
+"""Model types that count positions from the number of the padding token plus one; MPNet does so from 2, whatever its
+padding token is."""
+_USUAL_PADDING = 1
+"""Number of these models' padding token, unless their config.json says another."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a decoder with gated MLPs."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    head_size: int
+    kv_heads: int
+    vocabulary: int
+    is_tied: bool
+    """Input and output embeddings are one table."""
+    caps_logits: bool = False
+    """The model caps its logits, so the loss needs all of them at once."""
+    new_tokens: int = 0
+    """Tokens of the vocabulary that training adds."""
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer."""
+        attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
+        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+
+    @property
+    def table_parameters(self) -> int:
+        """Parameters of one embedding table."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def tables(self) -> int:
+        """Embedding tables."""
+        return 1 if self.is_tied else 2
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.layers * self.layer_parameters + self.tables * self.table_parameters + self.hidden
+
+    @property
+    def scoring_parameters(self) -> int:
+        """Parameters with a head of one output in place of the output embedding."""
+        return self.parameters - (self.tables - 1) * self.table_parameters + self.hidden
+
+
+def read_shape(config: dict[str, Any]) -> ModelShape | None:
+    """Read the sizes from a model's config.json; None if it is of a type that the formulas do not cover."""
+    if config.get("model_type") not in _GATED_DECODERS:
+        return None
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    return ModelShape(
+        layers=config["num_hidden_layers"],
+        hidden=hidden,
+        intermediate=config["intermediate_size"],
+        heads=heads,
+        head_size=config.get("head_dim") or hidden // heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        vocabulary=config["vocab_size"],
+        is_tied=bool(config.get("tie_word_embeddings", False)),
+        caps_logits=config["model_type"] == "gemma2",
+        new_tokens=config.get(NEW_TOKENS, 0),
+    )
+
+
+def find_shape(recipe: "TrainingRecipe", cluster: Cluster, recipe_folder: str) -> ModelShape | None:
+    """Read the sizes of a recipe's model; None if it is not on this machine, or not covered by the formulas."""
+    return read_shape(model_config(recipe, cluster, recipe_folder) or {})
+
+
+def max_positions(config: dict[str, Any]) -> int | None:
+    """Read the longest sequence of a model from its config.json, in tokens; None if it does not say."""
+    positions: int | None = config.get("max_position_embeddings")
+    kind = config.get("model_type")
+    if not positions or kind not in (*_PADDED_POSITIONS, "mpnet"):
+        return positions
+    padding: int = _USUAL_PADDING if kind == "mpnet" else config.get("pad_token_id", _USUAL_PADDING)
+    return positions - padding - 1
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Read a small JSON file, or None if there is none that can be read; kept until it changes."""
+    try:
+        return _read_json(path, path.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def _read_json(path: Path, _mtime_ns: int) -> dict[str, Any] | None:
+    return read_object(path)
+
+
+def model_config(recipe: "TrainingRecipe", cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
+    """Read config.json of a recipe's model, with the recipe's new tokens; None if it is not on this machine."""
+    config = _config_of(recipe.model.path, cluster, recipe_folder)
+    if config is None or recipe.model.tokenizer is None:
+        return config
+    added = read_json(Path(locate(recipe.model.tokenizer, cluster.roots.models, recipe_folder)) / EXPANSION) or {}
+    rows = (added.get("expanded") or {}).get("vocab_size", 0)
+    return config | {"vocab_size": max(rows, config.get("vocab_size", 0)), NEW_TOKENS: len(added.get("parts", ()))}
+
+
+def scoring_shapes(
+    recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster, recipe_folder: str
+) -> list[ModelShape]:
+    """Read the sizes of the models that score completions; of one that is not on this machine, take the policy's.
+
+    Args:
+        recipe: The recipe.
+        shape: Of its own model, the policy.
+        cluster: Where it runs.
+        recipe_folder: To which `./...` is relative.
+    """
+    configs = [_config_of(name, cluster, recipe_folder) for name in recipe.scoring_models]
+    return [read_shape(config or {}) or shape for config in configs]
+
+
+def _config_of(name: str, cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
+    located = locate(name, cluster.roots.models, recipe_folder)
+    return read_json(Path(located) / "config.json") if os.path.isabs(located) else None

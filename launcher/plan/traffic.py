@@ -1,0 +1,66 @@
+"""What ranks send each other in a step, by collective and by level: inside a node, and between nodes.
+
+A ring moves (n - 1) / n of the data for an all-gather or a reduce-scatter and twice that for an all-reduce
+(https://arxiv.org/abs/1910.02054, section 7).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from launcher.plan.memory import frozen_bytes, trained_parameters, wide_bytes
+from launcher.plan.model_shape import ModelShape
+
+if TYPE_CHECKING:
+    from launcher.recipe.kinds.training import TrainingRecipe
+
+LEVELS = ("inside a node", "between nodes")
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One kind of message of a step."""
+
+    name: str
+    """all-gather, reduce-scatter or all-reduce, and of what."""
+    level: str
+    """The slowest link that it crosses: one of `LEVELS`."""
+    bytes: int
+    """What each rank sends in a step, in all micro batches together."""
+
+
+def estimate_traffic(recipe: "TrainingRecipe", shape: ModelShape) -> tuple[Collective, ...]:
+    """Estimate what each rank sends in a step; empty for one rank, or an adapter that the shape does not know."""
+    number = trained_parameters(recipe, shape)
+    if number is None or recipe.resources.world_size == 1:
+        return ()
+    return tuple(one for one in _collectives(recipe, shape, number) if one.bytes)
+
+
+def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> Iterator[Collective]:
+    strategy, micro_batches = recipe.parallel.strategy, recipe.accumulation_steps
+    wide, world, shard = wide_bytes(recipe), recipe.resources.world_size, recipe.shard_size
+    everywhere = LEVELS[recipe.resources.nodes > 1]
+    in_group = LEVELS[shard > recipe.resources.ranks_per_node]
+    weights = wide * number + frozen_bytes(recipe, shape)
+    match strategy:
+        case "ddp":
+            yield Collective("all-reduce of gradients", everywhere, 2 * _ring(4 * number, world))
+        case "zero2":
+            yield Collective("reduce-scatter of gradients", everywhere, micro_batches * _ring(wide * number, world))
+            yield Collective("all-gather of updated weights", everywhere, _ring(wide * number, world))
+        case "zero3":
+            yield Collective("all-gather of weights", everywhere, 2 * micro_batches * _ring(weights, world))
+            yield Collective("reduce-scatter of gradients", everywhere, micro_batches * _ring(wide * number, world))
+        case _:
+            passes = 2 if recipe.parallel.reshard_after_forward else 1
+            yield Collective("all-gather of weights", in_group, passes * micro_batches * _ring(weights, shard))
+            # FSDP2 reduces with the last micro batch only (`jobs/train/accumulation`), in fp32.
+            yield Collective("reduce-scatter of gradients", in_group, _ring(4 * number, shard))
+            yield Collective(
+                "all-reduce of sharded gradients", everywhere, 2 * _ring(4 * number // shard, recipe.replicas)
+            )
+
+
+def _ring(size: int, ranks: int) -> int:
+    return size * (ranks - 1) // ranks

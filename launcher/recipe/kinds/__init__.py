@@ -1,0 +1,1 @@
+"""One recipe model a kind."""

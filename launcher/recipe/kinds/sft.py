@@ -1,0 +1,56 @@
+"""kind: sft - supervised fine-tuning: a language model learns the answers of conversations."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from launcher.recipe.base import Input
+from launcher.recipe.kinds.conversations import ConversationRecipe
+from launcher.recipe.quantities import Length
+from launcher.recipe.sections.chat_sources import ChatData
+from launcher.recipe.sections.during import During, during_conflicts
+
+
+class SftRecipe(ConversationRecipe):
+    """Supervised fine-tuning."""
+
+    kind: Literal["sft"]
+    """Supervised fine-tuning."""
+    data: ChatData
+    """The conversations."""
+    neftune_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Noise on the embeddings during training (NEFTune, Jain et al. 2023, https://arxiv.org/abs/2310.05914), scaled by
+    the length of each example; usually 5 to 15."""
+    evaluate: Length = Length("1 epoch")
+    """How often the loss of held-out answers (`data.validation`) is measured; also before the first step and after the
+    last."""
+    during: During | None = None
+    """Tasks that the model is scored on while it is trained. They change nothing about the training."""
+
+    @override
+    def inputs(self) -> Iterator[Input]:
+        yield from super().inputs()
+        if self.during:
+            yield from self.during.inputs()
+
+    @override
+    def required_extras(self) -> tuple[str, ...]:
+        return (*super().required_extras(), *(("eval",) if self.during else ()))
+
+    @property
+    @override
+    def packs(self) -> str | None:
+        return "example" if self.data.packing == "bfd" else None
+
+    @override
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
+        yield from during_conflicts(self.during, self.data_use, self.parallel.strategy)
+        lengths = {"schedule.length": self.schedule.length, "evaluate": self.evaluate}
+        if self.during:
+            lengths["during.interval"] = self.during.interval
+        for key, length in lengths.items():
+            if length.unit == "token":
+                yield f"{key}: `{length}` depends on padding; write epochs or steps"

@@ -1,0 +1,1 @@
+"""Sections that recipes of several kinds share."""

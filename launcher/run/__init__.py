@@ -1,0 +1,1 @@
+"""The run directory: its paths, ledger, record and metrics. Standard library only."""

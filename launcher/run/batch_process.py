@@ -1,0 +1,26 @@
+"""The process that carries out a run on its first node: what it is called, and how it is recognised."""
+
+from collections.abc import Iterable
+
+BATCH_MODULE = "jobs.batch.main"
+"""Started by the batch script."""
+INTERACTIVE_MODULE = "jobs.batch.interactive"
+"""Started by `launcher debug`."""
+CHAT_MODULE = "jobs.chat"
+"""Started by `launcher chat`."""
+CHAT_VARIABLE = "LAUNCHER_CHAT"
+"""In which it finds what to do (`launcher.recipe.sections.chat.ChatRequest`)."""
+CONTAINED_CHAT_MODULE = "jobs.batch.contained_chat"
+"""Started by `launcher chat` on the host, where the chat program runs in a container."""
+CHAT_SITE = "LAUNCHER_CHAT_SITE"
+"""In which that finds JSON: the resolved profile (`cluster`), further `folders` that the program reads, and whether
+somebody types (`has_terminal`)."""
+
+# Runs that 0.1 started may still be alive while 0.2 is used; remove these names in 0.3.
+_NAMES_OF_0_1 = ("jobs.runtime.batch", "jobs.runtime.interactive")
+_NAMES = frozenset(name.encode() for name in (BATCH_MODULE, INTERACTIVE_MODULE, *_NAMES_OF_0_1))
+
+
+def is_batch_process(words: Iterable[bytes]) -> bool:
+    """Tell whether these are the words of a command line that carries out a run."""
+    return not _NAMES.isdisjoint(words)

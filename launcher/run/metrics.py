@@ -1,0 +1,35 @@
+"""Reading metrics.jsonl, which grows by a line per logged step and may be huge."""
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from launcher.run.ledger import parse_json_lines, read_json_lines
+
+Row: TypeAlias = dict[str, Any]
+"""`time, step, attempt, loss, lr, grad_norm, tokens_per_second, mfu, memory_gib`."""
+
+_TAIL_BYTES = 4096
+"""Some 16 rows: `launcher status` reads them of each of thousands of runs."""
+
+
+def read_newest_rows(path: Path) -> list[Row]:
+    """Read some of the newest rows, without reading the whole file."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL_BYTES))
+        content = file.read()
+    return list(parse_json_lines(content))  # the first line is torn, and so left out, if the file is longer
+
+
+def read_joined_rows(path: Path) -> list[Row]:
+    """Read the one curve that all attempts make: for each step what was logged last.
+
+    Held-out text and tasks are evaluated one after the other, and each has a row of its own for a step.
+    """
+    rows: dict[int, Row] = {}
+    for row in read_json_lines(path):
+        if "step" in row:
+            rows[int(row["step"])] = rows.get(int(row["step"]), {}) | row
+    return [rows[step] for step in sorted(rows)]

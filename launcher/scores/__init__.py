@@ -1,0 +1,1 @@
+"""Comparing scores of evaluations, item by item."""

@@ -1,0 +1,1 @@
+"""What Slurm says of a site: partitions, limits, a new profile."""

@@ -1,0 +1,1 @@
+"""From recipes to queued runs: plan, freeze, queue."""

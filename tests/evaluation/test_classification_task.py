@@ -1,0 +1,179 @@
+"""Saved predictions in every format have the scores that scikit-learn gives them; what cannot be used is named."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+from sklearn import metrics as sk
+
+from jobs.evaluation.classification import prepare_classification
+from jobs.evaluation.report import TaskReport
+from jobs.kinds.evaluate import main
+from launcher.errors import LauncherError
+from launcher.recipe.kinds.evaluate import EvaluateRecipe
+from launcher.recipe.sections.classification_task import ClassificationTask
+from tests.support.evaluation_runs import evaluation, items_of, scores_of
+from tests.support.training_runs import context_of, make_run_of
+
+CLASSES = ("none", "some", "many")
+Table = dict[str, list[Any]]
+
+
+def table(notes: int = 40, seed: int = 0) -> Table:
+    """Predictions of three classes that are right somewhat more often than not; two notes a patient."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(3, size=notes)
+    chances = random.random((notes, 3)) + 0.5 * np.eye(3)[truth]
+    chances /= chances.sum(axis=1, keepdims=True)
+    columns = {f"p_{name}": chances[:, number].tolist() for number, name in enumerate(CLASSES)}
+    return {
+        "id": [f"note-{number}" for number in range(notes)],
+        "patient": [f"patient-{number // 2}" for number in range(notes)],
+        "label": [CLASSES[number] for number in truth],
+        "said": [CLASSES[number] for number in chances.argmax(axis=1)],
+        **columns,
+    }
+
+
+def write(folder: Path, rows: Table, suffix: str = "jsonl") -> None:
+    path = folder / f"found.{suffix}"
+    records = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+    if suffix == "parquet":
+        parquet.write_table(pyarrow.table(rows), path)
+    elif suffix == "jsonl":
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [*rows])
+            writer.writeheader()
+            writer.writerows(records)
+
+
+def score(folder: Path, limit: float = 0.0, **section: Any) -> TaskReport:
+    task = {"type": "classification", "name": "found", "files": "found.*", "labels": "multiclass", **section}
+    recipe = {
+        "kind": "evaluate",
+        "name": "scores",
+        "tasks": [task],
+        "max_bad_fraction": limit,
+        "resources": {"time": "5min"},
+    }
+    context = context_of(make_run_of(recipe, folder))
+    assert isinstance(context.recipe, EvaluateRecipe)
+    (read,) = context.recipe.tasks
+    assert isinstance(read, ClassificationTask)
+    prepared = prepare_classification(context, context.recipe, read, "tasks.0")
+    return prepared.report([row for batch in prepared.batches.members for row in prepared.batches.work(batch)])
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_scores_are_those_of_scikit_learn(tmp_path: Path, suffix: str) -> None:
+    rows = table()
+    write(tmp_path, rows, suffix)
+    report = score(tmp_path, classes=CLASSES if suffix == "csv" else ())
+
+    truth = [CLASSES.index(label) for label in rows["label"]]
+    chances = np.array([rows[f"p_{name}"] for name in CLASSES]).T
+    chosen = chances.argmax(axis=1)
+    expected = {
+        "auroc": sk.roc_auc_score(truth, chances, multi_class="ovo", average="macro"),
+        "accuracy": sk.accuracy_score(truth, chosen),
+        "macro_f1": sk.f1_score(truth, chosen, average="macro"),
+        "micro_f1": sk.f1_score(truth, chosen, average="micro"),
+        "log_loss": sk.log_loss(truth, chances),
+    }
+    found = {name: one.value for name, one in report.scores.scores.items()}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    assert report.scores.headline == "auroc"
+    assert report.scores.lower_is_better == ("log_loss",)
+    assert np.mean([item["log_loss"] for item in report.items]) == pytest.approx(expected["log_loss"])
+    assert [item["prediction"] for item in report.items] == rows["said"]
+
+
+def test_patients_are_resampled_together(tmp_path: Path) -> None:
+    rows = table(200)
+    doubled = {name: [value for value in values for _ in range(2)] for name, values in rows.items()}
+    doubled["patient"], doubled["id"] = doubled["id"], [f"{number}" for number in range(400)]
+    write(tmp_path, doubled)
+    apart = score(tmp_path).scores.scores["accuracy"]
+    together = score(tmp_path, group_column="patient").scores.scores["accuracy"]
+
+    assert apart.standard_error and together.standard_error
+    assert apart.value == together.value
+    assert together.standard_error == pytest.approx(apart.standard_error * 2**0.5, rel=0.15)
+    assert (apart.clusters, together.clusters) == (None, 200)
+    by_formula = (apart.value * (1 - apart.value) / 400) ** 0.5  # type: ignore[operator]
+    assert apart.standard_error == pytest.approx(by_formula, rel=0.15)
+
+
+def test_decisions_without_probabilities_have_scores_of_decisions_only(tmp_path: Path) -> None:
+    rows = table()
+    write(tmp_path, {name: rows[name] for name in ("id", "label", "said")})
+    report = score(tmp_path, prediction_column="said", classes=CLASSES)
+
+    assert report.scores.scores.keys() == {"accuracy", "macro_f1", "micro_f1"}
+    assert report.scores.scores["accuracy"].value == sk.accuracy_score(rows["label"], rows["said"])
+
+
+def test_notes_with_several_labels(tmp_path: Path) -> None:
+    rows = {"id": ["a", "b", "c"], "label": ["x,y", "", "y"], "p_x": [0.9, 0.2, 0.4], "p_y": [0.4, 0.1, 0.8]}
+    write(tmp_path, rows, "csv")
+    report = score(tmp_path, labels="multilabel", resamples=0)
+
+    assert [item["answer"] for item in report.items] == ["x,y", "", "y"]
+    assert [item["prediction"] for item in report.items] == ["x", "", "y"]
+    assert report.scores.scores["micro_f1"].value == pytest.approx(2 * 2 / (2 + 3))
+    assert report.scores.scores["micro_f1"].standard_error is None
+
+
+@pytest.mark.parametrize(
+    ("change", "section", "said"),
+    [
+        ({}, {"label_column": "lable"}, r"tasks\.0\.label_column: .* no column `lable`; there are `label`, "),
+        ({}, {"classes": ("none", "some", "alot")}, r"tasks\.0\.classes: .* no column `p_alot`; there are `p_"),
+        ({"label": "other"}, {}, r"found\.jsonl:1: its `label` is none of the 3 classes"),
+        ({"p_none": 1.7}, {}, r"found\.jsonl:1: a probability of it is no number from 0 to 1"),
+        ({"p_none": None}, {}, r"found\.jsonl:1: a probability of it is no number"),
+        ({"p_none": 0.0, "p_some": 0.0, "p_many": 0.5}, {}, r"found\.jsonl:1: its probabilities add up to 0\.5000"),
+        ({"id": ""}, {}, r"found\.jsonl:1: has no `id`"),
+    ],
+)
+def test_what_cannot_be_used_is_named(
+    tmp_path: Path, change: dict[str, Any], section: dict[str, Any], said: str
+) -> None:
+    rows = table(4)
+    for name, value in change.items():
+        rows[name][0] = value
+    write(tmp_path, rows)
+    with pytest.raises(LauncherError, match=said):
+        score(tmp_path, **section)
+
+
+def test_a_limit_lets_unreadable_rows_pass_and_counts_them(tmp_path: Path) -> None:
+    rows = table(10)
+    rows["label"][3] = "other"
+    write(tmp_path, rows)
+    report = score(tmp_path, limit=0.2)
+    assert (report.scores.n, report.scores.counts["unreadable records"]) == (9, 1)
+
+
+def test_a_recipe_of_saved_predictions_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, table())
+    task = {"type": "classification", "name": "found", "files": "./found.jsonl", "labels": "multiclass"}
+    context = evaluation(tmp_path, task, model=None)
+
+    main(context)
+
+    scores = scores_of(context)
+    assert scores.model == {}
+    assert scores.tasks["found"].n == len(items_of(context)) == 40
+    assert "found: 40 items  auroc 0." in capsys.readouterr().out
+    with pytest.raises(ValueError, match="model: no task uses it; leave it out"):
+        evaluation(tmp_path, task)
+    with pytest.raises(ValueError, match=r"model: is missing, and tasks\.0 needs one"):
+        evaluation(tmp_path, {"type": "choice", "name": "a", "format": "choice", "files": "a"}, model=None)

@@ -1,0 +1,10 @@
+#!/bin/bash -l
+# Values of the profile are meant literally:
+# shellcheck disable=SC2016
+set -e
+cd /runs/.submissions/0a1b2c3d-1
+module load cuda/12.8
+export PYTHONPATH=/runs/.code/0123456789abcdef"${PYTHONPATH:+:$PYTHONPATH}"
+# The batch process asks the run to stop when USR1 comes; until it listens, USR1 must not end the job.
+trap '' USR1
+exec /usr/bin/python3 -u -m jobs.batch.main /runs/.submissions/0a1b2c3d-1 --local

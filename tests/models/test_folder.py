@@ -1,0 +1,38 @@
+"""Folders of models as a whole: who may read them, and what binds what is made of them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from jobs.models.folder import let_others_read, require_data_use
+from launcher.errors import LauncherError
+
+
+@pytest.fixture(params=[0o022, 0o027, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_weights_have_the_rights_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
+    for folder in (tmp_path, tmp_path / "beneath"):
+        folder.mkdir(exist_ok=True)
+        save_file({"x": torch.zeros(1)}, folder / "model.safetensors")
+
+    let_others_read(tmp_path)
+
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.safetensors")} == {0o666 & ~umask}
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"model.safetensors"}
+
+
+def test_nothing_open_is_made_of_a_credentialed_model(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"data_use": "credentialed"}')
+
+    with pytest.raises(LauncherError, match=f"data_use: `{tmp_path}` was made of credentialed data"):
+        require_data_use("open", [Path("org/name"), tmp_path])
+    require_data_use("credentialed", [tmp_path])

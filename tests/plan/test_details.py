@@ -1,0 +1,199 @@
+"""`launcher plan`: time, traffic, cost and other ways to run a training, against sums worked out here by hand."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launcher.cluster import Cluster
+from launcher.load import load_recipes
+from launcher.plan.alternatives import find_alternatives
+from launcher.plan.details import GPU_HOURS_PER_FAILURE, detail_shape
+from launcher.plan.forecast import usable_memory
+from launcher.plan.memory import estimate_memory
+from launcher.plan.model_shape import ModelShape, read_shape
+from launcher.plan.step_time import USUAL_NETWORK, estimate_step
+from launcher.plan.traffic import estimate_traffic
+from launcher.plan.utilisation import UNTUNED, expected_mfu
+from launcher.recipe.kinds.cpt import CptRecipe
+from launcher.recipe.quantities import Size
+from tests.support.command_line import launcher
+from tests.support.model_configs import LLAMA_7B
+from tests.support.training_runs import ASSETS
+
+PARAMETERS = 6_738_415_616
+GPUS = {"type": "a100", "memory": "80GB", "network": "13GB", "price": 1.5}
+
+
+@pytest.fixture
+def llama() -> ModelShape:
+    found = read_shape(LLAMA_7B)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def site(make_cluster: Callable[..., Cluster]) -> Cluster:
+    return make_cluster(gpus=GPUS)
+
+
+def biomed(**changes: object) -> CptRecipe:
+    (loaded,) = load_recipes(
+        ASSETS.parent / "biomed_llama_cpt.yaml", [f"{key}={value}" for key, value in changes.items()]
+    )
+    assert isinstance(loaded.recipe, CptRecipe)
+    return loaded.recipe
+
+
+def sent(recipe: CptRecipe, shape: ModelShape) -> dict[str, tuple[str, int]]:
+    return {one.name: (one.level, one.bytes) for one in estimate_traffic(recipe, shape)}
+
+
+def test_hybrid_shard_gathers_inside_a_node_and_reduces_shards_between_nodes(llama: ModelShape) -> None:
+    messages = sent(biomed(), llama)
+
+    gathered = 64 * 2 * PARAMETERS * 3 // 4  # 64 micro batches, once each: the weights stay gathered until the backward
+    assert messages["all-gather of weights"] == ("inside a node", pytest.approx(gathered, rel=1e-6))
+    assert messages["reduce-scatter of gradients"] == ("inside a node", PARAMETERS * 4 * 3 // 4)
+    reduced = 2 * (PARAMETERS * 4 // 4) * 7 // 8
+    assert messages["all-reduce of sharded gradients"] == ("between nodes", pytest.approx(reduced, rel=1e-6))
+
+
+def test_full_shard_gathers_twice_and_over_the_network(llama: ModelShape) -> None:
+    recipe = biomed(**{"parallel": "{strategy: full_shard, reshard_after_forward: true}"})
+
+    level, size = sent(recipe, llama)["all-gather of weights"]
+
+    assert (level, size) == ("between nodes", pytest.approx(2 * 64 * 2 * PARAMETERS * 31 / 32, rel=1e-6))
+
+
+def test_a_rank_alone_sends_nothing(llama: ModelShape) -> None:
+    assert (
+        estimate_traffic(
+            biomed(
+                **{
+                    "parallel": "{strategy: ddp, reshard_after_forward: true}",
+                    "resources.nodes": 1,
+                    "resources.gpus_per_node": 1,
+                }
+            ),
+            llama,
+        )
+        == ()
+    )
+
+
+def test_the_published_run_fits_and_takes_about_a_week(llama: ModelShape, site: Cluster) -> None:
+    steps = 63_000_000_000 // 2048 // 2048 + 1
+    found = detail_shape(biomed(), llama, site, steps)
+
+    assert found.memory is not None and found.memory.total <= usable_memory(Size("80GB"))
+    assert found.days == pytest.approx(7, rel=0.15)
+    assert found.steps == 15_021
+    assert found.tokens == steps * 2048 * 2048
+    assert found.gpu_hours == pytest.approx(found.days * 24 * 32)
+    assert found.price == pytest.approx(found.gpu_hours * 1.5)
+    assert found.megawatt_hours == pytest.approx(found.gpu_hours * 400 / 1e6)
+    assert found.checkpoint_bytes == 12 * PARAMETERS
+
+
+def test_a_step_takes_as_long_as_computing_or_sending(llama: ModelShape, make_cluster: Callable[..., Cluster]) -> None:
+    recipe = biomed(**{"parallel": "{strategy: full_shard}"})
+    slow = estimate_step(recipe, llama, make_cluster(gpus=GPUS))
+    usual = estimate_step(recipe, llama, make_cluster(gpus={"type": "a100"}))
+    assert slow is not None and usual is not None
+
+    total = sum(one.bytes for one in slow.traffic)
+    assert slow.seconds == slow.sending["between nodes"] == pytest.approx(total / (13e9 / 4))
+    assert usual.sending["between nodes"] == pytest.approx(total / (USUAL_NETWORK / 4))
+    flops = 2048 * 2048 * (6 * (PARAMETERS - 32000 * 4096) + 12 * 32 * 4096 * 2048)
+    assert slow.computing == pytest.approx(flops / (312e12 * slow.mfu * 32))
+
+
+def test_the_interval_between_checkpoints_is_youngs(llama: ModelShape, site: Cluster) -> None:
+    found = detail_shape(biomed(), llama, site, 100)
+
+    save = 12 * PARAMETERS / 1e9
+    assert found.save_seconds == pytest.approx(save)
+    assert found.best_interval == pytest.approx((2 * save * GPU_HOURS_PER_FAILURE * 3600 / 32) ** 0.5)
+    assert found.step is not None
+    assert found.wanted_lead == pytest.approx(found.step.seconds + save + 60)
+
+
+def test_on_40_gb_other_ways_are_found_and_each_fits(llama: ModelShape, make_cluster: Callable[..., Cluster]) -> None:
+    site, room = make_cluster(gpus=GPUS | {"memory": "40GB"}), usable_memory(Size("40GB"))
+    recipe = biomed(**{"resources.nodes": 2})
+    estimate = estimate_memory(recipe, llama)
+    assert estimate is not None and estimate.total > room
+
+    ways = find_alternatives(recipe, llama, site, room)
+
+    assert {way.strategy for way in ways if way.nodes == 2} == {"zero2", "zero3"}
+    assert all(way.memory <= room for way in ways)
+    assert [way.gpu_hours_per_step for way in ways] == sorted(way.gpu_hours_per_step for way in ways)
+    assert len([way for way in ways if way.nodes == 8]) == 1
+    for way in ways:
+        changes = {
+            "resources.nodes": way.nodes,
+            "parallel": f"{{strategy: {way.strategy}, reshard_after_forward: true}}",
+        }
+        again = biomed(**changes, **{"model.activation_checkpointing": str(way.recomputes).lower()}).sized(
+            way.micro_batch
+        )
+        check = estimate_memory(again, llama)
+        assert check is not None and check.total == way.memory
+
+
+@pytest.mark.parametrize(
+    ("gpu", "length", "recomputes", "mfu"),
+    [("a100", 2048, False, 0.6), ("a100", 2048, True, 0.5), ("h100", 2048, False, 0.42), ("a100", 16384, True, 0.45)],
+)
+def test_utilisation_follows_the_benchmark(
+    llama: ModelShape, gpu: str, length: int, recomputes: bool, mfu: float
+) -> None:
+    assert expected_mfu(llama, gpu, length, recomputes) == pytest.approx(mfu * UNTUNED)
+
+
+def test_the_memory_of_a_gpu_is_more_than_its_name_says() -> None:
+    assert usable_memory(Size("80GB")) == pytest.approx(79.1 * 2**30, rel=0.01)  # an A100, by torch
+    assert usable_memory(Size("40GB")) == pytest.approx(39.4 * 2**30, rel=0.01)
+    assert usable_memory(Size("141GB")) == pytest.approx(139.8 * 2**30, rel=0.01)  # an H200
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    model = tmp_path / "models" / "huggyllama" / "llama-7b"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text(json.dumps(LLAMA_7B))
+    path = tmp_path / "cluster.yaml"
+    roots = ", ".join(f"{name}: {tmp_path / name}" for name in ("runs", "corpora", "models", "data"))
+    path.write_text(f"name: here\nroots: {{{roots}}}\ngpus: {json.dumps(GPUS)}\n")
+    return path
+
+
+def test_the_command_shows_the_published_run(profile: Path, golden: Callable[[str, str], None]) -> None:
+    recipe = str(ASSETS.parent / "biomed_llama_cpt.yaml")
+    shown, _ = launcher(
+        "plan", recipe, "--cluster", str(profile), "--set", "schedule.length=63B tokens", environ={"COLUMNS": "80"}
+    )
+
+    assert all(len(line) <= 80 for line in shown.splitlines())
+    golden("plan.txt", "\n".join(line.rstrip() for line in shown.splitlines()) + "\n")
+
+
+def test_the_command_prints_json(profile: Path) -> None:
+    recipe = str(ASSETS.parent / "biomed_llama_cpt.yaml")
+    [one] = json.loads(launcher("plan", recipe, "--cluster", str(profile), "--json", "--rows", "2")[0])["recipes"]
+
+    assert one["details"]["parameters"] == PARAMETERS
+    assert one["details"]["days"] is None  # the corpus is not there, so the number of steps is not known
+    assert len(one["fits"]) == 2
+
+
+def test_what_trains_nothing_and_unknown_models_are_told(profile: Path) -> None:
+    recipes = [str(ASSETS.parent / name) for name in ("prepare_pmc.yaml", "clinical_baseline_mor.yaml")]
+    shown, _ = launcher("plan", *recipes, "--cluster", str(profile))
+
+    assert "prepare-pmc: `kind: prepare` trains nothing" in shown
+    assert "the sizes of `bio-clinicalbert` are not known" in shown

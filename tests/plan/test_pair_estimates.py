@@ -1,0 +1,98 @@
+"""Memory and cost of learning from pairs: two sequences a sample, and a reference where one is held."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from launcher.load import load_cluster, load_recipes
+from launcher.plan.cost import estimate_run
+from launcher.plan.forecast import forecast
+from launcher.plan.memory import estimate_memory
+from launcher.plan.model_shape import ModelShape, read_shape
+from launcher.recipe import DpoRecipe, RlRecipe
+from tests.plan.test_estimates import LLAMA_7B
+from tests.support.recipe_files import write
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def llama() -> ModelShape:
+    found = read_shape(dict(LLAMA_7B))
+    assert found is not None
+    return found
+
+
+def dpo(**changes: Any) -> DpoRecipe:
+    recipe = load_recipes(RECIPES / "medicalgpt_dpo.yaml")[0].recipe
+    assert isinstance(recipe, DpoRecipe)
+    return recipe.model_copy(update=changes)
+
+
+def parameters(recipe: DpoRecipe) -> int:
+    estimate = estimate_memory(recipe, llama())
+    assert estimate is not None
+    return estimate.parameters
+
+
+def test_a_pair_is_two_sequences() -> None:
+    one = load_recipes(RECIPES / "medicalgpt_sft.yaml")[0].recipe
+    pair = load_recipes(RECIPES / "medicalgpt_reward.yaml")[0].recipe
+    assert one.trains and pair.trains
+    single, double = (estimate_memory(recipe, llama()) for recipe in (one, pair))
+    assert single is not None and double is not None
+
+    assert double.activations == 2 * single.activations
+
+
+def test_the_cost_of_a_run_counts_both_sides() -> None:
+    cost = estimate_run(dpo(), llama(), "a100")
+
+    assert cost is not None
+    assert cost.tokens == 100 * 32 * 2 * 1536
+
+
+def test_a_frozen_copy_takes_the_bytes_of_a_model_and_an_adapter_switched_off_none() -> None:
+    size, reference = llama().parameters, dpo().reference
+    full, off = dpo(adapter=None), dpo()
+    kept = dpo(adapter=None, reference=reference.model_copy(update={"precompute": True}))
+    sharded = full.model_copy(update={"parallel": full.parallel.model_copy(update={"strategy": "full_shard"})})
+
+    assert parameters(full) - parameters(kept) == 4 * size
+    assert parameters(sharded) == 4 * size // 2 + 4 * size // 2
+    other = dpo(reference=reference.model_copy(update={"model": "another"}))
+    assert parameters(other) - parameters(off) == 2 * size
+
+
+def test_the_reference_of_ppo_is_whole_on_each_rank() -> None:
+    recipe = load_recipes(RECIPES / "medicalgpt_ppo.yaml")[0].recipe
+    assert isinstance(recipe, RlRecipe)
+    parallel = recipe.parallel.model_copy(update={"strategy": "full_shard"})
+    sharded = recipe.model_copy(update={"adapter": None, "parallel": parallel})
+    estimate, size = estimate_memory(sharded, llama()), llama().parameters
+    assert estimate is not None
+
+    assert estimate.parameters == 4 * size // recipe.resources.world_size + 4 * size
+
+
+def test_a_reward_model_is_whole_on_each_rank(tmp_path: Path) -> None:
+    """The recipe of PPO with a policy and a reward model that are there, the latter half as deep."""
+    models = {"policy": LLAMA_7B, "judge": LLAMA_7B | {"num_hidden_layers": 16}}
+    for name, config in models.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    roots = f"roots: {{runs: r, data: d, corpora: c, models: {tmp_path}}}"
+    profile = f"name: site\n{roots}\ngpus: {{per_node: 8, memory: 40GB}}\nslurm: {{lead: 60s}}\n"
+    cluster = load_cluster(str(write(tmp_path, profile, "site.yaml")))
+    found = {}
+    for judge in ("judge", "not-yet-there", None):
+        reward = {"type": "model", "path": judge} if judge else {"type": "length"}
+        settings = ["model.path=policy", f"rewards=[{json.dumps(reward)}]"]
+        [loaded] = load_recipes(RECIPES / "medicalgpt_ppo.yaml", settings)
+        found[judge] = forecast(loaded, cluster)
+        assert found[judge].memory is not None and found[judge].loading is not None
+
+    without, half, whole = (found[name].memory.parameters for name in (None, "judge", "not-yet-there"))
+    head = llama().table_parameters - llama().hidden
+    assert whole - without == 2 * (llama().parameters - head)
+    assert whole - half == 2 * 16 * llama().layer_parameters
+    assert found["judge"].loading - found[None].loading == 8 * (half - without)

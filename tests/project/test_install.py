@@ -1,0 +1,199 @@
+"""Installing: the same versions on any day, and an ordinary `pip install .` that needs neither clone nor checkout."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.support.checkouts import ROOT, copy_checkout
+from tests.support.import_scan import requirements
+
+INSTALLED = ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt", ".ci/install")
+"""What installing reads."""
+TOOLS = ("dirname", "grep", "sed", "touch")
+
+RECIPE = """\
+kind: prepare
+name: abstracts
+corpus: abstracts
+sources:
+  - format: pile
+    files: ./abstracts.jsonl
+tokenizer: ./tokenizer
+resources:
+  time: 1h
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: building leaves traces."""
+    folder = copy_checkout(tmp_path_factory.mktemp("checkout"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packages(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pip has installed the wheel."""
+    target = tmp_path_factory.mktemp("packages")
+    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet", "--disable-pip-version-check")
+    argv = [sys.executable, "-m", "pip", "install", *offline, f"--target={target}", str(checkout)]
+    subprocess.run(argv, check=True, capture_output=True)
+    assert run_with(target, target, "-c", "import launcher; print(launcher.__path__[0])") == f"{target}/launcher\n"
+    return target
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder with a recipe, away from any checkout."""
+    folder = tmp_path / "desk"
+    (folder / "tokenizer").mkdir(parents=True)
+    (folder / "abstracts.jsonl").touch()
+    (folder / "abstracts.yaml").write_text(RECIPE)
+    return folder
+
+
+def launcher(packages: Path, desk: Path, *arguments: str) -> str:
+    """Type `launcher ARGUMENTS`."""
+    return run_with(packages, desk, "-m", "launcher", *arguments, "--cluster", "a100")
+
+
+def run_with(packages: Path, desk: Path, *arguments: str) -> str:
+    """Run Python with the packages of a folder."""
+    environ = {**os.environ, "PYTHONPATH": str(packages), "HOME": str(desk), "SCRATCH": str(desk)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=desk, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_an_installed_launcher_renders_the_script_of_the_checkout(packages: Path, checkout: Path, desk: Path) -> None:
+    script = launcher(packages, desk, "render", "abstracts.yaml")
+
+    assert script == launcher(checkout, desk, "render", "abstracts.yaml")
+    assert script.startswith("#!/bin/bash")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fake_slurm")
+def test_the_code_of_a_run_is_a_copy_of_the_installed_packages(packages: Path, desk: Path) -> None:
+    launcher(packages, desk, "submit", "abstracts.yaml", "--yes")
+
+    [code] = desk.glob("runs/abstracts-*/code")
+    assert modules(code) == modules(packages) == modules(ROOT)
+
+
+def modules(root: Path) -> list[Path]:
+    return sorted(path.relative_to(root) for name in ("launcher", "jobs") for path in (root / name).rglob("*.py"))
+
+
+def pins() -> dict[str, str]:
+    """The versions in constraints.txt, by package."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split("\n")
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def test_a_pin_fits_any_machine() -> None:
+    """Neither a build for one kind of machine (`+cpu`), nor a file, nor a package that only some machines need."""
+    assert {name: version for name, version in pins().items() if not re.fullmatch(r"[\d.]+\w*", version)} == {}
+    assert [name for name in pins() if name.startswith(("nvidia", "cuda", "triton", "pip"))] == []
+
+
+@pytest.mark.parametrize("extra", requirements())
+def test_what_is_required_is_pinned_within_its_range(extra: str) -> None:
+    required = [Requirement(line) for line in requirements()[extra] if not line.startswith("launcher[")]
+    versions = pins()
+
+    assert [str(one) for one in required if canonicalize_name(one.name) not in versions] == []
+    assert [str(one) for one in required if versions[canonicalize_name(one.name)] not in one.specifier] == []
+
+
+class Machine:
+    """A checkout with an environment whose pip only writes down what it was asked for; no GPU."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkout, self.tools = folder / "checkout", folder / "tools"
+        for name in INSTALLED:
+            (self.checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, self.checkout / name)
+        self.tools.mkdir()
+        for name in TOOLS:
+            (self.tools / name).symlink_to(str(shutil.which(name)))
+        self.program(self.tools / "g++", "")
+        (folder / "Python.h").touch()
+        self.python = self.program(folder / "python", f'case "$*" in *include*) echo {folder};; esac')
+
+    def program(self, path: Path, body: str) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!{shutil.which('bash')}\n{body}\n")
+        path.chmod(0o755)
+        return path
+
+    def install(self, environment: str, *arguments: str, reaches_index: bool = True) -> list[tuple[str, list[str]]]:
+        """Run the script; return pip's constraints and its arguments, call by call."""
+        fails = "" if reaches_index else 'case "$*" in *--index-url*) exit 1;; esac'
+        pip = self.program(self.checkout / environment / "bin" / "pip", "")
+        log = 'echo "$PIP_CONSTRAINT,$PIP_BUILD_CONSTRAINT|$*" >>log'
+        self.program(pip.with_name("python"), f"{log}\n{fails}")
+        argv = [str(shutil.which("bash")), str(self.checkout / ".ci" / "install"), *arguments]
+        subprocess.run(argv, env={"PATH": str(self.tools), "PYTHON": str(self.python)}, check=True)
+        assert (self.checkout / environment / ".installed").exists()
+        calls = [line.split("|", 1) for line in (self.checkout / "log").read_text().splitlines()]
+        return [(constraint, options.partition(" install ")[2].split()) for constraint, options in calls]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def torch_range() -> str:
+    return next(line for line in requirements()["train"] if line.startswith("torch"))
+
+
+def test_installing_takes_the_pinned_versions_and_torch_for_cpus_first(machine: Machine) -> None:
+    (first, torch), (then, everything) = machine.install(".venv")
+
+    assert first == then == "constraints.txt,constraints.txt"
+    assert torch[:2] == ["--no-deps", torch_range()]
+    assert everything[0] == "-e"
+    assert set(everything[1][2:-1].split(",")) | {"core", "docs"} == set(requirements())  # `dev` brings `docs` along
+
+
+def test_the_newest_versions_go_into_an_environment_of_their_own(machine: Machine) -> None:
+    (first, torch), (then, _) = machine.install("build/latest", "build/latest", "--newest")
+
+    assert first == then == ","
+    assert torch[:2] == ["--no-deps", torch_range()]
+    assert not (machine.checkout / ".venv").exists()
+
+
+def test_where_torchs_own_index_is_out_of_reach_the_pinned_torch_is_taken(machine: Machine) -> None:
+    _, (_, torch), _ = machine.install("build/latest", "build/latest", "--newest", reaches_index=False)
+
+    assert torch == ["--no-deps", f"torch=={pins()['torch']}"]
+
+
+def test_other_pins_are_installed_by_the_next_make(machine: Machine) -> None:
+    machine.install(".venv")
+    make = ["make", "--dry-run", "install"]
+    # The `make` that runs these tests tells others its own variables: `make latest` says `VENV=build/latest`.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "VENV"))}
+    run = partial(subprocess.run, cwd=machine.checkout, env=environ, capture_output=True, text=True, check=True)
+
+    idle, due = (run([*make, *more]).stdout for more in ([], ["--what-if=constraints.txt"]))
+
+    assert "ci/install" not in idle
+    assert "bash .ci/install .venv" in due

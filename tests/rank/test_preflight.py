@@ -1,0 +1,266 @@
+"""What all ranks check before the work, and how they meet for it."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.batch.rendezvous import choose_port
+from jobs.rank.context import Context, load_context
+from jobs.rank.preflight import (
+    Judgement,
+    UnfitNodeError,
+    code_hash,
+    judge,
+    preflight,
+    room_needed,
+    space_faults,
+    write_faults,
+)
+from jobs.rank.ranks import Ranks
+from jobs.rank.start_barrier import MissingRanksError, StartBarrier
+from launcher.cluster import Cluster
+from launcher.errors import RunError
+from launcher.run.ledger import append_event, read_attempts
+from launcher.run.paths import COMPLETE, RunDir
+from tests.support.counting_runs import PROJECT, Play, write_run
+from tests.support.waiting import PATIENCE, wait_for
+
+NODES = ["gpu01", "gpu02"]
+
+
+def where(rank: int) -> str:
+    return NODES[rank // 2]
+
+
+@pytest.fixture
+def meeting_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(choose_port(10000 + 2 * (os.getpid() % 10000), (10000, 32000))))
+
+
+def place(rank: int, world_size: int = 4) -> Ranks:
+    return Ranks(rank, world_size, rank % 2, 2, rank // 2)
+
+
+def in_all_ranks(act: Callable[[int], Any], ranks: range = range(4)) -> list[Any]:
+    """Run `act(rank)` for all ranks at once; exceptions are results."""
+
+    def caught(rank: int) -> Any:
+        try:
+            return act(rank)
+        except (MissingRanksError, UnfitNodeError, RunError) as error:
+            return error
+
+    with ThreadPoolExecutor(len(ranks)) as pool:
+        return list(pool.map(caught, ranks))
+
+
+@pytest.mark.usefixtures("meeting_place")
+def test_all_ranks_hear_one_judgement_of_all_reports_and_leave_together() -> None:
+    ready: list[int] = []
+    left: list[int] = []
+    left_early: list[int] = []
+
+    def meet(rank: int) -> str:
+        barrier = StartBarrier(place(rank), where)
+        said = barrier.ask_all({"rank": rank}, lambda reports: str([report["rank"] for report in reports]))
+        ready.append(rank)
+        if rank == 0:
+            wait_for(lambda: len(ready) == 4, "the other ranks")
+            left_early.extend(left)
+        barrier.leave()
+        left.append(rank)
+        return said
+
+    assert in_all_ranks(meet) == ["[0, 1, 2, 3]"] * 4
+    assert left_early == []
+    assert sorted(left) == [0, 1, 2, 3]
+
+
+@pytest.mark.usefixtures("meeting_place")
+def test_ranks_that_do_not_come_are_named_with_their_nodes() -> None:
+    def meet(rank: int) -> str:
+        return StartBarrier(place(rank), where, seconds=20 if rank else 1).ask_all({}, lambda _: "")
+
+    for error in in_all_ranks(meet, range(2)):
+        assert str(error) == "rank 2 on gpu02, rank 3 on gpu02 did not arrive within 1 s"
+        assert error.nodes == ("gpu02",)
+
+
+@pytest.mark.usefixtures("meeting_place")
+def test_a_first_rank_that_does_not_come_is_named() -> None:
+    with pytest.raises(MissingRanksError, match="rank 0 on gpu01 did not arrive within 1 s"):
+        StartBarrier(place(2), where, seconds=1)
+
+
+@pytest.mark.usefixtures("meeting_place")
+def test_a_first_rank_whose_port_is_taken_does_not_say_that_it_waited() -> None:
+    taken = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1)
+
+    with (
+        socket.create_server(taken),
+        pytest.raises(MissingRanksError, match=r"rank 0 on gpu01 cannot open the start barrier: .*EADDRINUSE"),
+    ):
+        StartBarrier(place(0), where, seconds=1)
+
+
+def report(rank: int, **changes: Any) -> dict[str, Any]:
+    agreed = {"fingerprint": "f", "code": "c", "queued": "f", "faults": [], "shortages": []}
+    return {"rank": rank, "node": where(rank), **agreed, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, Judgement()),
+        ({3: {"faults": ["3 of 4 GPUs are visible"]}},
+         Judgement(node="gpu02: 3 of 4 GPUs are visible", unfit=("gpu02",))),
+        ({0: {"faults": ["x"]}, 1: {"faults": ["x"]}, 3: {"faults": ["y"]}},
+         Judgement(node="gpu01: x; gpu02: y", unfit=("gpu01", "gpu02"))),
+        ({0: {"shortages": ["full"]}, 3: {"faults": ["y"]}}, Judgement(node="gpu01: full; gpu02: y", unfit=("gpu02",))),
+        ({2: {"code": "other"}},
+         Judgement("the ranks do not see the same code: rank 2 on gpu02 differ from the others")),
+        ({1: {"fingerprint": "g"}, 2: {"fingerprint": "g2"}},
+         Judgement("the ranks do not see the same recipe.json: rank 1 on gpu01, rank 2 on gpu02 differ from the "
+                   "others")),
+        ({rank: {"queued": "q"} for rank in range(4)},
+         Judgement("recipe.json is not the recipe that was queued; submit the changed recipe as a new run")),
+    ],
+)  # fmt: skip
+def test_the_judgement_names_the_odd_ones(changes: dict[int, dict[str, Any]], said: Judgement) -> None:
+    assert judge([report(rank, **changes.get(rank, {})) for rank in range(4)]) == said
+
+
+def test_a_run_directory_that_cannot_be_written_is_a_fault(tmp_path: Path) -> None:
+    gone = RunDir(tmp_path / "gone")
+
+    [fault] = write_faults(gone)
+
+    assert space_faults(gone, None) == []
+    assert fault == f"cannot write and read `{tmp_path}/gone`: No such file or directory"
+
+
+def test_a_run_directory_where_not_even_the_probe_can_be_removed_is_a_fault(tmp_path: Path) -> None:
+    """A file system that has become read-only refuses to remove what is not there, too."""
+    [fault] = write_faults(RunDir(tmp_path / ("x" * 300)))
+
+    assert fault.endswith("File name too long")
+
+
+def test_room_for_another_checkpoint_is_needed(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    assert write_faults(run) + space_faults(run, None) == []
+    for step, size in ((10, 1), (20, 10**18)):
+        run.checkpoint(step).mkdir(parents=True)
+        (run.checkpoint(step) / COMPLETE).write_text(json.dumps({"files": {"model": [size, "0"]}}))
+
+    [fault] = space_faults(run, expected=1)
+
+    assert fault.endswith("GiB left, but the run needs 931322575.6 GiB (1 checkpoint of 931322574.6 GiB)")
+    assert list(tmp_path.iterdir()) == [run.checkpoints]  # the probe is gone
+
+
+def test_before_the_first_checkpoint_the_estimate_tells_the_room_for_two(tmp_path: Path) -> None:
+    run, seven_billion = RunDir(tmp_path), 12 * 6_738_415_616
+
+    [fault] = space_faults(run, expected=10**4 * seven_billion)
+
+    assert room_needed(run, seven_billion).total == 2**30 + 2 * seven_billion
+    assert fault.endswith("but the run needs 1506154.3 GiB (2 checkpoints of about 753076.6 GiB)")
+    assert room_needed(run, None).total == 2**30
+
+
+def test_the_hash_of_the_code_tells_any_change(tmp_path: Path) -> None:
+    (tmp_path / "jobs" / "data").mkdir(parents=True)
+    module = tmp_path / "jobs" / "data" / "x.py"
+    hashes = []
+    for content in ("1", "2"):
+        module.write_text(content)
+        hashes.append(code_hash(tmp_path))
+    module.rename(module.with_name("y.py"))
+    hashes.append(code_hash(tmp_path))
+
+    assert len(set(hashes)) == 3
+
+
+@pytest.fixture
+def run(tmp_path: Path, make_cluster: Callable[..., Cluster]) -> RunDir:
+    run = RunDir(tmp_path / "run")
+    write_run(run, Play(gpus_per_node=0).recipe.model_dump(mode="json"), make_cluster(gpus={"device": "cpu"}))
+    append_event(run.ledger, 0, nodes=NODES)
+    run.attempt_logs(0).mkdir(parents=True)
+    return run
+
+
+def context_of(run: RunDir, rank: int = 0, world_size: int = 1) -> Context:
+    return load_context(run, 0, place(rank, world_size))
+
+
+def test_a_rank_that_is_alone_needs_no_meeting(run: RunDir) -> None:
+    assert preflight(context_of(run)) is None
+
+
+@pytest.mark.usefixtures("meeting_place")
+def test_every_rank_refuses_a_recipe_that_was_changed_after_it_was_queued(run: RunDir) -> None:
+    run.recipe.write_text(run.recipe.read_text().replace("stories260k", "stories15m"))
+
+    errors = in_all_ranks(lambda rank: preflight(context_of(run, rank, 4)))
+
+    assert all(isinstance(error, RunError) for error in errors)
+    assert not run.preflight(0).exists()
+
+
+@pytest.mark.usefixtures("meeting_place")
+def test_an_unfit_node_is_left_in_the_attempts_folder_for_the_batch_process(
+    tmp_path: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    run = RunDir(tmp_path / "run")
+    write_run(run, Play(gpus_per_node=64).recipe.model_dump(mode="json"), make_cluster(gpus={"device": "cuda"}))
+    run.attempt_logs(0).mkdir(parents=True)
+
+    errors = in_all_ranks(lambda rank: preflight(context_of(run, rank, 2)), range(2))
+
+    assert all(isinstance(error, UnfitNodeError) for error in errors)
+    left = json.loads(run.preflight(0).read_text())
+    assert "of 64 GPUs are visible" in left["message"]
+    assert left["unfit"] == [os.uname().nodename]
+
+
+def start_task(run: RunDir) -> "subprocess.CompletedProcess[str]":
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "jobs", str(run.root)]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+
+def test_a_task_with_a_recipe_it_cannot_read_ends_with_the_code_that_is_never_restarted(run: RunDir) -> None:
+    run.recipe.write_text(json.dumps({**json.loads(run.recipe.read_text()), "spelling": 1}))
+
+    done = start_task(run)
+
+    assert done.returncode == 78
+    assert "spelling" in done.stderr
+    assert "Traceback" not in done.stderr
+    (attempt,) = read_attempts(run.ledger)
+    assert attempt.fault
+    assert done.stderr.startswith(attempt.fault)
+
+
+def test_a_task_without_its_secret_ends_with_the_code_that_is_never_restarted(
+    tmp_path: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    run = RunDir(tmp_path / "run")
+    recipe = {**Play(gpus_per_node=0).recipe.model_dump(mode="json"), "secrets": ["LAUNCHER_TEST_TOKEN"]}
+    write_run(run, recipe, make_cluster(gpus={"device": "cpu"}))
+
+    done = start_task(run)
+
+    assert done.returncode == 78
+    assert f"rank 0 on {os.uname().nodename}: secrets: `LAUNCHER_TEST_TOKEN` not set" in done.stderr

@@ -1,0 +1,69 @@
+"""A pipeline on a real Slurm: queued at once, preempted on its way, and not done again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launcher.devcluster import DevCluster
+from launcher.run.ledger import read_attempts
+from launcher.run.paths import PipelineDir, RunDir
+from tests.slurm.site import RECIPES, Site, last_step, manifest
+
+pytestmark = pytest.mark.slurm
+
+STAGES = {
+    "prepare": ("prepare_pile_pubmed", {"corpus": "pubmed"}),
+    "pretrain": (
+        "biomed_llama_cpt",
+        {"data.corpora": [{"name": "pubmed"}], "output": "pretrained", "schedule.length": "16 steps"}
+        | {"resources.nodes": 1, "resources.gpus_per_node": 1, "parallel.strategy": "full_shard"},
+    ),
+    "after": (
+        "biomed_llama_eval",
+        {"model.path": "pretrained", "array_size": 2}
+        | {"tasks": [{"type": "perplexity", "name": "heldout", "corpus": "pubmed", "limit": 4}]},
+    ),
+}
+"""By stage: its recipe, and what is set in it."""
+
+
+def test_a_preempted_pipeline_finishes_and_is_not_done_again(devcluster: DevCluster, tmp_path: Path) -> None:
+    site, path = Site(devcluster), tmp_path / "pipeline.yaml"
+    stages_of = {name: {"recipe": f"{RECIPES}/{file}.yaml", "set": keys} for name, (file, keys) in STAGES.items()}
+    path.write_text(json.dumps({"kind": "pipeline", "name": "small", "stages": stages_of}))
+    first = submit(site, path)
+    stages = {row["stage"]: RunDir(devcluster.layout.folder / "runs" / row["folder"]) for row in first["stages"]}
+    assert [*stages] == [*STAGES]
+    assert all(row["job"] for row in first["stages"]), "all of it is queued at once"
+
+    site.preempt(stages["pretrain"], step=4)
+    for name in STAGES:
+        site.wait_until_finished(stages[name])
+
+    reasons = [attempt.reason for attempt in read_attempts(stages["pretrain"].ledger)]
+    assert reasons == ["preempted", "finished"]
+    assert last_step(stages["pretrain"]) == 16
+    evaluated = json.loads((stages["after"].outputs / "scores.json").read_text())
+    artifacts = PipelineDir(devcluster.layout.folder / "runs" / first["pipeline"]).artifacts
+    assert manifest(artifacts / "models" / "pretrained")["run"] == stages["pretrain"].root.name.rpartition("-")[2]
+    assert evaluated["tasks"]
+    before = newest_job(site)
+
+    again = submit(site, path)
+
+    assert [row["folder"] for row in again["stages"]] == [row["folder"] for row in first["stages"]]
+    assert [row["job"] for row in again["stages"]] == [""] * 3
+    assert newest_job(site) == before
+
+
+def newest_job(site: Site) -> int:
+    """The highest number of a job that Slurm has given."""
+    told = site.slurm("squeue", "--noheader", "--states=all", "--format=%A").split()
+    return max(int(job) for job in told)
+
+
+def submit(site: Site, path: Path) -> dict[str, list[dict[str, str]]]:
+    """Submit the pipeline's rehearsal and return what was said."""
+    told: dict[str, list[dict[str, str]]] = json.loads(site.launcher("submit", path, "--rehearse", "--yes", "--json"))
+    return told

@@ -1,0 +1,236 @@
+"""Pipelines of merges that only write a file, and the people and machines that get in each other's way."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from types import MappingProxyType
+from unittest.mock import patch
+
+from launcher.cluster import Cluster
+from launcher.errors import RunError, SlurmError
+from launcher.load.pipeline import LoadedPipeline, LoadedStage
+from launcher.load.recipes import LoadedRecipe
+from launcher.load.yaml_tree import Origin, YamlNode
+from launcher.operate import stop as ending
+from launcher.pipeline.advance import advance
+from launcher.pipeline.find import pipelines_with
+from launcher.pipeline.plan import plan_pipeline
+from launcher.pipeline.record import Pipeline
+from launcher.pipeline.states import read_stages
+from launcher.pipeline.submit import submit_pipeline
+from launcher.recipe import read_recipe
+from launcher.recipe.identity import identify
+from launcher.recipe.pipeline import PipelineRecipe
+from launcher.run.index import register
+from launcher.run.ledger import append_event, has_finished, read_attempts
+from launcher.run.paths import PipelineDir, RunDir
+from launcher.run.record import RunRecord
+from launcher.run.stage_inputs import missing_inputs
+from launcher.submit.snapshot import read_code
+from tests.support.fake_scheduler import FakeJob, FakeScheduler, read_made, write_made
+
+RESOURCES = {"cpus_per_task": 1, "time": "10min"}
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One stage: what it reads, and a number that decides what it makes."""
+
+    parents: tuple[int, ...]
+    seed: int = 0
+
+
+Spec = tuple[StageSpec, ...]
+
+
+def expected_content(spec: Spec, place: int) -> str:
+    """What a stage makes, worked out from the whole pipeline."""
+    inputs = [expected_content(spec, parent) for parent in spec[place].parents] or ["base", "adapter"]
+    return content_of(spec[place].seed, inputs)
+
+
+def content_of(seed: int, inputs: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps([seed, *sorted(inputs)]).encode()).hexdigest()[:16]
+
+
+def load(spec: Spec, folder: Path, publish: Mapping[str, str] = MappingProxyType({})) -> LoadedPipeline:
+    """What loading the file of such a pipeline gives."""
+    stages = []
+    for place, stage in enumerate(spec):
+        base, *others = [f"made-{parent}" for parent in stage.parents] or ["base", "adapter"]
+        adapters = [{"path": one} for one in others] or [{"path": "adapter"}]
+        fields = {"kind": "merge", "name": f"stage-{place}", "base_model": base, "adapters": adapters}
+        fields |= {"output": f"made-{place}", "seed": stage.seed, "resources": RESOURCES}
+        recipe = read_recipe(json.dumps(fields))
+        stages.append(LoadedStage(f"s{place}", LoadedRecipe(recipe, folder / "recipe.yaml", "")))
+    listed = {stage.name: {"recipe": "recipe.yaml"} for stage in stages}
+    recipe = PipelineRecipe.model_validate_json(
+        json.dumps({"kind": "pipeline", "name": "p", "stages": listed, "publish": dict(publish)})
+    )
+    return LoadedPipeline(recipe, tuple(stages), folder / "p.yaml", "", YamlNode({}, Origin("p.yaml", None)))
+
+
+@dataclass
+class World:
+    """A site, its Slurm, and every pipeline that was submitted."""
+
+    folder: Path
+    scheduler: FakeScheduler = field(default_factory=FakeScheduler)
+    specs: dict[str, Spec] = field(default_factory=dict)
+    """By the pipeline's folder."""
+    made: dict[str, int] = field(default_factory=dict)
+    """How many times each content was made."""
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "models", "corpora", "data", "code/launcher"):
+            (self.folder / name).mkdir(parents=True)
+        (self.folder / "code" / "launcher" / "one.py").touch()
+        write_made(self.folder / "models" / "base", "base")
+        write_made(self.folder / "models" / "adapter", "adapter")
+        write_made(self.folder / "models" / "made-0", "of an earlier pipeline, with a name that stages use, too")
+        roots = {name: str(self.folder / name) for name in ("runs", "models", "corpora", "data")}
+        self.cluster = Cluster.model_validate_json(json.dumps({"name": "test", "roots": roots}))
+        queue, find = (lambda _cluster: self.scheduler), self.scheduler.find
+        modules = ("submit.resubmit", "submit.plan_submission", "submit.queue_all", "pipeline.advance")
+        self._patches = [
+            *(patch(f"launcher.{module}.queue_of", queue) for module in modules),
+            *(patch(f"launcher.{module}.find_jobs", find) for module in ("monitor.run_state", "operate.stop")),
+            patch("launcher.operate.stop.end_jobs", self.scheduler.end),
+            patch("launcher.pipeline.faults.check_all", lambda *_: []),
+            patch("launcher.pipeline.faults.find_unstartable", lambda *_: []),
+            patch("launcher.pipeline.plan.read_code", partial(read_code, source=self.folder / "code")),
+        ]
+        for one in self._patches:
+            one.start()
+
+    def close(self) -> None:
+        for one in self._patches:
+            one.stop()
+
+    def submit(self, spec: Spec, **publish: str) -> Pipeline | None:
+        """Submit a pipeline; None if it is refused."""
+        try:
+            pipeline = submit_pipeline(plan_pipeline(load(spec, self.folder, publish), self.cluster))
+        except (RunError, SlurmError):
+            return None
+        self.specs[str(pipeline.folder.root)] = spec
+        return pipeline
+
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """All that were submitted, oldest first."""
+        return [Pipeline(PipelineDir(Path(folder))) for folder in self.specs]
+
+    def advance(self, pipeline: Pipeline, resume: bool = False) -> None:
+        try:
+            advance(pipeline, self.cluster, resume)
+        except SlurmError:
+            assert self.scheduler.is_down
+
+    def advance_twice_at_once(self, pipeline: Pipeline) -> None:
+        threads = [Thread(target=self.advance, args=(pipeline,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def stop(self, pipeline: Pipeline) -> None:
+        """What `launcher cancel PIPELINE` does."""
+        pipeline.folder.stop_request.touch()
+        for one in reversed(read_stages(pipeline, self.cluster)[0].values()):
+            if one.is_alive and one.run and not self.scheduler.is_down:
+                ending.cancel(one.run, self.cluster)
+
+    def start(self, job: FakeJob) -> None:
+        """Start a job: its batch process, and its ranks' look at their inputs."""
+        run, record = job.run, RunRecord.read(job.run.record)
+        attempts = read_attempts(run.ledger)
+        if has_finished(attempts) or run.stop_request.exists():
+            job.state = "COMPLETED" if has_finished(attempts) else "FAILED"
+            self.scheduler.look_at_conditions()
+            return
+        assert not [other for other in self.scheduler.running() if other.run == run], "a run is started twice at once"
+        job.state, number = "RUNNING", len(attempts)
+        append_event(run.ledger, number, job_id=job.id, started=float(number))
+        if missing_inputs(record):
+            append_event(run.ledger, number, missing_inputs=True)
+            self._end(job, "bad_recipe", "stop", "FAILED")
+            return
+        recipe = read_recipe(run.recipe.read_text())
+        assert record.pipeline is not None
+        spec, place = self.specs[record.pipeline], int(str(record.stage)[1:])
+        found = [read_made(Path(record.locations.model(one.name))) for one in recipe.inputs()]
+        wanted = [expected_content(spec, parent) for parent in spec[place].parents]
+        assert set(wanted) <= set(found), f"{record.stage} started without complete inputs"
+        identity = identify(recipe, record.locations)
+        assert identity is not None
+        identity.write(run.identity)
+
+    def finish(self, job: FakeJob) -> None:
+        """Let a running job succeed."""
+        record = RunRecord.read(job.run.record)
+        spec, place = self.specs[str(record.pipeline)], int(str(record.stage)[1:])
+        content = expected_content(spec, place)
+        write_made(record.locations.folder("model", f"made-{place}"), content)
+        self.made[content] = self.made.get(content, 0) + 1
+        assert self.made[content] == 1, f"{record.stage} was carried out twice"
+        self._end(job, "finished", "done", "COMPLETED")
+
+    def fail(self, job: FakeJob) -> None:
+        self._end(job, "error", "stop", "FAILED")
+
+    def preempt(self, job: FakeJob) -> None:
+        """Let a job be requeued: what waits for it goes on waiting."""
+        self._close(job.run, "preempted", "requeue")
+        job.state = "PENDING"
+
+    def _end(self, job: FakeJob, reason: str, action: str, state: str) -> None:
+        self._close(job.run, reason, action)
+        if action == "done":
+            assert register(job.run) is None
+        job.state = state
+        self.scheduler.look_at_conditions()
+
+    def _close(self, run: RunDir, reason: str, action: str) -> None:
+        number = read_attempts(run.ledger)[-1].number
+        append_event(run.ledger, number, reason=reason, action=action, ended=float(number))
+
+    def advance_after(self, job: FakeJob) -> None:
+        """What the batch process does when a stage has ended."""
+        for pipeline in pipelines_with(job.run):
+            self.advance(pipeline)
+
+    def run_to_the_end(self) -> None:
+        """Let everything happen that happens by itself, without further accidents."""
+        self.scheduler.is_down, self.scheduler.limit, self.scheduler.accident = False, None, None
+        for _ in range(1000):
+            for pipeline in self.pipelines:
+                self.advance(pipeline)
+            ready = self.scheduler.startable()
+            for job in ready:
+                self.start(job)
+            for job in self.scheduler.running():
+                self.finish(job)
+            if not ready:
+                return
+        raise AssertionError("it never ends")
+
+    def unfinished(self) -> list[tuple[str, str]]:
+        """Stages that did not finish, although all that they wait for did, and nobody stopped them."""
+        found = []
+        for pipeline in self.pipelines:
+            states, _ = read_stages(pipeline, self.cluster)
+            for name, one in states.items():
+                is_ready = all(states[other].is_finished for other in one.stage.awaits)
+                if is_ready and not one.is_finished:
+                    found.append((name, one.status.state if one.status else "removed"))
+        return found
+
+
+def edit(spec: Spec, place: int, seed: int) -> Spec:
+    """Change what one stage makes."""
+    return (*spec[:place], replace(spec[place], seed=seed), *spec[place + 1 :])

@@ -1,0 +1,31 @@
+"""Submitting in tests, and what lies in the runs folder afterwards."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from launcher.cluster import Cluster
+from launcher.load import LoadedRecipe
+from launcher.recipe import Recipe
+from launcher.run.paths import RunDir, submissions_root
+from launcher.submit.plan_submission import SubmitOptions, plan_submission
+from launcher.submit.queue_all import submit as submit_recipes
+
+MakeCluster = Callable[..., Cluster]
+MakeRecipe = Callable[..., Recipe]
+
+
+def submit(recipes: list[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[RunDir]:
+    return [frozen.folder for frozen in submit_recipes(plan_submission(recipes, cluster, options))]
+
+
+def loaded(*recipes: Recipe, folder: Path = Path("/somewhere")) -> list[LoadedRecipe]:
+    return [LoadedRecipe(recipe, folder / "recipe.yaml", f"name: {recipe.name}  # as written\n") for recipe in recipes]
+
+
+def all_runs(cluster: Cluster) -> list[Path]:
+    root = Path(cluster.roots.runs)
+    return [path for path in root.iterdir() if not path.name.startswith(".")] if root.exists() else []
+
+
+def all_submissions(cluster: Cluster) -> list[Path]:
+    return list(submissions_root(Path(cluster.roots.runs)).iterdir())

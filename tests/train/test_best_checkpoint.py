@@ -1,0 +1,99 @@
+"""The best checkpoint: chosen in the right direction, kept from rotation, asked for at the right steps."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerControl, TrainerState
+
+from jobs.rank.process_group import RankGroup
+from jobs.train.best_checkpoint import BestCheckpoint
+from jobs.train.checkpoint import CheckpointStore
+from launcher.run.paths import COMPLETE, RunDir, published_steps
+
+ALONE = RankGroup(rank=0, world_size=1, leads_node=True, device=torch.device("cpu"), control=None)
+
+
+def save(run: RunDir, keep: int, step: int, best: int | None) -> CheckpointStore:
+    store = CheckpointStore(run, ALONE, keep, ["weights.bin"])
+    folder = store.open_staging(f"checkpoint-{step}")
+    (folder / "weights.bin").write_bytes(b"w")
+    store.publish(folder, step, best)
+    return store
+
+
+def test_the_best_checkpoint_of_each_that_is_kept_is_kept(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 5)):
+        save(run, 2, step, best)
+
+    assert published_steps(run) == [2, 4, 5], "4 is one to resume from, and its best is 2"
+
+    save(run, 2, 6, 5)
+
+    assert published_steps(run) == [5, 6]
+
+
+def test_checkpoints_of_runs_without_evaluations_are_rotated_as_ever(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    for step in range(1, 6):
+        save(run, 2, step, None)
+
+    assert published_steps(run) == [4, 5]
+
+
+def test_a_damaged_best_checkpoint_is_not_gone_back_to(tmp_path: Path) -> None:
+    store = save(RunDir(tmp_path), 2, 1, 1)
+    assert (store.intact(1) / COMPLETE).is_file()
+    (RunDir(tmp_path).checkpoint(1) / "weights.bin").write_bytes(b"x")
+
+    with pytest.raises(RuntimeError, match=r"checkpoint step-00000001: weights\.bin has changed since it was saved"):
+        store.intact(1)
+
+
+@pytest.mark.parametrize(("lower_is_better", "best"), [(False, 2), (True, 1)])
+def test_the_best_is_the_first_of_the_best_scores(lower_is_better: bool, best: int) -> None:
+    callback = BestCheckpoint("score", lower_is_better, 1)
+    state = TrainerState(max_steps=9)
+    saved = []
+    for step, score in ((1, 0.3), (2, 0.8), (3, 0.8), (4, 0.3), (5, 0.5)):
+        state.global_step, control = step, TrainerControl()
+        callback.on_evaluate(args(), state, control, metrics={"eval_score": score, "eval_other": -score})
+        saved += [step] if control.should_save else []
+
+    assert state.best_global_step == best
+    assert saved[-1] == best
+
+
+def args() -> Any:
+    return SimpleNamespace(eval_on_start=False)
+
+
+def asks(step: int, stopping: bool = False) -> bool:
+    control = TrainerControl(should_training_stop=stopping)
+    BestCheckpoint("score", False, 4).on_step_end(args(), TrainerState(global_step=step, max_steps=10), control)
+    return control.should_evaluate
+
+
+def test_evaluations_are_due_every_so_many_steps_and_at_the_end() -> None:
+    assert [step for step in range(1, 11) if asks(step)] == [4, 8, 10]
+
+
+def test_an_evaluation_waits_for_the_next_attempt_if_somebody_wants_to_stop() -> None:
+    assert not asks(4, stopping=True)
+    assert asks(10, stopping=True), "there is no next attempt"
+
+
+@pytest.mark.parametrize(
+    ("step", "best", "makes_up"), [(0, None, False), (4, None, True), (4, 4, False), (5, 4, False), (10, 8, False)]
+)
+def test_an_attempt_makes_up_for_the_evaluation_of_the_step_it_begins_at(
+    step: int, best: int | None, makes_up: bool
+) -> None:
+    arguments, state = args(), TrainerState(global_step=step, max_steps=10, best_global_step=best)
+
+    BestCheckpoint("score", False, 4).on_train_begin(arguments, state, TrainerControl())
+
+    assert arguments.eval_on_start is makes_up
