@@ -3,6 +3,7 @@ VENV := .venv
 NEWEST := build/latest
 PYTHON_BIN := $(VENV)/bin
 PYTEST := $(PYTHON_BIN)/python -m pytest -q
+TESTS := bash .ci/tests $(PYTHON_BIN)/python -q
 BENCHES := submit.py step_overhead.py prepare.py read.py sft.py "sft.py --adapter lora" align.py \
     "align.py --adapter lora" export.py grpo.py molora.py evaluate.py generate.py terminology.py
 
@@ -31,14 +32,14 @@ layers: install
 	$(PYTHON_BIN)/lint-imports
 
 fast: install
-	$(PYTEST) -n 2
+	$(TESTS) -n 2
 
 # Those on Slurm wait most of the time, those that train compute: together they keep two cores busy. A worker takes whole
 # files, in the order of tests/conftest.py.
 test: fast
 	bash .ci/model-packages
 	bash .ci/slurm-packages
-	$(PYTEST) -m "(slow or slurm) and not long" -n 4 --dist loadfile --no-loadscope-reorder
+	$(TESTS) -m "(slow or slurm) and not long" -n 4 --dist loadfile --no-loadscope-reorder
 
 # What `make test` leaves out, since it takes hours: the slow tests in every strategy; every adapter in every strategy on a real
 # Slurm, written into docs/strategies.json and docs/recipes.md; a prepare of a large file. And what needs a GPU.
