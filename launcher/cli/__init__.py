@@ -5,10 +5,11 @@ import errno
 import gc
 import os
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from launcher import __version__
 from launcher.cli import (
     chat,
     compare,
@@ -31,14 +32,29 @@ from launcher.errors import LauncherError
 _NO_BUGS = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS, errno.ESTALE)
 """Errors of a full or protected file system, which a traceback would not explain."""
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"launcher {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="launcher",
-    help="Submit biomedical language-model training to Slurm, watch it, debug it and resume it.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Submit biomedical language-model training to Slurm, watch it, debug it and resume it."""
+
 
 app.command()(recipe.validate)
 app.command()(recipe.schema)

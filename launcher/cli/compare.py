@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption
+from launcher.cli.completion import complete_recipes_and_runs
 
 if TYPE_CHECKING:
     from launcher.scores.comparison import Comparison
@@ -23,6 +24,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="RUN|FILE...",
+            autocompletion=complete_recipes_and_runs,
             help="Runs of `kind: evaluate`: ids, recipe names, run directories; or a `scores.json` or its folder.",
         ),
     ],

@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption, OverridesOption, RehearseOption, StageArgument
+from launcher.cli.completion import complete_recipes_and_runs
 
 if TYPE_CHECKING:
     from launcher.slurm.parse import Job
 
 
 def debug(
-    target: Annotated[str, typer.Argument(metavar="RECIPE|RUN", help="Recipe file, or a run whose recipe to use.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|RUN",
+            help="Recipe file, or a run whose recipe to use.",
+            autocompletion=complete_recipes_and_runs,
+        ),
+    ],
     stage: StageArgument = None,
     *,
     overrides: OverridesOption = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption, RunsArgument, WhereOption, refuse_where
+from launcher.cli.completion import complete_runs
 from launcher.cli.pipeline import resume as resume_pipeline
 from launcher.cli.pipeline import stop as stop_pipeline
 
@@ -134,7 +135,9 @@ def save(runs: RunsArgument, cluster: ClusterOption = None) -> None:
 
 
 def sync(
-    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="Runs; all by default.")] = None,
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN...]", help="Runs; all by default.", autocompletion=complete_runs)
+    ] = None,
     cluster: ClusterOption = None,
 ) -> None:
     """Send what runs tracked offline to W&B; several attempts become one W&B run."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption
+from launcher.cli.completion import complete_recipes_and_runs
 
 if TYPE_CHECKING:
     from launcher.cli.views.graph_view import GraphNode
@@ -194,7 +195,14 @@ def resume(pipeline: "Pipeline", profile: "Cluster") -> None:
 
 
 def graph(
-    pipeline: Annotated[str, typer.Argument(metavar="PIPELINE", help="Pipeline file, or one that was submitted.")],
+    pipeline: Annotated[
+        str,
+        typer.Argument(
+            metavar="PIPELINE",
+            help="Pipeline file, or one that was submitted.",
+            autocompletion=complete_recipes_and_runs,
+        ),
+    ],
     cluster: ClusterOption = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write a drawing instead: a file that ends in .svg.")

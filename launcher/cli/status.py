@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, MetricOption, WhereOption, refuse_where
+from launcher.cli.completion import complete_runs
 from launcher.cli.pipeline import show
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ NEWEST = 30
 
 def status(
     run: Annotated[
-        str | None, typer.Argument(help="Run id, recipe name (its newest run), run directory, or name of a sweep.")
+        str | None,
+        typer.Argument(
+            help="Run id, recipe name (its newest run), run directory, or name of a sweep.",
+            autocompletion=complete_runs,
+        ),
     ] = None,
     *,
     cluster: ClusterOption = None,

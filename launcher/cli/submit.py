@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher.cli.arguments import (
+    AfterOption,
     ClusterOption,
     JsonOption,
     OverridesOption,
@@ -70,9 +71,7 @@ def submit(
     sweep: SweepOption = None,
     rehearse: RehearseOption = False,
     cluster: ClusterOption = None,
-    after: Annotated[
-        list[str], typer.Option(help="Start only when this run has finished; repeatable.", metavar="RUN")
-    ] = [],  # noqa: B006 - typer reads the default, nobody changes it
+    after: AfterOption = [],  # noqa: B006 - typer reads the default, nobody changes it
     max_parallel: MaxParallel = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts; queue and write nothing.")] = False,
     test_only: Annotated[

@@ -54,13 +54,18 @@ def find_profile(name: str | None) -> Path:
     elif "/" in name or name.endswith((".yaml", ".yml")):
         places, wanted = [Path(name).expanduser()], f"no cluster profile `{name}`"
     else:
-        shipped = Path(launcher.__file__).parent / "profiles"  # a link to recipes/clusters in a checkout
-        folders = (Path("recipes/clusters"), CONFIG.expanduser() / "clusters", shipped)
-        places, wanted = [folder / f"{name}.yaml" for folder in folders], f"no cluster profile `{name}`"
+        places = [folder / f"{name}.yaml" for folder in profile_folders()]
+        wanted = f"no cluster profile `{name}`"
     for place in places:
         if place.is_file():
             return place
     raise LauncherError(f"{wanted}: looked for {', '.join(map(str, places))}; {_HINT}, and name it with `--cluster`")
+
+
+def profile_folders() -> tuple[Path, Path, Path]:
+    """The folders with profiles that have a name: of a checkout, of the user, and those that are shipped."""
+    shipped = Path(launcher.__file__).parent / "profiles"  # a link to recipes/clusters in a checkout
+    return Path("recipes/clusters"), CONFIG.expanduser() / "clusters", shipped
 
 
 def _check(composer: Composer, root: YamlNode, path: Path) -> Cluster | None:
