@@ -15,7 +15,7 @@ RunArgument = Annotated[
 RunsArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN...",
+        metavar="RUN",
         help="Run ids, names (the newest runs or pipelines of them), or folders.",
         autocompletion=complete_runs,
     ),
@@ -23,12 +23,12 @@ RunsArgument = Annotated[
 StageArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[STAGE]", help="Of a pipeline: the stage.", show_default=False, autocompletion=complete_stages
+        metavar="STAGE", help="Of a pipeline: the stage.", show_default=False, autocompletion=complete_stages
     ),
 ]
 RecipesArgument = Annotated[
     list[str],
-    typer.Argument(help="Recipe files.", metavar="RECIPE...", show_default=False, autocompletion=complete_recipes),
+    typer.Argument(help="Recipe files.", metavar="RECIPE", show_default=False, autocompletion=complete_recipes),
 ]
 OverridesOption = Annotated[
     list[str] | None,

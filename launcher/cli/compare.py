@@ -23,7 +23,7 @@ def compare(
     evaluations: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN|FILE...",
+            metavar="RUN|FILE",
             autocompletion=complete_recipes_and_runs,
             help="Runs of `kind: evaluate`: ids, recipe names, run directories; or a `scores.json` or its folder.",
         ),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Prepared corpora: what is in them, are they whole, how do they differ.")
 
 CorporaArgument = Annotated[
-    list[str], typer.Argument(metavar="CORPUS...", help="Names below the profile's `roots.corpora`, or folders.")
+    list[str], typer.Argument(metavar="CORPUS", help="Names below the profile's `roots.corpora`, or folders.")
 ]
 CorpusArgument = Annotated[
     str, typer.Argument(metavar="CORPUS", help="Name below the profile's `roots.corpora`, or a folder.")

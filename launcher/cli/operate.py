@@ -136,7 +136,7 @@ def save(runs: RunsArgument, cluster: ClusterOption = None) -> None:
 
 def sync(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN...]", help="Runs; all by default.", autocompletion=complete_runs)
+        list[str] | None, typer.Argument(metavar="RUN", help="Runs; all by default.", autocompletion=complete_runs)
     ] = None,
     cluster: ClusterOption = None,
 ) -> None:

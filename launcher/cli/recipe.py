@@ -86,7 +86,7 @@ def _check(loaded: "list[LoadedRecipe]", profile: "Cluster") -> "tuple[list[Faul
 def schema(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[KIND|cluster]", help="A kind of recipe, or `cluster`; all kinds if left out."),
+        typer.Argument(metavar="KIND|cluster", help="A kind of recipe, or `cluster`; all kinds if left out."),
     ] = None,
 ) -> None:
     """Print the JSON schema of recipes or cluster profiles, for editors."""

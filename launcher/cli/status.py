@@ -30,6 +30,7 @@ def status(
     run: Annotated[
         str | None,
         typer.Argument(
+            metavar="RUN",
             help="Run id, recipe name (its newest run), run directory, or name of a sweep.",
             autocompletion=complete_runs,
         ),
