@@ -17,7 +17,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt .ci/install
 
 demo: install
 	bash .ci/slurm-packages || true
-	$(PYTHON_BIN)/python docs/demo.py
+	$(PYTHON_BIN)/launcher demo
 
 lint: style types layers
 

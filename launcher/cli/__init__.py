@@ -15,6 +15,7 @@ from launcher.cli import (
     compare,
     corpus,
     debug,
+    demo,
     devcluster,
     doctor,
     logs,
@@ -22,6 +23,7 @@ from launcher.cli import (
     pipeline,
     plan,
     recipe,
+    shipped,
     status,
     submit,
     sweep,
@@ -58,6 +60,7 @@ def options(
 
 app.command()(recipe.validate)
 app.command()(recipe.schema)
+app.command()(shipped.recipes)
 app.command()(recipe.init)
 app.command()(plan.plan)
 app.command()(doctor.doctor)
@@ -69,6 +72,7 @@ app.command()(logs.logs)
 for command in (operate.stop, operate.resume, operate.cancel, operate.save, operate.sync):
     app.command()(command)
 app.command()(debug.debug)
+app.command()(demo.demo)
 app.command()(chat.chat)
 app.command()(pipeline.graph)
 app.command()(compare.compare)

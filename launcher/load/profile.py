@@ -64,7 +64,7 @@ def find_profile(name: str | None) -> Path:
 
 def profile_folders() -> tuple[Path, Path, Path]:
     """The folders with profiles that have a name: of a checkout, of the user, and those that are shipped."""
-    shipped = Path(launcher.__file__).parent / "profiles"  # a link to recipes/clusters in a checkout
+    shipped = Path(launcher.__file__).parent / "recipes" / "clusters"  # a link in a checkout
     return Path("recipes/clusters"), CONFIG.expanduser() / "clusters", shipped
 
 

@@ -1,22 +1,21 @@
 """The demo on a machine without Slurm."""
 
-import importlib.util
 import os
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from launcher.cli import demo
+from launcher.errors import LauncherError
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir
-from tests.support.counting_runs import PROJECT
 
 SLURM = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sacct", "sinfo", "salloc", "sacctmgr", "sattach", "sbcast")
 
 
-@pytest.fixture
-def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """docs/demo.py, on a PATH where Slurm's commands are missing."""
+@pytest.fixture(autouse=True)
+def _no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PATH where Slurm's commands are missing."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for folder in reversed(os.environ["PATH"].split(os.pathsep)):
@@ -25,27 +24,20 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
             if program.name not in SLURM:
                 (programs / program.name).symlink_to(program)
     monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.setenv("LAUNCHER_DEMO", str(tmp_path / "demo"))
     for name in ("LAUNCHER_CLUSTER", "HF_HUB_OFFLINE"):  # which it sets
         monkeypatch.setenv(name, "")
-    spec = importlib.util.spec_from_file_location("demo", PROJECT / "docs" / "demo.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
 def test_without_slurm_the_demo_tells_its_story_with_processes_of_this_machine(
-    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     smaller = ("schedule.length=8 steps", "resources.nodes=1", "resources.gpus_per_node=1")
     overrides = [word for setting in smaller for word in ("--set", setting)]
     monkeypatch.setattr(demo, "TRAINING", (*demo.TRAINING, *overrides))
     monkeypatch.setattr(demo, "INTERRUPT_AT_STEP", 2)
 
-    demo.main()
+    demo.demo(tmp_path / "demo")
 
     said = capfd.readouterr().out
     [run] = map(RunDir, (tmp_path / "demo" / "runs").glob("biomed-llama-cpt-*"))
@@ -62,13 +54,22 @@ def test_without_slurm_the_demo_tells_its_story_with_processes_of_this_machine(
 
 
 def test_a_cluster_that_does_not_start_is_no_machine_without_slurm(
-    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "missing_programs", lambda **_: [])
+    monkeypatch.setattr("launcher.devcluster.machine.missing_programs", lambda **_: [])
     (tmp_path / "demo").write_text("in the way of the folder")
 
     with pytest.raises(SystemExit, match="the dev cluster did not start; the reason is above"):
-        demo.main()
+        demo.demo(tmp_path / "demo")
 
     assert "in the way" in (tmp_path / "demo").read_text()
     assert "same story" not in capfd.readouterr().out
+
+
+def test_packages_that_the_demo_needs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("torch", "wandb") else "spec")
+
+    with pytest.raises(LauncherError, match=r"needs torch, wandb; install `launcher\[data,train\]`"):
+        demo.demo(tmp_path / "demo")
+
+    assert not (tmp_path / "demo").exists()

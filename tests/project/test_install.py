@@ -86,6 +86,16 @@ def test_an_installed_launcher_renders_the_script_of_the_checkout(packages: Path
 
 
 @pytest.mark.slow
+def test_an_installed_launcher_has_every_recipe_and_its_rehearsal_data(packages: Path, desk: Path) -> None:
+    shipped, ours = packages / "launcher" / "recipes", ROOT / "recipes"
+
+    assert sorted(path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()) == sorted(
+        path.relative_to(ours) for path in ours.rglob("*") if path.is_file() and path.name != ".schema.json"
+    )
+    assert launcher(packages, desk, "render", str(shipped / "prepare_pile_pubmed.yaml"), "--rehearse").startswith("#!")
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_slurm")
 def test_the_code_of_a_run_is_a_copy_of_the_installed_packages(packages: Path, desk: Path) -> None:
     launcher(packages, desk, "submit", "abstracts.yaml", "--yes")

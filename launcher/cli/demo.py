@@ -1,7 +1,7 @@
-"""The story of the README, by its own commands: a run is preempted, requeued, resumes and finishes.
+"""`launcher demo`: the story of the README, by its own commands: a run is preempted, requeued, resumes and finishes.
 
 It uses a real Slurm (a dev cluster on this machine) if Slurm's programs are installed. Otherwise it runs ordinary
-processes, and a stop request and `launcher resume` replace the preemption. `make demo` runs it.
+processes, and a stop request and `launcher resume` replace the preemption.
 """
 
 import json
@@ -11,21 +11,26 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
-from rich.console import Console
+import typer
 
-from launcher.devcluster.machine import missing_programs
-
-ROOT = Path(__file__).parents[1]
-FOLDER = Path(os.environ.get("LAUNCHER_DEMO", Path.home() / ".launcher" / "demo"))
+SHIPPED = Path(__file__).parents[1]
+"""The folder that holds `recipes/`, a link in a checkout."""
 PREPARE = ("recipes/prepare_pile_pubmed.yaml", "--rehearse")
 TRAINING = ("recipes/biomed_llama_cpt.yaml", "--rehearse")
 INTERRUPT_AT_STEP = 15
 
 
-def main() -> None:
-    """Tell the story."""
-    profile, on_slurm = start_cluster()
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--dir", help="The folder for everything that the demo makes.", file_okay=False)
+    ] = Path("~/.launcher/demo"),
+) -> None:
+    """Show how a run is preempted, resumes and finishes: a few minutes on this machine, without a GPU."""
+    refuse_missing_packages()
+    folder = folder.expanduser().absolute()
+    profile, on_slurm = start_cluster(folder)
     os.environ |= {"LAUNCHER_CLUSTER": str(profile), "HF_HUB_OFFLINE": "1"}
 
     say("The corpus: 500 PubMed abstracts, tokenised, split and checksummed.")
@@ -37,7 +42,7 @@ def main() -> None:
     wait_until(lambda: last_step(run) >= INTERRUPT_AT_STEP, run)
     if on_slurm:
         say(f"It has reached step {last_step(run)}. Now a job with a higher priority takes its nodes.")
-        launcher("devcluster", "preempt", "--dir", str(FOLDER / "cluster"))
+        launcher("devcluster", "preempt", "--dir", str(folder / "cluster"))
     else:
         say(f"It has reached step {last_step(run)}. Now it is asked to stop, and then resumed.")
         launcher("stop", run.name)
@@ -50,20 +55,39 @@ def main() -> None:
     launcher("status")
     say(f"Everything about it is in {run}")
     if on_slurm:
-        say(f"The cluster is still running; to stop it: launcher devcluster down --dir {FOLDER / 'cluster'}")
+        say(f"The cluster is still running; to stop it: launcher devcluster down --dir {folder / 'cluster'}")
 
 
-def start_cluster() -> tuple[Path, bool]:
+def refuse_missing_packages() -> None:
+    """Refuse to begin without what a prepare and a training import.
+
+    Raises:
+        LauncherError: Something is not installed.
+    """
+    from importlib.util import find_spec
+
+    from launcher.errors import LauncherError
+
+    needed = ("torch", "transformers", "accelerate", "datatrove", "orjson", "wandb")
+    if missing := [name for name in needed if find_spec(name) is None]:
+        raise LauncherError(
+            f"the demo trains, and needs {', '.join(missing)}; install `launcher[data,train]` in this environment"
+        )
+
+
+def start_cluster(folder: Path) -> tuple[Path, bool]:
     """Start the dev cluster, or fall back to ordinary processes; return the profile and whether it is Slurm's."""
+    from launcher.devcluster.machine import missing_programs
+
     missing = missing_programs(accounting=False)
     if not missing:
-        if launcher("devcluster", "up", "--dir", str(FOLDER / "cluster"), check=False).returncode:
+        if launcher("devcluster", "up", "--dir", str(folder / "cluster"), check=False).returncode:
             sys.exit("the dev cluster did not start; the reason is above")
-        return FOLDER / "cluster" / "cluster.yaml", True
+        return folder / "cluster" / "cluster.yaml", True
     say(f"Slurm is not installed here ({', '.join(missing)} missing); the same story with ordinary processes.")
-    profile = FOLDER / "local.yaml"
+    profile = folder / "local.yaml"
     profile.parent.mkdir(parents=True, exist_ok=True)
-    roots = "".join(f"  {name}: {json.dumps(str(FOLDER / name))}\n" for name in ("runs", "data", "corpora", "models"))
+    roots = "".join(f"  {name}: {json.dumps(str(folder / name))}\n" for name in ("runs", "data", "corpora", "models"))
     profile.write_text(f"name: demo\nexecutor: local\nroots:\n{roots}gpus: {{device: cpu}}\n", encoding="utf-8")
     return profile, False
 
@@ -73,30 +97,30 @@ def submit(*arguments: str) -> Path:
     show("launcher", "submit", *arguments)
     done = subprocess.run(
         [sys.executable, "-m", "launcher", "submit", *arguments, "--yes", "--json", "--rerun"],
-        cwd=ROOT,
+        cwd=SHIPPED,
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
     [run] = json.loads(done.stdout)["runs"]
-    print(f"run {run['id']}, job {run['job']}, {run['folder']}")
+    typer.echo(f"run {run['id']}, job {run['job']}, {run['folder']}")
     return Path(run["folder"])
 
 
 def launcher(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
     """Show a command and run it."""
     show("launcher", *arguments)
-    return subprocess.run([sys.executable, "-m", "launcher", *arguments], cwd=ROOT, check=check)
+    return subprocess.run([sys.executable, "-m", "launcher", *arguments], cwd=SHIPPED, check=check)
 
 
 def show(*words: str) -> None:
     """Print a command as a person would type it."""
-    print("\n$ " + " ".join(words), flush=True)
+    typer.echo("\n$ " + " ".join(words))
 
 
 def say(text: str) -> None:
     """Print a line of the story."""
-    print(f"\n# {text}", flush=True)
+    typer.echo(f"\n# {text}")
 
 
 def rows(path: Path) -> list[dict[str, object]]:
@@ -117,6 +141,8 @@ def events(run: Path, key: str) -> list[object]:
 
 def wait_until(reached: Callable[[], bool], run: Path, seconds: float = 600) -> None:
     """Wait, and show the step on a terminal; if the run gives up, print its logs and exit."""
+    from rich.console import Console
+
     deadline = time.monotonic() + seconds
     with Console().status("") as line:
         while not reached():
@@ -128,7 +154,3 @@ def wait_until(reached: Callable[[], bool], run: Path, seconds: float = 600) -> 
                 sys.exit(f"gave up waiting after {seconds:.0f} s; see {run}")
             line.update(f"step {last_step(run)}")
             time.sleep(0.5)
-
-
-if __name__ == "__main__":
-    main()
