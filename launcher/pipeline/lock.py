@@ -3,9 +3,11 @@
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.run.index import make_shared
 from launcher.run.paths import index_root
 
 
@@ -13,14 +15,29 @@ from launcher.run.paths import index_root
 def one_at_a_time(runs_root: Path) -> Iterator[None]:
     """Hold the lock of all pipelines below a folder of runs.
 
-    Some shared file systems have no locks. Then two processes may queue the same run at once, which does no harm: the
-    batch process starts one of two jobs of a run.
+    Some shared file systems have no locks, and the lock may be a file of somebody else that only they may open. Then
+    two processes may queue the same run at once, which does no harm: the batch process starts one of two jobs of a run.
     """
-    index_root(runs_root).mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(index_root(runs_root) / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = _open(runs_root)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open(runs_root: Path) -> int | None:
+    """Open the file to lock, which all may open who may use the folder of all runs."""
+    runs_root.mkdir(parents=True, exist_ok=True)
+    make_shared(index_root(runs_root), runs_root)
+    path = index_root(runs_root) / ".lock"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with contextlib.suppress(PermissionError):
+            os.fchmod(descriptor, stat.S_IMODE(os.stat(runs_root).st_mode) & 0o666)
+    except PermissionError:
+        return None
+    return descriptor

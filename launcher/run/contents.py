@@ -3,6 +3,7 @@
 Standard library only: the batch process registers what has finished.
 """
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -90,8 +91,9 @@ def file_checksum(stamp: FileStamp, cache: Path) -> str:
     with open(stamp.path, "rb") as file:
         checksum = hashlib.file_digest(file, "sha256").hexdigest()
     if stamp.is_unchanged():
-        cache.mkdir(parents=True, exist_ok=True)
-        replace_text(entry, json.dumps({"size": stamp.size, "mtime_ns": stamp.mtime_ns, "sha256": checksum}))
+        with contextlib.suppress(PermissionError):  # the cache is somebody else's: compute it again next time
+            cache.mkdir(parents=True, exist_ok=True)
+            replace_text(entry, json.dumps({"size": stamp.size, "mtime_ns": stamp.mtime_ns, "sha256": checksum}))
     return checksum
 
 

@@ -1,11 +1,13 @@
 """The index of finished runs: `RUNS/.index/IDENTITY/RUN` is a link to a run that finished. Standard library only.
 
 Several may write at once: each run has a link of its own. A run that was removed leaves a link that leads nowhere,
-which counts as none.
+which counts as none; so does a run that this user may not look into. Whoever may use the folder of all runs may use the
+index, since it holds nothing but names of run directories.
 """
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +23,9 @@ def checksums_root(runs_root: Path) -> Path:
 
 def may_be_finished(runs_root: Path, recipe: str) -> bool:
     """Tell whether any finished run had this recipe, whatever it read; asks for no checksum of a file."""
-    root = index_root(runs_root)
-    return root.is_dir() and any(name.startswith(part_of(recipe)) for name in os.listdir(root))
+    with contextlib.suppress(OSError):
+        return any(name.startswith(part_of(recipe)) for name in os.listdir(index_root(runs_root)))
+    return False
 
 
 def find_finished(runs_root: Path, identity: RunIdentity) -> RunDir | None:
@@ -30,7 +33,7 @@ def find_finished(runs_root: Path, identity: RunIdentity) -> RunDir | None:
     if not may_be_finished(runs_root, identity.recipe):
         return None
     folder = index_root(runs_root) / identity.name(checksums_root(runs_root))
-    return next(_usable(folder), None) if folder.is_dir() else None
+    return next(_usable(folder), None) if os.access(folder, os.R_OK | os.X_OK) else None
 
 
 def register(run: RunDir) -> str | None:
@@ -49,8 +52,9 @@ def register(run: RunDir) -> str | None:
         return f"`{made.path}` is not there"
     root = run.root.parent
     try:
+        make_shared(checksums_root(root), root)
         folder = index_root(root) / noted.name(checksums_root(root))
-        folder.mkdir(parents=True, exist_ok=True)
+        make_shared(folder, root)
         with contextlib.suppress(FileExistsError):
             os.symlink(f"../../{run.root.name}", folder / run.root.name)
     except OSError as error:
@@ -58,12 +62,22 @@ def register(run: RunDir) -> str | None:
     return None
 
 
+def make_shared(folder: Path, runs_root: Path) -> None:
+    """Make a folder of the index with the mode of the folder of all runs: the umask of credentialed jobs is 077."""
+    mode = stat.S_IMODE(os.stat(runs_root).st_mode)
+    for part in dict.fromkeys((index_root(runs_root), folder)):
+        with contextlib.suppress(FileExistsError):
+            part.mkdir()
+            part.chmod(mode)
+
+
 def _usable(folder: Path) -> Iterator[RunDir]:
     """Give the runs of an identity that finished and whose results are there, newest first."""
     stamped = sorted(os.listdir(folder), key=lambda name: name.rsplit("-", 3)[1:], reverse=True)
     for run in (RunDir(folder.parent.parent / name) for name in stamped):
-        if not run.record.is_file() or not has_finished(read_attempts(run.ledger)):
-            continue
-        noted = RunIdentity.read(run.identity)
-        if noted and (noted.makes is None or noted.makes.is_there()):
-            yield run
+        with contextlib.suppress(PermissionError):  # it is somebody else's, and credentialed
+            if not run.record.is_file() or not has_finished(read_attempts(run.ledger)):
+                continue
+            noted = RunIdentity.read(run.identity)
+            if noted and (noted.makes is None or noted.makes.is_there()):
+                yield run

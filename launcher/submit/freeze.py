@@ -1,5 +1,6 @@
 """Freezing: what was planned becomes run directories and submission directories, all that a node will read."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -10,7 +11,8 @@ from functools import cached_property
 from typing import Any
 
 from launcher.run.files import link_or_copy, write_text
-from launcher.run.paths import RunDir, SubmissionDir, submissions_root
+from launcher.run.locations import root_of
+from launcher.run.paths import RunDir, SubmissionDir, expand, submissions_root
 from launcher.run.record import CorpusShare, RunRecord, Submitted
 from launcher.submit.plan_submission import SubmissionPlan
 from launcher.submit.planned_recipe import PlannedRecipe
@@ -49,8 +51,15 @@ class Freezer:
     plan: SubmissionPlan
 
     def publish_code(self) -> None:
-        """Make the folder of all runs, and the copy of the code that they execute."""
+        """Make the folder of all runs, those for what runs make, and the copy of the code that they execute.
+
+        A credentialed job that had to make a folder of the site would make it for its user alone.
+        """
         submissions_root(self.plan.runs_root).mkdir(parents=True, exist_ok=True)
+        roots = self.plan.cluster.roots.model_dump()
+        for made in {root_of(one.recipe.makes.type) for one in self.plan.recipes if one.recipe.makes}:
+            with contextlib.suppress(OSError):  # the job says what is wrong, if it needs the folder
+                os.makedirs(expand(roots[made]), exist_ok=True)
         self.plan.snapshot.publish()
 
     def name_runs(self) -> list[RunDir]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.pipeline.lock import one_at_a_time
 from launcher.run.contents import Content, FileStamp, file_checksum, look_at
 from launcher.run.identity import MadeArtifact, RunIdentity
 from launcher.run.index import find_finished, may_be_finished, register
@@ -121,3 +122,50 @@ def test_an_unfinished_corpus_or_model_has_no_content(tmp_path: Path) -> None:
     assert look_at("corpus", tmp_path) is None
     assert look_at("model", tmp_path / "missing") is None
     assert look_at("tokenizer", tmp_path) is None
+
+
+def test_two_users_share_an_index_that_a_credentialed_run_made(stranger: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs two users: run it as root")
+    me, runs, source = os.geteuid(), stranger / "runs", stranger / "source.txt"
+    os.seteuid(0)
+    runs.mkdir()
+    runs.chmod(0o2777)
+    source.write_text("text")
+    identity = RunIdentity(RECIPE, (("data", Content(files=(FileStamp.of(str(source)),))),))
+    before = os.umask(0o077)  # as in a batch job
+    try:
+        theirs = finished_run(runs, "notes-20260101-000000-aaaaaa", identity)
+        assert register(theirs) is None
+    finally:
+        os.umask(before)
+        source.chmod(0o644)
+        os.seteuid(me)
+
+    assert may_be_finished(runs, RECIPE)
+    assert find_finished(runs, identity) is None
+    mine = finished_run(runs, "notes-20260102-000000-bbbbbb", identity)
+    assert register(mine) is None
+    assert find_finished(runs, identity) == mine
+
+
+def test_a_lock_that_is_somebody_elses_stops_nobody(stranger: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs two users: run it as root")
+    me, runs = os.geteuid(), stranger / "runs"
+    os.seteuid(0)
+    runs.mkdir()
+    runs.chmod(0o2777)
+    before = os.umask(0o077)
+    with one_at_a_time(runs):
+        assert (index_root(runs) / ".lock").stat().st_mode & 0o777 == 0o666
+    os.umask(before)
+    os.seteuid(me)
+
+    with one_at_a_time(runs):
+        pass
+    os.seteuid(0)
+    (index_root(runs) / ".lock").chmod(0o600)
+    os.seteuid(me)
+    with one_at_a_time(runs):
+        pass
