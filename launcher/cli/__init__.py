@@ -18,6 +18,7 @@ from launcher.cli import (
     demo,
     devcluster,
     doctor,
+    graph,
     logs,
     operate,
     pipeline,
@@ -74,7 +75,7 @@ for command in (operate.stop, operate.resume, operate.cancel, operate.save, oper
 app.command()(debug.debug)
 app.command()(demo.demo)
 app.command()(chat.chat)
-app.command()(pipeline.graph)
+app.command()(graph.graph)
 app.command()(compare.compare)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(pipeline.app, name="pipeline")

@@ -1,4 +1,4 @@
-"""`launcher graph`, `launcher pipeline advance`, and what other commands do with a pipeline."""
+"""`launcher pipeline advance`, and what other commands do with a pipeline."""
 
 import json
 import sys
@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.arguments import ClusterOption
-from launcher.cli.completion import complete_recipes_and_runs
-
 if TYPE_CHECKING:
-    from launcher.cli.views.graph_view import GraphNode
     from launcher.cluster import Cluster
     from launcher.pipeline.plan import PipelinePlan
     from launcher.pipeline.record import Pipeline
@@ -192,48 +188,3 @@ def resume(pipeline: "Pipeline", profile: "Cluster") -> None:
     told = go_on(pipeline, profile, resume=True)
     for line in told or [f"{pipeline.record.name}: nothing to resume"]:
         typer.echo(line)
-
-
-def graph(
-    pipeline: Annotated[
-        str,
-        typer.Argument(
-            metavar="PIPELINE",
-            help="Pipeline file, or one that was submitted.",
-            autocompletion=complete_recipes_and_runs,
-        ),
-    ],
-    cluster: ClusterOption = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write a drawing instead: a file that ends in .svg.")
-    ] = None,
-) -> None:
-    """Draw the stages of a pipeline, and what each waits for."""
-    from launcher.cli.views.graph_view import draw_svg, draw_text
-
-    nodes = _nodes(pipeline, cluster)
-    if output is None:
-        typer.echo("\n".join(draw_text(nodes)))
-        return
-    output.write_text(draw_svg(nodes), encoding="utf-8")
-    typer.echo(f"{output}: {len(nodes)} stages", err=True)
-
-
-def _nodes(pipeline: str, cluster: str | None) -> "list[GraphNode]":
-    from launcher.cli.views.graph_view import GraphNode
-    from launcher.load import load_cluster
-    from launcher.load.pipeline import load_pipeline
-    from launcher.pipeline.find import require_pipeline
-    from launcher.pipeline.order import sort_loaded
-    from launcher.pipeline.states import read_stages
-
-    if pipeline.endswith((".yaml", ".yml")):
-        loaded = load_pipeline(Path(pipeline))
-        kinds = {stage.name: stage.loaded.recipe.kind for stage in loaded.stages}
-        return [GraphNode(name, kinds[name], tuple(sorted(awaits))) for name, awaits in sort_loaded(loaded).items()]
-    profile = load_cluster(cluster)
-    states, _ = read_stages(require_pipeline(profile, pipeline), profile)
-    return [
-        GraphNode(name, one.status.kind if one.status else "", one.stage.awaits, one.status.state if one.status else "")
-        for name, one in states.items()
-    ]

@@ -16,6 +16,10 @@ class GraphNode:
     kind: str
     awaits: tuple[str, ...]
     state: str = ""
+    detail: str = ""
+    """How long it took, or that it was finished before."""
+    run: str = ""
+    """Id of its run."""
 
 
 def draw_text(nodes: Sequence[GraphNode]) -> list[str]:
@@ -38,7 +42,8 @@ def draw_text(nodes: Sequence[GraphNode]) -> list[str]:
         others = sorted(set(node.awaits) - above[_parent(node, order)], key=order.__getitem__)
         also = f"  (also after {', '.join(others)})" if others else ""
         state = f"  {node.state}" if node.state else ""
-        lines.append(f"{lead}{branch}{node.name} [{node.kind}]{state}{also}")
+        detail = f" ({node.detail})" if node.detail else ""
+        lines.append(f"{lead}{branch}{node.name} [{node.kind}]{state}{detail}{also}")
         children = below.get(node.name, [])
         for place, child in enumerate(children):
             is_last = place == len(children) - 1
@@ -68,17 +73,20 @@ def draw_svg(nodes: Sequence[GraphNode]) -> str:
     height = max(y for _, y in at.values()) + _HEIGHT + _MARGIN
     lines = [_arrow(at[name], at[node.name]) for node in nodes for name in node.awaits]
     boxes = [_box(node, *at[node.name]) for node in nodes]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif">'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
+    head += f'role="img" aria-label="{len(nodes)} stages, each to the right of those that it waits for">'
     return "\n".join([head, *lines, *boxes, "</svg>"]) + "\n"
 
 
 def _box(node: GraphNode, x: int, y: int) -> str:
     colour, middle = _COLOURS.get(node.state, "#f2f2f2"), x + _WIDTH // 2
-    below = " · ".join(filter(None, [node.kind, node.state]))
+    below = " · ".join(filter(None, [node.kind, node.detail or node.state]))
+    tip = " · ".join(filter(None, [node.name, node.kind, node.state, node.detail, node.run]))
     return (
+        f"<g><title>{escape(tip)}</title>"
         f'<rect x="{x}" y="{y}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" fill="{colour}" stroke="#666"/>'
         f'<text x="{middle}" y="{y + 20}" text-anchor="middle" font-size="14">{escape(node.name)}</text>'
-        f'<text x="{middle}" y="{y + 37}" text-anchor="middle" font-size="11" fill="#555">{escape(below)}</text>'
+        f'<text x="{middle}" y="{y + 37}" text-anchor="middle" font-size="11" fill="#555">{escape(below)}</text></g>'
     )
 
 
