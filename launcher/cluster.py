@@ -132,6 +132,9 @@ class SlurmOptions(Section):
     """How long before the time limit a run is asked to save and stop."""
     requeue: Literal["requeue", "resubmit", "never"] = "requeue"
     """How an interrupted run comes back: the same job again, a new job, or not at all."""
+    guardian: bool = False
+    """Queue a small job beside each run, without GPUs, that brings the run back if its batch process is killed: its
+    host ran out of memory, or an administrator did it. It counts as a queued job of yours."""
     options: dict[OptionName, OptionValue] = Field(default_factory=dict)
     """Any other option of sbatch: `{licenses: "matlab:1", exclusive: true}`; `true`: one without a value.
     `mem-per-cpu` and `mem-per-gpu` are for recipes without `resources.memory`."""

@@ -16,6 +16,7 @@ from jobs.batch.allocation import BatchJob, StartRefusedError, find_job
 from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_attempt, read_history, tell_slurm
 from jobs.batch.end_reason import find_end_reason
 from jobs.batch.evidence import END_SIGNALS, Evidence
+from jobs.batch.guardian import queue_guardian
 from jobs.batch.requeue import requeue_run
 from jobs.batch.restart_policy import batch_exit_code, decide_restart
 from jobs.batch.supervise import Signals, supervise
@@ -54,6 +55,7 @@ def _run(job: BatchJob, signals: Signals) -> int:
         attempt = _start(job)
         say = Journal(job.run.batch_log(attempt.number))
         say(f"attempt {attempt.number} of {job.run.root.name}: job {job.id} on {', '.join(job.nodes)}")
+        queue_guardian(job, say)
         evidence = supervise(job, attempt, signals, say)
         end = find_end_reason(evidence)
         decision = decide_restart(evidence.attempts, end, job.policy)

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jobs.batch import slurm
 from jobs.batch.allocation import BatchJob
@@ -75,7 +75,7 @@ def _requeue(job: BatchJob, say: Journal) -> bool:
     return answer.ok
 
 
-def repoint_dependents(old: str, new: str, say: Journal) -> None:
+def repoint_dependents(old: str, new: str, say: Callable[[str], object]) -> None:
     """Re-point dependents to the replacement job: the end of the old one says nothing of the run."""
     waiting = slurm.waiting_jobs()
     if waiting is None:

@@ -1,0 +1,67 @@
+"""The guardian on a real Slurm: a run whose batch process is killed comes back, once, and under its budgets."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from launcher.devcluster import DevCluster
+from launcher.run.ledger import read_attempts
+from launcher.run.paths import RunDir, published_steps
+from launcher.run.record import RunRecord
+from tests.slurm.test_batch import Stage
+from tests.support.counting_runs import Play
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slurm
+
+BLOCKED = {"rank": 0, "at_step": 3, "block": True}
+"""This rank counts no further: the attempt lasts until somebody ends it."""
+
+
+@pytest.fixture
+def on_stage(devcluster: DevCluster, tmp_path: Path) -> Stage:
+    return Stage(devcluster, tmp_path)
+
+
+def batch_process(run: RunDir) -> int:
+    """Find the batch process of a run by what Slurm executes."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "jobs.batch.main" in words and any(word.startswith(str(run.root.parent)) for word in words):
+            return int(process.name)
+    raise AssertionError(f"no batch process of {run.root}")
+
+
+def test_a_run_whose_batch_process_is_killed_comes_back_once(on_stage: Stage) -> None:
+    job, [run] = on_stage.play(Play(steps=6, save_every=2, acts={"0": BLOCKED}), guardian=True)
+    on_stage.wait_until_counting(run, ranks=2)
+    wait_for(lambda: 2 in published_steps(run), "a checkpoint")
+    wait_for(lambda: "guardian: job" in run.batch_log(0).read_text(), "the guardian")
+
+    os.kill(batch_process(run), signal.SIGKILL)
+
+    assert on_stage.wait_for_end(run) == [("killed", "requeue"), ("finished", "done")]
+    killed, resumed = read_attempts(run.ledger)
+    assert (killed.job_id, resumed.first_step) == (job, 2)
+    assert resumed.job_id != job
+    assert [one.job_id for one in RunRecord.read(run.record).submissions][-1] == resumed.job_id
+    wait_for(lambda: not on_stage.devcluster.slurm("squeue", "--noheader", "--format=%i"), "an empty queue")
+    assert len(read_attempts(run.ledger)) == 2
+
+
+def test_a_cancelled_run_and_one_that_failed_are_left_alone(on_stage: Stage) -> None:
+    cancelled, [first] = on_stage.play(Play(steps=6, acts={"0": BLOCKED}), guardian=True)
+    _, [second] = on_stage.play(Play(acts={"0": {"at_step": 1, "exit_code": 78}}), guardian=True)
+    on_stage.wait_until_counting(first, ranks=2)
+    wait_for(lambda: "guardian: job" in first.batch_log(0).read_text(), "the guardian")
+
+    on_stage.devcluster.slurm("scancel", cancelled)
+
+    assert on_stage.wait_for_end(second) == [("bad_recipe", "stop")]
+    wait_for(lambda: not on_stage.devcluster.slurm("squeue", "--noheader", "--format=%i"), "an empty queue")
+    assert [len(read_attempts(run.ledger)) for run in (first, second)] == [1, 1]
