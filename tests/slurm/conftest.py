@@ -19,7 +19,8 @@ from tests.support.pytest_worker import own_ports
 
 
 @contextmanager
-def _running(shape: Shape) -> Iterator[DevCluster]:
+def running_cluster(shape: Shape) -> Iterator[DevCluster]:
+    """Run a dev cluster of this shape; skipped where Slurm is not installed."""
     if missing := missing_programs(shape.accounting):
         pytest.skip(f"a dev cluster needs {', '.join(missing)}, which this machine lacks")
     machine.DAEMON_PORTS = own_ports(DAEMON_PORTS)
@@ -45,19 +46,19 @@ def _take_own_ports(cluster: DevCluster) -> None:
 @pytest.fixture(scope="session")
 def devcluster() -> Iterator[DevCluster]:
     """One running cluster of 4 nodes x 4 GPUs for the whole test session, without accounting."""
-    with _running(Shape(nodes=4, gpus=4)) as cluster:
+    with running_cluster(Shape(nodes=4, gpus=4)) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="session")
 def accounting_cluster() -> Iterator[DevCluster]:
     """A running cluster of 2 nodes x 4 GPUs with MariaDB and slurmdbd for the whole test session."""
-    with _running(Shape(nodes=2, gpus=4, accounting=True)) as cluster:
+    with running_cluster(Shape(nodes=2, gpus=4, accounting=True)) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
 def small_cluster() -> Iterator[DevCluster]:
     """A running cluster of 2 nodes x 2 GPUs without accounting, for the tests of one module."""
-    with _running(Shape(nodes=2, gpus=2)) as cluster:
+    with running_cluster(Shape(nodes=2, gpus=2)) as cluster:
         yield cluster
