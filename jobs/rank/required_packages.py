@@ -58,6 +58,6 @@ def require_extras(what: str, extras: Sequence[str], further: Sequence[str] = ()
     missing = sorted({name for name in wanted if find_spec(name) is None})
     if missing:
         raise LauncherError(
-            f"{what} needs {', '.join(missing)}, which {sys.executable} does not have; install the launcher there with "
-            f"`pip install -e '.[{','.join(extras)}]'`"
+            f"{what} needs {', '.join(missing)}, which {sys.executable} does not have; install them there with "
+            f"`pip install 'launcher[{','.join(extras)}]'`, or in a checkout `pip install -e '.[{','.join(extras)}]'`"
         )
