@@ -10,30 +10,45 @@ import typer
 from launcher.cli.arguments import ClusterOption, JsonOption, OverridesOption, RecipesArgument, RehearseOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from launcher.cluster import Cluster
     from launcher.load import LoadedRecipe
 
 
 def plan(
     files: RecipesArgument,
+    *,
     overrides: OverridesOption = None,
     rehearse: RehearseOption = False,
     cluster: ClusterOption = None,
     rows: Annotated[int, typer.Option(help="How many other ways to show.", min=0)] = 8,
+    trace: Annotated[
+        bool,
+        typer.Option("--trace", help="Trace two steps at the full world size on this machine, without GPUs or data."),
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Trace the whole model, not two of a few layers; takes minutes.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what trainings need, how long they take, what they cost, and in which other ways they fit.
 
-    All numbers are estimates by formulas; nothing is loaded or queued. `launcher validate` checks whether recipes can
-    work.
+    All numbers are estimates by formulas; nothing is loaded or queued. `--trace` (extra `train`) takes two steps of
+    the real model, adapter, mesh and optimizer on tensors without contents; what it finds is kept and shown beside the
+    formulas. `launcher validate` checks whether recipes can work.
     """
-    from launcher.errors import RecipeError
+    from launcher.errors import LauncherError, RecipeError
     from launcher.load import load_all, load_cluster
 
     profile = load_cluster(cluster)
     loaded, faults = load_all([Path(file) for file in files], overrides or (), rehearse)
     if faults:
         raise RecipeError(faults)
+    if full and not trace:
+        raise LauncherError("--full: is how `--trace` traces; write both, or leave it out")
+    if trace:
+        _trace_all(loaded, profile, full)
     if as_json:
         typer.echo(json.dumps({"recipes": [_as_plain(item, profile, rows) for item in loaded]}, indent=1))
         return
@@ -41,25 +56,47 @@ def plan(
         _show(item, profile, rows)
 
 
+def _trace_all(loaded: "Sequence[LoadedRecipe]", profile: "Cluster", full: bool) -> None:
+    from launcher.plan.trace import trace, trace_request
+
+    for item in loaded:
+        trace_request(item, profile, full)  # what cannot be traced is said before minutes have passed
+    for item in loaded:
+        trace(item, profile, full)
+
+
 def _as_plain(item: "LoadedRecipe", profile: "Cluster", rows: int) -> dict[str, object]:
     from launcher.plan.alternatives import alternatives_of
     from launcher.plan.details import detail
+    from launcher.plan.trace import kept_trace
 
-    found = detail(item, profile)
+    found, traced = detail(item, profile), kept_trace(item, profile)
     others = [asdict(one) for one in alternatives_of(item, profile)[:rows]]
-    return {"file": str(item.path), "name": item.recipe.name, "details": found and asdict(found), "fits": others}
+    return {
+        "file": str(item.path),
+        "name": item.recipe.name,
+        "details": found and asdict(found),
+        "trace": traced and asdict(traced),
+        "fits": others,
+    }
 
 
 def _show(item: "LoadedRecipe", profile: "Cluster", rows: int) -> None:
     from launcher.cli.views.plan_view import print_alternatives, print_details
+    from launcher.cli.views.trace_view import print_trace
     from launcher.plan.alternatives import alternatives_of
     from launcher.plan.details import detail
+    from launcher.plan.trace import kept_trace
 
-    found = detail(item, profile)
+    found, traced = detail(item, profile), kept_trace(item, profile)
     if found is None:
         typer.echo(f"{item.recipe.name}: {_why_nothing(item, profile)}")
+    else:
+        print_details(item, profile, found)
+    if traced is not None:
+        print_trace(traced, found.memory if found else None)
+    if found is None:
         return
-    print_details(item, profile, found)
     print_alternatives(alternatives_of(item, profile)[:rows], found)
 
 

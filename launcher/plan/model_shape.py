@@ -51,7 +51,12 @@ class ModelShape:
     def layer_parameters(self) -> int:
         """Parameters of one layer."""
         attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
-        return attention + 3 * self.hidden * self.intermediate + 2 * self.hidden
+        return attention + self.mlp_parameters + 2 * self.hidden
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Parameters of the three matrices of a layer's MLP."""
+        return 3 * self.hidden * self.intermediate
 
     @property
     def table_parameters(self) -> int:

@@ -53,10 +53,13 @@ def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> It
             yield Collective("all-gather of weights", everywhere, 2 * micro_batches * _ring(weights, world))
             yield Collective("reduce-scatter of gradients", everywhere, micro_batches * _ring(wide * number, world))
         case _:
-            passes = 2 if recipe.parallel.reshard_after_forward else 1
-            yield Collective("all-gather of weights", in_group, passes * micro_batches * _ring(weights, shard))
-            # FSDP2 reduces with the last micro batch only (`jobs/train/accumulation`), in fp32.
-            yield Collective("reduce-scatter of gradients", in_group, _ring(4 * number, shard))
+            # The last norm and the output embedding stay gathered between the passes; tied, they are one table with
+            # the input's.
+            again = weights - wide * (shape.table_parameters + shape.hidden)
+            gathered = weights + (again if recipe.parallel.reshard_after_forward else 0)
+            yield Collective("all-gather of weights", in_group, micro_batches * _ring(gathered, shard))
+            # In fp32, inside a group in each micro batch (`sync_each_batch`), between groups in the last one.
+            yield Collective("reduce-scatter of gradients", in_group, micro_batches * _ring(4 * number, shard))
             yield Collective(
                 "all-reduce of sharded gradients", everywhere, 2 * _ring(4 * number // shard, recipe.replicas)
             )

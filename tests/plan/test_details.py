@@ -55,7 +55,7 @@ def test_hybrid_shard_gathers_inside_a_node_and_reduces_shards_between_nodes(lla
 
     gathered = 64 * 2 * PARAMETERS * 3 // 4  # 64 micro batches, once each: the weights stay gathered until the backward
     assert messages["all-gather of weights"] == ("inside a node", pytest.approx(gathered, rel=1e-6))
-    assert messages["reduce-scatter of gradients"] == ("inside a node", PARAMETERS * 4 * 3 // 4)
+    assert messages["reduce-scatter of gradients"] == ("inside a node", 64 * (PARAMETERS * 4 * 3 // 4))
     reduced = 2 * (PARAMETERS * 4 // 4) * 7 // 8
     assert messages["all-reduce of sharded gradients"] == ("between nodes", pytest.approx(reduced, rel=1e-6))
 
@@ -64,8 +64,9 @@ def test_full_shard_gathers_twice_and_over_the_network(llama: ModelShape) -> Non
     recipe = biomed(**{"parallel": "{strategy: full_shard, reshard_after_forward: true}"})
 
     level, size = sent(recipe, llama)["all-gather of weights"]
+    gathered = 2 * PARAMETERS - 32000 * 4096 - 4096  # the last norm and matrix once
 
-    assert (level, size) == ("between nodes", pytest.approx(2 * 64 * 2 * PARAMETERS * 31 / 32, rel=1e-6))
+    assert (level, size) == ("between nodes", pytest.approx(64 * 2 * gathered * 31 / 32, rel=1e-6))
 
 
 def test_a_rank_alone_sends_nothing(llama: ModelShape) -> None:
@@ -129,7 +130,7 @@ def test_on_40_gb_other_ways_are_found_and_each_fits(llama: ModelShape, make_clu
 
     ways = find_alternatives(recipe, llama, site, room)
 
-    assert {way.strategy for way in ways if way.nodes == 2} == {"zero2", "zero3"}
+    assert {way.strategy for way in ways if way.nodes == 2} == {"full_shard", "zero2", "zero3"}
     assert all(way.memory <= room for way in ways)
     assert [way.gpu_hours_per_step for way in ways] == sorted(way.gpu_hours_per_step for way in ways)
     assert len([way for way in ways if way.nodes == 8]) == 1

@@ -126,11 +126,11 @@ def test_biomed_llama_on_its_gpus_by_hand(biomed: CptRecipe) -> None:
 
     assert found.parameters == number  # 4 bytes, sharded over 4 GPUs
     assert found.gathered == 2 * number  # bf16, kept until the backward pass
-    assert found.gradients == number + 4 * number  # the shard, and the sum over 64 micro batches
+    assert found.gradients == number  # the sum over 64 micro batches is sharded
     assert found.optimizer == 2 * number
     assert found.activations == tokens * 32 * (2 * (8 * 4096 + 4) + 2 * 4 * 4096 + 4 * 32 + 2 * 4 * 11008)
-    assert found.logits == 2**25 * (2 + 4) + 4 * 32000 * 4096  # a part of them, and the gradient of the last matrix
-    assert found.total == pytest.approx(82.3e9, rel=0.01)
+    assert found.logits == 2**25 * 2 + (4 + 2) * 32000 * 4096  # a part of them, and the gradient of the last matrix
+    assert found.total == pytest.approx(55.5e9, rel=0.01)
 
 
 def test_models_that_cap_their_logits_need_all_of_them(biomed: CptRecipe) -> None:
@@ -156,7 +156,7 @@ def test_resharding_and_checkpointing_save_memory(biomed: CptRecipe) -> None:
 
     assert resharded.gathered < gathered.gathered / 10
     assert recomputed.activations < gathered.activations / 10
-    assert recomputed.gradients == gathered.gradients
+    assert recomputed.optimizer == gathered.optimizer
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ class ClassifyRecipe(TrainingRecipe):
     extras: ClassVar[tuple[str, ...]] = ("data", "train", "eval")
     reads_text: ClassVar[bool] = True
     predicts: ClassVar[Literal["tokens", "labels"]] = "labels"
+    is_traceable: ClassVar[bool] = True
 
     kind: Literal["classify"]
     """Classification of notes."""
@@ -61,6 +62,11 @@ class ClassifyRecipe(TrainingRecipe):
     def inputs(self) -> Iterator[Input]:
         yield from super().inputs()
         yield from self.data.inputs()
+
+    @property
+    @override
+    def classes(self) -> int | None:
+        return len(self.data.classes) or None
 
     @override
     def _conflicts(self) -> Iterator[str]:

@@ -27,6 +27,7 @@ class CptRecipe(TrainingRecipe):
 
     extras: ClassVar[tuple[str, ...]] = ("train",)
     reads_text: ClassVar[bool] = False
+    is_traceable: ClassVar[bool] = True
 
     kind: Literal["cpt"]
     """Continued pretraining."""

@@ -1,7 +1,7 @@
 """kind: sft - supervised fine-tuning: a language model learns the answers of conversations."""
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -15,6 +15,8 @@ from launcher.recipe.sections.during import During, during_conflicts
 
 class SftRecipe(ConversationRecipe):
     """Supervised fine-tuning."""
+
+    is_traceable: ClassVar[bool] = True
 
     kind: Literal["sft"]
     """Supervised fine-tuning."""

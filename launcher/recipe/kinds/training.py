@@ -36,6 +36,8 @@ class TrainingRecipe(RecipeBase):
     is_tracked: ClassVar[Literal[True]] = True
     predicts: ClassVar[Literal["tokens", "labels"]] = "tokens"
     """What the model's last layer computes: logits of the vocabulary, or of a head that replaces it."""
+    is_traceable: ClassVar[bool] = False
+    """Whether `launcher plan --trace` knows its model and its micro batches."""
 
     incidental: ClassVar[frozenset[str]] = RecipeBase.incidental | {"parallel", "checkpoint", "tracking"}
 
@@ -273,6 +275,11 @@ class TrainingRecipe(RecipeBase):
     def scoring_models(self) -> tuple[str, ...]:
         """Names of further models that every rank holds whole, which score what the trained one writes."""
         return ()
+
+    @property
+    def classes(self) -> int | None:
+        """Outputs of a head that replaces the output embedding; None if there is none, or its classes are in a file."""
+        return None
 
     @property
     def packs(self) -> str | None:
