@@ -56,6 +56,11 @@ class RunDir:
         return self.root / "metrics.jsonl"
 
     @property
+    def pauses(self) -> Path:
+        """One JSON line per checkpoint, evaluation and export: how long training waited (`launcher.run.pauses`)."""
+        return self.root / "pauses.jsonl"
+
+    @property
     def evaluations(self) -> Path:
         """One JSON line per evaluation: its scores, step, attempt."""
         return self.root / "evaluations.jsonl"
