@@ -21,6 +21,7 @@ from launcher.cli import (
     pipeline,
     plan,
     recipe,
+    report,
     status,
     submit,
     sweep,
@@ -49,6 +50,7 @@ app.command()(submit.submit)
 app.command()(submit.render)
 app.command()(status.status)
 app.command()(why.why)
+app.command()(report.report)
 app.command()(logs.logs)
 for command in (operate.stop, operate.resume, operate.cancel, operate.save, operate.sync):
     app.command()(command)

@@ -76,6 +76,11 @@ class Curve:
             old = self.bins.get(place // 2)
             self.bins[place // 2] = old.merged(one) if old else one
 
+    @property
+    def mean(self) -> float:
+        """Mean of all values."""
+        return sum(one.total for one in self.bins.values()) / sum(one.count for one in self.bins.values())
+
     def points(self) -> list[tuple[float, float, float, float]]:
         """Return step, least, mean and greatest value of each bin, by steps; the step is the bin's middle."""
         middle = (self.width - 1) / 2

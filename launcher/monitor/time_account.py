@@ -14,8 +14,8 @@ from launcher.run.pauses import Pause
 from launcher.run.record import RunRecord
 
 TimeKind: TypeAlias = Literal["queued", "starting", "useful", "redone", "saving", "evaluating", "lost", "idle"]
-"""`queued`: before a start; `starting`: until the first step; `useful`: steps that count; `redone`: steps that were lost,
-so that they are done again; `saving`: checkpoints, export, and what an attempt that ends in order does after its last
+"""`queued`: before a start; `starting`: until the first step; `useful`: steps that count; `redone`: steps that were
+lost and have to be redone; `saving`: checkpoints, export, and what an attempt that ends in order does after its last
 step; `lost`: all else, such as a step that was cut short, a hang, an attempt that failed before its first step; `idle`:
 stopped or failed, until somebody resumed it."""
 TIME_KINDS: tuple[TimeKind, ...] = get_args(TimeKind)
