@@ -25,6 +25,7 @@ from launcher.cli import (
     status,
     submit,
     sweep,
+    usage,
     why,
 )
 from launcher.errors import LauncherError
@@ -51,6 +52,7 @@ app.command()(submit.render)
 app.command()(status.status)
 app.command()(why.why)
 app.command()(report.report)
+app.command()(usage.usage)
 app.command()(logs.logs)
 for command in (operate.stop, operate.resume, operate.cancel, operate.save, operate.sync):
     app.command()(command)

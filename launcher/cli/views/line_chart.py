@@ -35,7 +35,8 @@ def line_class(place: int) -> str:
 def chart(title: str, lines: Sequence[ChartLine]) -> str:
     """Draw curves: the mean as a line, and from the least to the greatest value as an area behind it."""
     points = [point for line in lines for point in line.points]
-    xs, ys = round_ticks(*_ends(point[0] for point in points)), round_ticks(*_ends(_values(points)))
+    xs, ys = _ends(point[0] for point in points), round_ticks(*_ends(_values(points)))
+    marks = [tick for tick in round_ticks(*xs) if xs[0] <= tick <= xs[1]] or [xs[0]]
     said = "; ".join(_said(line) for line in lines)
     grid = [f'<line class="tick" x1="0" x2="{WIDTH}" y1="{_y(tick, ys)}" y2="{_y(tick, ys)}"/>' for tick in ys]
     areas = [_area(line, xs, ys) for line in lines]
@@ -45,7 +46,7 @@ def chart(title: str, lines: Sequence[ChartLine]) -> str:
         f'preserveAspectRatio="none">{"".join([*grid, *areas, *curves])}</svg>'
     )
     up = (f'<span style="top:{_y(tick, ys) / HEIGHT:.2%}">{tick_label(tick, ys)}</span>' for tick in ys)
-    along = (f'<span style="left:{_x(tick, xs) / WIDTH:.2%}">{tick_label(tick, xs)}</span>' for tick in xs)
+    along = (f'<span style="left:{_x(tick, xs) / WIDTH:.2%}">{tick:,.0f}</span>' for tick in marks)
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption><div class="up">{"".join(up)}</div>{picture}'
         f'<div class="along">{"".join(along)}</div></figure>'
@@ -68,15 +69,15 @@ def _said(line: ChartLine) -> str:
     return f"{line.label} {value:.4g} at step {step:.0f}"
 
 
-def _x(step: float, ticks: Sequence[float]) -> float:
-    return round(WIDTH * (step - ticks[0]) / (ticks[-1] - ticks[0]), 1)
+def _x(step: float, ends: tuple[float, float]) -> float:
+    return round(WIDTH * (step - ends[0]) / ((ends[1] - ends[0]) or 1.0), 1)
 
 
 def _y(value: float, ticks: Sequence[float]) -> float:
     return round(HEIGHT * (1 - (value - ticks[0]) / (ticks[-1] - ticks[0])), 1)
 
 
-def _area(line: ChartLine, xs: Sequence[float], ys: Sequence[float]) -> str:
+def _area(line: ChartLine, xs: tuple[float, float], ys: Sequence[float]) -> str:
     if all(low == high for _, low, _, high in line.points):
         return ""
     above = [f"{_x(step, xs)},{_y(high, ys)}" for step, _, _, high in line.points]
@@ -84,7 +85,7 @@ def _area(line: ChartLine, xs: Sequence[float], ys: Sequence[float]) -> str:
     return f'<polygon class="area {line_class(line.place)}" points="{" ".join(above + below)}"/>'
 
 
-def _curve(line: ChartLine, xs: Sequence[float], ys: Sequence[float]) -> str:
+def _curve(line: ChartLine, xs: tuple[float, float], ys: Sequence[float]) -> str:
     places = [f"{_x(step, xs)},{_y(mean, ys)}" for step, _, mean, _ in line.points]
     if len(places) == 1:  # a line of no length with round ends is a dot
         places *= 2

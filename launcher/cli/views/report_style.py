@@ -27,7 +27,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text, td:first-child { overflow-wrap: anywhere; min-width: 6rem; }
+td.text, td:first-child { overflow-wrap: break-word; max-width: 26rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1.2rem 2rem; }
 figure.chart { margin: 0; padding: 0 .6rem 1.3rem 3.6rem; position: relative; break-inside: avoid; }
 figure.chart.wide { grid-column: 1 / -1; }
