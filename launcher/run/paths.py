@@ -130,6 +130,11 @@ class RunDir:
         return self.root / "wandb"
 
     @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, one for each attempt."""
+        return self.root / "tensorboard"
+
+    @property
     def shares(self) -> Path:
         """Run directories of the tasks that work for this run (`launcher.run.record.CorpusShare`)."""
         return self.root / "shares"
