@@ -128,7 +128,7 @@ def read_curves(path: Path, limits: Mapping[int, float], columns: int = COLUMNS)
 
 def _columns(rows: Sequence[Row]) -> Iterable[tuple[str, Sequence[Any]]]:
     """Turn rows into columns: those of the metrics that the first and the last row have."""
-    names = dict.fromkeys(name for row in (rows[:1] + rows[-1:] if rows else ()) for name in row)
+    names = dict.fromkeys(name for row in (*rows[:1], *rows[-1:]) for name in row)
     metrics = [name for name in names if name not in _NO_CURVES]
     try:
         _, *columns = zip(*map(itemgetter("step", *metrics), rows), strict=True) if metrics else [()]

@@ -1,10 +1,5 @@
-"""What all runs of a folder used: GPU-hours by recipe, by state and by what they were spent on.
+"""What all runs of a folder used: GPU-hours by recipe, by state and by what they were spent on."""
 
-Of each run a summary is kept in `RUNS/.usage/`, so that ten thousand runs are summed up in a second. A summary counts
-as long as the files that it was made of have their sizes and times.
-"""
-
-import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import orjson
-
 from launcher.cluster import Cluster
 from launcher.monitor.consumption import gpus_of
 from launcher.monitor.find import list_runs
 from launcher.monitor.observed_state import BLAMELESS
 from launcher.monitor.run_report import last_sign_of_life
+from launcher.monitor.summaries import Summaries
 from launcher.monitor.time_account import TimeAccount, TimeKind, account_for
 from launcher.monitor.traces import kept_limits, read_traces
-from launcher.run.files import replace_text
 from launcher.run.ledger import Attempt, has_finished, read_attempts
 from launcher.run.paths import RunDir, expand, list_shares
 from launcher.run.pauses import read_pauses
@@ -158,21 +151,22 @@ def read_usages(root: Path, runs: Iterable[RunDir]) -> tuple[list[RunUsage], lis
     Returns:
         What they used, and notes about those that cannot be read.
     """
-    cache = root / ".usage" / f"{os.getuid()}.json"
-    kept, found, now, notes = _read_cache(cache), [], {}, []
+    summaries = Summaries(root, "usage", _FORMAT)
+    found, notes = [], []
     for name, run in _named(runs):
-        stamp = _stamp(run)
-        if (known := kept.get(name)) is None or known["stamp"] != stamp:
+        kept = summaries.find(name, run)
+        if kept is None:
             try:
-                known = {"stamp": stamp, "usage": asdict(summarise(run))}
+                usage = summarise(run)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 notes.append(f"`{run.root}` cannot be read ({type(error).__name__}: {error})")
                 continue
-        if not known["usage"]["is_open"]:
-            now[name] = known
-        found.append(_as_usage(known["usage"]))
-    if now != kept:
-        _write_cache(cache, now)
+            if not usage.is_open:
+                summaries.keep(name, asdict(usage))
+        else:
+            usage = _as_usage(kept)
+        found.append(usage)
+    summaries.save()
     return found, notes
 
 
@@ -181,31 +175,6 @@ def _named(runs: Iterable[RunDir]) -> Iterator[tuple[str, RunDir]]:
         yield run.root.name, run
         if os.path.isdir(run.shares):
             yield from ((f"{run.root.name}/{share.root.name}", share) for share in list_shares(run))
-
-
-def _stamp(run: RunDir) -> list[int]:
-    stamp: list[int] = []
-    for name in ("run.json", "attempts.jsonl", "metrics.jsonl", "pauses.jsonl"):
-        try:
-            seen = os.stat(f"{run.root}/{name}")
-            stamp += (seen.st_size, seen.st_mtime_ns)
-        except OSError:
-            stamp += (-1, -1)
-    return stamp
-
-
-def _read_cache(path: Path) -> dict[str, Any]:
-    try:
-        found = orjson.loads(path.read_bytes())
-        return dict(found["runs"]) if found["format"] == _FORMAT else {}
-    except (OSError, ValueError, LookupError, TypeError):
-        return {}
-
-
-def _write_cache(path: Path, runs: Mapping[str, Any]) -> None:
-    with contextlib.suppress(OSError):  # a folder of somebody else
-        path.parent.mkdir(exist_ok=True, mode=0o700)
-        replace_text(path, json.dumps({"format": _FORMAT, "runs": runs}))
 
 
 def _as_usage(values: Mapping[str, Any]) -> RunUsage:

@@ -35,5 +35,4 @@ class Pause:
 def read_pauses(path: Path) -> list[Pause]:
     """Read all pauses in their order; none of runs of earlier versions, which did not note them."""
     names = Pause.__dataclass_fields__
-    rows = [{name: row.get(name) for name in names} for row in read_json_lines(path)]
-    return [Pause(**row) for row in rows if None not in row.values()]
+    return [Pause(**{name: row[name] for name in names}) for row in read_json_lines(path) if row.keys() >= {*names}]

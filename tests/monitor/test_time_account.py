@@ -151,3 +151,33 @@ def test_rows_are_read_in_pieces_with_numbers_that_json_lacks_and_a_torn_end(tmp
 
     assert pieces == [(0, [0, 1, 2]), (1, [3, 4, 5]), (2, [6])]
     assert len(read_json_lines(path)) == 8
+
+
+def test_a_recorded_run_of_a_real_slurm_is_accounted_for_to_its_end() -> None:
+    """Preempted, then killed, on a dev cluster of Slurm 22.05.8; end.json is Slurm's own EndTime, in whole seconds."""
+    attempts, record = read_attempts(RECORDED / "attempts.jsonl"), RunRecord.read(RECORDED / "run.json")
+    rows, pauses = read_json_lines(RECORDED / "metrics.jsonl"), read_pauses(RECORDED / "pauses.jsonl")
+    traces = read_traces(RECORDED / "metrics.jsonl", kept_limits(attempts))
+
+    account = account_for(record, attempts, traces, pauses, 0.0, is_over=True)
+
+    whole = json.loads((RECORDED / "end.json").read_text())["end"] - record.submissions[0].time
+    assert account.seconds() == pytest.approx(whole, abs=1)
+    assert [attempt.reason for attempt in attempts] == ["preempted", "killed", "finished"]
+    spent = account.by_kind()
+    # The same, from each step's own duration: the time since the row or the pause before.
+    last_of_step = {row["step"]: row["attempt"] for row in rows}
+    steps = {"useful": 0.0, "redone": 0.0}
+    for row in rows:
+        moments = [one["time"] for one in rows if one["attempt"] == row["attempt"] and one["time"] < row["time"]]
+        moments += [one.time for one in pauses if one.attempt == row["attempt"] and one.time < row["time"]]
+        begin = max([*moments, attempts[row["attempt"]].began or 0.0])
+        steps["useful" if last_of_step[row["step"]] == row["attempt"] else "redone"] += row["time"] - begin
+    assert spent["useful"] == pytest.approx(steps["useful"], abs=0.1)
+    assert spent["redone"] == pytest.approx(steps["redone"], abs=0.1)
+    assert spent["evaluating"] == pytest.approx(
+        sum(one.seconds for one in pauses if one.kind == "evaluating"), abs=0.01
+    )
+    waits = [after.started - before.ended for before, after in itertools.pairwise(attempts) if before.ended]
+    assert spent["queued"] == pytest.approx(sum(waits) + attempts[0].started - record.submissions[0].time)
+    assert spent["idle"] == 0

@@ -1,6 +1,7 @@
 """`launcher usage`: sums over runs, quick by kept summaries, and right when a run changes."""
 
 import json
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def test_a_summary_is_made_once_and_again_when_the_run_changes(
     after = measure(profile)
     assert made == ["aaaaa2"]
     assert after.total.gpu_hours == hours(starting=10 + 40 + 10, useful=60 + 10, saving=20 + 10)
-    (tmp_path / "runs" / ".usage").rename(tmp_path / "elsewhere")
+    (tmp_path / "runs" / ".summaries").rename(tmp_path / "elsewhere")
     assert measure(profile) == after
     assert first.run.root.is_dir()
 
@@ -100,9 +101,10 @@ def test_a_summary_is_made_once_and_again_when_the_run_changes(
 def test_damaged_summaries_are_made_anew_and_a_damaged_run_hides_no_other(tmp_path: Path, profile: str) -> None:
     finish(begin(tmp_path, "aaaaa1"))
     expected = measure(profile)
-    [cache] = (tmp_path / "runs" / ".usage").iterdir()
+    [cache] = (tmp_path / "runs" / ".summaries").rglob("usage.json")
+    assert stat.S_IMODE(cache.parent.stat().st_mode) == 0o700
 
-    for content in ("", "[]", '{"format": 0, "runs": {"x": 1}}'):
+    for content in ("", "[]", '{"version": 0, "runs": {"x": 1}}'):
         cache.write_text(content)
         assert measure(profile) == expected
 
@@ -122,8 +124,7 @@ def test_an_attempt_without_an_end_counts_up_to_its_last_sign_of_life_and_is_not
     before = measure(profile).total.all_gpu_hours
 
     assert before == pytest.approx(1.0, abs=0.2)
-    [cache] = (tmp_path / "runs" / ".usage").iterdir() if (tmp_path / "runs" / ".usage").is_dir() else [None]
-    assert cache is None
+    assert not (tmp_path / "runs" / ".summaries").exists()
 
 
 def test_what_was_used_before_does_not_count(tmp_path: Path, profile: str) -> None:
