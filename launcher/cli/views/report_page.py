@@ -77,17 +77,11 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
 
     def cells(row: Sequence[str], tag: str) -> str:
         styles = {place: ' class="text"' if place in texts else "" for place in said}
-        written = {place: row[place] if place in texts else _unbroken(row[place]) for place in said}
-        return "".join(f"<{tag}{styles[place]}>{escape(written[place])}</{tag}>" for place in said)
+        return "".join(f"<{tag}{styles[place]}>{escape(row[place])}</{tag}>" for place in said)
 
     yield f'<div class="scroll"><table><thead><tr>{cells(heads, "th")}</tr></thead><tbody>'
     yield from (f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     yield "</tbody></table></div>"
-
-
-def _unbroken(number: str) -> str:
-    """Keep a number on one line with its unit; what is in brackets may come on the next."""
-    return number.replace(" ", "\u00a0").replace("\u00a0(", " (")
 
 
 def _is_number(text: str) -> bool:

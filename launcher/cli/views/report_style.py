@@ -27,7 +27,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid var(--rule); vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text, td:first-child { overflow-wrap: break-word; max-width: 26rem; }
+td:not(.text) { white-space: nowrap; }
+td.text, td:first-child { overflow-wrap: break-word; max-width: 26rem; white-space: normal; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1.2rem 2rem; }
 figure.chart { margin: 0; padding: 0 .6rem 1.3rem 3.6rem; position: relative; break-inside: avoid; }
 figure.chart.wide { grid-column: 1 / -1; }
@@ -76,7 +77,11 @@ summary { cursor: pointer; font-weight: 600; margin: .8rem 0 .2rem; }
 @media print {
   @page { margin: 14mm; }
   main { max-width: none; padding: 0; }
-  body { font-size: 12px; }
+  html { font-size: 11px; }
+  body { font-size: 11px; }
+  th, td { padding: .15rem .35rem; }
+  td.text { overflow-wrap: break-word; }
+  figure.chart svg, figure.chart .up { height: 120px; }
   .charts { grid-template-columns: 1fr 1fr; }
   .scroll { overflow: visible; }
   tr, .bars { break-inside: avoid; }

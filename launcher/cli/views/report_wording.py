@@ -89,7 +89,7 @@ def time_rows(reports: Sequence[RunReport]) -> tuple[tuple[str, ...], list[tuple
             (
                 one.label,
                 *(
-                    f"{duration(by_kind[kind])} ({percent(by_kind[kind] / whole)})" if by_kind[kind] else ""
+                    f"{duration(by_kind[kind])}, {by_kind[kind] / whole:.0%}" if by_kind[kind] else ""
                     for kind in TIME_KINDS
                 ),
                 duration(whole),
