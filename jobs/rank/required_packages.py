@@ -28,6 +28,7 @@ MODULES = {
     "chat": ("gradio",),
     "deepspeed": ("deepspeed",),
     "quantization": ("bitsandbytes",),
+    "tensorboard": ("tensorboard",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
 }
 """The modules of each extra in setup.cfg, without wandb, which only tracked runs need."""
@@ -40,7 +41,9 @@ def require_packages(recipe: Recipe) -> None:
         LauncherError: A package is not installed; the message names the extras to install.
     """
     is_tracked = recipe.is_tracked and recipe.tracking.mode != "disabled"
-    require_extras(f"kind: `{recipe.kind}`", recipe.required_extras(), ["wandb"] if is_tracked else [])
+    events = ("tensorboard",) if recipe.is_tracked and recipe.tracking.tensorboard else ()
+    extras = (*recipe.required_extras(), *events)
+    require_extras(f"kind: `{recipe.kind}`", extras, ["wandb"] if is_tracked else [])
 
 
 def require_extras(what: str, extras: Sequence[str], further: Sequence[str] = ()) -> None:

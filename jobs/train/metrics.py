@@ -13,6 +13,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from jobs.train.throughput import Speed
+from launcher.run.ledger import append_event
+from launcher.run.paths import RunDir
+from launcher.run.pauses import Pause, PauseKind
 
 Row: TypeAlias = dict[str, float | int | None]
 
@@ -22,25 +25,27 @@ _OF_TRAINER = ("loss", "runtime", "samples_per_second", "steps_per_second", "mod
 
 
 class StepMetrics(TrainerCallback):
-    """Writes a row for each step, and passes it on. For rank 0.
+    """Writes a row for each step, and passes it on; notes how long training waits for what is no step. For rank 0.
 
     The loss is the mean over all tokens of the global batch, as Trainer has it before rounding. An attempt that repeats
     steps appends them again: readers take the last row of a step.
     """
 
-    def __init__(self, path: Path, attempt: int, speed: Speed, others: tuple[Callable[[Row], None], ...]) -> None:
-        self._path = path
+    def __init__(self, run: RunDir, attempt: int, speed: Speed, others: tuple[Callable[[Row], None], ...]) -> None:
+        self._run = run
         self._attempt = attempt
         self._speed = speed
         self._others = others
         self._mark = time.perf_counter()
-        _end_torn_line(path)
+        for path in (run.metrics, run.pauses):
+            _end_torn_line(path)
 
     @override
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         """Start the clock."""
+        append_event(self._run.ledger, self._attempt, began=time.time())
         self._mark = time.perf_counter()
 
     @override
@@ -50,19 +55,25 @@ class StepMetrics(TrainerCallback):
         if "loss" not in logs:
             return
         row = self._row(state.global_step, logs)
-        _append(self._path, row)
+        _append(self._run.metrics, row)
         for receive in self._others:
             receive(row)
 
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         """Leave the time of saving out of the next step's speed."""
-        self._mark = time.perf_counter()
+        self._pause("saving", state.global_step)
 
     @override
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         """Leave the time of an evaluation out, too."""
-        self._mark = time.perf_counter()
+        self._pause("evaluating", state.global_step)
+
+    def _pause(self, kind: PauseKind, step: int) -> None:
+        """Note that all since the step before, or the pause before, was a pause."""
+        now = time.perf_counter()
+        Pause(self._attempt, step, kind, time.time(), now - self._mark).append(self._run.pauses)
+        self._mark = now
 
     def _row(self, step: int, logs: dict[str, float]) -> Row:
         now = time.perf_counter()

@@ -3,6 +3,7 @@
 A kind's page (`jobs.kinds.cpt`) calls the methods of `TrainingRun` in the order in which they stand here.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -46,6 +47,7 @@ from launcher.artifacts.tokenizer_manifest import Expansion
 from launcher.errors import LauncherError
 from launcher.recipe.kinds.training import TrainingRecipe
 from launcher.run.ledger import append_event
+from launcher.run.pauses import Pause
 
 R = TypeVar("R", bound=TrainingRecipe)
 
@@ -205,7 +207,11 @@ class TrainingRun(Generic[R]):
         manifest = manifest_of(self.context, self.recipe, self._base_adapters, corpora, steps)
         tokenizer = load_tokenizer(self.context, self.recipe.model, of_tokenizer)
         published = published_config(self.recipe.model, self.context.model_path(self.recipe.model.path))
+        started = time.monotonic()
         export_model(trainer, self.group, export_folder(self.context), tokenizer, published, manifest)
+        if self.group.is_main:
+            pause = Pause(self.context.attempt, steps, "exporting", time.time(), time.monotonic() - started)
+            pause.append(self.context.run.pauses)
         self._tracker.close(finished=True)
 
     def record_samples(self, step: int, samples: Sequence[Sampled]) -> None:
@@ -228,7 +234,7 @@ class TrainingRun(Generic[R]):
         if tokens_per_sequence is not None:
             speed = replace(speed, tokens_per_step=round(tokens_per_sequence * recipe.batch.sequences))
         return [
-            StepMetrics(context.run.metrics, context.attempt, speed, (print_row, self._tracker.log)),
+            StepMetrics(context.run, context.attempt, speed, (print_row, self._tracker.log)),
             EvaluationMetrics(context.run.evaluations, context.attempt, self._tracker.log_evaluation),
         ]
 

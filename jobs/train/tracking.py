@@ -1,4 +1,4 @@
-"""Weights & Biases: one run over all attempts.
+"""Weights & Biases: one run over all attempts; beside it, where the recipe says so, TensorBoard's event files.
 
 Every attempt opens the same W&B run id (`resume="allow"`), so that curves go on where they stopped.
 Points are logged against `train/global_step`: steps that an attempt does again are added again. W&B's
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jobs.rank.context import Context
+from jobs.train.event_log import EventLog, open_events
 from launcher.artifacts.scores import Score
 from launcher.errors import LauncherError
 from launcher.recipe.sections.common import Tracking
@@ -35,13 +36,14 @@ SENT_AGAIN = 10
 
 
 class Tracker:
-    """One attempt's part of the W&B run, or nothing where W&B is off or failed.
+    """One attempt's part of the W&B run, or nothing where W&B is off or failed; and the same of TensorBoard.
 
-    An error of W&B becomes a warning: training continues, and metrics.jsonl has every point.
+    An error of either becomes a warning: training continues, and metrics.jsonl has every point.
     """
 
-    def __init__(self, run: Any | None, log_interval: int) -> None:
+    def __init__(self, run: Any | None, log_interval: int, events: EventLog | None = None) -> None:
         self._run = run
+        self._events = events
         self._interval = log_interval
         self._unsent: Row | None = None
 
@@ -52,13 +54,18 @@ class Tracker:
             self._send()
 
     def log_again(self, rows: "Sequence[Row]") -> None:
-        """Take rows of earlier attempts, whose points may have been lost."""
+        """Send rows of earlier attempts to W&B, which may have lost their points."""
+        events, self._events = self._events, None  # it has them
         for row in rows:
             self.log(row)
         self._send()
+        self._events = events
 
     def log_evaluation(self, row: "Row") -> None:
         """Send an evaluation's row."""
+        if self._events is not None:
+            with _only_warn("TensorBoard"):
+                self._events.log_evaluation(row)
         named = {
             f"validation/{key.removeprefix('validation_')}": value
             for key, value in row.items()
@@ -78,13 +85,14 @@ class Tracker:
             scores: By task and metric.
             items: Rows of the table, all with the same keys; None: none may be sent.
         """
-        if self._run is None:
-            return
         point: dict[str, Any] = {}
         for task, its in scores.items():
             for metric, score in its.items():
                 numbers = {metric: score.value, f"{metric}_standard_error": score.standard_error}
                 point |= {f"evaluate/{task}/{name}": value for name, value in numbers.items() if value is not None}
+        self._log_events("evaluate", point, "evaluate/")
+        if self._run is None:
+            return
         with _only_warn():
             if items:
                 import wandb
@@ -95,6 +103,7 @@ class Tracker:
 
     def log_numbers(self, name: str, numbers: Mapping[str, float]) -> None:
         """Send what a run came to, as `NAME/...`."""
+        self._log_events(name, numbers)
         if self._run is not None:
             with _only_warn():
                 self._run.log({f"{name}/{key}": value for key, value in numbers.items()})
@@ -115,6 +124,9 @@ class Tracker:
     def close(self, finished: bool) -> None:
         """Send the last step, and end this attempt's part: the run is done, or goes on in another attempt."""
         self._send()
+        if self._events is not None:
+            with _only_warn("TensorBoard"):
+                self._events.close()
         if self._run is None:
             return
         with _only_warn():
@@ -122,8 +134,16 @@ class Tracker:
                 self._run.mark_preempting()
             self._run.finish(exit_code=FINISHED if finished else CONTINUE)
 
+    def _log_events(self, group: str, numbers: Mapping[str, Any], prefix: str = "") -> None:
+        if self._events is not None:
+            with _only_warn("TensorBoard"):
+                self._events.log(group, {**numbers, "step": 0}, prefix)
+
     def _send(self) -> None:
         row, self._unsent = self._unsent, None
+        if self._events is not None and row is not None:
+            with _only_warn("TensorBoard"):
+                self._events.log("train", row)
         if self._run is None or row is None:
             return
         point = {
@@ -139,8 +159,11 @@ def open_tracker(context: Context, tracking: Tracking) -> Tracker:
     Raises:
         LauncherError: The data is credentialed and the cluster profile names no W&B server of the site.
     """
-    if tracking.mode == "disabled" or not context.ranks.is_main:
+    if not context.ranks.is_main:
         return Tracker(None, tracking.log_interval)
+    events = _open_events(context, tracking)
+    if tracking.mode == "disabled":
+        return Tracker(None, tracking.log_interval, events)
     if context.recipe.data_use == "credentialed" and tracking.mode == "online" and not _server(context):
         raise LauncherError(
             "tracking.mode: credentialed data must not be tracked at wandb.ai; write `offline`, or name a W&B server "
@@ -149,10 +172,17 @@ def open_tracker(context: Context, tracking: Tracking) -> Tracker:
     run = None
     with _only_warn():
         run = _open_wandb(context, tracking)
-    tracker = Tracker(run, tracking.log_interval)
+    tracker = Tracker(run, tracking.log_interval, events)
     if context.attempt:
         tracker.log_again(read_json_lines(context.run.metrics)[-SENT_AGAIN:])
     return tracker
+
+
+def _open_events(context: Context, tracking: Tracking) -> EventLog | None:
+    if tracking.tensorboard:
+        with _only_warn("TensorBoard"):
+            return open_events(context, tracking.log_interval)
+    return None
 
 
 def _server(context: Context) -> str | None:
@@ -213,8 +243,8 @@ def _settings(credentialed: bool, server: str | None) -> Any:
 
 
 @contextmanager
-def _only_warn() -> Iterator[None]:
+def _only_warn(what: str = "W&B") -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # no failure of W&B's client or server may end a training
-        print(f"W&B: {type(error).__name__}: {error}; training continues without it", flush=True)
+    except Exception as error:  # no failure of W&B's client or server, and no full disk, may end a training
+        print(f"{what}: {type(error).__name__}: {error}; training continues without it", flush=True)

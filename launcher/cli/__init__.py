@@ -24,10 +24,12 @@ from launcher.cli import (
     pipeline,
     plan,
     recipe,
+    report,
     shipped,
     status,
     submit,
     sweep,
+    usage,
     why,
 )
 from launcher.errors import LauncherError
@@ -69,6 +71,8 @@ app.command()(submit.submit)
 app.command()(submit.render)
 app.command()(status.status)
 app.command()(why.why)
+app.command()(report.report)
+app.command()(usage.usage)
 app.command()(logs.logs)
 for command in (operate.stop, operate.resume, operate.cancel, operate.save, operate.sync):
     app.command()(command)

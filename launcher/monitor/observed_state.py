@@ -13,7 +13,7 @@ State: TypeAlias = Literal[
 ]  # fmt: skip
 """`requeued` = interrupted and waiting to continue; `lost` = it ended, and no reason was recorded."""
 
-_BLAMELESS = ("stopped", "preempted", "time_limit")
+BLAMELESS = ("stopped", "preempted", "time_limit")
 """Exit reasons after which a run that is not restarted counts as stopped, not failed."""
 
 
@@ -48,7 +48,7 @@ def _from_ledger(run: RunState) -> ObservedState:
     assert last is not None  # a terminal state comes from an attempt
     if run.is_finished:
         return ObservedState("finished")
-    return ObservedState("stopped" if last.reason in _BLAMELESS else "failed", explain(last))
+    return ObservedState("stopped" if last.reason in BLAMELESS else "failed", explain(last))
 
 
 def _from_job(run: RunState, job: Job) -> ObservedState:

@@ -100,8 +100,12 @@ def read_state(run: RunDir) -> RunState:
     )
 
 
-def read_states(runs: Sequence[RunDir]) -> tuple[list[RunState], list[str]]:
+def read_states(runs: Sequence[RunDir], is_enough: bool = False) -> tuple[list[RunState], list[str]]:
     """Read run directories; one that is damaged or was just removed does not hide the others.
+
+    Args:
+        runs: The runs.
+        is_enough: Whether others are known, so that it is no error if none of these can be read.
 
     Returns:
         What they say, and which of them cannot be read.
@@ -117,7 +121,7 @@ def read_states(runs: Sequence[RunDir]) -> tuple[list[RunState], list[str]]:
             damage.append(
                 f"`{run.root}` cannot be read ({type(error).__name__}: {error}); remove it if you no longer need it"
             )
-    if damage and not states:
+    if damage and not states and not is_enough:
         raise RunError("\n".join(damage))
     return states, damage
 

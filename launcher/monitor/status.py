@@ -4,14 +4,19 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from launcher.cluster import Cluster
 from launcher.monitor.observed_state import State, decide_state
 from launcher.monitor.run_state import RunState, ask_about, read_state, read_states
+from launcher.monitor.summaries import Summaries
 from launcher.run.ledger import Attempt
 from launcher.run.paths import RunDir, list_shares
 from launcher.slurm.parse import Job
 from launcher.slurm.query import QueryResult
+
+_FORMAT = 1
+"""Of the summaries; to be raised when a field of `RunStatus` or `Attempt` changes its meaning or goes."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +90,39 @@ def read_statuses(
     Raises:
         RunError: None of the runs can be read.
     """
-    states, damage = read_states(runs)
+    summaries = None if finished_tasks or not runs else Summaries(runs[0].root.parent, "status", _FORMAT)
+    kept = {run.root: found for run in runs if summaries and (found := _recall(summaries, run)) is not None}
+    states, damage = read_states([run for run in runs if run.root not in kept], is_enough=bool(kept))
     tasks = [
         [] if one.is_finished and not finished_tasks else [read_state(share) for share in list_shares(one.folder)]
         for one in states
     ]
     everyone = [*states, *(share for shares in tasks for share in shares)]
     answer, now = ask_about(cluster, everyone)
-    groups = [[now[one.folder.root] for one in (first, *shares)] for first, shares in zip(states, tasks, strict=True)]
-    statuses = [_compose_group(first, shares, answer) for first, *shares in groups]
-    return statuses, (*damage, *answer.notes)
+    for first, shares in zip(states, tasks, strict=True):
+        run, *others = [now[one.folder.root] for one in (first, *shares)]
+        kept[run.folder.root] = status = _compose_group(run, others, answer)
+        if summaries and run.is_terminal and first.is_terminal and (run.is_finished or not shares):
+            summaries.keep(run.folder.root.name, _without_group(status))
+    if summaries:
+        summaries.save()
+    return [kept[run.root] for run in runs if run.root in kept], (*damage, *answer.notes)
+
+
+def _recall(summaries: Summaries, run: RunDir) -> RunStatus | None:
+    """Return the status of a run that is over, as it was composed once."""
+    found = summaries.find(run.root.name, run)
+    if found is None or found["folder"] != str(run.root):
+        return None
+    try:
+        lists = {"nodes": tuple(found["nodes"]), "attempts": tuple(Attempt(**one) for one in found["attempts"])}
+        return RunStatus(**{**found, **lists})
+    except TypeError:  # a later version has other fields
+        return None
+
+
+def _without_group(status: RunStatus) -> dict[str, Any]:
+    return {**vars(status), "attempts": [vars(one) for one in status.attempts]}
 
 
 def _compose_group(run: RunState, shares: Sequence[RunState], answer: QueryResult) -> RunStatus:

@@ -38,6 +38,8 @@ class Attempt:
     world_size: int = 0
     started: float = 0.0
     """Unix time."""
+    began: float | None = None
+    """Unix time at which rank 0 had loaded everything and began with its first step."""
     first_step: int | None = None
     """The step it resumed from (0 = from scratch)."""
     last_step: int | None = None

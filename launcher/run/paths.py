@@ -56,6 +56,11 @@ class RunDir:
         return self.root / "metrics.jsonl"
 
     @property
+    def pauses(self) -> Path:
+        """One JSON line per checkpoint, evaluation and export: how long training waited (`launcher.run.pauses`)."""
+        return self.root / "pauses.jsonl"
+
+    @property
     def evaluations(self) -> Path:
         """One JSON line per evaluation: its scores, step, attempt."""
         return self.root / "evaluations.jsonl"
@@ -123,6 +128,11 @@ class RunDir:
     def wandb(self) -> Path:
         """W&B's own files, offline segments among them."""
         return self.root / "wandb"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, one for each attempt."""
+        return self.root / "tensorboard"
 
     @property
     def shares(self) -> Path:

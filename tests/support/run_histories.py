@@ -6,6 +6,7 @@ from pathlib import Path
 
 from launcher.run.ledger import Action, Reason, append_event
 from launcher.run.paths import RunDir, SubmissionDir
+from launcher.run.pauses import Pause, PauseKind
 from launcher.run.record import RunRecord, Submitted
 
 MIDNIGHT = 1_790_000_000.0
@@ -59,6 +60,16 @@ class History:
                 when = MIDNIGHT + at + 2 * (step - first)
                 row = {"time": when, "step": step, "attempt": attempt, "loss": loss, "tokens_per_second": 512.0}
                 metrics.write(json.dumps(row) + "\n")
+        return self
+
+    def begin_steps(self, attempt: int, at: float) -> "History":
+        """Rank 0 has loaded everything and begins with the first step."""
+        append_event(self.run.ledger, attempt, began=MIDNIGHT + at)
+        return self
+
+    def pause(self, attempt: int, step: int, kind: PauseKind, start: float, end: float) -> "History":
+        """Training waits after a step."""
+        Pause(attempt, step, kind, MIDNIGHT + end, end - start).append(self.run.pauses)
         return self
 
     def end(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
+from launcher.cli.views.axes import round_ticks
 from launcher.cli.views.compare_style import STYLE
 from launcher.cli.views.score_wording import (
     MARK,
@@ -21,8 +22,6 @@ from launcher.scores.scored_model import ScoredModel
 
 _WIDTH = 1000
 """Of a plot, in its own units; it is stretched to what the page has."""
-_TICKS = 5
-"""Intervals of an axis, at most."""
 _OVERLAP = (
     "Intervals are of one score each. They can overlap where a difference is significant, since models are compared "
     "item by item. The dashed line is the score of the first model."
@@ -83,15 +82,7 @@ def axis_ticks(rows: Sequence[ComparedScore]) -> list[float]:
     ends = [end for row in rows for end in (row.score.low, row.score.value, row.score.high) if end is not None]
     finite = [end for end in ends if math.isfinite(end)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
-    span = (high - low) or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / _TICKS))
-    step = next(factor * power for factor in (1, 2, 5, 10, 20) if _count(low, high, factor * power) <= _TICKS)
-    first = math.floor(low / step)
-    return [round((first + place) * step, 12) for place in range(max(1, _count(low, high, step)) + 1)]
-
-
-def _count(low: float, high: float, step: float) -> int:
-    return math.ceil(high / step) - math.floor(low / step)
+    return round_ticks(low, high)
 
 
 def _place(value: float, ticks: Sequence[float]) -> float:

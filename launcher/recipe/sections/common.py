@@ -191,7 +191,7 @@ class Checkpoint(Section):
 
 
 class Tracking(Section):
-    """Weights & Biases. metrics.jsonl is always written."""
+    """Weights & Biases, and TensorBoard. metrics.jsonl is always written."""
 
     mode: Literal["online", "offline", "disabled"] = "online"
     """`offline` writes segments that `launcher sync` sends later."""
@@ -203,6 +203,9 @@ class Tracking(Section):
     """W&B tags."""
     log_interval: Positive = 1
     """Steps between two logged points."""
+    tensorboard: bool = False
+    """Also write TensorBoard's event files, into `tensorboard/` of the run directory, whatever `mode` says; needs the
+    extra `tensorboard` on the nodes."""
 
 
 class Resources(Section):

@@ -1,0 +1,230 @@
+"""What all runs of a folder used: GPU-hours by recipe, by state and by what they were spent on."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from launcher.cluster import Cluster
+from launcher.monitor.consumption import gpus_of
+from launcher.monitor.find import list_runs
+from launcher.monitor.observed_state import BLAMELESS
+from launcher.monitor.run_report import last_sign_of_life
+from launcher.monitor.summaries import Summaries
+from launcher.monitor.time_account import TimeAccount, TimeKind, account_for
+from launcher.monitor.traces import kept_limits, read_traces
+from launcher.run.ledger import Attempt, has_finished, read_attempts
+from launcher.run.paths import RunDir, expand, list_shares
+from launcher.run.pauses import read_pauses
+from launcher.run.record import RunRecord
+
+UsageState: TypeAlias = Literal["not started", "going on", "stopped", "failed", "finished"]
+"""As run directories say it, without asking Slurm; `going on`: queued, running, or lost."""
+
+_FORMAT = 1
+"""Of the summaries; another one makes all of them anew."""
+
+
+@dataclass(frozen=True)
+class AttemptUsage:
+    """What one attempt did with its time."""
+
+    start: float
+    end: float
+    seconds: dict[TimeKind, float]
+
+
+@dataclass(frozen=True)
+class RunUsage:
+    """What one run used."""
+
+    recipe: str
+    """Its name."""
+    state: UsageState
+    created: float
+    nodes: int
+    gpus: int
+    """Of all nodes together."""
+    price: float | None
+    is_open: bool
+    """Whether its last attempt has no end yet."""
+    attempts: tuple[AttemptUsage, ...]
+
+    def seconds(self, since: float) -> dict[TimeKind, float]:
+        """Seconds on nodes by kind; an attempt that began before `since` counts with the share of its time after it."""
+        found: dict[TimeKind, float] = {}
+        for one in self.attempts:
+            if one.end <= since:
+                continue
+            share = 1.0 if one.start >= since else (one.end - since) / (one.end - one.start)
+            for kind, value in one.seconds.items():
+                found[kind] = found.get(kind, 0.0) + share * value
+        return found
+
+
+@dataclass
+class UsageTotal:
+    """What some runs used together."""
+
+    name: str
+    runs: int
+    gpu_hours: dict[TimeKind, float]
+    node_hours: float
+    cost: float | None
+    """None if a price is missing."""
+
+    @property
+    def all_gpu_hours(self) -> float:
+        """GPU-hours of all kinds."""
+        return sum(self.gpu_hours.values())
+
+    @property
+    def useful_share(self) -> float | None:
+        """Part of them that was useful."""
+        whole = self.all_gpu_hours
+        return self.gpu_hours.get("useful", 0.0) / whole if whole else None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the runs of a folder used."""
+
+    total: UsageTotal
+    recipes: tuple[UsageTotal, ...]
+    """The most GPU-hours first."""
+    states: tuple[UsageTotal, ...]
+    notes: tuple[str, ...]
+
+
+def measure_usage(cluster: Cluster, since: float = 0.0) -> Usage:
+    """Sum up the runs below the profile's `roots.runs`.
+
+    Args:
+        cluster: Where they are.
+        since: Unix time before which nothing counts.
+    """
+    root = expand(cluster.roots.runs)
+    runs, notes = read_usages(root, list_runs(cluster))
+    spent = [(run, run.seconds(since)) for run in runs]
+    spent = [(run, seconds) for run, seconds in spent if seconds or run.created >= since]
+    recipes = _group(spent, lambda run: run.recipe)
+    return Usage(
+        _total("together", spent),
+        tuple(sorted(recipes, key=lambda one: (-one.all_gpu_hours, -one.node_hours, one.name))),
+        tuple(_group(spent, lambda run: run.state)),
+        tuple(notes),
+    )
+
+
+_Spent: TypeAlias = tuple[RunUsage, dict[TimeKind, float]]
+
+
+def _group(spent: Sequence[_Spent], key: Any) -> list[UsageTotal]:
+    groups: dict[str, list[_Spent]] = {}
+    for one in spent:
+        groups.setdefault(key(one[0]), []).append(one)
+    return [_total(name, some) for name, some in groups.items()]
+
+
+def _total(name: str, spent: Sequence[_Spent]) -> UsageTotal:
+    total = UsageTotal(name, len(spent), {}, 0.0, 0.0)
+    for run, seconds in spent:
+        hours = sum(seconds.values()) / 3600
+        total.node_hours += run.nodes * hours
+        for kind, value in seconds.items() if run.gpus else ():
+            total.gpu_hours[kind] = total.gpu_hours.get(kind, 0.0) + run.gpus * value / 3600
+        if run.gpus and hours:
+            is_known = total.cost is not None and run.price is not None
+            total.cost = (total.cost or 0) + run.gpus * hours * (run.price or 0) if is_known else None
+    return total
+
+
+def read_usages(root: Path, runs: Iterable[RunDir]) -> tuple[list[RunUsage], list[str]]:
+    """Read what runs used, from the kept summaries where these still count.
+
+    Args:
+        root: Folder of all runs.
+        runs: The runs; those of their tasks are added.
+
+    Returns:
+        What they used, and notes about those that cannot be read.
+    """
+    summaries = Summaries(root, "usage", _FORMAT)
+    found, notes = [], []
+    for name, run in _named(runs):
+        kept = summaries.find(name, run)
+        if kept is None:
+            try:
+                usage = summarise(run)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                notes.append(f"`{run.root}` cannot be read ({type(error).__name__}: {error})")
+                continue
+            if not usage.is_open:
+                summaries.keep(name, asdict(usage))
+        else:
+            usage = _as_usage(kept)
+        found.append(usage)
+    summaries.save()
+    return found, notes
+
+
+def _named(runs: Iterable[RunDir]) -> Iterator[tuple[str, RunDir]]:
+    for run in runs:
+        yield run.root.name, run
+        if os.path.isdir(run.shares):
+            yield from ((f"{run.root.name}/{share.root.name}", share) for share in list_shares(run))
+
+
+def _as_usage(values: Mapping[str, Any]) -> RunUsage:
+    attempts = tuple(AttemptUsage(one["start"], one["end"], one["seconds"]) for one in values["attempts"])
+    return RunUsage(**{**values, "attempts": attempts})
+
+
+def summarise(run: RunDir) -> RunUsage:
+    """Work out what a run used, from all of its files.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file is damaged.
+    """
+    record, attempts = RunRecord.read(run.record), read_attempts(run.ledger)
+    recipe = json.loads(run.recipe.read_bytes())
+    traces = read_traces(run.metrics, kept_limits(attempts))
+    is_open = bool(attempts) and attempts[-1].ended is None
+    until = last_sign_of_life(run) if is_open else 0.0
+    account = account_for(record, attempts, traces, read_pauses(run.pauses), until, is_over=True)
+    return RunUsage(
+        recipe=record.name,
+        state=_state(record, attempts),
+        created=record.created,
+        nodes=int((recipe.get("resources") or {}).get("nodes") or 1),
+        gpus=gpus_of(recipe),
+        price=(record.cluster.get("gpus") or {}).get("price"),
+        is_open=is_open,
+        attempts=tuple(_by_attempt(account)),
+    )
+
+
+def _by_attempt(account: TimeAccount) -> Iterator[AttemptUsage]:
+    numbers = dict.fromkeys(span.attempt for span in account.spans if span.attempt is not None)
+    for number in numbers:
+        spans = [span for span in account.spans if span.attempt == number]
+        seconds: dict[TimeKind, float] = {}
+        for span in spans:
+            seconds[span.kind] = seconds.get(span.kind, 0.0) + span.seconds
+        yield AttemptUsage(spans[0].start, spans[-1].end, seconds)
+
+
+def _state(record: RunRecord, attempts: Sequence[Attempt]) -> UsageState:
+    if has_finished(attempts):
+        return "finished"
+    newest = record.submissions[-1].time if record.submissions else None
+    if not attempts:
+        return "not started" if newest is None else "going on"
+    last = attempts[-1]
+    resumed = newest is not None and last.ended is not None and newest > last.ended
+    if last.action != "stop" or resumed:
+        return "going on"
+    return "stopped" if last.reason in BLAMELESS else "failed"
