@@ -24,6 +24,7 @@ from launcher.cli import (
     status,
     submit,
     sweep,
+    watch,
     why,
 )
 from launcher.errors import LauncherError
@@ -48,6 +49,7 @@ app.command()(doctor.doctor)
 app.command()(submit.submit)
 app.command()(submit.render)
 app.command()(status.status)
+app.command()(watch.watch)
 app.command()(why.why)
 app.command()(logs.logs)
 for command in (operate.stop, operate.resume, operate.cancel, operate.save, operate.sync):
