@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from launcher.cli.live_screen import LiveScreen
     from launcher.cluster import Cluster
-    from launcher.monitor.watch import Look, Watch
+    from launcher.monitor.watch import Look, RunWatch
     from launcher.run.paths import RunDir
 
 _LOG_LINES = 200
@@ -49,10 +49,10 @@ def watch(
     Slurm is asked once for all of them each time. A run that is stopped saves a checkpoint first.
     """
     from launcher.load import load_cluster
-    from launcher.monitor.watch import Watch
+    from launcher.monitor.watch import RunWatch
 
     profile = load_cluster(cluster)
-    watched = Watch(profile, _chooser(profile, runs or [], where), _LOG_LINES)
+    watched = RunWatch(profile, _chooser(profile, runs or [], where), _LOG_LINES)
     if as_json:
         look = watched.look()
         found = [{**asdict(one.status), "goodput": asdict(one.goodput), "lines": one.lines[-1:]} for one in look.runs]
@@ -103,7 +103,7 @@ def _print_once(look: "Look") -> None:
 class _Live:
     """The view of a person at a terminal. Looks and commands are carried out one at a time, beside the keyboard."""
 
-    def __init__(self, watched: "Watch", profile: "Cluster", interval: float) -> None:
+    def __init__(self, watched: "RunWatch", profile: "Cluster", interval: float) -> None:
         from launcher.cli.views.watch_view import WatchState
 
         self._watched, self._profile, self._interval = watched, profile, interval

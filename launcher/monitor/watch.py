@@ -65,7 +65,7 @@ class Curve:
         self.newest[attempt] = {"attempt": attempt, "step": largest, "time": row["time"]}
 
 
-class Watch:
+class RunWatch:
     """Looks at runs; Slurm is asked once a look, whatever their number.
 
     Args:

@@ -13,7 +13,7 @@ from launcher.cli.views.sparkline import sparkline
 from launcher.cli.views.watch_view import WatchState, bar, clean, frame, next_event
 from launcher.cluster import Cluster
 from launcher.monitor.goodput import measure_goodput
-from launcher.monitor.watch import LiveRuns, Look, Watch
+from launcher.monitor.watch import LiveRuns, Look, RunWatch
 from launcher.run.paths import RunDir
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm
@@ -51,7 +51,7 @@ def queued(tmp_path: Path) -> History:
 
 @pytest.fixture
 def look(running: History, queued: History, make_cluster: Callable[..., Cluster]) -> Look:
-    return Watch(make_cluster(), lambda: [running.run, queued.run], 5).look()
+    return RunWatch(make_cluster(), lambda: [running.run, queued.run], 5).look()
 
 
 def text_of(lines: list[Text]) -> str:
@@ -66,7 +66,7 @@ def test_slurm_is_asked_once_for_all_runs(look: Look, calls: Path) -> None:
 def test_a_later_look_reads_on_and_agrees_with_reading_everything(
     running: History, make_cluster: Callable[..., Cluster]
 ) -> None:
-    watch = Watch(make_cluster(), lambda: [running.run])
+    watch = RunWatch(make_cluster(), lambda: [running.run])
     first = watch.look().runs[0]
     running.train(1, 40, 43, at=250, loss=0.5)
     [later] = watch.look().runs
