@@ -10,6 +10,7 @@ from typing import NoReturn
 import typer
 
 from launcher.cli import (
+    attach,
     chat,
     compare,
     corpus,
@@ -55,6 +56,8 @@ app.command()(logs.logs)
 for command in (operate.stop, operate.resume, operate.cancel, operate.save, operate.sync):
     app.command()(command)
 app.command()(debug.debug)
+app.command()(attach.attach)
+app.command()(attach.stacks)
 app.command()(chat.chat)
 app.command()(pipeline.graph)
 app.command()(compare.compare)
