@@ -52,7 +52,7 @@ class Notifier:
         self._wanted: Mapping[str, Any] = job.record.cluster.get("notify") or {}
         self._threads: list[Thread] = []
 
-    def tell(self, event: Event | None, detail: str, say: Callable[[str], None]) -> None:
+    def tell(self, event: Event | None, detail: str, say: Callable[[str], object]) -> None:
         """Send a message, beside whatever this process does next.
 
         Args:
@@ -132,7 +132,7 @@ def _find_secret(name: str, job: BatchJob) -> str:
     return read_secrets(expand(file)).get(name, "") if file else ""
 
 
-def _carefully(send: Callable[[Event, str], str], event: Event, text: str, say: Callable[[str], None]) -> None:
+def _carefully(send: Callable[[Event, str], str], event: Event, text: str, say: Callable[[str], object]) -> None:
     try:
         wrong = send(event, text)
     except SecretsFileError as error:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 _LOG_LINES = 200
 _LOOK_SECONDS = 0.1
 """How often it is checked whether an answer is there, or the window has another size."""
-_WIDTH = 120
-"""Of a single picture that goes to no terminal."""
+_WIDTH, _PICTURE_WIDTH = 120, 100
+"""Columns of a single picture that goes to no terminal, and to a file."""
 
 
 def watch(
@@ -41,6 +41,9 @@ def watch(
     where: WhereOption = None,
     once: Annotated[bool, typer.Option("--once", help="Print one picture; the default without a terminal.")] = False,
     interval: Annotated[float, typer.Option(help="Seconds between two questions to Slurm.", min=1)] = 5,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", help="Write one picture to a file that browsers show.")
+    ] = None,
     as_json: JsonOption = False,
     cluster: ClusterOption = None,
 ) -> None:
@@ -57,6 +60,8 @@ def watch(
         look = watched.look()
         found = [{**asdict(one.status), "goodput": asdict(one.goodput), "lines": one.lines[-1:]} for one in look.runs]
         typer.echo(json.dumps({"time": look.time, "runs": found, "notes": look.notes}, indent=2))
+    elif svg is not None:
+        _save(watched.look(), svg, profile.name)
     elif once or not (sys.stdin.isatty() and sys.stdout.isatty()):
         _print_once(watched.look())
     else:
@@ -98,6 +103,13 @@ def _print_once(look: "Look") -> None:
     width = out.width if out.is_terminal else max(out.width, _WIDTH)
     for line in picture(look, width, out.encoding.lower().startswith("utf")):
         out.print(line, soft_wrap=True)
+
+
+def _save(look: "Look", path: Path, site: str) -> None:
+    from launcher.cli.views.watch_view import to_svg
+
+    path.write_text(to_svg(look, _PICTURE_WIDTH, f"launcher watch, {site}"), encoding="utf-8")
+    typer.echo(f"{path}: {len(look.runs)} runs", err=True)
 
 
 class _Live:

@@ -1,6 +1,7 @@
 """`launcher watch`: one look at many runs, and the picture that is drawn of it."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -185,6 +186,10 @@ def test_without_a_terminal_one_picture_is_printed(running: History, tmp_path: P
     found = json.loads(launcher("watch", "abc123", "--json", profile)[0])
 
     assert "tiny cpt  abc123  cpt  running (squeue)" in text and "quit" not in text and "\x1b" not in text
+    launcher("watch", "--svg", str(tmp_path / "watch.svg"), profile)
+    svg = (tmp_path / "watch.svg").read_text()
+    assert "tiny&#160;cpt" in svg and "quit" in svg and "@font-face" not in svg
+    assert {*re.findall(r"https?://[^/\s\"]+", svg)} == {"http://www.w3.org", "https://www.textualize.io"}
     [run] = found["runs"]
     assert (run["step"], run["lines"], run["goodput"]["redone_steps"]) == (40, ["step 40  loss 1.0"], 10)
     assert found["time"] > MIDNIGHT

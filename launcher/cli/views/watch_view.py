@@ -100,6 +100,15 @@ def to_ansi(lines: Sequence[Text], width: int, color_system: str | None) -> list
     return written
 
 
+def to_svg(look: Look, width: int, title: str) -> str:
+    """Draw one picture as a file for a browser, which loads nothing from other hosts."""
+    out = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, highlight=False)
+    for line in [*picture(look, width), Text(), *_foot(WatchState())]:
+        out.print(line, soft_wrap=True)
+    drawn = out.export_svg(title=title, unique_id="watch")
+    return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
+
+
 def clean(text: str) -> str:
     """Leave out what would move the cursor or change colours."""
     return _CONTROL.sub("", text).expandtabs(4)
