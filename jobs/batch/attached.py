@@ -1,10 +1,12 @@
 """`python -m jobs.batch.attached SUBMISSION_DIR [--local] --run DIR --attempt N --rank R [-- COMMAND...]`: what
-`launcher attach` starts on the node of a rank, beside it. It becomes the command, or a shell."""
+`launcher attach` starts on the node of a rank, beside it. It runs the command, or a shell, and ends it with the job."""
 
 import argparse
 import os
 import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ from launcher.run.slurm_text import without_overrides
 
 PROCESS = "LAUNCHER_RANK_PROCESS"
 """Variable that tells the process of the rank."""
+_GRACE_SECONDS = 2
 _SHELL = "command -v bash >/dev/null && exec bash -i; exec sh -i"
 """An image may have no bash."""
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT",
@@ -27,7 +30,7 @@ _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Become the command; return an exit code if that is not possible."""
+    """Run the command; return its exit code."""
     options = _parse(argv)
     run = RunDir(options.run)
     found = find_rank(run, options.attempt, options.rank)
@@ -36,11 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     process, environ = found
     try:
         words, environ = attached_argv(RunRecord.read(run.record), options.command, environ, os.environ)
-        # What asks the ranks to stop goes to everything in the job; a shell would die of it.
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-        os.chdir(run.root)
-        os.execvpe(words[0], words, {**environ, PROCESS: str(process)})  # noqa: S606
+        return _run(words, {**environ, PROCESS: str(process)}, run.root)
     except ContainerError as error:
         return _refuse(str(error))
     except OSError as error:
@@ -59,6 +58,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(words[:at])
     options.command = words[at + 1 :]
     return options
+
+
+def _run(words: Sequence[str], environ: Mapping[str, str], folder: Path) -> int:
+    # What asks the ranks to stop goes to everything in the job; a shell would die of it, and inherits this.
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    process = subprocess.Popen(words, env=dict(environ), cwd=folder)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command
+
+    def end(*_: object) -> None:
+        # A shell ignores SIGTERM, and as long as it is there Slurm keeps the job, so that the run cannot be resumed.
+        process.send_signal(signal.SIGHUP)
+        killer = threading.Timer(_GRACE_SECONDS, process.kill)
+        killer.daemon = True
+        killer.start()
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
+    code = process.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _refuse(message: str, code: int = 2) -> int:
@@ -87,7 +106,7 @@ def _processes() -> Iterator[tuple[int, list[str], dict[str, str]]]:
 def attached_argv(
     record: RunRecord, command: Sequence[str], rank: Mapping[str, str], own: Mapping[str, str]
 ) -> tuple[list[str], dict[str, str]]:
-    """Write what to become, and with which environment.
+    """Write what to run, and with which environment.
 
     Args:
         record: The run's; tells the container.

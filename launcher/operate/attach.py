@@ -11,6 +11,7 @@ from launcher.run.batch_process import ATTACHED_MODULE, BATCH_MODULE
 from launcher.run.paths import RunDir
 from launcher.slurm.allocation import inside_argv
 from launcher.slurm.command import slurm_environment
+from launcher.slurm.query import plain_id
 
 _BATCH, _ATTACHED = f"-m {BATCH_MODULE} ", f"-m {ATTACHED_MODULE} "
 
@@ -37,7 +38,7 @@ def attach(run: RunDir, cluster: Cluster, rank: int, command: Sequence[str]) -> 
         running.require_this_machine()
         return subprocess.run(argv, check=False).returncode
     has_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    argv = inside_argv(running.job_id, argv, has_terminal, node=node)
+    argv = inside_argv(plain_id(running.job_id, cluster), argv, has_terminal, node=node)
     return subprocess.run(argv, env=slurm_environment(cluster), check=False).returncode
 
 

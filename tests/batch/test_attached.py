@@ -1,6 +1,7 @@
 """What a command beside a rank gets to see."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ from jobs.batch.attached import attached_argv, find_rank, main
 from launcher.cluster import Cluster
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
-from tests.support.counting_runs import Play, write_run
+from tests.support.counting_runs import PROJECT, Play, write_run
+from tests.support.waiting import PATIENCE
 
 RANK = {"RANK": "1", "MASTER_ADDR": "n1", "PATH": "/image/bin", "MINE": "yes", "SECRETLY": "host only"}
 OWN = {"PATH": "/host/bin", "TERM": "xterm", "SHELL": "/bin/zsh", "SRUN_MEM": "1"}
@@ -79,3 +81,20 @@ def test_a_rank_that_is_gone_is_told_of(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([str(tmp_path), "--run", str(tmp_path), "--attempt", "0", "--rank", "3", "--", "ls", "-l"]) == 2
 
     assert "rank 3 is not on" in capsys.readouterr().err
+
+
+def test_a_shell_ends_with_the_job_and_not_with_a_request_to_stop(
+    rank: "subprocess.Popen[bytes]", tmp_path: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    write_run(RunDir(tmp_path / "run"), Play().recipe.model_dump(mode="json"), make_cluster())
+    deaf = "trap '' TERM; kill -USR2 $$ $PPID; echo here; while true; do sleep 0.1; done"
+    options = ["--run", str(tmp_path / "run"), "--attempt", "2", "--rank", "1", "--", "bash", "-c", deaf]
+    argv = [sys.executable, "-m", "jobs.batch.attached", str(tmp_path), *options]
+    shell = subprocess.Popen(argv, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    try:
+        assert shell.stdout is not None and shell.stdout.readline() == b"here\n"
+        shell.terminate()
+        assert shell.wait(PATIENCE) == 128 + signal.SIGHUP
+    finally:
+        shell.kill()
+        shell.communicate()

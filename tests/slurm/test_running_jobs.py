@@ -65,13 +65,14 @@ def test_a_running_job_is_looked_into_stopped_and_resumed(watcher: Watcher, hook
             shell.sendline("echo here $SLURM_JOB_ID")
             shell.expect(r"here \d+")
             with typing(watcher.checkout, environment, "watch", str(run.root), "--interval", "1") as live:
-                live.expect(r"running .*\(squeue\)")
+                live.expect(r"running.*\(squeue\)")
                 live.send("sy")
                 live.expect_exact("asked to save and stop")
                 wait_for(lambda: read_attempts(run.ledger)[-1].reason == "stopped", "the rank to save")
-                live.expect(r"stopped .*\(run directory\)")
+                live.expect(r"stopped.*\(run directory\)")
                 live.send("ry")
-                live.expect_exact("queued as job")
+                while live.expect_exact(["queued as job", "try again in a minute"]):  # Slurm still cleans up
+                    live.send("ry")
                 live.send("q")
                 live.expect(pexpect.EOF)
             shell.close(force=True)
