@@ -1,5 +1,6 @@
 """What each reason for which an attempt can end means, and what helps."""
 
+import re
 from dataclasses import dataclass
 
 from launcher.run.ledger import Attempt, Reason
@@ -56,6 +57,14 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     "error": ExitReason("error", "A rank failed with an error."),
     None: ExitReason("no reason recorded", "The batch process had no time to write down why: it was killed."),
 }
+
+CRASHES = re.compile(r"Segmentation fault|Bus error|Illegal instruction|Floating point exception|Aborted")
+"""What srun says of a rank that ended itself, or made the kernel do so; it counts as killed."""
+CRASH = ExitReason(
+    "crashed",
+    "A rank crashed in C code: a fault in a library or in a kernel, or NCCL gave up on a collective.",
+    "Where its Python was is at the end of its log, below `Fatal Python error`.",
+)
 
 
 def explain(attempt: Attempt) -> str:

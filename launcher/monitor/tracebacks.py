@@ -9,6 +9,9 @@ from launcher.monitor.logs import read_tail
 
 _BEGIN = "Traceback (most recent call last):"
 _FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)')
+_FATAL = "Fatal Python error: "
+_FATAL_FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
+"""As faulthandler writes it, of which the first is the innermost (https://docs.python.org/3/library/faulthandler.html)."""
 _ERROR = re.compile(r"[A-Za-z_][\w.]*(:|$)")
 _LINES = 4000
 """How much of the end of a log is read; what ranks print after an error is short."""
@@ -37,7 +40,8 @@ def find_errors(logs: Mapping[int, Path]) -> list[RankError]:
     """
     found: dict[tuple[str, str], tuple[str, str, list[int]]] = {}
     for rank, path in sorted(logs.items()):
-        last = _last(read_tail(path, _LINES))
+        lines = read_tail(path, _LINES)
+        last = _crash(lines) or _last(lines)
         if last is not None:
             key = (re.sub(r"0x[0-9a-f]+|\d+", "N", last[0]), last[1])
             found.setdefault(key, (*last, []))[2].append(rank)
@@ -55,6 +59,22 @@ def _last(lines: Sequence[str]) -> tuple[str, str] | None:
         if frames and _ERROR.match(error):
             return error, ", called by ".join(_places(frames))
     return None
+
+
+def _crash(lines: Sequence[str]) -> tuple[str, str] | None:
+    """Find what faulthandler wrote of a crash: nothing of Python comes after it."""
+    begins = [place for place, line in enumerate(lines) if line.startswith(_FATAL)]
+    if not begins:
+        return None
+    body = lines[begins[-1] + 1 :]
+    current = next((place for place, line in enumerate(body) if line.startswith("Current thread")), 0)
+    frames = []
+    for line in body[current + 1 :]:
+        if (match := _FATAL_FRAME.match(line)) is None:
+            break
+        frames.append(match)
+    where = ", called by ".join(_places(frames[::-1])) if frames else "an unknown place"
+    return lines[begins[-1]].strip(), where
 
 
 def _places(frames: Sequence[re.Match[str]]) -> Iterator[str]:
