@@ -47,7 +47,7 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     "hang": ExitReason(
         "hung",
         "The ranks made no progress for `limits.hang`.",
-        "The stacks of all ranks are at the end of their logs: `launcher logs RUN --all-ranks`.",
+        "Where each rank was is at the end of its log: `launcher logs RUN --all-ranks`.",
     ),
     "bad_recipe": ExitReason(
         "bad recipe or data",

@@ -41,7 +41,7 @@ def find_errors(logs: Mapping[int, Path]) -> list[RankError]:
     found: dict[tuple[str, str], tuple[str, str, list[int]]] = {}
     for rank, path in sorted(logs.items()):
         lines = read_tail(path, _LINES)
-        last = _crash(lines) or _last(lines)
+        last = _crash(lines) or _last(lines) or _hang(lines)
         if last is not None:
             key = (re.sub(r"0x[0-9a-f]+|\d+", "N", last[0]), last[1])
             found.setdefault(key, (*last, []))[2].append(rank)
@@ -66,15 +66,34 @@ def _crash(lines: Sequence[str]) -> tuple[str, str] | None:
     begins = [place for place, line in enumerate(lines) if line.startswith(_FATAL)]
     if not begins:
         return None
-    body = lines[begins[-1] + 1 :]
-    current = next((place for place, line in enumerate(body) if line.startswith("Current thread")), 0)
-    frames = []
-    for line in body[current + 1 :]:
-        if (match := _FATAL_FRAME.match(line)) is None:
-            break
-        frames.append(match)
-    where = ", called by ".join(_places(frames[::-1])) if frames else "an unknown place"
-    return lines[begins[-1]].strip(), where
+    threads = _threads(lines[begins[-1] + 1 :])
+    current = next((frames for head, frames in threads if head.startswith("Current thread")), [])
+    return lines[begins[-1]].strip(), _where(current)
+
+
+def _hang(lines: Sequence[str]) -> tuple[str, str] | None:
+    """Find where the watchdog found the rank: in the last of its threads that runs code of this project."""
+    begins = [place for place, line in enumerate(lines) if line.startswith("Timeout (")]
+    if not begins:
+        return None
+    threads = [frames for _, frames in _threads(lines[begins[-1] + 1 :])]
+    own = [frames for frames in threads if any(part in frame["file"] for frame in frames for part in _OWN)]
+    return "made no progress", _where((own or threads or [[]])[-1])
+
+
+def _threads(lines: Sequence[str]) -> list[tuple[str, list[re.Match[str]]]]:
+    """Read the threads that faulthandler or the watchdog wrote, each with its frames, the innermost first."""
+    threads: list[tuple[str, list[re.Match[str]]]] = []
+    for line in lines:
+        if "(most recent call first)" in line:
+            threads.append((line, []))
+        elif threads and (match := _FATAL_FRAME.match(line)):
+            threads[-1][1].append(match)
+    return threads
+
+
+def _where(frames: Sequence[re.Match[str]]) -> str:
+    return ", called by ".join(_places(frames[::-1])) if frames else "an unknown place"
 
 
 def _places(frames: Sequence[re.Match[str]]) -> Iterator[str]:

@@ -207,6 +207,31 @@ def test_a_crash_in_c_code_is_no_lack_of_memory(explain: Callable[..., Explanati
     assert error.place == "/venv/torch/functional.py:9 in pad, called by /code/jobs/train/loop.py:41 in step"
 
 
+STACKS = """\
+step 7
+Timeout (0:30:00)!
+Thread 0x00007f30 (most recent call first):
+  File "/venv/torch/functional.py", line 9 in pad
+  File "/code/jobs/train/{file}.py", line 41 in step
+  File "<frozen runpy>", line 88 in _run_code
+
+Thread 0x00007f32 (most recent call first):
+  File "/venv/threading.py", line 324 in wait
+"""
+
+
+def test_a_hang_tells_which_rank_the_others_wait_for(explain: Callable[..., Explanation], tmp_path: Path) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    for rank in range(4):
+        history.log(0, rank, *STACKS.format(file="loop" if rank == 2 else "reduce").splitlines())
+    told = explain(history.end(0, "hang", "stop", at=90, message="hung"))
+
+    first, others = told.errors
+    assert (first.ranks, others.ranks) == ((2,), (0, 1, 3))
+    assert first.error == "made no progress"
+    assert first.place == "/venv/torch/functional.py:9 in pad, called by /code/jobs/train/loop.py:41 in step"
+
+
 def test_what_was_noted_is_told_once(explain: Callable[..., Explanation], failed: History) -> None:
     told = explain(failed)
 
