@@ -22,7 +22,12 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     "preempted": ExitReason(
         "preempted", "Slurm took the nodes away: for another job, a reboot, or because somebody requeued the job."
     ),
-    "time_limit": ExitReason("time limit", "The job reached its time limit before the run reached its end."),
+    "time_limit": ExitReason(
+        "time limit",
+        "The job reached its time limit before the run reached its end.",
+        "If no attempt gets as far as a checkpoint, submit the recipe anew with more `resources.time`, or let it save "
+        "more often.",
+    ),
     "stopped": ExitReason("stopped by a user", "Somebody asked the run to stop, or cancelled its job."),
     "node_failure": ExitReason(
         "node failure",
@@ -58,13 +63,28 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     None: ExitReason("no reason recorded", "The batch process had no time to write down why: it was killed."),
 }
 
-CRASHES = re.compile(r"Segmentation fault|Bus error|Illegal instruction|Floating point exception|Aborted")
+_CRASHES = re.compile(r"Segmentation fault|Bus error|Illegal instruction|Floating point exception|Aborted")
 """What srun says of a rank that ended itself, or made the kernel do so; it counts as killed."""
-CRASH = ExitReason(
+_CRASH = ExitReason(
     "crashed",
     "A rank crashed in C code: a fault in a library or in a kernel, or NCCL gave up on a collective.",
     "Where its Python was is at the end of its log, below `Fatal Python error`.",
 )
+
+_TOO_LATE = ExitReason(
+    "killed at the time limit",
+    "The job reached its time limit before the ranks had saved.",
+    "They need to be asked earlier: raise `slurm.lead` in the cluster profile above the longest step and a save.",
+)
+
+
+def meaning_of(attempt: Attempt) -> ExitReason:
+    """Find the words for the end of an attempt; what was noted of it may tell more than its reason."""
+    if attempt.reason == "killed" and _CRASHES.search(attempt.message):
+        return _CRASH
+    if attempt.reason == "killed" and "the time limit came before" in attempt.message:
+        return _TOO_LATE
+    return EXIT_REASONS.get(attempt.reason, ExitReason("", f"The reason is `{attempt.reason}`."))
 
 
 def explain(attempt: Attempt) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from launcher.cluster import Cluster
-from launcher.monitor.exit_reasons import CRASH, CRASHES, EXIT_REASONS, ExitReason
+from launcher.monitor.exit_reasons import EXIT_REASONS, meaning_of
 from launcher.monitor.find import run_id
 from launcher.monitor.logs import find_failure, rank_logs, scheduler_log
 from launcher.monitor.observed_state import ObservedState, State, decide_state
@@ -65,9 +65,7 @@ def _explain_state(observed: ObservedState, job: Job | None, ended: Attempt | No
 
 
 def _explain_attempts(state: RunState, ended: Attempt) -> Iterator[str]:
-    meaning = EXIT_REASONS.get(ended.reason, ExitReason("", f"The reason is `{ended.reason}`."))
-    if ended.reason == "killed" and CRASHES.search(ended.message):
-        meaning = CRASH
+    meaning = meaning_of(ended)
     said = f" It was noted: {ended.message}." if ended.message else ""
     yield f"Attempt {ended.number} (job {ended.job_id}) ended. {meaning.meaning}{said}"
     if ended.action in ("requeue", "resubmit", "restart"):

@@ -207,6 +207,14 @@ def test_a_crash_in_c_code_is_no_lack_of_memory(explain: Callable[..., Explanati
     assert error.place == "/venv/torch/functional.py:9 in pad, called by /code/jobs/train/loop.py:41 in step"
 
 
+def test_ranks_that_were_asked_too_late_want_more_lead(explain: Callable[..., Explanation], tmp_path: Path) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    message = "was killed (the time limit came before the tasks had saved)"
+    told = explain(history.end(0, "killed", "stop", at=90, message=message))
+
+    assert any("raise `slurm.lead`" in one for one in told.sentences)
+
+
 STACKS = """\
 step 7
 Timeout (0:30:00)!
