@@ -1,6 +1,7 @@
 """`launcher attach` and `launcher stacks`: looking into a run while it runs."""
 
 import json
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +65,14 @@ def stacks(
         raise typer.Exit(1)
 
 
+_FRAME = re.compile(r'File "(?:.*/(?:site-packages|code)/)?(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
+
+
+def short_frame(frame: str) -> str:
+    """Write `torch/nn/functional.py:9 in pad`: where packages and the run's code lie is the same for all ranks."""
+    return _FRAME.sub(r"\g<file>:\g<line> in \g<function>", frame)
+
+
 def _print_stacks(report: "StackReport", name: str) -> None:
     from launcher.cli.views.wording import number_list
 
@@ -73,7 +82,7 @@ def _print_stacks(report: "StackReport", name: str) -> None:
             if len(shared.threads) > 1:
                 typer.echo(f"  {thread}")
             for frame in frames:
-                typer.echo(f"    {frame}")
+                typer.echo(f"    {short_frame(frame)}")
     if report.silent:
         ranks = f"rank{'s' * (len(report.silent) > 1)} {number_list(report.silent)}"
         typer.echo(

@@ -11,7 +11,7 @@ from launcher.cluster import Cluster
 from launcher.operate.running import RunningAttempt, find_running
 from launcher.run.paths import RunDir
 from launcher.run.stacks import MAIN_THREAD, SIGNAL, parse_stacks
-from launcher.slurm.command import run_slurm
+from launcher.slurm.queue import signal_ranks
 
 _POLL_SECONDS = 0.1
 
@@ -90,7 +90,7 @@ def group_stacks(
 
 def _send(running: RunningAttempt, cluster: Cluster) -> None:
     if not running.is_local:
-        run_slurm(["scancel", f"--signal={int(SIGNAL)}", running.job_id], cluster)
+        signal_ranks(running.job_id, int(SIGNAL), cluster)
         return
     running.require_this_machine()
     for child in _children(running.process):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cli.attach import short_frame
 from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.operate.attach import attach, attaching_argv
@@ -47,6 +48,16 @@ def test_ranks_at_the_same_place_are_put_together_the_odd_one_first() -> None:
     assert [one.ranks for one in group_stacks(found)] == [(2,), (0, 1, 3)]
     assert group_stacks(found)[0].threads == {"MainThread": (THERE,)}
     assert [one.ranks for one in group_stacks(found, all_threads=True)] == [(2,), (3,), (0, 1)]
+
+
+def test_paths_are_printed_from_their_package_on() -> None:
+    frames = ('File "/venv/lib/python3.11/site-packages/torch/nn/functional.py", line 9 in pad', HERE, "<a frame>")
+
+    assert [*map(short_frame, frames)] == [
+        "torch/nn/functional.py:9 in pad",
+        "jobs/train/loop.py:7 in step",
+        "<a frame>",
+    ]
 
 
 PROGRAM = """
