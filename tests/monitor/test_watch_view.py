@@ -142,7 +142,7 @@ def test_a_curve_goes_from_its_lowest_to_its_highest_value() -> None:
     assert sparkline([8, 7, 6, 5, 4, 3, 2, 1], 10) == "█▇▆▅▄▃▂▁"
     assert sparkline([1, 1, 3, 3, float("nan"), 5, 5], 3) == "▁▅█"
     assert (sparkline([1], 5), sparkline([2, 2], 5)) == ("", "▁▁")
-    assert bar(0.5, 4, True) == "━━──" and bar(None, 3, False) == "---"
+    assert bar(0.5, 4, True).plain == "━━──" and bar(None, 3, False).plain == "---"
 
 
 def test_only_changed_lines_are_sent() -> None:

@@ -145,11 +145,18 @@ def _rows(look: Look, state: WatchState, room: int, is_unicode: bool) -> list[Te
     for number, one in enumerate(shown, first):
         status = one.status
         mark, style = (">", "bold") if number == place else (" ", "")
-        row = Text.assemble((f"{mark} {status.id:<6}  {clean(status.name)[:names]:<{names}}  ", style))
+        row = Text.assemble((f"{mark} {status.id:<6}  {_short(status.name, names):<{names}}  ", style))
         row.append_text(Text.from_markup(f"{state_text(status)}{' ' * (9 - len(status.state))}"))
-        row.append(f"{bar(fraction(status), _BAR, is_unicode)} {_share(status):>4}  {_brief(status)}")
+        row.append_text(bar(fraction(status), _BAR, is_unicode))
+        row.append(f" {_share(status):>4}  {_brief(status)}")
         rows.append(row)
     return rows
+
+
+def _short(name: str, width: int) -> str:
+    shown = Text(clean(name))
+    shown.truncate(width, overflow="ellipsis")
+    return shown.plain
 
 
 def fraction(one: RunStatus) -> float | None:
@@ -160,11 +167,11 @@ def fraction(one: RunStatus) -> float | None:
     return min(1.0, (done or 0) / total) if total else None
 
 
-def bar(share: float | None, width: int, is_unicode: bool) -> str:
+def bar(share: float | None, width: int, is_unicode: bool) -> Text:
     """Draw how much is done."""
     full, empty = ("━", "─") if is_unicode else ("#", "-")
     done = round((share or 0.0) * width)
-    return full * done + empty * (width - done)
+    return Text.assemble((full * done, "green"), (empty * (width - done), "dim"))
 
 
 def _share(one: RunStatus) -> str:
@@ -177,7 +184,7 @@ def _brief(one: RunStatus) -> str:
     rate = f"{quantity(one.tokens_per_second)} tokens/s" if one.tokens_per_second else ""
     left = f"{duration(one.eta_seconds)} left" if one.eta_seconds is not None else ""
     why = "" if one.state in ("running", "finished") else clean(one.why)
-    return ", ".join(filter(None, [loss, rate, left, why]))
+    return ", ".join(filter(None, [left, loss, rate, why]))
 
 
 def _details(one: WatchedRun, width: int, is_unicode: bool) -> Iterator[Text]:
@@ -186,12 +193,14 @@ def _details(one: WatchedRun, width: int, is_unicode: bool) -> Iterator[Text]:
     title = Text.assemble((clean(status.name), "bold"), f"  {status.id}  {status.kind}{rehearsal}  ")
     yield title.append_text(Text.from_markup(f"{state_text(status)} [dim]({status.source})[/]"))
     left = f"{duration(status.eta_seconds)} left" if status.eta_seconds is not None else ""
-    share = f"{bar(fraction(status), 2 * _BAR, is_unicode)} {_share(status)}" if fraction(status) is not None else ""
+    done = Text()
+    if fraction(status) is not None:
+        done = Text.assemble(bar(fraction(status), 2 * _BAR, is_unicode), f" {_share(status)}   {left}")
     curve = sparkline([loss for _, loss in one.losses], max(2, min(2 * _BAR, width - 30))) if is_unicode else ""
     losses = f"{curve}  {one.losses[0][1]:.4g} to {one.losses[-1][1]:.4g}" if curve else ""
-    facts = [
+    facts: list[tuple[str, str | Text]] = [
         ("state", clean(status.why)),
-        ("done", "   ".join(filter(None, [share, left]))),
+        ("done", done),
         ("step", progress_text(status)),
         ("loss", losses),
         ("job", f"{status.job_id} on {node_list(status.nodes)}" if status.nodes else status.job_id),
