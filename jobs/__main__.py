@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 
+from jobs.rank.stacks import answer_requests
 from jobs.rank.stop_flag import STOP, StopRequested
 from jobs.rank.watchdog import WATCHDOG
 
@@ -35,6 +36,7 @@ def end_at_once() -> None:
 
 if __name__ == "__main__":
     STOP.install()  # before the imports below, which take seconds that a preemption does not wait for
+    answer_requests()
     WATCHDOG.start(os.environ)
     atexit.register(end_at_once)  # the first one registered is the last one called
     gc.disable()  # until all is imported

@@ -169,6 +169,27 @@ class Mail(Section):
     """Events to report."""
 
 
+class Notify(Section):
+    """Whom the batch process tells how a run is doing. What fails here never harms a run."""
+
+    webhook: VariableName | None = None
+    """Name of the variable that holds an address, in the environment you submit from or in `secrets_file`. It gets JSON
+    as Slack, Mattermost and others read it: `{"text": "..."}`."""
+    command: tuple[str, ...] = ()
+    """A program of the nodes and its arguments. It finds LAUNCHER_EVENT, LAUNCHER_RUN and LAUNCHER_TEXT in its
+    environment."""
+    events: Annotated[
+        tuple[Literal["started", "requeued", "stopped", "finished", "failed"], ...], Field(min_length=1)
+    ] = ("requeued", "stopped", "finished", "failed")
+    """What to tell: an attempt has started; a run was interrupted and is queued again; it was stopped by a person, or
+    may not be queued again; it has finished; it has failed for good."""
+
+    @override
+    def _conflicts(self) -> Iterator[str]:
+        if self.webhook is None and not self.command:
+            yield "webhook, command: nobody is told; write one of them, or leave `notify` out"
+
+
 class Container(Section):
     """The image that ranks run in; the batch process runs on the host."""
 
@@ -209,6 +230,8 @@ class Cluster(Section):
     """Image that ranks run in."""
     mail: Mail | None = None
     """Mail from Slurm."""
+    notify: Notify | None = None
+    """Messages from the batch process, to a chat or a program."""
     python: str | None = None
     """Python on the nodes; the one that runs `launcher` if left out."""
     engines: dict[EngineName, str] = Field(default_factory=dict)

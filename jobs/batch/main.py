@@ -17,6 +17,7 @@ from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_a
 from jobs.batch.end_reason import find_end_reason
 from jobs.batch.evidence import END_SIGNALS, Evidence
 from jobs.batch.guardian import queue_guardian
+from jobs.batch.notify import Notifier, event_of
 from jobs.batch.requeue import requeue_run
 from jobs.batch.restart_policy import batch_exit_code, decide_restart
 from jobs.batch.supervise import Signals, supervise
@@ -51,11 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(job: BatchJob, signals: Signals) -> int:
+    notifier = Notifier(job)
+    try:
+        return _carry_out(job, signals, notifier)
+    finally:
+        notifier.wait()
+
+
+def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> int:
     while True:
-        attempt = _start(job)
+        attempt = _start(job, notifier)
         say = Journal(job.run.batch_log(attempt.number))
         say(f"attempt {attempt.number} of {job.run.root.name}: job {job.id} on {', '.join(job.nodes)}")
         queue_guardian(job, say)
+        notifier.tell("started", f"attempt {attempt.number} on {', '.join(job.nodes)}", say)
         evidence = supervise(job, attempt, signals, say)
         end = find_end_reason(evidence)
         decision = decide_restart(evidence.attempts, end, job.policy)
@@ -64,6 +74,7 @@ def _run(job: BatchJob, signals: Signals) -> int:
         except OSError as error:  # the next start closes it
             say(f"the ledger cannot take the end of attempt {attempt.number}: {error}; the next start notes it")
         say(f"{end.reason} ({end.source}): {decision.message} -> {decision.action}")
+        notifier.tell(event_of(end.reason, decision), decision.message, say)
         if decision.action == "restart":
             continue
         if decision.action == "done":
@@ -72,7 +83,8 @@ def _run(job: BatchJob, signals: Signals) -> int:
             advance_pipelines(job, say)
             advance_sweep(job, say)
         if decision.action in ("done", "stop") or not job.local:
-            requeue_run(job, attempt, end.unfit, decision, say)
+            if not requeue_run(job, attempt, end.unfit, decision, say):
+                notifier.tell("failed", "it cannot be queued again; `launcher resume` continues it", say)
             return batch_exit_code(end)
 
 
@@ -82,7 +94,7 @@ def _register(job: BatchJob, say: Journal) -> None:
         say(f"not in the index of finished runs: {why}")
 
 
-def _start(job: BatchJob) -> Attempt:
+def _start(job: BatchJob, notifier: Notifier) -> Attempt:
     """Open an attempt, unless there is a reason not to.
 
     A run that cannot write its ledger is not started: each attempt must count, or a full disk would have it
@@ -93,14 +105,14 @@ def _start(job: BatchJob) -> Attempt:
     """
     try:
         attempts = read_attempts(job.run.ledger)
-        _check_start(job, attempts)
+        _check_start(job, attempts, notifier)
         return open_attempt(job, attempts)
     except OSError as error:
         message = f"{job.run.root.name}: not started: {error}; `launcher resume` starts it when that is repaired"
         raise StartRefusedError(message, os.EX_IOERR) from error
 
 
-def _check_start(job: BatchJob, attempts: Sequence[Attempt]) -> None:
+def _check_start(job: BatchJob, attempts: Sequence[Attempt], notifier: Notifier) -> None:
     """Check that the run is not over, stopped by a person, running elsewhere, or out of budget.
 
     Raises:
@@ -109,7 +121,7 @@ def _check_start(job: BatchJob, attempts: Sequence[Attempt]) -> None:
     """
     for attempt in attempts:
         if attempt.ended is None and attempt.reason != "finished":
-            _close_earlier(job, attempt)
+            _close_earlier(job, attempt, notifier)
     finished = next((attempt for attempt in attempts if attempt.reason == "finished"), None)
     if finished is not None:
         if finished.ended is None:
@@ -119,6 +131,7 @@ def _check_start(job: BatchJob, attempts: Sequence[Attempt]) -> None:
             _register(job, say)
             advance_pipelines(job, say)
             advance_sweep(job, say)
+            notifier.tell("finished", "", say)
         raise StartRefusedError(f"{job.run.root.name}: finished in attempt {finished.number}; nothing to do", FINISHED)
     _refuse_stopped(job, attempts)
     request = StopRequest.read(job.run.stop_request)
@@ -140,7 +153,7 @@ def _refuse_stopped(job: BatchJob, attempts: Sequence[Attempt]) -> None:
         raise StartRefusedError(message, 1)
 
 
-def _close_earlier(job: BatchJob, attempt: Attempt) -> None:
+def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
     """Write the last line of an attempt whose batch process did not live to write it.
 
     Raises:
@@ -169,6 +182,7 @@ def _close_earlier(job: BatchJob, attempt: Attempt) -> None:
         message = f"{decision.message}; resumed by job {job.id}"
         append_event(job.run.ledger, attempt.number, action="stop", message=message)
     elif decision.action == "stop":
+        notifier.tell(event_of(end.reason, decision), decision.message, tell_slurm)
         raise StartRefusedError(f"{job.run.root.name}: not started again: {decision.message}", 1)
 
 

@@ -12,10 +12,14 @@ from launcher.run.ledger import Attempt, append_event
 from launcher.run.record import RunRecord, Submitted
 
 
-def requeue_run(job: BatchJob, attempt: Attempt, unfit: Sequence[str], decision: RestartDecision, say: Journal) -> None:
-    """Put the job back into the queue, or a new one where the site does not allow that."""
+def requeue_run(job: BatchJob, attempt: Attempt, unfit: Sequence[str], decision: RestartDecision, say: Journal) -> bool:
+    """Put the job back into the queue, or a new one where the site does not allow that.
+
+    Returns:
+        Whether that succeeded, or was not to be done.
+    """
     if decision.action in ("done", "stop"):
-        return
+        return True
     exclude = nodes_to_exclude(job, unfit, say)
     message = f"{decision.message}; not on {', '.join(unfit)} again" if exclude else decision.message
     if decision.action == "requeue" and _requeue(job, say):
@@ -25,7 +29,7 @@ def requeue_run(job: BatchJob, attempt: Attempt, unfit: Sequence[str], decision:
             say(f"scontrol update ExcNodeList={exclude}: {answer.text or 'done'}")
             if answer.ok:
                 _note(job, attempt, say, message=message)
-        return
+        return True
     index = job.environ.get("SLURM_ARRAY_TASK_ID")
     answer = slurm.resubmit(str(job.submission.script), index, job.id, job.node_count, exclude)
     say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
@@ -35,6 +39,7 @@ def requeue_run(job: BatchJob, attempt: Attempt, unfit: Sequence[str], decision:
     else:
         message = f"{decision.message}; it cannot be queued again: {answer.text}"
         _note(job, attempt, say, action="stop", message=message)
+    return answer.ok
 
 
 def nodes_to_exclude(job: BatchJob, unfit: Sequence[str], say: Journal) -> str | None:

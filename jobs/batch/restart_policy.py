@@ -85,7 +85,8 @@ def _spent_budget(attempts: Sequence[Attempt], policy: Policy) -> str | None:
     current = attempts[max(stops, default=0) :]
     failures = sum(attempt.reason in FAILURES for attempt in current)
     if failures > policy.max_failures:
-        return f"{failures} failures are more than limits.max_failures ({policy.max_failures}) allows"
+        count = "1 failure is" if failures == 1 else f"{failures} failures are"
+        return f"{count} more than limits.max_failures ({policy.max_failures}) allows"
     last = current[-MAX_ATTEMPTS_WITHOUT_PROGRESS:]
     stuck = len(last) == MAX_ATTEMPTS_WITHOUT_PROGRESS and all(
         attempt.reason in FAILURES | {"time_limit"} and not _made_progress(attempts, attempt) for attempt in last

@@ -11,6 +11,7 @@ import typer
 
 from launcher import __version__
 from launcher.cli import (
+    attach,
     chat,
     compare,
     corpus,
@@ -30,6 +31,7 @@ from launcher.cli import (
     submit,
     sweep,
     usage,
+    watch,
     why,
 )
 from launcher.errors import LauncherError
@@ -70,6 +72,7 @@ app.command()(doctor.doctor)
 app.command()(submit.submit)
 app.command()(submit.render)
 app.command()(status.status)
+app.command()(watch.watch)
 app.command()(why.why)
 app.command()(report.report)
 app.command()(usage.usage)
@@ -78,6 +81,8 @@ for command in (operate.stop, operate.resume, operate.cancel, operate.save, oper
     app.command()(command)
 app.command()(debug.debug)
 app.command()(demo.demo)
+app.command()(attach.attach)
+app.command()(attach.stacks)
 app.command()(chat.chat)
 app.command()(graph.graph)
 app.command()(compare.compare)

@@ -1,5 +1,6 @@
 """What each reason for which an attempt can end means, and what helps."""
 
+import re
 from dataclasses import dataclass
 
 from launcher.run.ledger import Attempt, Reason
@@ -21,7 +22,12 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     "preempted": ExitReason(
         "preempted", "Slurm took the nodes away: for another job, a reboot, or because somebody requeued the job."
     ),
-    "time_limit": ExitReason("time limit", "The job reached its time limit before the run reached its end."),
+    "time_limit": ExitReason(
+        "time limit",
+        "The job reached its time limit before the run reached its end.",
+        "If no attempt gets as far as a checkpoint, submit the recipe anew with more `resources.time`, or let it save "
+        "more often.",
+    ),
     "stopped": ExitReason("stopped by a user", "Somebody asked the run to stop, or cancelled its job."),
     "node_failure": ExitReason(
         "node failure",
@@ -46,7 +52,7 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     "hang": ExitReason(
         "hung",
         "The ranks made no progress for `limits.hang`.",
-        "The stacks of all ranks are at the end of their logs: `launcher logs RUN --all-ranks`.",
+        "Where each rank was is at the end of its log: `launcher logs RUN --all-ranks`.",
     ),
     "bad_recipe": ExitReason(
         "bad recipe or data",
@@ -56,6 +62,29 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     "error": ExitReason("error", "A rank failed with an error."),
     None: ExitReason("no reason recorded", "The batch process had no time to write down why: it was killed."),
 }
+
+_CRASHES = re.compile(r"Segmentation fault|Bus error|Illegal instruction|Floating point exception|Aborted")
+"""What srun says of a rank that ended itself, or made the kernel do so; it counts as killed."""
+_CRASH = ExitReason(
+    "crashed",
+    "A rank crashed in C code: a fault in a library or in a kernel, or NCCL gave up on a collective.",
+    "Where its Python was is at the end of its log, below `Fatal Python error`.",
+)
+
+_TOO_LATE = ExitReason(
+    "killed at the time limit",
+    "The job reached its time limit before the ranks had saved.",
+    "They need to be asked earlier: raise `slurm.lead` in the cluster profile above the longest step and a save.",
+)
+
+
+def meaning_of(attempt: Attempt) -> ExitReason:
+    """Find the words for the end of an attempt; what was noted of it may tell more than its reason."""
+    if attempt.reason == "killed" and _CRASHES.search(attempt.message):
+        return _CRASH
+    if attempt.reason == "killed" and "the time limit came before" in attempt.message:
+        return _TOO_LATE
+    return EXIT_REASONS.get(attempt.reason, ExitReason("", f"The reason is `{attempt.reason}`."))
 
 
 def explain(attempt: Attempt) -> str:

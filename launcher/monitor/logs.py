@@ -95,13 +95,13 @@ def find_failure(run: RunDir, attempt: int) -> Failure | None:
     return Failure(first, "the earliest traceback", logs[first])
 
 
-def read_tail(path: Path, count: int | None) -> list[str]:
-    """Read the last `count` lines, all if None; of a very long log at most the last mebibyte."""
+def read_tail(path: Path, count: int | None, most_bytes: int = _TAIL_BYTES) -> list[str]:
+    """Read the last `count` lines, all if None; of a very long log at most the last mebibyte, or `most_bytes`."""
     if not path.is_file():
         return []
     with path.open("rb") as file:
         size = file.seek(0, 2)
-        start = 0 if count is None else max(0, size - _TAIL_BYTES)
+        start = 0 if count is None else max(0, size - most_bytes)
         file.seek(start)
         lines = split_lines(file.read())
     lines = lines[1:] if start else lines

@@ -10,6 +10,7 @@ from launcher.cluster import Cluster
 from launcher.monitor.observed_state import State, decide_state
 from launcher.monitor.run_state import RunState, ask_about, read_state, read_states
 from launcher.monitor.summaries import Summaries
+from launcher.recipe.quantities import Duration
 from launcher.run.ledger import Attempt
 from launcher.run.paths import RunDir, list_shares
 from launcher.slurm.parse import Job
@@ -54,6 +55,10 @@ class RunStatus:
     phase_done: int | None = None
     """Of its steps."""
     phase_total: int | None = None
+    time_limit: float | None = None
+    """Unix time at which its job reaches its time limit; None if it does not run, or Slurm does not tell."""
+    saves_at: float | None = None
+    """Unix time at which it is asked to save, for that reason."""
     sweep: str | None = None
     """Name of the sweep that it is a point of."""
     group: "GroupStatus | None" = None
@@ -208,6 +213,7 @@ def compose(run: RunState, answer: QueryResult) -> RunStatus:
     row = run.newest[-1] if run.newest else {}
     last_step = run.last.last_step if run.last else None
     running, finished = observed.state == "running", observed.state == "finished"
+    limit = job.end if job and running and job.phase == "running" else None
     return RunStatus(
         id=run.record.id,
         name=run.record.name,
@@ -231,6 +237,8 @@ def compose(run: RunState, answer: QueryResult) -> RunStatus:
         wandb_id=run.record.wandb_id,
         sweep=run.record.sweep,
         attempts=run.attempts,
+        time_limit=limit,
+        saves_at=limit - _lead(run) if limit else None,
         bytes_done=row.get("bytes_total" if finished else "bytes"),
         bytes_total=row.get("bytes_total"),
         bytes_per_second=run.speed if running and "bytes" in row and "phase" not in row else None,
@@ -238,6 +246,12 @@ def compose(run: RunState, answer: QueryResult) -> RunStatus:
         phase_done=row.get("phase_done") if running else None,
         phase_total=row.get("phase_total") if running else None,
     )
+
+
+def _lead(run: RunState) -> int:
+    """Seconds from the request to save to the time limit."""
+    lead = run.record.cluster.get("slurm", {}).get("lead")
+    return Duration(lead).seconds if lead else 0
 
 
 def _nodes(run: RunState, job: Job | None) -> tuple[str, ...]:

@@ -9,6 +9,9 @@ from launcher.monitor.logs import read_tail
 
 _BEGIN = "Traceback (most recent call last):"
 _FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)')
+_FATAL = "Fatal Python error: "
+_FATAL_FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
+"""As faulthandler writes it, of which the first is the innermost (https://docs.python.org/3/library/faulthandler.html)."""
 _ERROR = re.compile(r"[A-Za-z_][\w.]*(:|$)")
 _LINES = 4000
 """How much of the end of a log is read; what ranks print after an error is short."""
@@ -37,7 +40,8 @@ def find_errors(logs: Mapping[int, Path]) -> list[RankError]:
     """
     found: dict[tuple[str, str], tuple[str, str, list[int]]] = {}
     for rank, path in sorted(logs.items()):
-        last = _last(read_tail(path, _LINES))
+        lines = read_tail(path, _LINES)
+        last = _crash(lines) or _last(lines) or _hang(lines)
         if last is not None:
             key = (re.sub(r"0x[0-9a-f]+|\d+", "N", last[0]), last[1])
             found.setdefault(key, (*last, []))[2].append(rank)
@@ -55,6 +59,41 @@ def _last(lines: Sequence[str]) -> tuple[str, str] | None:
         if frames and _ERROR.match(error):
             return error, ", called by ".join(_places(frames))
     return None
+
+
+def _crash(lines: Sequence[str]) -> tuple[str, str] | None:
+    """Find what faulthandler wrote of a crash: nothing of Python comes after it."""
+    begins = [place for place, line in enumerate(lines) if line.startswith(_FATAL)]
+    if not begins:
+        return None
+    threads = _threads(lines[begins[-1] + 1 :])
+    current = next((frames for head, frames in threads if head.startswith("Current thread")), [])
+    return lines[begins[-1]].strip(), _where(current)
+
+
+def _hang(lines: Sequence[str]) -> tuple[str, str] | None:
+    """Find where the watchdog found the rank: in the last of its threads that runs code of this project."""
+    begins = [place for place, line in enumerate(lines) if line.startswith("Timeout (")]
+    if not begins:
+        return None
+    threads = [frames for _, frames in _threads(lines[begins[-1] + 1 :])]
+    own = [frames for frames in threads if any(part in frame["file"] for frame in frames for part in _OWN)]
+    return "made no progress", _where((own or threads or [[]])[-1])
+
+
+def _threads(lines: Sequence[str]) -> list[tuple[str, list[re.Match[str]]]]:
+    """Read the threads that faulthandler or the watchdog wrote, each with its frames, the innermost first."""
+    threads: list[tuple[str, list[re.Match[str]]]] = []
+    for line in lines:
+        if "(most recent call first)" in line:
+            threads.append((line, []))
+        elif threads and (match := _FATAL_FRAME.match(line)):
+            threads[-1][1].append(match)
+    return threads
+
+
+def _where(frames: Sequence[re.Match[str]]) -> str:
+    return ", called by ".join(_places(frames[::-1])) if frames else "an unknown place"
 
 
 def _places(frames: Sequence[re.Match[str]]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from launcher.cluster import Cluster
-from launcher.monitor.exit_reasons import EXIT_REASONS, ExitReason
+from launcher.monitor.exit_reasons import EXIT_REASONS, meaning_of
 from launcher.monitor.find import run_id
 from launcher.monitor.logs import find_failure, rank_logs, scheduler_log
 from launcher.monitor.observed_state import ObservedState, State, decide_state
@@ -47,26 +47,32 @@ def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
     return Explanation(
         id=run_id(run),
         state=observed.state,
-        sentences=(*_explain_state(observed, job), *(_explain_attempts(state, ended) if ended else ())),
+        sentences=(*_explain_state(observed, job, ended), *(_explain_attempts(state, ended) if ended else ())),
         errors=tuple(errors),
         evidence=tuple(_find_evidence(state, ended, is_a_fault)),
         commands=tuple(_next_commands(observed, job, ended, run_id(run))),
     )
 
 
-def _explain_state(observed: ObservedState, job: Job | None) -> Iterator[str]:
-    yield f"{observed.state}{f': {observed.why}' if observed.why else ''} (says {observed.source})"
+def _explain_state(observed: ObservedState, job: Job | None, ended: Attempt | None) -> Iterator[str]:
+    # What was noted of the attempt comes below.
+    is_told = ended is not None and ended.message and ended.message in observed.why
+    why = f": {observed.why}" if observed.why and not is_told else ""
+    yield f"{observed.state}{why} (says {observed.source})"
     reason = find_reason(job.reason) if job is not None and job.phase == "queued" else None
     if reason is not None and not job.is_held:  # type: ignore[union-attr]  # a job with a reason is one
         yield reason.advice or "It starts by itself as soon as it can; there is nothing to do."
 
 
 def _explain_attempts(state: RunState, ended: Attempt) -> Iterator[str]:
-    meaning = EXIT_REASONS.get(ended.reason, ExitReason("", f"The reason is `{ended.reason}`."))
+    meaning = meaning_of(ended)
     said = f" It was noted: {ended.message}." if ended.message else ""
     yield f"Attempt {ended.number} (job {ended.job_id}) ended. {meaning.meaning}{said}"
     if ended.action in ("requeue", "resubmit", "restart"):
-        yield "The run continues by itself from its newest checkpoint."
+        if ended.last_step:
+            yield "The run continues by itself from its newest checkpoint."
+        else:
+            yield "The run starts again by itself; nothing had been saved yet."
     elif meaning.advice:
         yield meaning.advice
     if ended.fault and ended.fault not in ended.message:

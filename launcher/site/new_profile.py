@@ -66,6 +66,8 @@ OPTIONAL_LINES = [
     "#   image: /path/to/image.sif",
     "# mail:",
     "#   address: you@example.org",
+    "# notify:",
+    "#   webhook: SLACK_WEBHOOK        # name of the variable with the address, here or in `secrets_file`",
 ]
 
 

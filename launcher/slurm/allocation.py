@@ -59,18 +59,22 @@ def allocation_options(script: str) -> list[str]:
     return [option for option in options if option.partition("=")[0] not in _BATCH_ONLY]
 
 
-def inside_argv(job_id: str, command: Sequence[str], has_terminal: bool, cpus: int | None = None) -> list[str]:
-    """Write the srun command that runs something on the first node of an allocation, beside other steps.
+def inside_argv(
+    job_id: str, command: Sequence[str], has_terminal: bool, cpus: int | None = None, node: str | None = None
+) -> list[str]:
+    """Write the srun command that runs something on one node of an allocation, beside other steps.
 
     Args:
         job_id: Of the allocation.
         command: What to run.
         has_terminal: Whether it has the terminal of this process.
         cpus: Cores for it; None: as many as Slurm gives a step that does not say.
+        node: Which node; None: the first.
     """
     pty = ["--pty"] if has_terminal else []
     cores = [f"--cpus-per-task={cpus}"] if cpus else []
-    return ["srun", f"--jobid={job_id}", "--overlap", "--nodes=1", "--ntasks=1", *cores, *pty, *command]
+    where = [f"--nodelist={node}"] if node else []
+    return ["srun", f"--jobid={job_id}", "--overlap", "--nodes=1", "--ntasks=1", *where, *cores, *pty, *command]
 
 
 def _start(argv: Sequence[str], cluster: Cluster, output: IO[str]) -> "subprocess.Popen[bytes]":

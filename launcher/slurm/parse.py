@@ -11,7 +11,7 @@ from launcher.slurm.reasons import explain_reason
 _HELD_STATES = ("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 _HELD = re.compile(r"JobHeld|JobHoldMaxRequeue|(requeued|in) held")
 
-SQUEUE_FORMAT = "%i|%T|%S|%N|%r"
+SQUEUE_FORMAT = "%i|%T|%S|%e|%N|%r"
 SACCT_FORMAT = "JobID,State,ExitCode,Start,End,NodeList,Reason"
 
 Source: TypeAlias = Literal["squeue", "sacct", "scontrol", "process"]
@@ -31,6 +31,7 @@ class Job:
     start: float | None = None
     """Unix time; an estimate while it is queued."""
     end: float | None = None
+    """Unix time; while it runs that of its time limit."""
     nodes: str = ""
     """Slurm's short form: `gpu[01-04]`."""
     exit_code: str = ""
@@ -64,10 +65,10 @@ def _spaced(reason: str) -> str:
 
 def parse_squeue(text: str) -> list[Job]:
     """Parse `squeue --noheader --format=SQUEUE_FORMAT`."""
-    rows = (line.split("|", 4) for line in text.splitlines() if line.count("|") >= 4)
+    rows = (line.split("|", 5) for line in text.splitlines() if line.count("|") >= 5)
     return [
-        Job(job_id, _word(state), "squeue", _value(reason), parse_time(start), None, _value(nodes))
-        for job_ids, state, start, nodes, reason in rows
+        Job(job_id, _word(state), "squeue", _value(reason), parse_time(start), parse_time(end), _value(nodes))
+        for job_ids, state, start, end, nodes, reason in rows
         for job_id in expand_job_ids(job_ids)
     ]
 

@@ -90,6 +90,18 @@ def find_jobs(cluster: Cluster, job_ids: Iterable[str]) -> QueryResult:
     return QueryResult(jobs, frozenset(question.answered), tuple(question.notes))
 
 
+def plain_id(job_id: str, cluster: Cluster) -> str:
+    """Find the number of its own that an element of an array has: srun takes no `123_4`.
+
+    Raises:
+        SlurmError: Slurm does not tell, or the job is gone.
+    """
+    if "_" not in job_id:
+        return job_id
+    argv = ["squeue", "--noheader", "--all", f"--jobs={job_id}", "--format=%A"]
+    return run_slurm(argv, cluster, TIMEOUT_SECONDS).strip()
+
+
 def _ask_squeue(cluster: Cluster, base_ids: Sequence[str]) -> list[Job]:
     # --array: squeue cuts the short form of long arrays off. --states=all: jobs that ended minutes ago, too.
     options = ("--all", "--array", "--states=all", "--noheader", f"--format={SQUEUE_FORMAT}")

@@ -120,6 +120,15 @@ def release_jobs(job_ids: Sequence[str], cluster: Cluster) -> None:
     run_slurm(["scontrol", "release", ",".join(job_ids)], cluster)
 
 
+def signal_ranks(job_id: str, number: int, cluster: Cluster) -> None:
+    """Send a signal to all ranks of a job; its batch process gets nothing.
+
+    Raises:
+        SlurmError: Slurm refuses.
+    """
+    run_slurm(["scancel", f"--signal={number}", job_id], cluster)
+
+
 def end_jobs(job_ids: Sequence[str], cluster: Cluster) -> None:
     """End those of the jobs that are still queued or running, in this order."""
     known = find_jobs(cluster, job_ids)

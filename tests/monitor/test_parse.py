@@ -14,12 +14,12 @@ from launcher.slurm.parse import (
 from launcher.slurm.reasons import explain_reason
 
 SQUEUE = """\
-4_1|CANCELLED|2026-11-21T04:10:59|a100-01|None
-4_3|PENDING|N/A||JobArrayTaskLimit
-5|PENDING|2027-11-21T04:11:07||Resources
-6|PENDING|N/A||DependencyNeverSatisfied
-2|FAILED|2026-11-21T04:10:59|a100-01|NonZeroExitCode
-9_2|RUNNING|2026-11-21T04:10:59|a100-[01-02]|None
+4_1|CANCELLED|2026-11-21T04:10:59|N/A|a100-01|None
+4_3|PENDING|N/A|N/A||JobArrayTaskLimit
+5|PENDING|2027-11-21T04:11:07|N/A||Resources
+6|PENDING|N/A|N/A||DependencyNeverSatisfied
+2|FAILED|2026-11-21T04:10:59|2026-11-21T04:11:02|a100-01|NonZeroExitCode
+9_2|RUNNING|2026-11-21T04:10:59|2026-11-21T04:20:59|a100-[01-02]|None
 """
 
 SACCT = """\
@@ -74,6 +74,7 @@ def test_squeue_tells_state_reason_start_and_nodes() -> None:
     assert jobs["5"].explanation == "waits for free nodes (Resources)"
     assert jobs["9_2"].nodes == "a100-[01-02]"
     assert jobs["9_2"].reason == ""
+    assert jobs["9_2"].end == local("2026-11-21T04:20:59")
     assert jobs["4_3"].start is None
 
 
@@ -146,7 +147,7 @@ def test_elements_of_an_array_are_expanded(text: str, expected: tuple[str, ...])
 
 
 def test_a_state_newer_than_the_table_is_unknown_not_over() -> None:
-    [job] = parse_squeue("7|DREAMING|N/A||None\n")
+    [job] = parse_squeue("7|DREAMING|N/A|N/A||None\n")
 
     assert job.phase == "unknown"
     assert job.explanation == "has the state DREAMING"
@@ -160,7 +161,7 @@ def test_a_state_newer_than_the_table_is_unknown_not_over() -> None:
     ],
 )
 def test_a_held_job_tells_the_command_that_lets_it_go(reason: str) -> None:
-    [job] = parse_squeue(f"7_3|PENDING|N/A||{reason}\n")
+    [job] = parse_squeue(f"7_3|PENDING|N/A|N/A||{reason}\n")
 
     assert job.is_held
     assert job.explanation.startswith("held") and "`scontrol release 7_3`" in job.explanation
@@ -168,7 +169,7 @@ def test_a_held_job_tells_the_command_that_lets_it_go(reason: str) -> None:
 
 @pytest.mark.parametrize(("state", "reason"), [("PENDING", "Priority"), ("RUNNING", "None"), ("PENDING", "Dependency")])
 def test_a_job_that_waits_or_runs_is_not_held(state: str, reason: str) -> None:
-    [job] = parse_squeue(f"7|{state}|N/A||{reason}\n")
+    [job] = parse_squeue(f"7|{state}|N/A|N/A||{reason}\n")
 
     assert not job.is_held and "release" not in job.explanation
 

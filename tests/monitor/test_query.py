@@ -43,7 +43,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def test_a_job_in_the_queue_needs_one_call(install: Install) -> None:
-    squeue = install("squeue", "7_0|RUNNING|2026-11-21T04:10:59|n1|None\n7_1|PENDING|N/A||Priority\n")
+    squeue = install("squeue", "7_0|RUNNING|2026-11-21T04:10:59|N/A|n1|None\n7_1|PENDING|N/A|N/A||Priority\n")
     sacct = install("sacct")
 
     answer = find_jobs(CLUSTER, ["7_0", "7_1"])
@@ -58,7 +58,7 @@ def test_a_job_in_the_queue_needs_one_call(install: Install) -> None:
 
 
 def test_jobs_that_left_the_queue_are_looked_up_in_one_sacct_call(install: Install) -> None:
-    install("squeue", "9|RUNNING|2026-11-21T04:10:59|n1|None\n")
+    install("squeue", "9|RUNNING|2026-11-21T04:10:59|N/A|n1|None\n")
     sacct = install(
         "sacct", "7|NODE_FAIL|0:0|N/A|N/A|n1|None\n7|COMPLETED|0:0|N/A|N/A|n1|None\n8|FAILED|1:0|N/A|N/A|n1|x\n"
     )
@@ -173,7 +173,7 @@ def test_another_program_that_has_the_number_of_a_local_run_by_now_is_not_that_r
 
 
 def test_what_slurm_says_in_another_encoding_is_read_all_the_same(install: Install) -> None:
-    install("squeue", then="printf '7|PENDING|N/A||R\\351serv\\351\\n'")
+    install("squeue", then="printf '7|PENDING|N/A|N/A||R\\351serv\\351\\n'")
 
     assert find_jobs(CLUSTER, ["7"]).jobs["7"].state == "PENDING"
 

@@ -258,7 +258,7 @@ def test_a_run_that_ends_while_slurm_is_asked_is_not_lost(
     squeue.parent.mkdir()
     squeue.write_text(
         f"#!/bin/sh\n/bin/cp {tmp_path}/after/*.json* {history.run.root}\n"
-        """case "$*" in *--jobs=7*) echo '7|PENDING|N/A||Resources' ;; esac\n"""
+        """case "$*" in *--jobs=7*) echo '7|PENDING|N/A|N/A||Resources' ;; esac\n"""
     )
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", str(squeue.parent))

@@ -228,8 +228,8 @@ def test_a_group_is_one_line_and_a_table_of_tasks_that_fit_the_terminal(
     shares[2].end(0, "error", "stop", at=120, message="rank 0 failed")
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
-    rows = [f"1001_{index}|RUNNING|N/A|a{index}|None" for index in range(2)]
-    rows += [f"{job}|PENDING|N/A||Dependency" for job in ("1001_3", "1002")]
+    rows = [f"1001_{index}|RUNNING|N/A|N/A|a{index}|None" for index in range(2)]
+    rows += [f"{job}|PENDING|N/A|N/A||Dependency" for job in ("1001_3", "1002")]
     (bin_folder / "squeue").write_text("#!/bin/sh\ncat <<END\n" + "\n".join(rows) + "\nEND\n")
     (bin_folder / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_folder}:/usr/bin:/bin")

@@ -180,6 +180,80 @@ def test_an_error_within_an_error_and_one_that_was_cut_off(tmp_path: Path) -> No
     assert (found.ranks, found.error) == ((0,), OF_OTHERS[-1])
 
 
+CRASH = """\
+Fatal Python error: Segmentation fault
+
+Thread 0x00007f30 (most recent call first):
+  File "/venv/threading.py", line 324 in wait
+
+Current thread 0x00007f31 (most recent call first):
+  File "/venv/torch/functional.py", line 9 in pad
+  File "/code/jobs/train/loop.py", line 41 in step
+  File "<frozen runpy>", line 88 in _run_code
+
+Extension modules: numpy (total: 1)
+"""
+
+
+def test_a_crash_in_c_code_is_no_lack_of_memory(explain: Callable[..., Explanation], tmp_path: Path) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    history.log(0, 1, *CRASH.splitlines())
+    message = "was killed (rank 1 on a1: Segmentation fault), no step is safe yet"
+    told = explain(history.end(0, "killed", "stop", at=90, message=message))
+
+    assert "crashed in C code" in told.sentences[1] and "memory" not in " ".join(told.sentences)
+    [error] = told.errors
+    assert (error.ranks, error.error) == ((1,), "Fatal Python error: Segmentation fault")
+    assert error.place == "/venv/torch/functional.py:9 in pad, called by /code/jobs/train/loop.py:41 in step"
+
+
+def test_ranks_that_were_asked_too_late_want_more_lead(explain: Callable[..., Explanation], tmp_path: Path) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    message = "was killed (the time limit came before the tasks had saved)"
+    told = explain(history.end(0, "killed", "stop", at=90, message=message))
+
+    assert any("raise `slurm.lead`" in one for one in told.sentences)
+
+
+STACKS = """\
+step 7
+Timeout (0:30:00)!
+Thread 0x00007f30 (most recent call first):
+  File "/venv/torch/functional.py", line 9 in pad
+  File "/code/jobs/train/{file}.py", line 41 in step
+  File "<frozen runpy>", line 88 in _run_code
+
+Thread 0x00007f32 (most recent call first):
+  File "/venv/threading.py", line 324 in wait
+"""
+
+
+def test_a_hang_tells_which_rank_the_others_wait_for(explain: Callable[..., Explanation], tmp_path: Path) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    for rank in range(4):
+        history.log(0, rank, *STACKS.format(file="loop" if rank == 2 else "reduce").splitlines())
+    told = explain(history.end(0, "hang", "stop", at=90, message="hung"))
+
+    first, others = told.errors
+    assert (first.ranks, others.ranks) == ((2,), (0, 1, 3))
+    assert first.error == "made no progress"
+    assert first.place == "/venv/torch/functional.py:9 in pad, called by /code/jobs/train/loop.py:41 in step"
+
+
+def test_what_was_noted_is_told_once(explain: Callable[..., Explanation], failed: History) -> None:
+    told = explain(failed)
+
+    assert " ".join(told.sentences).count("rank 3 failed first, exit code 1") == 1
+    assert told.sentences[0] == "failed (says run directory)"
+
+
+def test_a_run_that_had_saved_nothing_starts_again(explain: Callable[..., Explanation], tmp_path: Path) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60).end(0, "preempted", "requeue", at=70)
+    told = explain(history, Job("7", "PENDING", "squeue", "BeginTime"))
+
+    assert "The run starts again by itself; nothing had been saved yet." in told.sentences
+
+
 def test_numbers_are_written_as_ranges() -> None:
     assert number_list([0, 1, 2, 5, 7, 8, 9, 10, 11]) == "0-2, 5, 7-11"
     assert number_list([4]) == "4"

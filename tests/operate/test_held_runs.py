@@ -17,7 +17,7 @@ from tests.support.run_histories import History
 def history(tmp_path: Path, fake_slurm: FakeSlurm) -> History:
     """A run that was put back into the queue and held; Slurm's SIGTERM left a STOP file."""
     squeue = fake_slurm.bin / "squeue"
-    squeue.write_text("#!/bin/sh\necho '7|PENDING|N/A||job requeued in held state'\n")
+    squeue.write_text("#!/bin/sh\necho '7|PENDING|N/A|N/A||job requeued in held state'\n")
     history = History.begin(tmp_path / "runs").submit("7", at=0).start(0, "7", at=60).train(0, 0, 30, at=70)
     history.end(0, "preempted", "requeue", at=140, last_step=30)
     StopRequest("time_limit", 0).write(history.run.stop_request)

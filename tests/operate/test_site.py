@@ -121,7 +121,7 @@ def test_every_commented_key_of_a_profile_is_a_real_one(site: Site, tmp_path: Pa
     ]
     text = "\n".join(line for line in lines if "arrays have" not in line and "preempted jobs" not in line)
 
-    wanted = {"environment:", "container:", "mail:"}
+    wanted = {"environment:", "container:", "mail:", "notify:"}
     text = text.replace("~/.config/launcher/secrets", str(secrets))
     for key in wanted:
         text = text.replace(f"# {key}", key)
@@ -129,6 +129,7 @@ def test_every_commented_key_of_a_profile_is_a_real_one(site: Site, tmp_path: Pa
 
     assert cluster.container is not None
     assert cluster.mail is not None
+    assert cluster.notify is not None and cluster.notify.webhook == "SLACK_WEBHOOK"
     assert cluster.environment == {"HF_HUB_OFFLINE": "1"}
     assert (cluster.slurm.qos, cluster.modules, cluster.gpus.memory) == ("normal", ("cuda/12.8",), "80GB")
 

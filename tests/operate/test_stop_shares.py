@@ -22,7 +22,7 @@ def cluster(fake_slurm: FakeSlurm, make_cluster: MakeCluster) -> Cluster:
     squeue = fake_slurm.bin / "squeue"
     squeue.rename(fake_slurm.bin / "squeue.fake")
     squeue.write_text(
-        "#!/bin/sh\ncase \"$*\" in\n*%r*) sed 's/|.*/|PENDING|N\\/A||Dependency/' "
+        "#!/bin/sh\ncase \"$*\" in\n*%r*) sed 's/|.*/|PENDING|N\\/A|N\\/A||Dependency/' "
         f'{fake_slurm.state}/queue;;\n*) exec "$0.fake" "$@";;\nesac\n'
     )
     squeue.chmod(0o755)

@@ -51,12 +51,14 @@ import sys
 import time
 from pathlib import Path
 
+from jobs.rank.stacks import answer_requests
 from jobs.rank.stop_flag import StopFlag
 from launcher.run.ledger import append_event
 from launcher.run.paths import COMPLETE, CONTINUE, FINISHED, RunDir, published_steps
 
 stop = StopFlag()
 stop.install()
+answer_requests()
 run, attempt = RunDir(Path(sys.argv[1])), int(sys.argv[3])
 total = json.loads(run.recipe.read_text())["seed"]
 brake = Path(json.loads(run.record.read_text())["recipe_folder"]) / "brake"

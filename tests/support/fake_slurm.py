@@ -53,9 +53,9 @@ if name == "sbatch" and "--test-only" in argv:
     print("sbatch: Job 7 to start at", start, file=sys.stderr)
 elif name == "sbatch":
     print((state / "banner").read_text() + submit(Path(argv[-1]).read_text()))
-elif name == "squeue" and "--format=%i|%T|%S|%N|%r" in argv:
+elif name == "squeue" and "--format=%i|%T|%S|%e|%N|%r" in argv:
     for line in queue.read_text().splitlines():
-        print(line.partition("|")[0] + "|PENDING|N/A||Priority")
+        print(line.partition("|")[0] + "|PENDING|N/A|N/A||Priority")
 elif name == "squeue" and "--format=%i" in argv:
     for line in queue.read_text().splitlines():
         print(line.partition("|")[0])

@@ -72,13 +72,14 @@ def _cells(one: RunStatus, wide: bool, with_loss: bool) -> list[str]:
     source = "" if one.is_over else one.source
     numbers = [_progress(one), *loss, str(len(one.attempts) or ""), one.job_id]
     if not wide:
-        return [one.id, escape(one.name), _state(one) + _tasks(one), *numbers, source]
+        return [one.id, escape(one.name), state_text(one) + _tasks(one), *numbers, source]
     because = "" if _tasks(one) else one.why.partition(":")[0].partition(";")[0]
-    state = ", ".join([_state(one) + _tasks(one), *filter(None, [escape(because), _outlook(one)])])
+    state = ", ".join([state_text(one) + _tasks(one), *filter(None, [escape(because), outlook(one)])])
     return [one.id, escape(one.name), one.kind, state, *numbers, node_list(one.nodes), source]
 
 
-def _state(one: RunStatus) -> str:
+def state_text(one: RunStatus) -> str:
+    """The state in its colour, as rich's markup."""
     color = _COLORS.get(one.state)
     return f"[{color}]{one.state}[/]" if color else one.state
 
@@ -105,7 +106,8 @@ def _counted(one: RunStatus) -> str:
     return f"{one.phase_done}/{one.phase_total}" if one.phase else f"{one.step}/{one.total_steps}"
 
 
-def _outlook(one: RunStatus) -> str:
+def outlook(one: RunStatus) -> str:
+    """When it starts or how long it still takes, if that is known."""
     if one.start_estimate:
         return f"starts about {clock(one.start_estimate)}"
     return f"{duration(one.eta_seconds)} left" if one.eta_seconds is not None else ""
@@ -121,7 +123,7 @@ def print_run(
 ) -> None:
     """Print everything about one run, with its scores or newest evaluation; the loss is plotted if there are rows."""
     rehearsal = " (rehearsal)" if one.rehearsal else ""
-    out.print(f"[bold]{escape(one.name)}[/]  {one.id}  {one.kind}{rehearsal}  {_state(one)} [dim]({one.source})[/]")
+    out.print(f"[bold]{escape(one.name)}[/]  {one.id}  {one.kind}{rehearsal}  {state_text(one)} [dim]({one.source})[/]")
     for label, text in _details(one, goodput, headlines(scores) if scores else _scores(evaluation)):
         if text:
             out.print(f"  {label:<8} {escape(text)}", soft_wrap=True)
@@ -139,14 +141,14 @@ def print_run(
 def _details(one: RunStatus, goodput: Goodput, scores: str) -> list[tuple[str, str]]:
     job = f"{one.job_id} on {node_list(one.nodes)}" if one.job_id and one.nodes else one.job_id
     return [
-        ("state", ", ".join(filter(None, [one.why, _outlook(one)]))),
-        ("files" if one.bytes_total is not None else "step", _training(one)),
+        ("state", ", ".join(filter(None, [one.why, outlook(one)]))),
+        ("files" if one.bytes_total is not None else "step", progress_text(one)),
         ("scores", scores),
         ("job", job),
         ("created", clock(one.created)),
         ("folder", one.folder),
         ("W&B", one.wandb_id if _is_tracked(one.kind) else ""),
-        ("cost", _cost(one, goodput)),
+        ("cost", cost_text(one, goodput)),
     ]
 
 
@@ -156,7 +158,8 @@ def _is_tracked(kind: str) -> bool:
     return getattr(KINDS.get(kind), "is_tracked", False)
 
 
-def _training(one: RunStatus) -> str:
+def progress_text(one: RunStatus) -> str:
+    """How far it is, with its loss and its speed."""
     if one.step is None:
         return ""
     if one.bytes_total is not None:
@@ -176,7 +179,8 @@ def _scores(evaluation: Row) -> str:
     return f"step {evaluation['step']}: {', '.join(scores)}" if scores else ""
 
 
-def _cost(one: RunStatus, goodput: Goodput) -> str:
+def cost_text(one: RunStatus, goodput: Goodput) -> str:
+    """What it cost: steps, time in training and in the queue."""
     if goodput.useful_fraction is None:
         return ""
     unit, share = "useful steps", f" (goodput {goodput.useful_fraction:.1%})"

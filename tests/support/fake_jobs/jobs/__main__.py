@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.rank.ranks import ranks_from
+from jobs.rank.stacks import answer_requests
 from jobs.rank.stop_flag import STOP
 from jobs.rank.watchdog import WATCHDOG
 from launcher.run.ledger import append_event
@@ -23,6 +24,7 @@ from launcher.run.paths import COMPLETE, CONTINUE, FINISHED, RunDir, published_s
 
 BLOCK = 4096
 STOP.install()
+answer_requests()
 WATCHDOG.start(os.environ)
 RANKS = ranks_from(os.environ)
 
