@@ -21,6 +21,7 @@ from launcher.cli import (
     pipeline,
     plan,
     recipe,
+    search,
     status,
     submit,
     sweep,
@@ -59,6 +60,7 @@ app.command()(compare.compare)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(search.app, name="search")
 app.add_typer(devcluster.app, name="devcluster")
 
 
