@@ -14,7 +14,7 @@ from jobs.batch.restart_policy import Policy
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import NEVER_RESTART, RunDir, SubmissionDir
 from launcher.run.record import RunRecord, fingerprint
-from launcher.run.trials import find_search
+from launcher.run.trials import search_of
 
 
 class StartRefusedError(Exception):
@@ -75,12 +75,12 @@ class BatchJob:
     @property
     def is_trial(self) -> bool:
         """Whether the run is a trial of a search."""
-        return self.record.sweep is not None and find_search(self.run.root.parent, self.record.sweep) is not None
+        return search_of(self.run, self.record.sweep) is not None
 
     @property
     def pruned_by(self) -> str | None:
         """The metric by which the run, a trial, ends early if others leave it behind; None for all other runs."""
-        folder = find_search(self.run.root.parent, self.record.sweep) if self.record.sweep else None
+        folder = search_of(self.run, self.record.sweep)
         section = json.loads(folder.record.read_bytes())["section"] if folder else {"pruner": None}
         return str(section["metric"]) if section["pruner"] else None
 

@@ -143,8 +143,8 @@ PROBES: tuple[Callable[[Evidence], EndReason | None], ...] = (
     # work (78): what happens to the job afterwards changes neither.
     _finished,
     _bad_recipe,
-    # Once all ranks have saved (75) because of a STOP that holds for good, it does not matter that Slurm took the job as
-    # well.
+    # Once all ranks have saved (75) because of a STOP that holds for good, it does not matter that Slurm took the job
+    # as well.
     _stopped_for_good,
     # First-hand knowledge of ranks that could not be started or had not saved in time. At the time limit Slurm is about
     # to kill this process, which leaves no time for questions.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.run.files import write_all
-from launcher.run.paths import SubmissionDir
+from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.sweep_points import SweptRun, sweep_dir
 
 
@@ -102,6 +102,16 @@ def find_search(runs_root: Path, name: str) -> SearchDir | None:
     """Find a search by its name; None if there is none."""
     folder = SearchDir(sweep_dir(runs_root, name).root)
     return folder if folder.record.is_file() else None
+
+
+def search_of(run: RunDir, sweep: str | None) -> SearchDir | None:
+    """Find the search that a run is a trial of; None if it is not one.
+
+    Args:
+        run: The run.
+        sweep: What its run.json says.
+    """
+    return find_search(run.root.parent, sweep) if sweep else None
 
 
 def read_trials(folder: SearchDir) -> list[Trial]:

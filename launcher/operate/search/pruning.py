@@ -11,7 +11,7 @@ from launcher.recipe.base import Direction
 from launcher.recipe.sections.search import HalvingPruner, Search
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
-from launcher.run.trials import find_search
+from launcher.run.trials import search_of
 from launcher.submit.search_record import SearchRecord
 
 
@@ -81,7 +81,7 @@ def judge_run(run: RunDir, after: int) -> tuple[int | None, int]:
         RunError: The run is no trial of a search.
     """
     record = RunRecord.read(run.record)
-    folder = find_search(run.root.parent, record.sweep or "")
+    folder = search_of(run, record.sweep)
     if folder is None:
         raise RunError(f"`{run.root.name}`: is no trial of a search")
     found = SearchRecord.read(folder.record)

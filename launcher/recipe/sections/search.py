@@ -3,9 +3,9 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from typing_extensions import override
 
 from launcher.recipe.base import Direction, Positive, Section, nearest_first
@@ -13,6 +13,13 @@ from launcher.recipe.sections.sweep import DrawnKey, Seed, Values
 
 OPEN = "*"
 """Ends what stands for all names of metrics that begin so."""
+
+
+SearchedKey: TypeAlias = Annotated[
+    Annotated[Values, Tag("list")] | Annotated[DrawnKey, Tag("range")],
+    Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "range"),
+]
+"""Values to choose from, or two numbers to choose between."""
 
 
 class HalvingPruner(Section):
@@ -34,7 +41,7 @@ class Search(Section):
     method: Literal["tpe", "random", "grid"] = "tpe"
     """`tpe`: near what has worked (Bergstra et al. 2011), as Optuna does it. `random`: drawn from `space`. `grid`: each
     combination of the values once."""
-    space: Annotated[dict[str, Values | DrawnKey], Field(min_length=1)]
+    space: Annotated[dict[str, SearchedKey], Field(min_length=1)]
     """What is tried for each key: `[4, 8, 16]`, or `{low: 1e-6, high: 1e-3, scale: log}`."""
     trials: Positive
     """How many combinations are tried altogether. Write more later to go on."""

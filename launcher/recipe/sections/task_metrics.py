@@ -6,7 +6,9 @@ from launcher.recipe.base import Direction
 from launcher.recipe.sections.generation_task import AnyTask
 
 CHOICE = ("acc", "acc_norm", "acc_bytes", "acc_tokens", "acc_mutual_info")
-PERPLEXITY = ("token_perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "document_perplexity", "nll")
+"""Scores of a choice, in the order in which they are shown."""
+PERPLEXITY = ("token_perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "document_perplexity")
+"""Scores of a text, in the order in which they are shown."""
 PAIRS: Mapping[str, Direction] = {
     "accuracy": "maximize",
     "margin": "maximize",
@@ -16,7 +18,7 @@ PAIRS: Mapping[str, Direction] = {
 """Scores of pairs of answers (jobs/scoring/pairs.py computes them)."""
 _KNOWN: Mapping[str, Mapping[str, Direction]] = {
     "choice": dict.fromkeys(CHOICE, "maximize"),
-    "perplexity": dict.fromkeys(PERPLEXITY, "minimize"),
+    "perplexity": dict.fromkeys((*PERPLEXITY, "nll"), "minimize"),
     "reward": PAIRS,
 }
 """By the type of a task; the scores of other types depend on their data."""
