@@ -85,12 +85,24 @@ def submit_search_file(
         typer.echo(f"{plan.record.name}: {_budget(plan)}\nnothing was written or queued", err=True)
         return True
     queued = submit_search(plan)
+    _publish(plan.folder)
     if as_json:
         report = {"search": plan.record.name, "folder": str(plan.folder.root), "jobs": queued.jobs}
         typer.echo(json.dumps({**report, "elements": queued.elements, "left": queued.left}, indent=1))
     else:
         _report(plan.record.name, queued)
     return True
+
+
+def _publish(folder: "SearchDir") -> None:
+    """Give the best result its name, if the node that should have done it could not."""
+    from launcher.monitor.trials import read_past
+    from launcher.operate.search.best import publish_best
+    from launcher.submit.search_record import SearchRecord
+
+    record = SearchRecord.read(folder.record)
+    if told := publish_best(folder, record, read_past(folder, record.search.metric)):
+        typer.echo(f"{record.name}: {told}", err=True)
 
 
 def _budget(plan: "SearchPlan") -> str:
@@ -117,6 +129,7 @@ def resume_search(folder: "SearchDir", profile: "Cluster") -> None:
     from launcher.submit.searches import forget_failures, queue_missing
 
     forget_failures(folder)
+    _publish(folder)
     _report(SearchRecord.read(folder.record).name, queue_missing(folder, profile))
 
 

@@ -12,7 +12,7 @@ from launcher.recipe.sections.search import Search
 
 _FIXED: Mapping[str, str] = {
     **dict.fromkeys(("base", "kind", "name", "rehearsal", "sweep", "search"), "has one value in a recipe"),
-    **dict.fromkeys(("output", "corpus"), "gets the number of the trial"),
+    "output": "names what the best trial makes",
     **dict.fromkeys(("resources", "data_use", "secrets"), "is the same for all trials, which share their jobs"),
 }
 """Keys that cannot be searched, and why."""

@@ -16,8 +16,6 @@ from launcher.recipe.sections.search import Search
 from launcher.run.files import replace_text
 from launcher.run.record import fingerprint
 
-_NAMES = ("output", "corpus")
-"""Keys that give what a run makes its name."""
 _MAY_CHANGE = ("trials", "parallel", "pruner", "seed", "method")
 """Keys of the section that leave the trials that there are comparable with later ones."""
 
@@ -74,9 +72,8 @@ class SearchRecord:
         """
         content = lay(self.recipe, values)
         content["name"] = f"{self.name}-{number}"
-        for key in _NAMES:
-            if content.get(key):
-                content[key] = f"{content[key]}-{number}"
+        if "output" in content:  # it names what the best trial makes
+            content["output"] = None
         label = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
         point = Point(self.name, values, label)
         return LoadedRecipe(read_recipe(json.dumps(content)), Path(self.path), self.text, point=point)

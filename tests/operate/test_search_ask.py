@@ -157,12 +157,44 @@ def test_values_that_do_not_go_together_are_not_tried(make: Make) -> None:
     assert trial is not None and trial.values["batch.micro_batch"] == 4, "16 sequences are no multiple of 5 or 3"
 
 
-def test_a_result_has_the_number_of_its_trial(tmp_path: Path, make_cluster: MakeCluster, make_cpt: MakeRecipe) -> None:
-    element = Element(*make_search(tmp_path, make_cluster(), make_cpt(output="tuned"), trials=2))
-    trials = [trial for _ in range(2) if (trial := element.ask().trial)]
-    recipes = [json.loads(element.run_of(trial).recipe.read_bytes()) for trial in trials[:1]]
+def test_what_the_best_trial_made_gets_the_name_when_all_are_over(
+    tmp_path: Path, make_cluster: MakeCluster, make_cpt: MakeRecipe
+) -> None:
+    """The bowl is lowest at 1e-3; the trial at 1e-2 is the best of those that have finished at first."""
+    rates = [1e-1, 1e-2, 1e-3]
+    space = {"optim.lr": rates, "optim.weight_decay": [0.3]}
+    searched: dict[str, Any] = {"method": "grid", "space": space}
+    recipe, link = make_cpt(output="tuned"), tmp_path / "models" / "tuned"
 
-    assert [(one["name"], one["output"]) for one in recipes] == [("pretrain-0", "tuned-0")]
+    def work(trials: int) -> list[RunDir]:
+        element = Element(*make_search(tmp_path, make_cluster(), recipe, trials=trials, **searched))
+        while trial := element.ask().trial:
+            assert not link.exists() or trials == 3, "before all are over nothing has the name"
+            (element.run_of(trial).outputs / "model").mkdir(parents=True)
+            element.carry_out(trial)
+        return [element.run_of(trial) for trial in read_trials(element.search)]
+
+    runs = work(2)
+    assert link.resolve() == (runs[1].outputs / "model").resolve()
+    assert json.loads(runs[1].recipe.read_bytes())["output"] is None
+    assert RunRecord.read(runs[1].record).name == "pretrain-1"
+
+    runs = work(3)
+    assert link.resolve() == (runs[2].outputs / "model").resolve()
+
+
+def test_a_name_that_something_else_has_is_left_alone(
+    tmp_path: Path, make_cluster: MakeCluster, make_cpt: MakeRecipe
+) -> None:
+    element = Element(*make_search(tmp_path, make_cluster(), make_cpt(output="tuned"), trials=1))
+    (tmp_path / "models" / "tuned").mkdir()
+    trial = element.ask().trial
+    assert trial is not None
+    (element.run_of(trial).outputs / "model").mkdir(parents=True)
+    element.carry_out(trial)
+
+    assert "exists already, and is not from this search" in element.ask().why
+    assert not (tmp_path / "models" / "tuned").is_symlink()
 
 
 def test_a_file_is_published_once_and_whole(tmp_path: Path) -> None:

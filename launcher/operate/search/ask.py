@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.monitor.trials import PastTrial, read_past
+from launcher.operate.search.best import publish_best
 from launcher.operate.search.owners import find_absent
 from launcher.operate.search.sampler import suggest
 from launcher.run.ledger import append_event
@@ -68,7 +69,9 @@ def ask(folder: SearchDir, me: Owner, submission: SubmissionDir) -> Offer:
             return Offer(_hand_out(folder, found, me, record, site, submission))
         number = max(first, len(past))
         if number >= search.budget:
-            return Offer(None, f"all {search.budget} trials are taken", is_done=True)
+            told = publish_best(folder, record, past)
+            why = f"all {search.budget} trials are taken" + (f"; {told}" if told else "")
+            return Offer(None, why, is_done=True)
         trial = _choose(record, number, past, me, folder)
         if claim(folder, trial):
             return Offer(_hand_out(folder, trial, me, record, site, submission))
