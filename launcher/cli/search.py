@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from launcher.cluster import Cluster
     from launcher.load import LoadedRecipe
+    from launcher.monitor.sweep import SweepStatus
     from launcher.run.trials import SearchDir
     from launcher.submit.plan_submission import SubmitOptions
     from launcher.submit.searches import QueuedElements, SearchPlan
@@ -121,6 +122,17 @@ def _report(name: str, queued: "QueuedElements") -> None:
     else:
         typer.echo(f"{name}: all trials are over; write more `trials` to go on")
     typer.echo(f"\nlauncher status '{name}'  its trials, and the best of them", err=True)
+
+
+def idle_notes(folder: "SearchDir", profile: "Cluster", found: "SweepStatus") -> list[str]:
+    """Say that a search is at rest although there is something left, and where its elements said why."""
+    from launcher.submit.searches import alive_elements
+
+    left = (found.trials or 0) - sum(point.run.state in ("finished", "pruned") for point in found.points)
+    if left <= 0 or alive_elements(folder, profile):
+        return []
+    logs = folder.submissions()[-1].root / "slurm-*.log" if folder.submissions() else folder.root
+    return [f"no element is queued or running: `launcher resume {found.name}` queues some; the last ones said: {logs}"]
 
 
 def resume_search(folder: "SearchDir", profile: "Cluster") -> None:

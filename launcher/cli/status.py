@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +12,7 @@ import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, MetricOption, WhereOption, refuse_where
 from launcher.cli.pipeline import show
+from launcher.cli.search import idle_notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,8 @@ def status(
 
     profile = load_cluster(cluster)
     if run is not None and (search := search_named(profile, run)):
-        _show_sweep(read_search(search, profile, where or (), metric), as_json, everything)
+        found = read_search(search, profile, where or (), metric)
+        _show_sweep(replace(found, notes=(*found.notes, *idle_notes(search, profile, found))), as_json, everything)
         return
     if run is not None and (points := find_sweep(profile, run)):
         _show_sweep(read_sweep(profile, run, select(points, where or ()), metric), as_json, everything)

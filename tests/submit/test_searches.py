@@ -152,6 +152,7 @@ def test_resume_tries_again_what_failed_and_cancel_ends_all(submit: Submit, site
     said, _ = launcher("cancel", "rates", "--cluster", str(site))
     assert said.endswith("`launcher resume rates` continues\n")
     assert search.stop_request.exists()
+    assert "note: no element is queued or running: `launcher resume rates` queues some" in status(site)
 
     said, _ = launcher("resume", "rates", "--cluster", str(site))
 
@@ -159,6 +160,19 @@ def test_resume_tries_again_what_failed_and_cancel_ends_all(submit: Submit, site
     assert not search.stop_request.exists()
     again = ask(search, Owner("1002_0"), search.submissions()[-1]).trial
     assert again is not None and again.number == 0
+
+
+def status(site: Path) -> str:
+    return launcher("status", "rates", "--cluster", str(site))[0]
+
+
+def test_without_optuna_only_what_needs_none_is_queued(submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.submit.searches.find_spec", lambda _: None)
+    with pytest.raises(AssertionError, match="this Python has no Optuna"):
+        submit(method="tpe")
+    with pytest.raises(AssertionError, match="this Python has no Optuna"):
+        submit(pruner={"min_step": 4})
+    assert submit()["elements"] == 2
 
 
 def test_a_dry_run_writes_and_queues_nothing(tmp_path: Path, site: Path, fake_slurm: FakeSlurm) -> None:
