@@ -67,19 +67,15 @@ def submit_search_file(
     Raises:
         LauncherError: There are other recipes beside it, or options that searches do not have.
     """
-    searches = [item for item in wanted if item.recipe.search]
-    if not searches:
-        return False
     from launcher.cli.submit_report import warn
     from launcher.errors import LauncherError
-    from launcher.submit.plan_submission import plan_submission
-    from launcher.submit.searches import plan_search, script_of, submit_search
+    from launcher.submit.searches import script_of, submit_search
 
-    if len({item.recipe.name for item in wanted}) > 1 or len(searches) < len(wanted):
-        raise LauncherError(f"{searches[0].path}: is a search; submit it by itself")
+    plan = _plan(wanted, profile, options)
+    if plan is None:
+        return False
     if given := [name for name, value in others.items() if value]:
         raise LauncherError(f"{given[0]}: is not for searches; leave it out")
-    plan = plan_search(plan_submission(wanted, profile, options), wanted)
     warn(plan.corners.recipes)
     if dry_run:
         typer.echo(script_of(plan), nl=False)
@@ -93,6 +89,34 @@ def submit_search_file(
     else:
         _report(plan.record.name, queued)
     return True
+
+
+def render_search(wanted: "Sequence[LoadedRecipe]", profile: "Cluster", options: "SubmitOptions") -> bool:
+    """Print the script of a search; False if the recipes are no search."""
+    from launcher.submit.searches import script_of
+
+    plan = _plan(wanted, profile, options)
+    if plan is not None:
+        typer.echo(script_of(plan), nl=False)
+    return plan is not None
+
+
+def _plan(wanted: "Sequence[LoadedRecipe]", profile: "Cluster", options: "SubmitOptions") -> "SearchPlan | None":
+    """Work out what submitting a search would do; None if the recipes are no search.
+
+    Raises:
+        LauncherError: There are other recipes beside it.
+    """
+    searches = [item for item in wanted if item.recipe.search]
+    if not searches:
+        return None
+    from launcher.errors import LauncherError
+    from launcher.submit.plan_submission import plan_submission
+    from launcher.submit.searches import plan_search
+
+    if len({item.recipe.name for item in wanted}) > 1 or len(searches) < len(wanted):
+        raise LauncherError(f"{searches[0].path}: is a search; submit it by itself")
+    return plan_search(plan_submission(wanted, profile, options), wanted)
 
 
 def _publish(folder: "SearchDir") -> None:

@@ -20,7 +20,7 @@ from launcher.cli.arguments import (
 )
 from launcher.cli.logs import follow_run
 from launcher.cli.pipeline import refuse_sweep, submit_file
-from launcher.cli.search import submit_search_file
+from launcher.cli.search import render_search, submit_search_file
 from launcher.cli.submit_report import report_all, tell_known, tell_waiting, warn
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def render(
             typer.echo(json.dumps(_deepspeed(item, profile), indent=1))
         return
     options = SubmitOptions(max_parallel=max_parallel, rehearsal=rehearse, check=False)
+    if render_search(loaded, profile, options):
+        return
     for one in plan_submission(loaded, profile, options).submissions:
         typer.echo(one.script, nl=False)
 

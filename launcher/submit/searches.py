@@ -1,8 +1,9 @@
 """Queueing searches: an array whose elements each carry out one trial after the other."""
 
+import itertools
 import json
 import shutil
-import time
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -182,7 +183,12 @@ def forget_failures(folder: SearchDir) -> int:
 def _freeze_elements(folder: SearchDir, record: SearchRecord, cluster: Cluster, size: int) -> SubmissionDir:
     """Make the folder of a submission; the search knows of it before Slurm does."""
     submission = _free_folder(folder)
-    submission.root.mkdir(0o777 if record.is_open else 0o700)
+    try:
+        submission.root.mkdir(0o777 if record.is_open else 0o700)
+    except FileExistsError:
+        raise LauncherError(
+            f"{submission.root}: another `launcher submit` or `resume` is queueing `{record.name}`"
+        ) from None
     row = json.dumps({"search": str(folder.root)}) + "\n"
     submission.manifest.write_text(row * size, encoding="utf-8")
     submission.script.write_text(_render(record, cluster, submission, size), encoding="utf-8")
@@ -191,15 +197,12 @@ def _freeze_elements(folder: SearchDir, record: SearchRecord, cluster: Cluster, 
 
 
 def _free_folder(folder: SearchDir) -> SubmissionDir:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
     root = folder.runs_root / ".submissions"
-    names = (root / f"{folder.root.name}-{stamp}-{number}" for number in range(1000))
+    names = (root / f"{folder.root.name}-{number}" for number in itertools.count(1))
     return SubmissionDir(next(path for path in names if not path.exists()))
 
 
 def _render(record: SearchRecord, cluster: Cluster, submission: SubmissionDir, size: int) -> str:
-    import sys
-
     recipe = record.trial_recipe(0, {}).recipe
     request = Request((recipe,) * size, sweep=record.name)
     return render(request, cluster, submission, Path(record.code), cluster.python or sys.executable)

@@ -162,6 +162,30 @@ def test_resume_tries_again_what_failed_and_cancel_ends_all(submit: Submit, site
     assert again is not None and again.number == 0
 
 
+def test_what_is_rendered_is_what_is_queued(submit: Submit, site: Path, tmp_path: Path, fake_slurm: FakeSlurm) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(RECIPE | {"search": SEARCH}))
+    rendered, _ = launcher("render", str(path), "--cluster", str(site))
+    submit()
+
+    assert rendered == fake_slurm.script("1001")
+
+
+def test_a_search_is_submitted_by_itself_and_is_no_stage(site: Path, tmp_path: Path) -> None:
+    path, other = tmp_path / "recipe.yaml", tmp_path / "other.yaml"
+    path.write_text(json.dumps(RECIPE | {"search": SEARCH}))
+    other.write_text(json.dumps(RECIPE | {"name": "other"}))
+    _, said = launcher("submit", str(path), str(other), "--cluster", str(site), code=2)
+    assert "is a search; submit it by itself" in said
+    _, said = launcher("submit", str(path), "--wait", "--cluster", str(site), code=2)
+    assert said == "--wait: is not for searches; leave it out\n"
+
+    pipeline = tmp_path / "pipeline.yaml"
+    pipeline.write_text(json.dumps({"kind": "pipeline", "name": "p", "stages": {"a": {"recipe": str(path)}}}))
+    _, said = launcher("validate", str(pipeline), code=2)
+    assert "the recipe of stage `a` has a `sweep` or a `search`, and a stage is one run" in said
+
+
 def status(site: Path) -> str:
     return launcher("status", "rates", "--cluster", str(site))[0]
 
