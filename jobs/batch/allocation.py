@@ -14,6 +14,7 @@ from jobs.batch.restart_policy import Policy
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import NEVER_RESTART, RunDir, SubmissionDir
 from launcher.run.record import RunRecord, fingerprint
+from launcher.run.trials import search_of
 
 
 class StartRefusedError(Exception):
@@ -72,6 +73,18 @@ class BatchJob:
         return (SubmissionDir(Path(folders[-1])) if folders else self.submission).slurm_log(job_id)
 
     @property
+    def is_trial(self) -> bool:
+        """Whether the run is a trial of a search."""
+        return search_of(self.run, self.record.sweep) is not None
+
+    @property
+    def pruned_by(self) -> str | None:
+        """The metric by which the run, a trial, ends early if others leave it behind; None for all other runs."""
+        folder = search_of(self.run, self.record.sweep)
+        section = json.loads(folder.record.read_bytes())["section"] if folder else {"pruner": None}
+        return str(section["metric"]) if section["pruner"] else None
+
+    @property
     def policy(self) -> Policy:
         """What the recipe and the cluster profile say about restarts."""
         counts_files = self.recipe["kind"] in ("prepare", "vocabulary")
@@ -111,16 +124,31 @@ def find_job(submission: SubmissionDir, environ: Mapping[str, str], local: bool,
         raise StartRefusedError(f"the submission cannot be read: {error}", os.EX_IOERR) from error
     if index >= len(entries):
         raise StartRefusedError(f"{submission.manifest}: no line for array index {index}")
-    run = RunDir(Path(entries[index]["run"]))
+    return read_job(submission, RunDir(Path(entries[index]["run"])), entries[index]["fingerprint"], environ, local)
+
+
+def read_job(submission: SubmissionDir, run: RunDir, queued: str, environ: Mapping[str, str], local: bool) -> BatchJob:
+    """Read a run that this process is to carry out, and check that its recipe is the one that was queued.
+
+    Args:
+        submission: What this process was started from.
+        run: The run.
+        queued: Fingerprint of its recipe.
+        environ: The environment of the process.
+        local: Whether there is no Slurm.
+
+    Raises:
+        StartRefusedError: There is no such run, or its recipe.json was changed since; exit code 78.
+    """
     try:
         recipe = json.loads(run.recipe.read_text(encoding="utf-8"))
         record = RunRecord.read(run.record)
     except (OSError, ValueError) as error:
         raise StartRefusedError(f"{run.root}: the run directory cannot be read: {error}") from error
-    if fingerprint(recipe) != entries[index]["fingerprint"]:
+    if fingerprint(recipe) != queued:
         raise StartRefusedError(
             f"{run.recipe}: was changed after it was queued (fingerprint {fingerprint(recipe)[:12]}, queued "
-            f"{entries[index]['fingerprint'][:12]}); submit the changed recipe as a new run"
+            f"{queued[:12]}); submit the changed recipe as a new run"
         )
     return BatchJob(submission, run, recipe, record, environ, local)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from jobs.batch import slurm
 from jobs.batch.evidence import END_SIGNALS, EndReason, Evidence
 from jobs.batch.slurm_traces import CLOCK_SECONDS, REQUEUE, of_state, parse_accounting, search_logs
-from launcher.run.ledger import Reason, micro_batch_limit
+from launcher.run.ledger import Reason, StopReason, micro_batch_limit
 from launcher.run.paths import CONTINUE, DOES_NOT_FIT, FINISHED, NEVER_RESTART
 from launcher.run.slurm_text import parse_time
 
@@ -29,7 +29,7 @@ def find_end_reason(evidence: Evidence) -> EndReason:
 
 
 def _said_by_ranks(evidence: Evidence, reason: Reason) -> str:
-    if reason in ("finished", "preempted", "time_limit", "stopped"):
+    if reason in ("finished", "preempted", "time_limit", "stopped", "pruned"):
         return ""
     fault = evidence.attempt.fault if reason in ("bad_recipe", "does_not_fit", "error") else ""
     return fault or evidence.failed_rank
@@ -45,8 +45,8 @@ def _bad_recipe(evidence: Evidence) -> EndReason | None:
     return EndReason("bad_recipe", f"exit code {NEVER_RESTART}") if evidence.exit_code == NEVER_RESTART else None
 
 
-def _stopped_by_person(evidence: Evidence) -> EndReason | None:
-    is_wanted = evidence.stop is not None and evidence.stop.reason == "user"
+def _stopped_for_good(evidence: Evidence) -> EndReason | None:
+    is_wanted = evidence.stop is not None and evidence.stop.reason in ("user", "pruned")
     return _of_request(evidence) if is_wanted and evidence.exit_code == CONTINUE else None
 
 
@@ -143,8 +143,9 @@ PROBES: tuple[Callable[[Evidence], EndReason | None], ...] = (
     # work (78): what happens to the job afterwards changes neither.
     _finished,
     _bad_recipe,
-    # Once all ranks have saved (75) because of a person's STOP, it does not matter that Slurm took the job as well.
-    _stopped_by_person,
+    # Once all ranks have saved (75) because of a STOP that holds for good, it does not matter that Slurm took the job
+    # as well.
+    _stopped_for_good,
     # First-hand knowledge of ranks that could not be started or had not saved in time. At the time limit Slurm is about
     # to kill this process, which leaves no time for questions.
     _seen_by_batch_process,
@@ -176,7 +177,8 @@ PROBES: tuple[Callable[[Evidence], EndReason | None], ...] = (
 def _of_request(evidence: Evidence) -> EndReason:
     if evidence.stop is None:
         return EndReason("preempted", f"exit code {CONTINUE}")
-    return EndReason("stopped" if evidence.stop.reason == "user" else "time_limit", "STOP")
+    reasons: dict[StopReason, Reason] = {"user": "stopped", "time_limit": "time_limit", "pruned": "pruned"}
+    return EndReason(reasons[evidence.stop.reason], "STOP")
 
 
 def _unless_saved(evidence: Evidence, found: EndReason | None) -> EndReason | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobs.batch import slurm
 from jobs.batch.advance import advance_pipelines, advance_sweep
-from jobs.batch.allocation import BatchJob, StartRefusedError, find_job
+from jobs.batch.allocation import BatchJob, StartRefusedError, find_job, read_job
 from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_attempt, read_history, tell_slurm
 from jobs.batch.end_reason import find_end_reason
 from jobs.batch.evidence import END_SIGNALS, Evidence
@@ -20,11 +20,12 @@ from jobs.batch.guardian import queue_guardian
 from jobs.batch.notify import Notifier, event_of
 from jobs.batch.requeue import requeue_run
 from jobs.batch.restart_policy import batch_exit_code, decide_restart
+from jobs.batch.search import come_back, find_search_folder, next_trial
 from jobs.batch.supervise import Signals, supervise
 from launcher.run.batch_process import BATCH_MODULE, is_batch_process
 from launcher.run.index import register
-from launcher.run.ledger import Attempt, StopRequest, append_event, read_attempts, read_json_lines
-from launcher.run.paths import CONTINUE, FINISHED, SubmissionDir
+from launcher.run.ledger import Action, Attempt, StopRequest, append_event, read_attempts, read_json_lines
+from launcher.run.paths import CONTINUE, FINISHED, RunDir, SubmissionDir
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,19 +40,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--local", action="store_true", help="start the ranks as processes of this machine")
     options = parser.parse_args(argv)
     submission, code = SubmissionDir(options.submission.absolute()), CONTINUE
+    if search := find_search_folder(submission):
+        return _carry_out_trials(search, submission, options.local, signals)
     # At least one run, so that a missing manifest is noticed.
     for index in range(max(1, len(read_json_lines(submission.manifest))) if options.local else 1):
         if signals.wants_end:
             break
         try:
-            code = _run(find_job(submission, os.environ, options.local, index), signals)
+            code, _ = _run(find_job(submission, os.environ, options.local, index), signals)
         except StartRefusedError as refusal:
             tell_slurm(str(refusal))
             code = refusal.exit_code
     return code
 
 
-def _run(job: BatchJob, signals: Signals) -> int:
+def _carry_out_trials(search: Path, submission: SubmissionDir, local: bool, signals: Signals) -> int:
+    """Carry out trials of a search as long as there are any, or until this job is to come back."""
+    refused: RunDir | None = None
+    while not signals.seen:
+        try:
+            trial = next_trial(search, submission, os.environ, local)
+        except StartRefusedError as refusal:
+            tell_slurm(str(refusal))
+            return refusal.exit_code
+        if trial.run is None:
+            return trial.exit_code
+        try:
+            code, action = _run(read_job(submission, trial.run, trial.fingerprint, os.environ, local), signals)
+        except StartRefusedError as refusal:
+            tell_slurm(str(refusal))
+            if trial.run == refused:  # and would be again
+                return refusal.exit_code
+            refused = trial.run
+            continue
+        if action not in ("done", "stop"):
+            return code
+    if not local:
+        come_back(os.environ, signals.seen)
+    return CONTINUE
+
+
+def _run(job: BatchJob, signals: Signals) -> tuple[int, Action]:
+    """Carry out one run; return the exit code of this process, and what was decided about the run."""
     notifier = Notifier(job)
     try:
         return _carry_out(job, signals, notifier)
@@ -59,7 +89,7 @@ def _run(job: BatchJob, signals: Signals) -> int:
         notifier.wait()
 
 
-def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> int:
+def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int, Action]:
     while True:
         attempt = _start(job, notifier)
         say = Journal(job.run.batch_log(attempt.number))
@@ -85,7 +115,7 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> int:
         if decision.action in ("done", "stop") or not job.local:
             if not requeue_run(job, attempt, end.unfit, decision, say):
                 notifier.tell("failed", "it cannot be queued again; `launcher resume` continues it", say)
-            return batch_exit_code(end)
+            return batch_exit_code(end), decision.action
 
 
 def _register(job: BatchJob, say: Journal) -> None:
@@ -177,7 +207,8 @@ def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
     ended = last_sign_of_life(job.run.attempt_logs(attempt.number))
     close_attempt(job.run, evidence.attempt, end, decision, ended)
     tell_slurm(f"attempt {attempt.number} did not tell how it ended: {end.reason} ({end.source})")
-    if attempt.job_id not in (job.id, job.environ.get(slurm.RESUBMITTED_BY)):
+    is_person = not job.is_trial  # any element of a search takes up what another one left
+    if is_person and attempt.job_id not in (job.id, job.environ.get(slurm.RESUBMITTED_BY)):
         # A person resumed the run in another job, which resets all budgets.
         message = f"{decision.message}; resumed by job {job.id}"
         append_event(job.run.ledger, attempt.number, action="stop", message=message)

@@ -70,6 +70,8 @@ def _why_stop(attempts: Sequence[Attempt], end: EndReason, policy: Policy) -> st
     """Say why the run is not restarted; None if it is."""
     if end.reason == "stopped" or (end.stop is not None and end.stop.reason == "user"):
         return "a person asked it to stop; `launcher resume` continues it"
+    if end.stop is not None and end.stop.reason == "pruned":
+        return "other trials were better at the same step"
     if end.reason == "bad_recipe":
         return "a restart would fail in the same way: see the logs"
     if end.reason == "does_not_fit" and end.stop is None:
@@ -109,6 +111,7 @@ _WORDS: dict[Reason, str] = {
     "preempted": "preempted",
     "time_limit": "reached the time limit",
     "stopped": "stopped on request",
+    "pruned": "pruned",
     "node_failure": "lost a node",
     "killed": "was killed",
     "out_of_memory": "ran out of the node's RAM",

@@ -14,6 +14,7 @@ from jobs.batch.evidence import END_SIGNALS, EndReason, Evidence
 from jobs.batch.hang_monitor import HangMonitor
 from jobs.batch.launch import Outcome, RunningRanks, prepare_launch
 from jobs.batch.local_ranks import LocalRanks
+from jobs.batch.pruning import PruningMonitor
 from jobs.batch.rendezvous import UnresolvableError
 from jobs.batch.slurm_traces import search_logs
 from jobs.batch.srun import ContainerError, SrunRanks
@@ -89,6 +90,7 @@ class _Supervisor:
         self._say = say
         self._logs = (job.slurm_log(job.id), job.run.batch_log(attempt.number))
         self._limits = self._local_limits() if job.local else []
+        self._prunes = PruningMonitor(job.run, metric, say) if (metric := job.pruned_by) else None
         self._hang = HangMonitor(job, attempt, job.hang_limit) if job.hang_limit else None
 
     def watch(self, ranks: RunningRanks) -> Evidence:
@@ -102,6 +104,8 @@ class _Supervisor:
                     return self.gather(Outcome(128 + signal.SIGKILL), EndReason("killed", "Slurm's log", why))
             if self._limits and time.monotonic() >= self._limits[0][0]:
                 self._limits.pop(0)[1](ranks)
+            if self._prunes is not None and self._prunes.decides():
+                self._prune(ranks)
             if self._hang is not None and self._is_given_up(ranks, self._hang):
                 return self.gather(Outcome(128 + signal.SIGKILL))
             time.sleep(POLL_SECONDS)
@@ -117,6 +121,15 @@ class _Supervisor:
         except OSError as error:
             self._say(f"{why}: STOP cannot be written ({error.strerror}); the ranks get only the signal")
         self._say(ranks.ask_to_stop())
+
+    def _prune(self, ranks: RunningRanks) -> None:
+        """Ask a trial to stop for good, unless somebody has asked for something else."""
+        try:
+            if StopRequest.read(self._job.run.stop_request) is None:
+                StopRequest("pruned", self._attempt.number).write(self._job.run.stop_request)
+                self._say(ranks.ask_to_stop())
+        except OSError as error:
+            self._say(f"STOP cannot be written ({error.strerror}); the trial goes on")
 
     def _is_out_of_time(self, name: str) -> bool:
         """Tell whether Slurm is killing the ranks because of the time limit.

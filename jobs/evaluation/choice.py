@@ -21,9 +21,7 @@ from launcher.artifacts.scores import Score, TaskScores
 from launcher.artifacts.standard_errors import share_of
 from launcher.errors import LauncherError
 from launcher.recipe.sections.evaluation_tasks import ChoiceTask
-
-METRICS = ("acc", "acc_norm", "acc_bytes", "acc_tokens", "acc_mutual_info")
-"""The scores, in the order in which they are shown."""
+from launcher.recipe.sections.task_metrics import CHOICE
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def _task_scores(
         type="choice",
         headline="acc",
         n=len(scored),
-        scores={name: Score.of(share_of([item[name] for item in scored], groups)) for name in METRICS},
+        scores={name: Score.of(share_of([item[name] for item in scored], groups)) for name in CHOICE},
         counts=nonzero(counts),
         files=worded.found.files,
         items_sha256=items,

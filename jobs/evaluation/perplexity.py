@@ -22,9 +22,7 @@ from launcher.artifacts.scores import Score, TaskScores
 from launcher.artifacts.standard_errors import Mean, mean_of, ratio_of
 from launcher.errors import LauncherError
 from launcher.recipe.sections.perplexity_task import PerplexityTask
-
-METRICS = ("token_perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "document_perplexity")
-"""The scores, in the order in which they are shown."""
+from launcher.recipe.sections.task_metrics import PERPLEXITY
 
 
 class _Windows:
@@ -164,7 +162,7 @@ def _task_scores(
         headline="token_perplexity",
         n=len(found),
         scores={name: _score(mean, name) for name, mean in means.items()},
-        lower_is_better=(*METRICS, "nll"),
+        lower_is_better=(*PERPLEXITY, "nll"),
         counts=nonzero(counts),
         files=documents.files,
         items_sha256=items,
@@ -183,7 +181,7 @@ def perplexity_means(found: Sequence[dict[str, Any]]) -> dict[str, Mean]:
     )
     predicted = [(item["nll"] / item["tokens"], number) for number, item in enumerate(found) if item["tokens"]]
     of_each = mean_of([loss for loss, _ in predicted], clusters and [clusters[number] for _, number in predicted])
-    return dict(zip(METRICS, (by_token, by_word, by_byte, by_byte, of_each), strict=True))
+    return dict(zip(PERPLEXITY, (by_token, by_word, by_byte, by_byte, of_each), strict=True))
 
 
 def _score(mean: Mean, name: str) -> Score:

@@ -26,6 +26,7 @@ from launcher.cli import (
     plan,
     recipe,
     report,
+    search,
     shipped,
     status,
     submit,
@@ -89,6 +90,7 @@ app.command()(compare.compare)
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(sweep.app, name="sweep")
+app.add_typer(search.app, name="search")
 app.add_typer(devcluster.app, name="devcluster")
 
 

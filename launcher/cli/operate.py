@@ -10,6 +10,7 @@ from launcher.cli.arguments import ClusterOption, RunsArgument, WhereOption, ref
 from launcher.cli.completion import complete_runs
 from launcher.cli.pipeline import resume as resume_pipeline
 from launcher.cli.pipeline import stop as stop_pipeline
+from launcher.cli.search import resume_search, stop_search
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from launcher.cluster import Cluster
     from launcher.pipeline.record import Pipeline
     from launcher.run.paths import RunDir
+    from launcher.run.trials import SearchDir
     from launcher.slurm.parse import Job
 
 
@@ -27,6 +29,7 @@ def cancel(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption
 
     single = []
     rest = _without_pipelines(runs, cluster, partial(stop_pipeline, at_once=True))
+    rest = _without_searches(rest, where, cluster, partial(stop_search, at_once=True))
     for text, profile, points in _sweeps(rest, where, cluster):
         if points is None:
             single.append(text)
@@ -45,6 +48,7 @@ def stop(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption =
 
     single = []
     rest = _without_pipelines(runs, cluster, partial(stop_pipeline, at_once=False))
+    rest = _without_searches(rest, where, cluster, partial(stop_search, at_once=False))
     for text, profile, points in _sweeps(rest, where, cluster):
         if points is None:
             single.append(text)
@@ -85,6 +89,7 @@ def resume(
 
     single = []
     rest = _without_pipelines(runs, cluster, resume_pipeline)
+    rest = _without_searches(rest, where, cluster, resume_search)
     for text, profile, points in _sweeps(rest, where, cluster):
         if points is None:
             single.append(text)
@@ -200,6 +205,23 @@ def _without_pipelines(
         else:
             runs.append(name)
     return runs
+
+
+def _without_searches(
+    names: "Sequence[str]", where: "list[str] | None", cluster: str | None, do: "Callable[[SearchDir, Cluster], None]"
+) -> list[str]:
+    """Do something with the searches among what was named, and return the rest."""
+    from launcher.load import load_cluster
+    from launcher.monitor.sweep import search_named
+
+    profile, rest = load_cluster(cluster), []
+    for name in names:
+        if search := search_named(profile, name):
+            refuse_where(where)
+            do(search, profile)
+        else:
+            rest.append(name)
+    return rest
 
 
 def _each(runs: list[str], cluster: str | None) -> "Iterator[tuple[RunDir, Cluster]]":

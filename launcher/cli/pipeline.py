@@ -62,6 +62,18 @@ def submit_file(
     return pipeline
 
 
+def refuse_sweep(values: Sequence[str] | None) -> None:
+    """Refuse `--sweep` for a pipeline.
+
+    Raises:
+        LauncherError: There are values.
+    """
+    from launcher.errors import LauncherError
+
+    if values:
+        raise LauncherError(f"--sweep {values[0]}: is for recipes; a pipeline's stages have one value each")
+
+
 def validate_file(path: Path, overrides: Sequence[str], profile: "Cluster | None", rehearse: bool) -> None:
     """Check a pipeline, and say what submitting it would do."""
     from launcher.load.pipeline import load_pipeline

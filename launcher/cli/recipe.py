@@ -62,11 +62,19 @@ def validate(
         if good and count:
             typer.echo("\n".join(_describe(item, expected)))
         if good and count and item.point:
-            typer.echo(f"  sweep `{item.point.sweep}`: {count} points like this one")
+            typer.echo(f"  {_repetitions(item, count)}")
     if faults:
         raise RecipeError(faults)
     if not profile:
         typer.echo("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)", err=True)
+
+
+def _repetitions(item: "LoadedRecipe", count: int) -> str:
+    """Say how often a recipe of a sweep or a search is carried out."""
+    assert item.point is not None
+    if search := item.recipe.search:
+        return f"search: {search.budget} trials, {search.parallel} at once, by {search.metric}"
+    return f"sweep `{item.point.sweep}`: {count} points like this one"
 
 
 def _check(loaded: "list[LoadedRecipe]", profile: "Cluster") -> "tuple[list[Fault], list[bool]]":

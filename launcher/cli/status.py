@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ import typer
 from launcher.cli.arguments import ClusterOption, JsonOption, MetricOption, WhereOption, refuse_where
 from launcher.cli.completion import complete_runs
 from launcher.cli.pipeline import show
+from launcher.cli.search import idle_notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +51,16 @@ def status(
     """Show how runs are doing; with RUN, everything about that one; of a sweep its points, the best first."""
     from launcher.load import load_cluster
     from launcher.monitor.find import find_run, list_runs
+    from launcher.monitor.searches import read_search
     from launcher.monitor.status import read_statuses
-    from launcher.monitor.sweep import find_sweep, read_sweep, select
+    from launcher.monitor.sweep import find_sweep, read_sweep, search_named, select
     from launcher.pipeline.find import find_pipeline
 
     profile = load_cluster(cluster)
+    if run is not None and (search := search_named(profile, run)):
+        found = read_search(search, profile, where or (), metric)
+        _show_sweep(replace(found, notes=(*found.notes, *idle_notes(search, profile, found))), as_json, everything)
+        return
     if run is not None and (points := find_sweep(profile, run)):
         _show_sweep(read_sweep(profile, run, select(points, where or ()), metric), as_json, everything)
         return
@@ -79,8 +85,14 @@ def _show_sweep(sweep: "SweepStatus", as_json: bool, everything: bool) -> None:
     if as_json:
         points = [{"values": one.values, "metrics": one.metrics, **asdict(one.run)} for one in sweep.points]
         best = sweep.best.run.id if sweep.best else None
-        found = {"sweep": sweep.name, "metric": sweep.metric, "lower_is_better": sweep.lower_is_better, "best": best}
-        _print_json({**found, "points": points, "notes": sweep.notes})
+        found = {
+            "sweep" if sweep.trials is None else "search": sweep.name,
+            "metric": sweep.metric,
+            "lower_is_better": sweep.lower_is_better,
+            "best": best,
+        }
+        budget = {} if sweep.trials is None else {"trials": sweep.trials}
+        _print_json({**found, **budget, "points": points, "notes": sweep.notes})
         return
     from launcher.cli.views.sweep_view import sweep_lines
 

@@ -20,7 +20,8 @@ from launcher.cli.arguments import (
     SweepOption,
 )
 from launcher.cli.logs import follow_run
-from launcher.cli.pipeline import submit_file
+from launcher.cli.pipeline import refuse_sweep, submit_file
+from launcher.cli.search import render_search, submit_search_file
 from launcher.cli.submit_report import report_all, tell_known, tell_waiting, warn
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def render(
             typer.echo(json.dumps(_deepspeed(item, profile), indent=1))
         return
     options = SubmitOptions(max_parallel=max_parallel, rehearsal=rehearse, check=False)
+    if render_search(loaded, profile, options):
+        return
     for one in plan_submission(loaded, profile, options).submissions:
         typer.echo(one.script, nl=False)
 
@@ -98,7 +101,7 @@ def submit(
 
     profile = load_cluster(cluster)
     if _is_pipeline(recipes):
-        _refuse_sweep(sweep)
+        refuse_sweep(sweep)
         pipeline = submit_file(
             Path(recipes[0]), overrides or (), profile, rehearse, rerun, dry_run=dry_run, yes=yes, as_json=as_json
         )
@@ -107,6 +110,10 @@ def submit(
         return
     wanted = _load(recipes, overrides or (), rehearse, sweep or ())
     options = SubmitOptions(tuple(after), max_parallel, rehearse)
+    not_of_searches = {"--after": after, "--max-parallel": max_parallel, "--test-only": test_only, "--rerun": rerun}
+    not_of_searches |= {"--wait": wait, "--follow": follow}
+    if submit_search_file(wanted, profile, options, not_of_searches, dry_run=dry_run, as_json=as_json):
+        return
     shows = _print_scripts if dry_run else _print_starts if test_only else None
     runs = _submit_recipes(wanted, profile, options, rerun, shows=shows, yes=yes, as_json=as_json)
     if follow and runs:
@@ -146,13 +153,6 @@ def _submit_recipes(
     report_all(points, frozen, resumed, as_json)
     tell_waiting(waiting)
     return [*(run.folder for run in frozen), *points.over.values(), *points.alive.values()]
-
-
-def _refuse_sweep(values: Sequence[str] | None) -> None:
-    from launcher.errors import LauncherError
-
-    if values:
-        raise LauncherError(f"--sweep {values[0]}: is for recipes; a pipeline's stages have one value each")
 
 
 def _is_pipeline(files: Sequence[str]) -> bool:

@@ -121,7 +121,8 @@ def _load_stages(
         settings = [Override(one.keys, relocate(one.value, folder)) for one in (*fitting, *_settings(own))]
         loaded = load_document(composer, document, path, settings, rehearse) if document else []
         if any(one.point for one in loaded):
-            message = f"the recipe of stage `{name}` has a `sweep`, and a stage is one run; write its values into `set`"
+            what = f"the recipe of stage `{name}` has a `sweep` or a `search`"
+            message = f"{what}, and a stage is one run; write its values into `set`"
             composer.refuse(own.origin, "structure", message)
         faults += [(path, fault) for fault in composer.all_faults(path)]
         if loaded:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from launcher.errors import Fault, RecipeError
 from launcher.load.compose import Composer, Copies, Override
+from launcher.load.searches import corners
 from launcher.load.sweep_points import Point
 from launcher.load.sweeps import expand, lay_options, name_points
 from launcher.load.translate import fault_at, validate
@@ -26,7 +27,7 @@ class LoadedRecipe:
     root: YamlNode | None = field(default=None, repr=False, compare=False)
     """The recipe as a tree with line numbers."""
     point: Point | None = None
-    """Where in a sweep it is; None for a recipe without one."""
+    """Where in a sweep or in the space of a search it is; None for a recipe without one."""
     artifacts: Path | None = None
     """Of a stage: the folder of its pipeline's artifacts, where names are looked up first."""
 
@@ -180,8 +181,11 @@ def load_document(
 
 
 def _points(composer: Composer, root: YamlNode, only_first: bool = False) -> list[tuple[YamlNode, Point | None]]:
-    """Give the recipe itself, or for a sweep that of each point."""
+    """Give the recipe itself, or for a sweep that of each point, for a search those at the corners of its space."""
     assert isinstance(root.value, dict)
+    search = root.value.get("search")
+    if search is not None and search.value is not None:
+        return corners(composer, root)[: 1 if only_first else None]
     sweep = root.value.get("sweep")
     if sweep is None or sweep.value is None:
         return [(root, None)]

@@ -163,14 +163,27 @@ def _draw(drawn: DrawnKey, written: YamlNode, stream: random.Random) -> YamlNode
     if drawn.low is None or drawn.high is None:
         assert isinstance(written.value, dict)
         return stream.choice(_items(written.value["of"]))
+    value = draw_number(drawn, stream)
+    return YamlNode(value, written.origin, json.dumps(value))
+
+
+def draw_number(drawn: DrawnKey, stream: random.Random) -> int | float:
+    """Draw a number between two others, with few digits."""
+    assert drawn.low is not None and drawn.high is not None
     low, high = drawn.low, drawn.high
     value: int | float
     if isinstance(low, int) and isinstance(high, int) and drawn.scale == "linear":
         value = stream.randint(low, high)
     elif drawn.scale == "linear":
-        value = float(f"{stream.uniform(low, high):.{_DIGITS}g}")
+        value = shorten(stream.uniform(low, high), drawn)
     else:
-        value = float(f"{math.exp(stream.uniform(math.log(low), math.log(high))):.{_DIGITS}g}")
-        value = round(value) if isinstance(low, int) and isinstance(high, int) else value
-    value = min(max(value, low), high)
-    return YamlNode(value, written.origin, json.dumps(value))
+        value = shorten(math.exp(stream.uniform(math.log(low), math.log(high))), drawn)
+    return min(max(value, low), high)
+
+
+def shorten(value: float, drawn: DrawnKey) -> int | float:
+    """Round a number that was drawn between two others: to a whole one between whole ones, else to four digits."""
+    assert drawn.low is not None and drawn.high is not None
+    rounded = float(f"{value:.{_DIGITS}g}")
+    whole = isinstance(drawn.low, int) and isinstance(drawn.high, int)
+    return min(max(round(rounded) if whole else rounded, drawn.low), drawn.high)

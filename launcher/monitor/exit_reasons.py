@@ -59,6 +59,7 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
         "The run cannot work as it is, so it was not started again.",
         "Mend the recipe, its data or its model, and submit the recipe anew: a run keeps the recipe it began with.",
     ),
+    "pruned": ExitReason("pruned", "Other trials of its search were better at the same step, so it was not continued."),
     "error": ExitReason("error", "A rank failed with an error."),
     None: ExitReason("no reason recorded", "The batch process had no time to write down why: it was killed."),
 }

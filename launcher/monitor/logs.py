@@ -83,7 +83,7 @@ def find_failure(run: RunDir, attempt: int) -> Failure | None:
     """Find the rank that failed first: the one the ledger names, else the earliest log with a traceback."""
     logs = rank_logs(run, attempt)
     noted = next((one for one in read_attempts(run.ledger) if one.number == attempt), None)
-    if noted and noted.reason in ("finished", "stopped", "preempted", "time_limit"):
+    if noted and noted.reason in ("finished", "stopped", "preempted", "time_limit", "pruned"):
         return None
     named = re.search(r"\b(?:rank|task) (\d+)", noted.message) if noted else None
     if noted and named and int(named[1]) in logs:

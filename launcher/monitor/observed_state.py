@@ -9,9 +9,10 @@ from launcher.slurm.parse import Job
 from launcher.slurm.query import QueryResult
 
 State: TypeAlias = Literal[
-    "not submitted", "queued", "running", "requeued", "stopped", "finished", "failed", "lost"
+    "not submitted", "queued", "running", "requeued", "stopped", "finished", "pruned", "failed", "lost"
 ]  # fmt: skip
-"""`requeued` = interrupted and waiting to continue; `lost` = it ended, and no reason was recorded."""
+"""`requeued` = interrupted and waiting to continue; `lost` = it ended, and no reason was recorded;
+`pruned` = a trial of a search that was not worth going on with."""
 
 BLAMELESS = ("stopped", "preempted", "time_limit")
 """Exit reasons after which a run that is not restarted counts as stopped, not failed."""
@@ -48,6 +49,8 @@ def _from_ledger(run: RunState) -> ObservedState:
     assert last is not None  # a terminal state comes from an attempt
     if run.is_finished:
         return ObservedState("finished")
+    if last.reason == "pruned":
+        return ObservedState("pruned", last.message)
     return ObservedState("stopped" if last.reason in BLAMELESS else "failed", explain(last))
 
 

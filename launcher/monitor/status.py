@@ -67,7 +67,7 @@ class RunStatus:
     @property
     def is_over(self) -> bool:
         """Whether the run ended and will not restart by itself."""
-        return self.state in ("not submitted", "stopped", "finished", "failed", "lost")
+        return self.state in ("not submitted", "stopped", "finished", "pruned", "failed", "lost")
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _count_states(tasks: Sequence[RunStatus]) -> str:
 
 
 _STATES_IN_ORDER: tuple[State, ...] = (
-    "running", "requeued", "queued", "failed", "lost", "stopped", "not submitted", "finished",
+    "running", "requeued", "queued", "failed", "lost", "stopped", "not submitted", "pruned", "finished",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from launcher.monitor.status import RunStatus, read_statuses
 from launcher.run.metrics import read_newest_rows
 from launcher.run.paths import RunDir, expand
 from launcher.run.sweep_points import SweptRun, read_points
+from launcher.run.trials import SearchDir, find_search, swept_runs
 
 SEED = "seed"
 _NO_METRICS = ("step", "time", "attempt", "epoch")
@@ -44,6 +45,8 @@ class SweepStatus:
     """What points are compared by; None as long as none has any."""
     lower_is_better: bool
     notes: tuple[str, ...] = ()
+    trials: int | None = None
+    """Of a search: how many there will be."""
 
     @property
     def keys(self) -> list[str]:
@@ -84,8 +87,15 @@ class SeedMean:
 
 
 def find_sweep(cluster: Cluster, text: str) -> list[SweptRun]:
-    """Read the points of a sweep by its name; none if there is no such sweep."""
+    """Read the points of a sweep, or the trials of a search, by its name; none if there is no such thing."""
+    if search := search_named(cluster, text):
+        return [one for one in swept_runs(search, text) if RunDir(search.runs_root / one.run).record.is_file()]
     return [] if "/" in text else read_points(expand(cluster.roots.runs), text)
+
+
+def search_named(cluster: Cluster, text: str) -> SearchDir | None:
+    """Find a search by its name; None if there is none."""
+    return None if "/" in text else find_search(expand(cluster.roots.runs), text)
 
 
 def folders_of(cluster: Cluster, points: Sequence[SweptRun]) -> list[RunDir]:
@@ -134,7 +144,7 @@ def read_sweep(cluster: Cluster, name: str, points: Sequence[SweptRun], metric: 
     found, headlines, lower = [], Counter[str](), set[str]()
     for point, run in zip(points, runs, strict=True):
         if status := by_folder.get(str(run.root)):
-            measured = _read_metrics(run)
+            measured = read_measured(run)
             headlines.update([measured.headline] if measured.headline else [])
             lower |= measured.lower_is_better
             found.append(PointStatus(point.values, status, measured.values))
@@ -147,13 +157,15 @@ def read_sweep(cluster: Cluster, name: str, points: Sequence[SweptRun], metric: 
 
 
 @dataclass(frozen=True)
-class _Measured:
+class MeasuredRun:
+    """The newest values of the metrics of a run."""
+
     values: dict[str, float]
     headline: str | None
     lower_is_better: frozenset[str]
 
 
-def _read_metrics(run: RunDir) -> _Measured:
+def read_measured(run: RunDir) -> MeasuredRun:
     """Read the newest values of all metrics; the headline is of scores, of an evaluation, or the loss."""
     rows = read_newest_rows(run.metrics)
     values = {"loss": float(rows[-1]["loss"])} if rows and isinstance(rows[-1].get("loss"), int | float) else {}
@@ -167,7 +179,7 @@ def _read_metrics(run: RunDir) -> _Measured:
     headline = next(iter(scored), next(iter(evaluated), headline))
     values |= evaluated | scored
     lower = {key for key in values if any(word in key for word in _LOWER)} if not scored else set()
-    return _Measured(values, headline, frozenset(lower | scored_lower))
+    return MeasuredRun(values, headline, frozenset(lower | scored_lower))
 
 
 def _read_scores(path: Path) -> tuple[dict[str, float], set[str]]:

@@ -15,7 +15,7 @@ from launcher.run.paths import RunDir
 from launcher.slurm.parse import Job
 from launcher.slurm.reasons import find_reason
 
-_EXPECTED = ("finished", "preempted", "time_limit", "stopped")
+_EXPECTED = ("finished", "preempted", "time_limit", "stopped", "pruned")
 """Reasons that are no fault of the run, so that its logs say nothing about them."""
 
 
@@ -100,6 +100,8 @@ def _next_commands(observed: ObservedState, job: Job | None, ended: Attempt | No
         yield f"scontrol release {job.id}  # lets the job go"
     if observed.state == "running":
         yield f"launcher logs -f {run}  # follows its log"
+    if observed.state == "pruned":
+        yield f"launcher status {run}  # shows what it had reported"
     if observed.state in ("failed", "lost"):
         yield f"launcher logs {run}  # shows the rank that failed first"
         yield f"launcher logs --batch {run}  # shows what the batch process noted"

@@ -11,6 +11,7 @@ from launcher.monitor.run_state import RunState, read_state
 from launcher.monitor.status import RunStatus, compose, read_statuses
 from launcher.run.ledger import StopRequest, append_event
 from launcher.run.paths import RunDir, list_shares
+from launcher.run.trials import search_of
 from launcher.slurm.parse import Job
 from launcher.slurm.query import find_jobs
 from launcher.slurm.queue import end_jobs, release_jobs
@@ -29,6 +30,10 @@ def cancel(run: RunDir, cluster: Cluster) -> list[str]:
         RunError: There is nothing to cancel.
     """
     alive = [one for one in _read_group(run) if not one.is_terminal and one.job_id]
+    if alive and _is_trial(alive[0]):
+        name, search = run.root.name, alive[0].record.sweep
+        fix = f"`launcher stop {name}` ends it, `launcher cancel {search}` all of them"
+        raise RunError(f"`{name}`: is a trial of `{search}`, whose job goes on with others; {fix}")
     if not alive:
         raise RunError(f"`{run.root.name}`: is over already; nothing to cancel")
     return _end(alive, cluster)
@@ -97,7 +102,8 @@ def _ask_to_stop(alive: Sequence[RunState], statuses: Mapping[RunDir, RunStatus]
     waiting = [one for one in alive if statuses[one.folder].state in ("queued", "requeued")]
     working = {one.job_id for one in alive if one not in waiting}
     # Without Slurm one process carries out all of them in turn; the one that works is to save.
-    end_jobs([*dict.fromkeys(one.job_id for one in waiting if one.job_id not in working)], cluster)
+    ended = [one.job_id for one in waiting if one.job_id not in working and not _is_trial(one)]
+    end_jobs([*dict.fromkeys(ended)], cluster)
     for one in waiting:
         _close(one, "launcher stop", "removed from the queue")
     return bool(working)
@@ -176,6 +182,9 @@ def _check_resumable(run: RunDir, cluster: Cluster) -> None:
     if group := one.record.share and one.record.group:
         raise RunError(f"`{run.root.name}`: is one task of `{group}`; `launcher resume {group}` queues what is missing")
     status = compose(one, find_jobs(cluster, [one.job_id]))
+    if status.is_over and _is_trial(one):
+        search = one.record.sweep
+        raise RunError(f"`{run.root.name}`: is a trial of `{search}`; `launcher resume {search}` takes it up again")
     if status.state == "finished":
         raise RunError(f"`{run.root.name}`: is finished; submit the recipe again for a new run")
     if not status.is_over:
@@ -183,6 +192,11 @@ def _check_resumable(run: RunDir, cluster: Cluster) -> None:
         if one.stop_requested and status.state == "running":
             hint = "it was asked to stop; wait until it has"
         raise RunError(f"`{run.root.name}`: is {status.state} as job {one.job_id}; {hint}")
+
+
+def _is_trial(run: RunState) -> bool:
+    """Tell whether a run is a trial of a search, so that its job is not only its own."""
+    return search_of(run.folder, run.record.sweep) is not None
 
 
 def _read_group(run: RunDir) -> list[RunState]:

@@ -22,7 +22,7 @@ def find_conflicts(loaded: Sequence[LoadedRecipe]) -> Iterator[Fault]:
         recipe, made = item.recipe, item.recipe.makes
         if made is None:
             continue
-        if item.point and made.type not in _DECISIVE:
+        if item.point and not recipe.search and made.type not in _DECISIVE:
             if (made.type, made.name) in makers:
                 yield item.place(Fault(recipe.name, None, "output", _ONE_NAME.format(made.name), "conflict"))
             makers[made.type, made.name] = recipe

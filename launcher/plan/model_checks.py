@@ -14,7 +14,8 @@ from launcher.plan.cost import corpus_sizes
 from launcher.plan.model_shape import max_positions, model_config, read_json
 from launcher.plan.recipe_at_site import RecipeAtSite, suggest
 from launcher.recipe.base import AdapterInput, Input
-from launcher.run.record import was_rehearsed
+from launcher.run.paths import RunDir
+from launcher.run.record import RunRecord, was_rehearsed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 """A name on the Hugging Face Hub."""
@@ -107,9 +108,15 @@ def check_output(here: RecipeAtSite) -> Iterator[Fault]:
     if not recipe.trains or not recipe.output:
         return
     link = here.locations.folder("model", recipe.output)
-    if link.exists() and not was_rehearsed(link):
+    if link.exists() and not was_rehearsed(link) and not (recipe.search and _is_of_search(link, recipe.name)):
         message = f"there is a model `{recipe.output}` already; write another name, or remove it"
         yield here.fault("name-taken", "output", message)
+
+
+def _is_of_search(link: Path, name: str) -> bool:
+    """Tell whether a name is that of the best trial of a search so far."""
+    record = RunDir(link.resolve().parents[1]).record
+    return link.is_symlink() and record.is_file() and RunRecord.read(record).sweep == name
 
 
 def check_lengths(here: RecipeAtSite) -> Iterator[Fault]:

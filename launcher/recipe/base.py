@@ -15,6 +15,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Scale = Annotated[float, Field(gt=0)]
 Names = Annotated[tuple[str, ...], Field(min_length=1)]
+Direction: TypeAlias = Literal["minimize", "maximize"]
+"""Which values of a metric are better."""
 
 
 class Section(BaseModel):

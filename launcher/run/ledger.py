@@ -17,10 +17,11 @@ from launcher.run.files import replace_text, write_all
 
 Reason: TypeAlias = Literal[
     "finished", "preempted", "time_limit", "stopped", "node_failure", "killed", "out_of_memory",
-    "does_not_fit", "hang", "bad_recipe", "error",
+    "does_not_fit", "hang", "bad_recipe", "error", "pruned",
 ]  # fmt: skip
 """Why an attempt ended. `stopped` = a user asked; `killed` = by SIGKILL or power loss; `out_of_memory` = of the node;
-`does_not_fit` = a micro batch in a GPU's memory; `hang` = made no progress for `limits.hang`."""
+`does_not_fit` = a micro batch in a GPU's memory; `hang` = made no progress for `limits.hang`;
+`pruned` = a trial of a search that others had left behind."""
 
 Action: TypeAlias = Literal["done", "restart", "requeue", "resubmit", "stop"]
 """What was decided about the run when an attempt ended; `restart` = started again at once, in the same job."""
@@ -131,7 +132,7 @@ def parse_json_lines(content: bytes) -> Iterable[dict[str, Any]]:
             yield row
 
 
-StopReason: TypeAlias = Literal["user", "time_limit"]
+StopReason: TypeAlias = Literal["user", "time_limit", "pruned"]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from launcher.recipe import Recipe
 from launcher.run.files import link_or_copy, write_text
 from launcher.run.locations import root_of
 from launcher.run.paths import RunDir, SubmissionDir, expand, submissions_root
@@ -64,15 +66,8 @@ class Freezer:
 
     def name_runs(self) -> list[RunDir]:
         """Choose a folder `<name>-<time>-<id>` for each recipe, with ids that no other run of this root has."""
-        root, stamp = self.plan.runs_root, time.strftime("%Y%m%d-%H%M%S")
-        taken = {name.rpartition("-")[2] for name in os.listdir(root)}
-        folders = []
-        for recipe in (item.recipe for item in self.plan.recipes):
-            while (run_id := secrets.token_hex(_ID_BYTES)) in taken:
-                pass
-            taken.add(run_id)
-            folders.append(RunDir(root / f"{slug(recipe.name) or recipe.kind}-{stamp}-{run_id}"))
-        return folders
+        names = name_runs(self.plan.runs_root, [item.recipe for item in self.plan.recipes])
+        return [RunDir(self.plan.runs_root / name) for name in names]
 
     def freeze_run(self, new: NewRun, submission: SubmissionDir) -> FrozenRun:
         """Fill a run's empty folder; run.json comes last, since a folder without it is no run."""
@@ -119,6 +114,19 @@ class Freezer:
     @cached_property
     def _cluster_fields(self) -> dict[str, Any]:
         return self.plan.cluster.model_dump(mode="json")
+
+
+def name_runs(runs_root: Path, recipes: Sequence[Recipe]) -> list[str]:
+    """Choose names of folders for runs of recipes."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    taken = {name.rpartition("-")[2] for name in os.listdir(runs_root)}
+    names = []
+    for recipe in recipes:
+        while (run_id := secrets.token_hex(_ID_BYTES)) in taken:
+            pass
+        taken.add(run_id)
+        names.append(f"{slug(recipe.name) or recipe.kind}-{stamp}-{run_id}")
+    return names
 
 
 def make_folder(new: NewRun) -> None:

@@ -15,17 +15,20 @@ BEST = "*"
 
 def sweep_lines(sweep: SweepStatus, everything: bool = False) -> list[str]:
     """Write how a sweep is doing: a line for each point, the best first."""
-    counted = ", ".join(f"{count} {state}" for state, count in sweep.count_states().items())
-    lines = [f"{sweep.name}: {len(sweep.points)} points: {counted}"]
+    counted = ", ".join(f"{count} {state}" for state, count in sweep.count_states().items()) or "none has started"
+    of = "points" if sweep.trials is None else f"of {sweep.trials} trials"
+    lines = [f"{sweep.name}: {len(sweep.points)} {of}: {counted}"]
     if sweep.metric:
         lines[0] += f"; by {sweep.metric}, {'lower' if sweep.lower_is_better else 'higher'} is better"
+    if not sweep.points:
+        return lines
     points = sorted(sweep.points, key=sweep.rank)
     shown = points if everything else points[:SHOWN]
     short = shorten_keys(sweep.keys)
     header = ["", "id", *(short[key] for key in sweep.keys), "state", "step", sweep.metric or "metric"]
     lines += table([header, *(_cells(sweep, point) for point in shown)])
     if len(shown) < len(points):
-        lines.append(f"{len(points) - len(shown)} more points: `launcher status '{sweep.name}' --all`")
+        lines.append(f"{len(points) - len(shown)} more: `launcher status '{sweep.name}' --all`")
     return lines
 
 

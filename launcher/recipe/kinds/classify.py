@@ -1,12 +1,12 @@
 """kind: classify - a head on a language model or an encoder learns the labels of notes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
 
-from launcher.recipe.base import Input, Section, nearest_first
+from launcher.recipe.base import Direction, Input, Section, nearest_first
 from launcher.recipe.kinds.training import TrainingRecipe
 from launcher.recipe.quantities import Length
 from launcher.recipe.sections.adapter import head_limit
@@ -67,6 +67,15 @@ class ClassifyRecipe(TrainingRecipe):
     @override
     def classes(self) -> int | None:
         return len(self.data.classes) or None
+
+    @property
+    @override
+    def reports(self) -> Mapping[str, Direction | None]:
+        names = METRICS[self.data.labels]
+        scores: Mapping[str, Direction] = {
+            name: "minimize" if name in LOWER_IS_BETTER else "maximize" for name in names
+        }
+        return {**super().reports, **scores}
 
     @override
     def _conflicts(self) -> Iterator[str]:

@@ -1,16 +1,20 @@
 """kind: cpt - continued pretraining of a causal language model on prepared corpora."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import ClassVar, Literal
 
 from typing_extensions import override
 
-from launcher.recipe.base import Input, Positive, Section
+from launcher.recipe.base import Direction, Input, Positive, Section
 from launcher.recipe.kinds.training import TrainingRecipe
 from launcher.recipe.quantities import Length
 from launcher.recipe.sections.during import During, during_conflicts
 from launcher.recipe.sections.mixture import Data
+from launcher.recipe.sections.task_metrics import task_metrics
+
+HELD_OUT = ("validation_loss", "token_perplexity", "byte_perplexity")
+"""What an evaluation says of the held-out text of all corpora, and as `NAME/CORPUS` of each of several."""
 
 
 class PerplexityEvaluation(Section):
@@ -50,6 +54,14 @@ class CptRecipe(TrainingRecipe):
     @override
     def required_extras(self) -> tuple[str, ...]:
         return (*super().required_extras(), *(("eval",) if self.during else ()))
+
+    @property
+    @override
+    def reports(self) -> Mapping[str, Direction | None]:
+        corpora = [corpus.name for corpus in self.data.corpora] if len(self.data.corpora) > 1 else []
+        names = [*HELD_OUT, *(f"{name}/{corpus}" for name in HELD_OUT for corpus in corpora)]
+        held_out: Mapping[str, Direction] = dict.fromkeys(names if self.evaluation else [], "minimize")
+        return {**super().reports, **held_out, **task_metrics(self.during.tasks if self.during else (), "/")}
 
     @property
     @override

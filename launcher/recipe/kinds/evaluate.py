@@ -1,18 +1,19 @@
 """kind: evaluate - scores of a model on tasks, with standard errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
 
-from launcher.recipe.base import Fraction, Input, Positive
+from launcher.recipe.base import Direction, Fraction, Input, Positive
 from launcher.recipe.kinds.recipe_base import RecipeBase
 from launcher.recipe.sections.chat import ChatSetup
 from launcher.recipe.sections.common import Tracking
 from launcher.recipe.sections.during import task_conflicts
 from launcher.recipe.sections.evaluated_model import EvaluatedModel
 from launcher.recipe.sections.generation_task import AnyTask
+from launcher.recipe.sections.task_metrics import task_metrics
 
 
 class EvaluateRecipe(RecipeBase):
@@ -62,6 +63,11 @@ class EvaluateRecipe(RecipeBase):
     @override
     def reads_corpora_with(self) -> str | None:
         return (self.model.tokenizer or self.model.path) if self.model else None
+
+    @property
+    @override
+    def reports(self) -> Mapping[str, Direction | None]:
+        return task_metrics(self.tasks, ".")
 
     @property
     @override

@@ -1,15 +1,16 @@
 """What `reward` and `dpo` have in common: they learn from pairs of answers, one of which is preferred."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from typing_extensions import override
 
-from launcher.recipe.base import Section
+from launcher.recipe.base import Direction, Section
 from launcher.recipe.kinds.conversations import ConversationRecipe
 from launcher.recipe.quantities import Length
 from launcher.recipe.sections.preference_sources import PreferenceData
+from launcher.recipe.sections.task_metrics import PAIRS
 
 
 class PairEvaluation(Section):
@@ -38,6 +39,11 @@ class PreferenceRecipe(ConversationRecipe):
     @override
     def sequences_per_sample(self) -> int:
         return 1 if self.data.is_unpaired else 2
+
+    @property
+    @override
+    def reports(self) -> Mapping[str, Direction | None]:
+        return {**super().reports, **(PAIRS if self.data.validation else {})}
 
     @property
     def evaluation_interval(self) -> Length:

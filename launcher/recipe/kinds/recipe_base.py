@@ -1,12 +1,13 @@
 """What every recipe has, and what the rest of the program asks of its kind."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from launcher.recipe.base import Artifact, Input, Section, VariableName
+from launcher.recipe.base import Artifact, ConflictError, Direction, Input, Section, VariableName
 from launcher.recipe.sections.common import Limits, Resources
+from launcher.recipe.sections.search import Search
 from launcher.recipe.sections.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class RecipeBase(Section):
     """Names (never values) of environment variables the run needs, e.g. `WANDB_API_KEY`."""
     sweep: Annotated[Sweep | None, Field(exclude=True)] = None
     """Values of keys, each of which is a run of its own; no part of the recipe that a run freezes."""
+    search: Annotated[Search | None, Field(exclude=True)] = None
+    """Values of keys that are chosen while the search goes on; no part of the recipe that a run freezes."""
     rehearsal: dict[str, Any] | None = None
     """A partial recipe laid over this one by `--rehearse`: small, quick, same strategy."""
 
@@ -67,6 +70,14 @@ class RecipeBase(Section):
     def makes(self) -> Artifact | None:
         """What other recipes can use by its name once this one has been carried out."""
         return None
+
+    @property
+    def reports(self) -> Mapping[str, Direction | None]:
+        """Metrics that `launcher status` can compare runs of this recipe by, and which values are better.
+
+        A name that ends in `*` stands for all that begin so; None: the recipe does not tell the direction.
+        """
+        return {}
 
     @property
     def foreign_engine(self) -> EngineName | None:
@@ -108,3 +119,9 @@ class RecipeBase(Section):
         if "/" in name or not name.strip():
             raise ValueError(f"`{name}` cannot name a folder; write a name without `/`")
         return name
+
+    @model_validator(mode="after")
+    def _refuse_unmeasured_search(self) -> Self:
+        if self.search and (fault := self.search.metric_fault(self.reports)):
+            raise ConflictError([f"search.{fault}"])
+        return self

@@ -9,9 +9,10 @@ from launcher.recipe.base import Scale, nearest_first
 from launcher.recipe.kinds.preference import PairEvaluation, PreferenceRecipe
 from launcher.recipe.quantities import Length
 from launcher.recipe.sections.adapter import head_limit
+from launcher.recipe.sections.task_metrics import PAIRS
 
-PAIR_METRICS = {"accuracy": False, "margin": False, "log_loss": True, "calibration_error": True}
-"""Scores of held-out pairs (jobs/scoring/pairs.py computes them), and whether less is better."""
+PAIR_METRICS = {name: way == "minimize" for name, way in PAIRS.items()}
+"""Scores of held-out pairs, and whether less is better."""
 
 
 class RewardEvaluation(PairEvaluation):

@@ -1,13 +1,13 @@
 """kind: rl - reinforcement learning: a language model answers questions and learns from rewards for its answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
 
-from launcher.recipe.base import Input
+from launcher.recipe.base import Direction, Input
 from launcher.recipe.kinds.conversations import ConversationRecipe
 from launcher.recipe.sections.adapter import Adapter, Lora
 from launcher.recipe.sections.prompts import PromptData
@@ -77,6 +77,13 @@ class RlRecipe(ConversationRecipe):
     def labels(self) -> tuple[str, ...]:
         """Names of the rewards in metrics."""
         return tuple(reward.label or reward.type for reward in self.rewards)
+
+    @property
+    @override
+    def reports(self) -> Mapping[str, Direction | None]:
+        names = ("reward", *(f"reward/{label}" for label in self.labels)) if self.data.validation else ()
+        rewards: Mapping[str, Direction] = dict.fromkeys(names, "maximize")
+        return {**super().reports, **rewards}
 
     @override
     def samples_in_epoch(self, sizes: Sequence[int]) -> Fraction:

@@ -1,16 +1,17 @@
 """kind: sft - supervised fine-tuning: a language model learns the answers of conversations."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
 
-from launcher.recipe.base import Input
+from launcher.recipe.base import Direction, Input
 from launcher.recipe.kinds.conversations import ConversationRecipe
 from launcher.recipe.quantities import Length
 from launcher.recipe.sections.chat_sources import ChatData
 from launcher.recipe.sections.during import During, during_conflicts
+from launcher.recipe.sections.task_metrics import task_metrics
 
 
 class SftRecipe(ConversationRecipe):
@@ -40,6 +41,12 @@ class SftRecipe(ConversationRecipe):
     @override
     def required_extras(self) -> tuple[str, ...]:
         return (*super().required_extras(), *(("eval",) if self.during else ()))
+
+    @property
+    @override
+    def reports(self) -> Mapping[str, Direction | None]:
+        held_out: Mapping[str, Direction] = {"answer_loss": "minimize"} if self.data.validation else {}
+        return {**super().reports, **held_out, **task_metrics(self.during.tasks if self.during else (), "/")}
 
     @property
     @override

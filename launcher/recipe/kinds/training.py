@@ -1,13 +1,13 @@
 """What recipes of all kinds of training have in common, and which of their keys contradict each other."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from typing_extensions import override
 
-from launcher.recipe.base import AdapterInput, Artifact, FolderName, Input
+from launcher.recipe.base import AdapterInput, Artifact, Direction, FolderName, Input
 from launcher.recipe.kinds.recipe_base import RecipeBase
 from launcher.recipe.sections.adapter import FSDP, PROMPTS, Adapter, PrefixTuning, quantization_limit, strategy_limit
 from launcher.recipe.sections.adapter_stack import stack_conflicts
@@ -80,6 +80,11 @@ class TrainingRecipe(RecipeBase):
     @override
     def makes(self) -> Artifact | None:
         return Artifact("adapter" if self.adapter else "model", self.output) if self.output else None
+
+    @property
+    @override
+    def reports(self) -> Mapping[str, Direction | None]:
+        return {"loss": "minimize"}
 
     @property
     @override

@@ -1,0 +1,78 @@
+"""What the trials of a search have come to so far, as their run directories say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from launcher.monitor.sweep import read_measured
+from launcher.run.ledger import Attempt, StopRequest, has_finished, read_attempts
+from launcher.run.metrics import read_joined_rows
+from launcher.run.paths import RunDir
+from launcher.run.trials import Owner, SearchDir, Trial, newest_owner, read_trials
+
+TrialState: TypeAlias = Literal["finished", "pruned", "failed", "stopped", "open"]
+"""`stopped`: by a person; `open`: under way, or waiting for somebody who takes it up."""
+
+
+@dataclass(frozen=True)
+class PastTrial:
+    """A trial, and what is known of it."""
+
+    trial: Trial
+    turn: int
+    """How many have taken it up again."""
+    owner: Owner
+    """The last one."""
+    state: TrialState
+    value: float | None
+    """The newest value of the metric."""
+    reports: Mapping[int, float]
+    """Values by step."""
+    stops: int
+    """Attempts that were the last one, as it seemed."""
+    unclosed: int | None = None
+    """Number of the last attempt, if nobody has noted its end."""
+
+
+def read_past(folder: SearchDir, metric: str) -> list[PastTrial]:
+    """Read the trials of a search, in their order.
+
+    Args:
+        folder: The search.
+        metric: What its trials are compared by.
+    """
+    return [_read(folder, trial, metric) for trial in read_trials(folder)]
+
+
+def _read(folder: SearchDir, trial: Trial, metric: str) -> PastTrial:
+    run = RunDir(folder.runs_root / trial.run)
+    turn, owner = newest_owner(folder, trial)
+    attempts = read_attempts(run.ledger)
+    stops = sum(attempt.action == "stop" for attempt in attempts)
+    reports = read_reports(run, metric)
+    value = reports[max(reports)] if reports else read_measured(run).values.get(metric)
+    state = _state(attempts, StopRequest.read(run.stop_request), stops > owner.stops)
+    unclosed = attempts[-1].number if attempts and attempts[-1].ended is None else None
+    return PastTrial(trial, turn, owner, state, value, reports, stops, unclosed)
+
+
+def _state(attempts: Sequence[Attempt], stop: StopRequest | None, has_stopped: bool) -> TrialState:
+    if has_finished(attempts):
+        return "finished"
+    last = attempts[-1] if attempts else None
+    if (last and last.reason == "pruned") or (stop and stop.reason == "pruned"):
+        return "pruned"
+    if stop and stop.reason == "user":
+        return "stopped"
+    if last is None or last.action != "stop" or not has_stopped:
+        return "open"
+    return "stopped" if last.reason == "stopped" else "failed"
+
+
+def read_reports(run: RunDir, metric: str) -> dict[int, float]:
+    """Read the values of a metric that a run has reported so far, by step; those that are numbers."""
+    for path in (run.evaluations, *((run.metrics,) if metric == "loss" else ())):
+        found = {int(row["step"]): row[metric] for row in read_joined_rows(path) if metric in row}
+        if found:
+            return {step: float(value) for step, value in found.items() if isinstance(value, int | float)}
+    return {}
