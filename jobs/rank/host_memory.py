@@ -21,7 +21,8 @@ def available_memory(proc: Path = _PROC, mount: Path = _MOUNT) -> int:
         proc: Says in which groups this process is.
         mount: Where the groups' files are.
     """
-    return max(0, min([psutil.virtual_memory().available, *_left_by_limits(proc, mount)]))
+    machine: int = psutil.virtual_memory().available
+    return max(0, min([machine, *_left_by_limits(proc, mount)]))
 
 
 def _left_by_limits(proc: Path, mount: Path) -> Iterator[int]:

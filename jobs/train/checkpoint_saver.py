@@ -19,8 +19,10 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as pytree
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -231,9 +233,4 @@ def size_of(states: Any) -> int:
 
 
 def _write_shards(folder: Path, state: dict[str, Any], group: RankGroup) -> None:
-    dcp.save(
-        state,
-        storage_writer=dcp.FileSystemWriter(folder),
-        planner=dcp.DefaultSavePlanner(),
-        process_group=group.control,
-    )
+    save(state, storage_writer=FileSystemWriter(folder), planner=DefaultSavePlanner(), process_group=group.control)

@@ -170,7 +170,7 @@ class GuardedTrainer(Trainer):
         if self._layout.zero_stage is not None:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        assert self.optimizer is not None and self.lr_scheduler is not None
+        assert self.model is not None and self.optimizer is not None and self.lr_scheduler is not None
         folder = Path(output_dir)
         if self._layout.uses_fsdp:
             for name, state in sharded_state(self.model, self.optimizer, self.accelerator):
