@@ -131,8 +131,8 @@ def test_wherever_a_rank_is_killed_the_newest_checkpoint_is_whole_and_goes_on_to
     folder: Path, kills: int, ranks: int
 ) -> None:
     sharing = "full_shard" if ranks > 1 else "ddp"
-    changes = {"schedule": {"length": f"{10 * kills} steps", "warmup": "2 steps"}}
-    whole = new_run(folder, sharing, in_background=False, **changes)
+    changes = {"schedule": {"length": f"{8 * kills} steps", "warmup": "2 steps"}}
+    whole = new_run(folder, sharing, in_background=False, checkpoint={"interval": "1000 steps"}, **changes)
     assert train(whole, ranks).exit_codes == [FINISHED] * ranks
     run = new_run(folder, sharing, in_background=True, **changes)
     dice = random.Random()
