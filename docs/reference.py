@@ -108,7 +108,8 @@ def _section_lines(forms: Sequence[Model], path: str) -> Iterator[str]:
 
 def _rows(form: Model, path: str) -> list[str]:
     words, fields = field_texts(form), form.model_fields.items()
-    cells = ((path + name, _value(path + name, field), _default(field), words[name]) for name, field in fields)
+    named = ((path + (field.alias or name), field, words[name]) for name, field in fields)
+    cells = ((key, _value(key, field), _default(field), said) for key, field, said in named)
     return [f"| `{key}` | {value} | {default} | {_one_line(said)} |" for key, value, default, said in cells]
 
 

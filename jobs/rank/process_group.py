@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ UNLIMITED = timedelta(days=7)
 class RankGroup:
     """All ranks of the attempt. Every method is a collective: all ranks call it, in the same order.
 
-    Each is a heartbeat as well: all ranks have come this far.
+    Each is a heartbeat as well: all ranks have come this far. Another thread needs another group, or messages mix.
     """
 
     rank: int
@@ -43,6 +43,8 @@ class RankGroup:
     device: torch.device
     control: Any
     """The gloo group of the agreement messages."""
+    progress: Callable[[], None] | None = None
+    """Called instead of a heartbeat, by a group of another thread."""
 
     @property
     def is_main(self) -> bool:
@@ -55,7 +57,7 @@ class RankGroup:
             flags = torch.tensor(claims, dtype=torch.uint8)
             dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.control)
             claims = tuple(bool(flag) for flag in flags.tolist())
-        WATCHDOG.heartbeat()
+        self._advance()
         return claims
 
     def from_main(self, value: T) -> T:
@@ -63,7 +65,7 @@ class RankGroup:
         box: list[T] = [value]
         if self.world_size > 1:
             dist.broadcast_object_list(box, src=0, group=self.control)
-        WATCHDOG.heartbeat()
+        self._advance()
         return box[0]
 
     def collect(self, value: T) -> list[T]:
@@ -71,14 +73,26 @@ class RankGroup:
         boxes: list[Any] = [value] * self.world_size
         if self.world_size > 1:
             dist.all_gather_object(boxes, value, group=self.control)
-        WATCHDOG.heartbeat()
+        self._advance()
         return boxes
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
         if self.world_size > 1:
             dist.barrier(group=self.control)
-        WATCHDOG.heartbeat()
+        self._advance()
+
+    def for_another_thread(self, progress: Callable[[], None]) -> "RankGroup":
+        """Make a group of the same ranks for another thread, whose messages are no heartbeats. A collective.
+
+        Args:
+            progress: Called after each of its messages.
+        """
+        control = None if self.control is None else dist.new_group(backend="gloo", timeout=_timeout())
+        return replace(self, control=control, progress=progress)
+
+    def _advance(self) -> None:
+        (self.progress or WATCHDOG.heartbeat)()
 
 
 def wait_for_main(group: RankGroup, work: Callable[[], Iterator[None]]) -> None:

@@ -43,10 +43,15 @@ def adapter_callbacks(model: nn.Module) -> list[TrainerCallback]:
     return [RankAllocation(tuner)] if isinstance(tuner, AdaLoraModel) else []
 
 
-def save_adapter_state(model: PeftModel, folder: Path) -> None:
-    """Save all that training changes; peft's own format leaves out the networks that compute prompts."""
+def adapter_state(model: PeftModel) -> dict[str, Tensor]:
+    """Return all that training changes; peft's own format leaves out the networks that compute prompts."""
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
-    save_file({name: tensor.contiguous() for name, tensor in {**tensors, **_allocation(model)}.items()}, folder / STATE)
+    return {**tensors, **_allocation(model)}
+
+
+def save_adapter_state(state: dict[str, Tensor], folder: Path) -> None:
+    """Save what `adapter_state` returned."""
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / STATE)
 
 
 def load_adapter_state(model: PeftModel, folder: Path) -> None:

@@ -43,6 +43,10 @@ class CheckpointStore:
         self._keep = keep
         self._required = required
 
+    def among(self, group: RankGroup) -> "CheckpointStore":
+        """Return the same store for another group of the same ranks. Not a collective."""
+        return CheckpointStore(self._run, group, self._keep, self._required)
+
     @property
     def staging(self) -> Path:
         """Where a checkpoint is written before it is published."""

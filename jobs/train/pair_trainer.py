@@ -7,12 +7,14 @@ beforehand.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -22,7 +24,7 @@ from typing_extensions import override
 from jobs.models.parallel import reshard
 from jobs.rank.process_group import RankGroup
 from jobs.train.precomputed import PrecomputedLogProbs
-from jobs.train.reference import AdapterOff, FrozenModel, ReferenceModel, answer_log_probs
+from jobs.train.reference import REFERENCE, AdapterOff, FrozenModel, ReferenceModel, answer_log_probs
 from jobs.train.reward_trainer import pair_rows
 from jobs.train.trainer import GuardedTrainer
 from launcher.errors import LauncherError
@@ -103,7 +105,9 @@ class PairTrainer(GuardedTrainer):
     @override
     def save_state(self, folder: Path) -> None:
         if self._is_moving and self._frozen is not None:
-            self._frozen.save(folder, self._group)
+            weights = self._frozen.gather(self._group)
+            if self._group.is_main:
+                self._saver.put(weights, partial(save_file, filename=folder / REFERENCE))
 
     @override
     def load_state(self, folder: Path) -> None:

@@ -9,7 +9,6 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from trl.trainer.callbacks import SyncRefModelCallback
@@ -116,16 +115,18 @@ class FrozenModel:
         reshard(self.model)
         SyncRefModelCallback.sync_target_model(model, self.model, share)  # type: ignore[no-untyped-call]
 
-    def save(self, folder: Path, group: RankGroup) -> None:
-        """Add it to a checkpoint, whole, so that any number of ranks can load it. A collective."""
+    def gather(self, group: RankGroup) -> dict[str, Tensor]:
+        """Return its weights for a checkpoint, whole, so that any number of ranks can load them. A collective.
+
+        Ranks other than 0 get none.
+        """
         reshard(self.model)
         tensors = {}
         for name, parameter in self.model.named_parameters():
             tensor = whole(parameter)
             if group.is_main:
                 tensors[name] = tensor.contiguous()
-        if group.is_main:
-            save_file(tensors, folder / REFERENCE)
+        return tensors
 
     def load(self, folder: Path) -> None:
         """Load it from a checkpoint. A collective."""

@@ -29,6 +29,7 @@ from jobs.train.adapter_checkpoint import adapter_callbacks
 from jobs.train.arguments import refuse_impossible, training_arguments
 from jobs.train.checkpoint import CheckpointStore
 from jobs.train.checkpoint_files import required_files
+from jobs.train.checkpoint_saver import CheckpointSaver
 from jobs.train.during import EvaluationDuringTraining
 from jobs.train.export import export_model, is_exported, load_tokenizer, manifest_of
 from jobs.train.gradient_guard import GradientGuard
@@ -154,7 +155,7 @@ class TrainingRun(Generic[R]):
         self._control = StepControl(context, self.group, recipe.checkpoint.interval)
         self._tracker = open_tracker(context, recipe.tracking)
         return trainer_class(
-            self._store,
+            CheckpointSaver(self._store, recipe.checkpoint.in_background),
             self._layout,
             partial(lr_factor, schedule=recipe.schedule, total=self._arguments.max_steps),
             packs=recipe.packs or ("sample" if collator is flattening_collator else None),

@@ -5,6 +5,7 @@ one minor version, and tests/kinds/test_cpt.py drives each of them.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,22 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PrinterCallback, Trainer
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput
 from typing_extensions import override
 
 from jobs.models.adapters.auxiliary_loss import auxiliary_losses
 from jobs.models.parallel import ParallelLayout, describe, fsdp_on_cpu, reshard, verify
-from jobs.train.adapter_checkpoint import checkpoint_trained_parameters, load_adapter_state, save_adapter_state
-from jobs.train.checkpoint import CheckpointStore
+from jobs.train.adapter_checkpoint import (
+    adapter_state,
+    checkpoint_trained_parameters,
+    load_adapter_state,
+    save_adapter_state,
+)
+from jobs.train.checkpoint_saver import CheckpointSaver
 from jobs.train.isolation_check import require_isolation
 from jobs.train.micro_batch import one_micro_batch
+from jobs.train.sharded_state import sharded_state
 from jobs.train.zero_checkpoint import expect_universal, hyperparameters_of, loadable, settle
 
 
@@ -35,7 +43,7 @@ class GuardedTrainer(Trainer):
     ours and Trainer's.
 
     Args:
-        store: Where checkpoints go; `args.output_dir` must be its staging folder.
+        saver: Saves checkpoints; `args.output_dir` must be the staging folder of its store.
         layout: How the model must be laid out over the ranks once it is prepared.
         lr_factor: Learning rate as a fraction of the peak, by steps done.
         packs: What is packed into sequences and must not attend to one another; None if nothing is.
@@ -44,13 +52,13 @@ class GuardedTrainer(Trainer):
 
     def __init__(
         self,
-        store: CheckpointStore,
+        saver: CheckpointSaver,
         layout: ParallelLayout,
         lr_factor: Callable[[int], float],
         packs: str | None = None,
         **trainer: Any,
     ) -> None:
-        self._store = store
+        self._saver, self._store = saver, saver.store
         self._layout = layout
         self._lr_factor = lr_factor
         self._packs = packs
@@ -60,6 +68,7 @@ class GuardedTrainer(Trainer):
         with fsdp_on_cpu():
             super().__init__(**trainer)
         self.remove_callback(PrinterCallback)
+        self.add_callback(saver)
 
     @override
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
@@ -145,12 +154,31 @@ class GuardedTrainer(Trainer):
 
     @override
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if not isinstance(self.model, PeftModel):
-            super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = output_dir or self.args.output_dir
+        assert folder is not None
+        if isinstance(self.model, PeftModel):
+            self._saver.put(adapter_state(self.model), partial(save_adapter_state, folder=Path(folder)))
+        else:
+            assert self.model is not None
+            self._saver.put(state_dict or self.model.state_dict(), partial(super()._save, folder))
+
+    @override
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write the same files as Trainer and accelerate, but let the saver do it, maybe later."""
+        if self._layout.zero_stage is not None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.model is not None and self.optimizer is not None and self.lr_scheduler is not None
+        folder = Path(output_dir)
+        if self._layout.uses_fsdp:
+            for name, state in sharded_state(self.model, self.optimizer, self.accelerator):
+                self._saver.put_shards(state, folder / name)
         elif self.args.should_save:
-            folder = output_dir or self.args.output_dir
-            assert folder is not None
-            save_adapter_state(self.model, Path(folder))
+            self._saver.put(self.optimizer.state_dict(), partial(torch.save, f=folder / OPTIMIZER_NAME))
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
 
     @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -220,14 +248,8 @@ class GuardedTrainer(Trainer):
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        step = self.state.global_step
-        try:
-            folder = self._store.open_staging(f"checkpoint-{step}")
+        state = self.state
+        goes_on = state.global_step < state.max_steps and not self.control.should_training_stop
+        with self._saver.saving(state.global_step, state.best_global_step, goes_on) as folder:
             super()._save_checkpoint(model, trial)
             self.save_state(folder)
-            self._store.publish(folder, step, self.state.best_global_step)
-        except Exception as error:  # safetensors, torch and DeepSpeed each raise their own for a full disk
-            # The end of this process ends the other ranks; none of them has published anything.
-            self._store.discard_staging()
-            error.add_note(f"the checkpoint of step {step} was not saved; older checkpoints are unchanged")
-            raise

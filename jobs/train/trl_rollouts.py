@@ -5,6 +5,7 @@ that moves. It also converts the adapter of a quantised model to bf16, whose res
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,8 @@ class _Rollouts(GuardedTrainer):
         rollout = Rollout(self._buffered_inputs if inside else [], {"step": self._step // accumulation})
         save_rollout(folder, self.args.process_index, accumulation, rollout)
         if self.args.sync_ref_model and self.is_world_process_zero():
-            save_file({name: one.detach().cpu() for name, one in self._reference_parameters()}, folder / REFERENCE)
+            weights = {name: one.detach().cpu() for name, one in self._reference_parameters()}
+            self._saver.put(weights, partial(save_file, filename=folder / REFERENCE))
 
     @override
     def load_state(self, folder: Path) -> None:

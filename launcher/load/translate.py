@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 
 from launcher.errors import Fault, FaultCode
 from launcher.load.yaml_tree import Path, YamlNode, join_path
-from launcher.recipe.base import ConflictError
+from launcher.recipe.base import ConflictError, keys_of
 from launcher.recipe.field_docs import field_texts
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -205,9 +205,9 @@ def _missing(path: Path, model: type[BaseModel], root: YamlNode) -> str:
 def _known_keys(path: Path, model: type[BaseModel], root: YamlNode) -> str:
     section, name = section_at(model, path[:-1], root), str(path[-1])
     for outer, info in model.model_fields.items():
-        if len(path) == 1 and any(name in inner.model_fields for inner in sections_in(info.annotation)):
+        if len(path) == 1 and any(name in keys_of(inner) for inner in sections_in(info.annotation)):
             return f"did you mean `{outer}.{name}`?"
-    known = list(section.model_fields) if section else []
+    known = list(keys_of(section)) if section else []
     if nearest := difflib.get_close_matches(name, known, n=1):
         return f"did you mean `{nearest[0]}`?"
     return f"known keys: {', '.join(f'`{key}`' for key in known)}"

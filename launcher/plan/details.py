@@ -13,6 +13,7 @@ from launcher.plan.forecast import starting_micro_batch
 from launcher.plan.memory import (
     MemoryEstimate,
     estimate_checkpoint,
+    estimate_copy,
     estimate_loading,
     estimate_memory,
     estimate_offloaded,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 WRITE_BYTES = 1_000_000_000
 """Bytes a second that all nodes together write to a shared file system; an assumption."""
+COPY_BYTES = 2_000_000_000
+"""Bytes a second that a rank copies to its node's RAM; an assumption."""
 SPARE_SECONDS = 60
 """What a stop needs besides the running step and the save: signals, agreement of the ranks, the last rows of logs."""
 GPU_HOURS_PER_FAILURE = 54 * 24 * 16_384 / 419
@@ -47,6 +50,10 @@ class TrainingDetails:
     checkpoint_bytes: int | None
     save_seconds: float | None
     """At `WRITE_BYTES` a second."""
+    copied: int | None
+    """Bytes of RAM that a node needs for copies of a checkpoint, if training goes on while they are written."""
+    stall_seconds: float | None
+    """That training waits for a save: for all of it, or for the copy, at `COPY_BYTES` a second and rank."""
     step: StepTime | None
     tokens_per_second: float | None
     """Of all ranks together."""
@@ -61,10 +68,11 @@ class TrainingDetails:
     price: float | None
     """By the profile's `gpus.price`, in its currency."""
     wanted_lead: float | None
-    """Seconds of warning before a time limit that the slowest step and a save need."""
+    """Seconds of warning before a time limit that the slowest step and a save need; and another save, which may be
+    under way, where training does not wait for saves."""
     best_interval: float | None
-    """Seconds between checkpoints that lose the least: Young's sqrt(2 x save x time between failures)
-    (https://doi.org/10.1145/361147.361115)."""
+    """Seconds between checkpoints that lose the least: Young's sqrt(2 x stall x time between failures)
+    (https://doi.org/10.1145/361147.361115), but no less than a save takes."""
 
 
 def detail(loaded: LoadedRecipe, cluster: Cluster) -> TrainingDetails | None:
@@ -90,7 +98,9 @@ def detail_shape(
 ) -> TrainingDetails:
     """Work out the details of a training whose model, micro batch and length are known."""
     step, saved = estimate_step(recipe, shape, cluster), estimate_checkpoint(recipe, shape)
-    save = None if saved is None else saved / WRITE_BYTES
+    save, copied = None if saved is None else saved / WRITE_BYTES, estimate_copy(recipe, shape)
+    copying = recipe.resources.ranks_per_node if recipe.parallel.strategy != "ddp" else 1
+    stall = save if copied is None else copied / copying / COPY_BYTES
     gpus = recipe.resources.nodes * recipe.resources.gpus_per_node
     seconds = step.seconds * steps if step and steps else None
     hours, watts = seconds and seconds * gpus / 3600, look_up(POWER_WATTS, cluster.gpus.type or "")
@@ -102,6 +112,8 @@ def detail_shape(
         offloaded=estimate_offloaded(recipe, shape),
         checkpoint_bytes=saved,
         save_seconds=save,
+        copied=copied,
+        stall_seconds=stall,
         step=step,
         tokens_per_second=tokens_of_step(recipe) / step.seconds if step else None,
         steps=steps,
@@ -110,6 +122,10 @@ def detail_shape(
         gpu_hours=hours,
         megawatt_hours=hours * watts / 1e6 if hours and watts else None,
         price=hours * cluster.gpus.price if hours and cluster.gpus.price is not None else None,
-        wanted_lead=None if step is None or save is None else step.seconds + save + SPARE_SECONDS,
-        best_interval=math.sqrt(2 * save * 3600 * GPU_HOURS_PER_FAILURE / gpus) if save and gpus else None,
+        wanted_lead=None if step is None or save is None else step.seconds + save * (1 + bool(copied)) + SPARE_SECONDS,
+        best_interval=_best_interval(save, stall, gpus) if save and stall and gpus else None,
     )
+
+
+def _best_interval(save: float, stall: float, gpus: int) -> float:
+    return max(save, math.sqrt(2 * stall * 3600 * GPU_HOURS_PER_FAILURE / gpus))

@@ -106,6 +106,17 @@ def estimate_checkpoint(recipe: "TrainingRecipe", shape: ModelShape) -> int | No
     return (12 + (wide_bytes(recipe) if recipe.parallel.strategy == "zero2" else 0)) * number
 
 
+def estimate_copy(recipe: "TrainingRecipe", shape: ModelShape) -> int | None:
+    """Estimate the RAM that a node needs for copies of a checkpoint, in bytes; None if training waits for its saves.
+
+    With `ddp` rank 0 alone copies; else each rank does what it holds, also where groups of ranks hold the same.
+    """
+    whole = estimate_checkpoint(recipe, shape)
+    if whole is None or not recipe.checkpoint.in_background:
+        return None
+    return whole if recipe.parallel.strategy == "ddp" else whole * recipe.resources.ranks_per_node // recipe.shard_size
+
+
 def trained_parameters(recipe: "TrainingRecipe", shape: ModelShape) -> int | None:
     """Count the parameters that are trained; None for an adapter of layers that the shape does not know."""
     if recipe.adapter is None:

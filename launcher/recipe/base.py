@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from launcher.errors import FaultCode
 
@@ -26,7 +27,9 @@ class Section(BaseModel):
     """Keys that say where, how fast or for whom. They change nothing but rounding, and are no part of a run's identity
     (`launcher.recipe.identity`)."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, defer_build=True, serialize_by_alias=True
+    )
 
     @model_validator(mode="after")
     def _refuse_conflicts(self) -> Self:
@@ -37,6 +40,11 @@ class Section(BaseModel):
     def _conflicts(self) -> Iterable[str]:
         """Name keys that contradict each other: `KEY: what is wrong; what to write`."""
         return ()
+
+
+def keys_of(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a section by the keys that recipes write: `async` cannot be a field's name in Python."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 class RefusedError(ValueError):

@@ -49,7 +49,8 @@ def _memory_lines(item: "LoadedRecipe", cluster: "Cluster", found: "TrainingDeta
         yield "GPU memory", f"{file_size(found.memory.total)}{verdict}"
         parts = [f"{part} {file_size(getattr(found.memory, part))}" for part in _PARTS]
         yield "", ", ".join(part for part in parts if not part.endswith(" 0 bytes"))
-    for name, needed in (("RAM to load", found.loading), ("RAM to train", found.offloaded)):
+    needs = {"RAM to load": found.loading, "RAM to train": found.offloaded, "RAM to save": found.copied}
+    for name, needed in needs.items():
         if needed:
             yield name, f"{file_size(needed)} of a node"
 
@@ -77,12 +78,18 @@ def _costs(found: "TrainingDetails") -> str:
 def _safety_lines(cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple[str, str]]:
     if found.checkpoint_bytes and found.save_seconds:
         rate = f"{_seconds(found.save_seconds)} at {file_size(WRITE_BYTES)}/s"
+        if found.copied:
+            rate = f"training waits {_seconds(found.stall_seconds)} for a copy, which is written in {rate}"
         often = f"; every {duration(found.best_interval)} loses least" if found.best_interval else ""
         yield "checkpoint", f"{file_size(found.checkpoint_bytes)}, {rate}{often}"
     if found.wanted_lead:
         lead = cluster.slurm.lead
         enough = "enough" if lead.seconds >= found.wanted_lead else "too short; write more as `slurm.lead`"
-        yield "warning time", f"{duration(found.wanted_lead)} to finish a step and save; `slurm.lead` {lead}: {enough}"
+        saves = "save twice (one may be under way)" if found.copied else "save"
+        yield (
+            "warning time",
+            f"{duration(found.wanted_lead)} to finish a step and {saves}; `slurm.lead` {lead}: {enough}",
+        )
 
 
 def print_alternatives(others: "Sequence[Alternative]", found: "TrainingDetails") -> None:

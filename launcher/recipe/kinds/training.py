@@ -160,6 +160,7 @@ class TrainingRecipe(RecipeBase):
         yield from self._batch_conflicts()
         yield from self._shard_conflicts()
         yield from self._offload_conflicts()
+        yield from self._checkpoint_conflicts()
         yield from schedule_conflicts(self.schedule)
         yield from self._quantization_conflicts()
         yield from self._adapter_conflicts()
@@ -208,6 +209,13 @@ class TrainingRecipe(RecipeBase):
             yield (
                 "parallel.offload: `zero2` keeps all parameters on each GPU; write `offload: optimizer`, or "
                 "`strategy: zero3`"
+            )
+
+    def _checkpoint_conflicts(self) -> Iterator[str]:
+        if self.checkpoint.in_background and self.parallel.strategy.startswith("zero"):
+            yield (
+                f"checkpoint.async: with `{self.parallel.strategy}` DeepSpeed writes checkpoints itself, and training "
+                "waits for it; leave it out, or write `strategy: full_shard`"
             )
 
     def _adapter_conflicts(self) -> Iterator[str]:

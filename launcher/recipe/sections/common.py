@@ -188,6 +188,9 @@ class Checkpoint(Section):
     """`1000 steps` or `30min`. A stop and a time limit save a checkpoint, too."""
     keep: Positive = 3
     """Newest checkpoints to keep."""
+    in_background: Annotated[bool, Field(alias="async")] = False
+    """Go on training while a checkpoint is written, from a copy in the RAM of the nodes. The last checkpoint of an
+    attempt is waited for. Not with DeepSpeed."""
 
 
 class Tracking(Section):
