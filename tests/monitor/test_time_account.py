@@ -176,7 +176,7 @@ def test_a_recorded_run_of_a_real_slurm_is_accounted_for_to_its_end() -> None:
     assert spent["useful"] == pytest.approx(steps["useful"], abs=0.1)
     assert spent["redone"] == pytest.approx(steps["redone"], abs=0.1)
     assert spent["evaluating"] == pytest.approx(
-        sum(one.seconds for one in pauses if one.kind == "evaluating"), abs=0.01
+        sum(one.seconds for one in pauses if one.what == "evaluating"), abs=0.01
     )
     waits = [after.started - before.ended for before, after in itertools.pairwise(attempts) if before.ended]
     assert spent["queued"] == pytest.approx(sum(waits) + attempts[0].started - record.submissions[0].time)
