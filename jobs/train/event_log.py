@@ -31,7 +31,7 @@ class EventLog:
     def __init__(self, folder: Path, purge: int | None) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=purge)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder), purge_step=purge)
 
     def log(self, group: str, row: Mapping[str, Any], prefix: str = "") -> None:
         """Write the numbers of a row at once: a kill must not lose what a checkpoint covers.
@@ -44,8 +44,8 @@ class EventLog:
         for name, value in row.items():
             if name not in _NO_POINTS and isinstance(value, int | float) and math.isfinite(value):
                 tag = f"{group}/{name.removeprefix(prefix)}"
-                self._writer.add_scalar(tag, value, row["step"], row.get("time"))  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(tag, value, row["step"], row.get("time"))
+        self._writer.flush()
 
     def log_evaluation(self, row: Mapping[str, Any]) -> None:
         """Write an evaluation's row."""
@@ -53,7 +53,7 @@ class EventLog:
 
     def close(self) -> None:
         """End the file."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 def open_events(context: Context, interval: int) -> EventLog:

@@ -43,7 +43,7 @@ class CheckpointAdvice:
 
 def advise(attempts: Sequence[Attempt], pauses: Sequence[Pause], account: TimeAccount) -> CheckpointAdvice:
     """Work out how often a run should save."""
-    saves = [pause.seconds for pause in pauses if pause.kind == "saving"]
+    saves = [pause.seconds for pause in pauses if pause.what == "saving"]
     failures = sum(attempt.reason in _UNSAVED for attempt in attempts)
     return CheckpointAdvice(
         statistics.median(saves) if saves else None, len(saves), failures, account.attempt_seconds / 3600

@@ -54,7 +54,7 @@ def consumption_of(recipe: Mapping[str, Any], cluster: Mapping[str, Any], accoun
     hours = dict.fromkeys(TIME_KINDS, 0.0)
     for span in account.spans:
         if span.attempt is not None:
-            hours[span.kind] += gpus * span.seconds / 3600
+            hours[span.what] += gpus * span.seconds / 3600
     has_gpus = known.get("device") != "cpu"  # those of a dev cluster do not exist
     watts = look_up(POWER_WATTS, known.get("type") or "") if has_gpus else None
     return Consumption(gpus, {kind: value for kind, value in hours.items() if value}, known.get("price"), watts)

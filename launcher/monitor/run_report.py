@@ -57,7 +57,7 @@ class RunReport:
     @property
     def is_credentialed(self) -> bool:
         """Whether its data must not leave the site."""
-        return self.recipe.get("data_use", "open") != "open"
+        return bool(self.recipe.get("data_use", "open") != "open")
 
 
 def with_shares(runs: Iterable[NamedRun]) -> list[NamedRun]:

@@ -28,7 +28,7 @@ _GOES_ON = ("requeue", "resubmit", "restart")
 class TimeSpan:
     """A stretch of time in which a run did one thing."""
 
-    kind: TimeKind
+    what: TimeKind
     start: float
     end: float
     attempt: int | None = None
@@ -48,7 +48,7 @@ class TimeAccount:
 
     def seconds(self, *kinds: TimeKind) -> float:
         """Sum of some kinds, or of all."""
-        return sum(span.seconds for span in self.spans if not kinds or span.kind in kinds)
+        return sum(span.seconds for span in self.spans if not kinds or span.what in kinds)
 
     def by_kind(self) -> dict[TimeKind, float]:
         """Seconds of each kind."""
@@ -159,9 +159,9 @@ def _cut(spans: Iterator[TimeSpan], pauses: Sequence[Pause]) -> Iterator[TimeSpa
         for pause in waiting:
             start, end = max(now, pause.start), min(span.end, pause.time)
             if start < end:
-                yield TimeSpan(span.kind, now, start, span.attempt)
-                kind: TimeKind = "evaluating" if pause.kind == "evaluating" else "saving"
+                yield TimeSpan(span.what, now, start, span.attempt)
+                kind: TimeKind = "evaluating" if pause.what == "evaluating" else "saving"
                 yield TimeSpan(kind, start, end, span.attempt)
                 now = end
         waiting = [pause for pause in waiting if pause.time > span.end]
-        yield TimeSpan(span.kind, now, span.end, span.attempt)
+        yield TimeSpan(span.what, now, span.end, span.attempt)

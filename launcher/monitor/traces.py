@@ -98,7 +98,7 @@ def read_steps(path: Path) -> Iterator[tuple[int, list[Row]]]:
             rows = orjson.loads(b"[" + b",".join(lines) + b"]")
         except orjson.JSONDecodeError:
             rows = list(_parse_one_by_one(lines))
-        rows = [row for row in rows if isinstance(row, dict) and "step" in row and "time" in row]
+        rows = [row for row in rows if row.__class__ is dict and row.get("step").__class__ is int and "time" in row]
         if rows and len({row.get("attempt") for row in rows}) == 1:
             yield rows[0].get("attempt", 0), rows
         else:

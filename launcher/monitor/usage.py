@@ -213,7 +213,7 @@ def _by_attempt(account: TimeAccount) -> Iterator[AttemptUsage]:
         spans = [span for span in account.spans if span.attempt == number]
         seconds: dict[TimeKind, float] = {}
         for span in spans:
-            seconds[span.kind] = seconds.get(span.kind, 0.0) + span.seconds
+            seconds[span.what] = seconds.get(span.what, 0.0) + span.seconds
         yield AttemptUsage(spans[0].start, spans[-1].end, seconds)
 
 

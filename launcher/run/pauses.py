@@ -16,7 +16,7 @@ class Pause:
 
     attempt: int
     step: int
-    kind: PauseKind
+    what: PauseKind
     time: float
     """Unix time of its end."""
     seconds: float

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.run.ledger import append_event
+from launcher.run.sweep_points import SweptRun, write_points
 from tests.support.browser import browser
 from tests.support.command_line import launcher
 from tests.support.run_histories import History
@@ -171,6 +172,31 @@ def test_a_run_that_has_not_started_and_one_without_a_recipe_are_reported(
 
     assert "not submitted" in read.text
     assert "figure" not in read.tags
+
+
+def test_tasks_of_a_run_are_reported_with_it(tmp_path: Path, profile: dict[str, str]) -> None:
+    whole, task = write(tmp_path, "abc123"), write(tmp_path, "def456", loss=1.0)
+    whole.run.shares.mkdir()
+    task.run.root.rename(whole.run.share(0).root)
+
+    reports = json.loads(launcher("report", "abc123", "--json", environ=profile)[0])["runs"]
+
+    assert [one["label"] for one in reports] == ["tiny cpt abc123, task 0", "tiny cpt abc123"]
+    assert [one["curves"]["loss"][0][1] for one in reports] == [1.0, 2.0]
+
+
+def test_points_of_a_sweep_are_named_by_their_values(tmp_path: Path, profile: dict[str, str]) -> None:
+    runs = [write(tmp_path, run_id).run for run_id in ("abc123", "def456")]
+    points = [
+        SweptRun("rates", {"optim.lr": rate}, run.root.name, "f") for rate, run in zip((1e-4, 3e-4), runs, strict=True)
+    ]
+    write_points(tmp_path / "runs", "rates", points, 0o755)
+
+    both = json.loads(launcher("report", "rates", "--json", environ=profile)[0])["runs"]
+    one = json.loads(launcher("report", "rates", "--where", "lr=3e-4", "--json", environ=profile)[0])["runs"]
+
+    assert [each["label"] for each in both] == ["lr 0.0001", "lr 0.0003"]
+    assert [each["id"] for each in one] == ["def456"]
 
 
 @pytest.mark.parametrize(

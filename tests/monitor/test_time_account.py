@@ -145,12 +145,15 @@ def test_any_history_is_divided_without_gaps_and_sums_to_its_length(data: st.Dat
 def test_rows_are_read_in_pieces_with_numbers_that_json_lacks_and_a_torn_end(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     rows = [{"time": float(step), "step": step, "attempt": step // 3, "loss": float("nan")} for step in range(7)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '\n[1]\n{"phase": "x"}\n{"step": 7, "ti')
+    path.write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+        + '\n[1]\n{"phase": "x"}\n{"step": "x", "time": 1}\n{"step": 7, "ti'
+    )
 
     pieces = [(attempt, [row["step"] for row in piece]) for attempt, piece in read_steps(path)]
 
     assert pieces == [(0, [0, 1, 2]), (1, [3, 4, 5]), (2, [6])]
-    assert len(read_json_lines(path)) == 8
+    assert len(read_json_lines(path)) == 9
 
 
 def test_a_recorded_run_of_a_real_slurm_is_accounted_for_to_its_end() -> None:
@@ -176,7 +179,7 @@ def test_a_recorded_run_of_a_real_slurm_is_accounted_for_to_its_end() -> None:
     assert spent["useful"] == pytest.approx(steps["useful"], abs=0.1)
     assert spent["redone"] == pytest.approx(steps["redone"], abs=0.1)
     assert spent["evaluating"] == pytest.approx(
-        sum(one.seconds for one in pauses if one.kind == "evaluating"), abs=0.01
+        sum(one.seconds for one in pauses if one.what == "evaluating"), abs=0.01
     )
     waits = [after.started - before.ended for before, after in itertools.pairwise(attempts) if before.ended]
     assert spent["queued"] == pytest.approx(sum(waits) + attempts[0].started - record.submissions[0].time)

@@ -12,8 +12,9 @@ from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.name for path in (ROOT / "bench").glob("*.py")}
-REPEATED = ("align.py", "grpo.py", "read.py", "step_overhead.py")
-"""For `make long`: sft.py starts a job and its peer as they do, and prepare.py reads what read.py does."""
+REPEATED = ("align.py", "grpo.py", "read.py", "status.py", "step_overhead.py")
+"""For `make long`: report.py starts the launcher as status.py does, sft.py starts a job and its peer as they do, and
+prepare.py reads what read.py does."""
 
 
 def benches_of_make() -> list[str]:

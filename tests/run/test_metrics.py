@@ -75,7 +75,7 @@ def test_pauses_are_noted_with_what_they_were_for_and_the_begin_in_the_ledger(tm
 
     evaluation, save = read_pauses(run.pauses)
     [step], [attempt] = read_json_lines(run.metrics), read_attempts(run.ledger)
-    assert [(one.attempt, one.step, one.kind) for one in (evaluation, save)] == [(3, 4, "evaluating"), (3, 4, "saving")]
+    assert [(one.attempt, one.step, one.what) for one in (evaluation, save)] == [(3, 4, "evaluating"), (3, 4, "saving")]
     assert attempt.began is not None
     assert attempt.began <= step["time"] <= evaluation.time <= save.time
     assert evaluation.start == pytest.approx(step["time"], abs=1e-3)

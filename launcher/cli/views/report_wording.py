@@ -106,7 +106,7 @@ def attempt_rows(one: RunReport) -> tuple[tuple[str, ...], list[tuple[str, ...]]
 
 def _attempt(one: RunReport, attempt: Attempt) -> tuple[str, ...]:
     spans = [span for span in one.account.spans if span.attempt == attempt.number]
-    useful = sum(span.seconds for span in spans if span.kind == "useful")
+    useful = sum(span.seconds for span in spans if span.what == "useful")
     first, trace = attempt.first_step, one.metrics.traces.get(attempt.number)
     known = EXIT_REASONS.get(attempt.reason)
     return (

@@ -51,8 +51,8 @@ def runs_table(statuses: Sequence[RunStatus], width: int) -> Table:
     rows = [_cells(one, wide, with_loss) for one in statuses]
     elastic = "state" if wide else "name"
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    others = sum(_width(rows, names, other) + _GAP for other in names if other != elastic)
     for name in names:
-        others = sum(_width(rows, names, other) + _GAP for other in names if other != name)
         limit = max(8, width - others) if name == elastic else _LIMITS.get(name)
         justify: Literal["left", "right"] = "right" if name in ("step", "loss", "attempts") else "left"
         table.add_column(name, no_wrap=True, overflow="ellipsis", justify=justify, max_width=limit)

@@ -63,9 +63,9 @@ def _visible(spans: Sequence[TimeSpan], first: float, scale: float) -> Iterator[
 
 
 def _longest(spans: Sequence[TimeSpan]) -> TimeKind:
-    seconds = dict.fromkeys((span.kind for span in spans), 0.0)
+    seconds = dict.fromkeys((span.what for span in spans), 0.0)
     for span in spans:
-        seconds[span.kind] += span.seconds
+        seconds[span.what] += span.seconds
     return max(seconds, key=lambda kind: seconds[kind])
 
 

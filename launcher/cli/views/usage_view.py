@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from launcher.cli.views.report_wording import percent
+from launcher.monitor.time_account import TimeKind
 from launcher.monitor.usage import Usage, UsageTotal
 
 _ROWS = 30
-_WASTE = ("starting", "redone", "saving", "evaluating", "lost")
+_WASTE: tuple[TimeKind, ...] = ("starting", "redone", "saving", "evaluating", "lost")
 
 
 def usage_lines(usage: Usage, root: str, since: str | None) -> Iterator[str]:
@@ -27,14 +28,14 @@ def usage_lines(usage: Usage, root: str, since: str | None) -> Iterator[str]:
 
 
 def _table(head: str, totals: Sequence[UsageTotal]) -> Iterator[str]:
-    kinds = [kind for kind in _WASTE if any(one.gpu_hours.get(kind) for one in totals)]  # type: ignore[call-overload]
+    kinds = [kind for kind in _WASTE if any(one.gpu_hours.get(kind) for one in totals)]
     shown, more = totals[:_ROWS], totals[_ROWS:]
     rows = [(head, "runs", "GPU-hours", "node-hours", "useful", *kinds)]
     for one in shown:
         whole = one.all_gpu_hours
-        shares = [one.gpu_hours.get(kind, 0.0) / whole if whole else None for kind in kinds]  # type: ignore[call-overload]
-        numbers = (f"{one.runs:,}", f"{whole:,.1f}", f"{one.node_hours:,.1f}")
-        rows.append((one.name, *numbers, percent(one.useful_share), *map(percent, shares)))
+        shares = [one.gpu_hours.get(kind, 0.0) / whole if whole else None for kind in kinds]
+        counted = (f"{one.runs:,}", f"{whole:,.1f}", f"{one.node_hours:,.1f}")
+        rows.append((one.name, *counted, percent(one.useful_share), *map(percent, shares)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *numbers in rows:
         cells = [f"{text:>{width}}" for text, width in zip(numbers, widths[1:], strict=True)]
