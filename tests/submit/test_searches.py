@@ -199,6 +199,23 @@ def test_without_optuna_only_what_needs_none_is_queued(submit: Submit, monkeypat
     assert submit()["elements"] == 2
 
 
+def test_a_trial_does_not_take_its_job_with_it(submit: Submit, site: Path, fake_slurm: FakeSlurm) -> None:
+    search = SearchDir(Path(submit()["folder"]))
+    trial = ask(search, Owner("1001_0"), search.submissions()[0]).trial
+    assert trial is not None
+    run = RunDir(search.runs_root / trial.run)
+
+    _, said = launcher("cancel", str(run.root), "--cluster", str(site), code=2)
+    assert "is a trial of `rates`, whose job goes on with others; `launcher stop" in said
+    launcher("stop", str(run.root), "--cluster", str(site))
+
+    assert not fake_slurm.calls("scancel")
+    assert run.stop_request.exists()
+    launcher("cancel", "rates", "--cluster", str(site))
+    _, said = launcher("resume", str(run.root), "--cluster", str(site), code=2)
+    assert "is a trial of `rates`; `launcher resume rates` takes it up again" in said
+
+
 def test_a_dry_run_writes_and_queues_nothing(tmp_path: Path, site: Path, fake_slurm: FakeSlurm) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(RECIPE | {"search": SEARCH}))
