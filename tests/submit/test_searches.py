@@ -139,7 +139,10 @@ def test_status_shows_trials_by_the_metric_and_marks_the_best(submit: Submit, si
         (False, "3.0000"),
         (False, "5.0000"),
     ]
+    launcher("cancel", "rates", "--cluster", str(site))
+    assert "no element" not in launcher("status", "rates", "--where", "weight_decay=0,0.1", "--cluster", str(site))[0]
     told = json.loads(launcher("status", "rates", "--json", "--cluster", str(site))[0])
+    assert "no element is queued or running" in told["notes"][0]
     assert (told["search"], told["trials"], told["metric"]) == ("rates", 4, "validation_loss")
     assert told["best"] == told["points"][1]["id"]
 
