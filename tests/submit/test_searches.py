@@ -202,6 +202,18 @@ def test_without_optuna_only_what_needs_none_is_queued(submit: Submit, monkeypat
     assert submit()["elements"] == 2
 
 
+def test_a_stopped_search_is_resumed_when_its_elements_are_gone(
+    submit: Submit, site: Path, fake_slurm: FakeSlurm
+) -> None:
+    search = SearchDir(Path(submit()["folder"]))
+    search.stop_request.touch()
+
+    _, said = launcher("resume", "rates", "--cluster", str(site), code=2)
+
+    assert said == "`rates`: was stopped, and job 1001_0 is still saving or ending; try again in a minute\n"
+    assert search.stop_request.exists()
+
+
 def test_a_trial_does_not_take_its_job_with_it(submit: Submit, site: Path, fake_slurm: FakeSlurm) -> None:
     search = SearchDir(Path(submit()["folder"]))
     trial = ask(search, Owner("1001_0"), search.submissions()[0]).trial
