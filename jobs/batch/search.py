@@ -18,6 +18,7 @@ from jobs.batch.evidence import END_SIGNALS
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import CONTINUE, FINISHED, RunDir, SubmissionDir
 from launcher.run.slurm_text import outside_job
+from launcher.run.trials import SearchDir
 
 TIMEOUT_SECONDS = 600
 """It reads all trials, and asks Slurm about the jobs of those that are not over."""
@@ -72,6 +73,9 @@ def next_trial(folder: Path, submission: SubmissionDir, environ: Mapping[str, st
     if answer["run"] is None:
         tell_slurm(f"no further trial: {answer['why']}")
         return NextTrial(None, exit_code=FINISHED if answer["is_done"] else CONTINUE)
+    if SearchDir(folder).stop_request.exists():  # meanwhile: whoever stopped it may not have seen this trial
+        tell_slurm(f"{Path(answer['run']).name}: not started: the search was stopped")
+        return NextTrial(None, exit_code=CONTINUE)
     return NextTrial(RunDir(Path(answer["run"])), answer["fingerprint"])
 
 

@@ -162,8 +162,9 @@ def idle_notes(folder: "SearchDir", profile: "Cluster", found: "SweepStatus") ->
 def resume_search(folder: "SearchDir", profile: "Cluster") -> None:
     """Try what failed or was stopped again, and queue elements for it and for what is missing."""
     from launcher.submit.search_record import SearchRecord
-    from launcher.submit.searches import forget_failures, queue_missing
+    from launcher.submit.searches import forget_failures, queue_missing, require_no_leavers
 
+    require_no_leavers(folder, profile)
     forget_failures(folder)
     _publish(folder)
     _report(SearchRecord.read(folder.record).name, queue_missing(folder, profile))

@@ -59,7 +59,8 @@ def status(
     profile = load_cluster(cluster)
     if run is not None and (search := search_named(profile, run)):
         found = read_search(search, profile, where or (), metric)
-        _show_sweep(replace(found, notes=(*found.notes, *idle_notes(search, profile, found))), as_json, everything)
+        idle = () if where else idle_notes(search, profile, found)
+        _show_sweep(replace(found, notes=(*found.notes, *idle)), as_json, everything)
         return
     if run is not None and (points := find_sweep(profile, run)):
         _show_sweep(read_sweep(profile, run, select(points, where or ()), metric), as_json, everything)

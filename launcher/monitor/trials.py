@@ -1,5 +1,6 @@
 """What the trials of a search have come to so far, as their run directories say."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -25,7 +26,7 @@ class PastTrial:
     """The last one."""
     state: TrialState
     value: float | None
-    """The newest value of the metric."""
+    """The newest value of the metric; None if there is none, or it is undefined."""
     reports: Mapping[int, float]
     """Values by step."""
     stops: int
@@ -51,6 +52,7 @@ def _read(folder: SearchDir, trial: Trial, metric: str) -> PastTrial:
     stops = sum(attempt.action == "stop" for attempt in attempts)
     reports = read_reports(run, metric)
     value = reports[max(reports)] if reports else read_measured(run).values.get(metric)
+    value = None if value is None or math.isnan(value) else value
     state = _state(attempts, StopRequest.read(run.stop_request), stops > owner.stops)
     unclosed = attempts[-1].number if attempts and attempts[-1].ended is None else None
     return PastTrial(trial, turn, owner, state, value, reports, stops, unclosed)
@@ -70,9 +72,9 @@ def _state(attempts: Sequence[Attempt], stop: StopRequest | None, has_stopped: b
 
 
 def read_reports(run: RunDir, metric: str) -> dict[int, float]:
-    """Read the values of a metric that a run has reported so far, by step; those that are numbers."""
+    """Read the values of a metric that a run has reported so far, by step; NaN where it was undefined."""
     for path in (run.evaluations, *((run.metrics,) if metric == "loss" else ())):
         found = {int(row["step"]): row[metric] for row in read_joined_rows(path) if metric in row}
         if found:
-            return {step: float(value) for step, value in found.items() if isinstance(value, int | float)}
+            return {step: float(value) if isinstance(value, int | float) else math.nan for step, value in found.items()}
     return {}

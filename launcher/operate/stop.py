@@ -182,7 +182,9 @@ def _check_resumable(run: RunDir, cluster: Cluster) -> None:
     if group := one.record.share and one.record.group:
         raise RunError(f"`{run.root.name}`: is one task of `{group}`; `launcher resume {group}` queues what is missing")
     status = compose(one, find_jobs(cluster, [one.job_id]))
-    if status.is_over and _is_trial(one):
+    if status.state == "pruned":
+        raise RunError(f"`{run.root.name}`: was pruned; submit a recipe with its values if you want it to the end")
+    if status.is_over and _is_trial(one) and status.state != "finished":
         search = one.record.sweep
         raise RunError(f"`{run.root.name}`: is a trial of `{search}`; `launcher resume {search}` takes it up again")
     if status.state == "finished":

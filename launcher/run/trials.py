@@ -8,7 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,13 @@ def read_trials(folder: SearchDir) -> list[Trial]:
 
 def _read_trial(path: Path) -> Trial:
     found = json.loads(path.read_bytes())
-    return Trial(**{**found, "owner": Owner(**found["owner"])})
+    return Trial(**{**_known(Trial, found), "owner": Owner(**_known(Owner, found["owner"]))})
+
+
+def _known(of: type[Trial] | type[Owner], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out fields that a newer launcher has written."""
+    names = {one.name for one in fields(of)}
+    return {key: value for key, value in found.items() if key in names}
 
 
 def claim(folder: SearchDir, trial: Trial) -> bool:
@@ -138,10 +144,10 @@ def newest_owner(folder: SearchDir, trial: Trial) -> tuple[int, Owner]:
     turn, owner = 0, trial.owner
     while True:
         try:
-            owner = Owner(**json.loads(folder.owner(trial.number, turn + 1).read_bytes()))
+            found = json.loads(folder.owner(trial.number, turn + 1).read_bytes())
         except FileNotFoundError:
             return turn, owner
-        turn += 1
+        turn, owner = turn + 1, Owner(**_known(Owner, found))
 
 
 def take_up(folder: SearchDir, trial: Trial, turn: int, owner: Owner) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ class SearchRecord:
     @property
     def search(self) -> Search:
         """The section."""
-        return Search.model_validate_json(json.dumps(self.section))
+        known = {key: value for key, value in self.section.items() if key in Search.model_fields}
+        return Search.model_validate_json(json.dumps(known))
 
     @property
     def site(self) -> Cluster:
@@ -84,8 +85,9 @@ class SearchRecord:
 
     @classmethod
     def read(cls, path: Path) -> "SearchRecord":
-        """Read search.json."""
-        return cls(**json.loads(path.read_bytes()))
+        """Read search.json; a launcher that is newer than the code of an element may have added fields."""
+        found = json.loads(path.read_bytes())
+        return cls(**{known.name: found[known.name] for known in fields(cls) if known.name in found})
 
 
 def lay(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -137,14 +137,15 @@ def queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
     """Queue elements for the trials of a search that are missing or not over, if there are too few.
 
     Raises:
+        RunError: It was stopped, and its elements are not gone yet.
         SlurmError: Slurm refused; nothing was queued.
     """
     record = SearchRecord.read(folder.record)
     search, queue = record.search, queue_of(cluster)
+    alive = len(require_no_leavers(folder, cluster))
     folder.stop_request.unlink(missing_ok=True)
     past = read_past(folder, search.metric)
     left = max(0, search.budget - len(past)) + sum(one.state == "open" for one in past)
-    alive = len(alive_elements(folder, cluster))
     count = min(search.parallel, left) - alive
     if count <= 0:
         return QueuedElements((), 0, left, alive)
@@ -164,6 +165,19 @@ def alive_elements(folder: SearchDir, cluster: Cluster) -> list[str]:
     """List the elements of a search that are queued or running."""
     queue = queue_of(cluster)
     return [job for submission in folder.submissions() for job in queue.jobs_of(submission)]
+
+
+def require_no_leavers(folder: SearchDir, cluster: Cluster) -> list[str]:
+    """List the elements of a search that are queued or running, and go on.
+
+    Raises:
+        RunError: The search was stopped, so that they are about to leave.
+    """
+    alive = alive_elements(folder, cluster)
+    if alive and folder.stop_request.exists():
+        name = SearchRecord.read(folder.record).name
+        raise RunError(f"`{name}`: was stopped, and job {alive[0]} is still saving or ending; try again in a minute")
+    return alive
 
 
 def forget_failures(folder: SearchDir) -> int:

@@ -294,6 +294,26 @@ def test_pruning_is_successive_halving(direction: str, factor: int) -> None:
         assert found == halving(curves, judged, factor, direction)
 
 
+def test_an_undefined_value_is_the_end_of_a_trial() -> None:
+    wanted = search(method="tpe", trials=20, pruner={"min_step": 1, "factor": 2})
+    first, diverged = past(0, "finished", 9.0, s1=9.0), past(1, "open", None, s1=math.nan)
+
+    assert find_hopeless_step(wanted, "minimize", [first, diverged], 1, -1) == 1
+    assert rung_values(HalvingPruner(min_step=1, factor=2), {1: 2.0, 2: math.nan, 4: 1.0}) == {"completed_rung_0": 2.0}
+    assert suggest(wanted, "minimize", 2, [first, past(1, "finished", None, s1=math.nan)]).keys() == wanted.space.keys()
+
+
+def test_what_a_newer_launcher_has_added_is_left_out(make: Make) -> None:
+    element = make(trials=2)
+    for path, inner in ((element.search.record, "section"), (element.search.trial(0), "owner")):
+        element.ask()
+        found = json.loads(path.read_bytes())
+        path.write_text(json.dumps({**found, "new": 1, inner: {**found[inner], "new": 1}}))
+
+    trial = element.ask().trial
+    assert trial is not None and trial.number == 0
+
+
 def test_values_at_decisions_are_the_first_from_there_on() -> None:
     pruner = HalvingPruner(min_step=4, factor=2)
     assert rung_values(pruner, {0: 9.0, 3: 8.0, 5: 7.0, 9: 6.0}) == {"completed_rung_0": 7.0, "completed_rung_1": 6.0}

@@ -139,7 +139,10 @@ def test_status_shows_trials_by_the_metric_and_marks_the_best(submit: Submit, si
         (False, "3.0000"),
         (False, "5.0000"),
     ]
+    launcher("cancel", "rates", "--cluster", str(site))
+    assert "no element" not in launcher("status", "rates", "--where", "weight_decay=0,0.1", "--cluster", str(site))[0]
     told = json.loads(launcher("status", "rates", "--json", "--cluster", str(site))[0])
+    assert "no element is queued or running" in told["notes"][0]
     assert (told["search"], told["trials"], told["metric"]) == ("rates", 4, "validation_loss")
     assert told["best"] == told["points"][1]["id"]
 
@@ -197,6 +200,35 @@ def test_without_optuna_only_what_needs_none_is_queued(submit: Submit, monkeypat
     with pytest.raises(AssertionError, match="this Python has no Optuna"):
         submit(pruner={"min_step": 4})
     assert submit()["elements"] == 2
+
+
+def test_a_stopped_search_is_resumed_when_its_elements_are_gone(
+    submit: Submit, site: Path, fake_slurm: FakeSlurm
+) -> None:
+    search = SearchDir(Path(submit()["folder"]))
+    search.stop_request.touch()
+
+    _, said = launcher("resume", "rates", "--cluster", str(site), code=2)
+
+    assert said == "`rates`: was stopped, and job 1001_0 is still saving or ending; try again in a minute\n"
+    assert search.stop_request.exists()
+
+
+def test_a_trial_does_not_take_its_job_with_it(submit: Submit, site: Path, fake_slurm: FakeSlurm) -> None:
+    search = SearchDir(Path(submit()["folder"]))
+    trial = ask(search, Owner("1001_0"), search.submissions()[0]).trial
+    assert trial is not None
+    run = RunDir(search.runs_root / trial.run)
+
+    _, said = launcher("cancel", str(run.root), "--cluster", str(site), code=2)
+    assert "is a trial of `rates`, whose job goes on with others; `launcher stop" in said
+    launcher("stop", str(run.root), "--cluster", str(site))
+
+    assert not fake_slurm.calls("scancel")
+    assert run.stop_request.exists()
+    launcher("cancel", "rates", "--cluster", str(site))
+    _, said = launcher("resume", str(run.root), "--cluster", str(site), code=2)
+    assert "is a trial of `rates`; `launcher resume rates` takes it up again" in said
 
 
 def test_a_dry_run_writes_and_queues_nothing(tmp_path: Path, site: Path, fake_slurm: FakeSlurm) -> None:

@@ -1,5 +1,6 @@
 """Which trials are not worth going on with: Optuna's successive halving, on what the run directories say."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -61,7 +62,7 @@ def rung_values(pruner: HalvingPruner, reports: Mapping[int, float]) -> dict[str
     for rung in range(64):
         at = pruner.min_step * pruner.factor**rung
         reached = [step for step in sorted(reports) if step >= at]
-        if not reached:
+        if not reached or math.isnan(reports[reached[0]]):  # a trial whose value is undefined goes no further
             break
         found[f"completed_rung_{rung}"] = reports[reached[0]]
     return found
