@@ -93,7 +93,7 @@ def test_a_process_answers_as_often_as_it_is_asked_and_goes_on() -> None:
         assert rank.stdout.readline() == "ready\n"
         for _ in range(3):
             os.killpg(rank.pid, SIGNAL)
-            lines = []
+            lines: list[str] = []
             while "End of stacks" not in (lines or [""])[-1]:
                 lines.append(rank.stderr.readline())
             threads = parse_stacks("".join(lines)) or {}
