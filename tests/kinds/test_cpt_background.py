@@ -13,7 +13,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import COMPLETE, FINISHED, RunDir, published_steps
 from tests.support.training_runs import losses, make_run, start, stop_at, train
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -148,7 +148,10 @@ def kill_while_saving(run: RunDir, attempt: int, ranks: int, dice: random.Random
     newest = max(published_steps(run), default=0)
     number = dice.choice((1, 2, 3))
     seconds = dice.uniform(0, 1.2) * seconds_of_a_save(run)
+    began = f"resumes from step {newest}" if newest else "from scratch"
     killed = start(run, ranks, attempt=attempt)
+    log = run.rank_log(attempt, 0)
+    wait_for(lambda: (log.exists() and began in log.read_text()) or killed.processes[0].poll() is not None, began)
     deadline = time.monotonic() + PATIENCE
     while not saves(run, newest + 3 * number) and killed.processes[0].poll() is None:
         assert time.monotonic() < deadline, killed.log()
@@ -158,7 +161,6 @@ def kill_while_saving(run: RunDir, attempt: int, ranks: int, dice: random.Random
         process.kill()
     killed.wait()
 
-    began = f"resumes from step {newest}" if newest else "from scratch"
     assert began in killed.log()
     assert max(published_steps(run), default=0) >= newest + 3 * (number - 1)
 
