@@ -2,7 +2,7 @@
 
 import json
 import random
-import shutil
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import COMPLETE, FINISHED, RunDir, published_steps
 from tests.support.training_runs import losses, make_run, start, stop_at, train
-from tests.support.waiting import wait_for
+from tests.support.waiting import PATIENCE, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -21,8 +21,6 @@ STEPS = 8
 RANKS = {"ddp": 2, "full_shard": 2, "hybrid_shard": 4}
 STRATEGIES = tuple(RANKS)
 KILLS = 50
-BLINKS = (0.0, 0.02, 0.05, 0.2)
-"""Seconds in which a kill comes after a save began: most take less, as the random moments of a test do."""
 
 
 def new_run(folder: Path, strategy: str, in_background: bool, **changes: Any) -> RunDir:
@@ -121,45 +119,59 @@ def test_a_save_that_fails_in_the_background_ends_the_attempt(tmp_path: Path) ->
     assert not (run.checkpoints / ".staging").exists()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("killed")
-
-
 @pytest.mark.parametrize(("kills", "ranks"), [(3, 1), pytest.param(KILLS, 2, marks=pytest.mark.long)])
 def test_wherever_a_rank_is_killed_the_newest_checkpoint_is_whole_and_goes_on_to_the_last_bit(
-    folder: Path, kills: int, ranks: int
+    tmp_path: Path, kills: int, ranks: int
 ) -> None:
+    """In runs that are killed ten times each at most, and then trained to their end."""
+    rounds = -(-kills // 10)
     sharing = "full_shard" if ranks > 1 else "ddp"
-    changes = {"schedule": {"length": f"{8 * kills} steps", "warmup": "2 steps"}}
-    whole = new_run(folder, sharing, in_background=False, checkpoint={"interval": "1000 steps"}, **changes)
+    schedule = {"length": f"{12 * kills // rounds} steps", "warmup": "2 steps"}
+    whole = new_run(tmp_path, sharing, False, checkpoint={"interval": "1000 steps"}, schedule=schedule)
     assert train(whole, ranks).exit_codes == [FINISHED] * ranks
-    run = new_run(folder, sharing, in_background=True, **changes)
     dice = random.Random()
 
-    for attempt in range(kills):
-        safe = max(published_steps(run), default=0)
-        kill_while_saving(run, attempt, ranks, dice)
-        assert max(published_steps(run), default=0) >= safe
+    for _ in range(rounds):
+        run = new_run(tmp_path, sharing, in_background=True, schedule=schedule)
+        for attempt in range(kills // rounds):
+            kill_while_saving(run, attempt, ranks, dice)
+        last = train(run, ranks, attempt=kills // rounds)
 
-    last = train(run, ranks, attempt=kills)
-    assert last.exit_codes == [FINISHED] * ranks
-    assert not (run.checkpoints / "quarantine").exists()
-    expected = losses(whole)
-    assert all(row["loss"] == expected[row["step"]] for row in read_json_lines(run.metrics))
-    shutil.rmtree(run.root)
+        assert last.exit_codes == [FINISHED] * ranks
+        assert not (run.checkpoints / "quarantine").exists()
+        assert losses(run).keys() == losses(whole).keys()
+        assert all(row["loss"] == losses(whole)[row["step"]] for row in read_json_lines(run.metrics))
 
 
 def kill_while_saving(run: RunDir, attempt: int, ranks: int, dice: random.Random) -> None:
-    """Kill all ranks at a random moment after they have begun to save; they must have begun with the newest."""
+    """Kill all ranks in one of the first three saves of an attempt, which must have begun with the newest before it."""
     newest = max(published_steps(run), default=0)
-    shutil.rmtree(run.checkpoints / ".staging", ignore_errors=True)
+    number = dice.choice((1, 2, 3))
+    seconds = dice.uniform(0, 1.2) * seconds_of_a_save(run)
+    began = f"resumes from step {newest}" if newest else "from scratch"
     killed = start(run, ranks, attempt=attempt)
-    saves = lambda: any((run.checkpoints / ".staging").glob("checkpoint-*/rng_state*"))  # noqa: E731
-    wait_for(lambda: saves() or killed.processes[0].poll() is not None, f"a save of attempt {attempt}", limit=600)
-    time.sleep(dice.uniform(0, dice.choice(BLINKS)))  # the moment is the matter of the test
+    log = run.rank_log(attempt, 0)
+    wait_for(lambda: (log.exists() and began in log.read_text()) or killed.processes[0].poll() is not None, began)
+    deadline = time.monotonic() + PATIENCE
+    while not saves(run, newest + 3 * number) and killed.processes[0].poll() is None:
+        assert time.monotonic() < deadline, killed.log()
+        time.sleep(0.002)
+    time.sleep(seconds)  # the moment is what matters here
     for process in dice.sample(killed.processes, ranks):
         process.kill()
     killed.wait()
-    began = f"resumes from step {newest}" if newest else "from scratch"
+
     assert began in killed.log()
+    assert max(published_steps(run), default=0) >= newest + 3 * (number - 1)
+
+
+def saves(run: RunDir, step: int) -> bool:
+    """Whether a save of the step, or of a later one, has begun; the one before it is published then."""
+    begun = (int(path.name.rpartition("-")[2]) for path in (run.checkpoints / ".staging").glob("checkpoint-*"))
+    return any(one >= step for one in begun)
+
+
+def seconds_of_a_save(run: RunDir) -> float:
+    """How long the last save took that an attempt tells of."""
+    told = [re.findall(r"published ([\d.]+) s later", log.read_text()) for log in run.root.glob("logs/*/rank-*.log")]
+    return float(max(told, key=len, default=[])[-1]) if any(told) else 0.2

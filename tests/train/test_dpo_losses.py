@@ -17,15 +17,19 @@ from jobs.data.preferences.samples import answer_collator, reward_collator
 from jobs.models.parallel import lay_out
 from jobs.rank.process_group import RankGroup
 from jobs.rank.ranks import Ranks
+from jobs.train.checkpoint import CheckpointStore
+from jobs.train.checkpoint_saver import CheckpointSaver
 from jobs.train.pair_losses import arguments_of, trainer_of
 from jobs.train.reward_trainer import GuardedRewardTrainer
 from launcher.recipe import DpoRecipe
 from launcher.recipe.kinds.dpo import PairLoss
 from launcher.recipe.sections.common import Parallel
+from launcher.run.paths import RunDir
 from tests.support.preference_runs import preference_recipe
 from tests.support.training_runs import ASSETS
 
 Numbers = NDArray[np.float64]
+ALONE = RankGroup(0, 1, True, torch.device("cpu"), None)
 BETA, SMOOTHING, TAU = 0.3, 0.1, 0.05
 SIZES = [(3, 4, 2), (1, 2, 6), (5, 1, 3)]
 """Tokens of the question, of the chosen and of the rejected answer, of each pair."""
@@ -115,7 +119,8 @@ FORMULAS: dict[str, Callable[[Numbers, Numbers], Numbers]] = {
 
 def make_trainer(trainer: type, arguments: Any, model: Any, folder: Path, **options: Any) -> Any:
     layout = lay_out(Parallel(strategy="ddp"), Ranks(0, 1, 0, 1, 0), torch.device("cpu"))
-    return trainer(None, layout, lambda _: 1.0, model=model, args=arguments, train_dataset=examples(), **options)
+    saver = CheckpointSaver(CheckpointStore(RunDir(folder), ALONE, 1, []), in_background=False)
+    return trainer(saver, layout, lambda _: 1.0, model=model, args=arguments, train_dataset=examples(), **options)
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +133,7 @@ def trainer_by_recipe(folder: Path, noise: tuple[float, float] = (0.0, 0.02), **
     recipe = DpoRecipe.model_validate(preference_recipe("dpo", **changes), strict=False)
     own = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
     arguments_class, arguments = arguments_of(recipe)
-    group = RankGroup(0, 1, True, torch.device("cpu"), None)
-    options = {"group": group, "build_reference": lambda: language_model(noise[1]), "sync": None, "precomputed": None}
+    options = {"group": ALONE, "build_reference": lambda: language_model(noise[1]), "sync": None, "precomputed": None}
     made: Any = arguments_class
     config = made(output_dir=str(folder), **own, **arguments)
     trainer = make_trainer(trainer_of(recipe), config, language_model(noise[0]), folder, **options)
