@@ -112,7 +112,9 @@ def trained_parameters(recipe: "TrainingRecipe", shape: ModelShape) -> int | Non
         return shape.parameters
     from launcher.plan.adapters import trainable_parameters
 
-    return trainable_parameters(recipe.adapter, shape)
+    found = trainable_parameters(recipe.adapter, shape)
+    values = shape.hidden + 1 if recipe.has_value_head else 0
+    return None if found is None else found + shape.outputs * shape.hidden + values
 
 
 def frozen_bytes(recipe: "TrainingRecipe", shape: ModelShape) -> int:
