@@ -36,6 +36,15 @@ def trainable_parameters(adapter: Adapter, shape: ModelShape) -> int | None:
     return shape.layers * sum(_added(adapter, name, *linear[name]) for name in names) + _embeddings(adapter, shape)
 
 
+def lora_inputs(adapter: Adapter, shape: ModelShape) -> int:
+    """Sum the inputs of a layer's matrices that have a LoRA beside them; 0 for other adapters."""
+    if not isinstance(adapter, (Lora, AdaLora, MoLora)):
+        return 0
+    linear = _linear_layers(shape)
+    names = list(linear) if adapter.targets == "all-linear" else list(adapter.targets)
+    return sum(linear[name][0] for name in names)
+
+
 def _embeddings(adapter: Adapter, shape: ModelShape) -> int:
     rows = {"frozen": 0, "new": shape.new_tokens, "all": shape.vocabulary}
     return shape.tables * rows[getattr(adapter, "embeddings", "frozen")] * shape.hidden

@@ -116,7 +116,8 @@ def _small_parameters(config: dict[str, Any]) -> int:
         biases = inner + hidden
     if kind == "llama" and config.get("mlp_bias"):
         biases += 2 * config["intermediate_size"] + hidden
-    return biases + {"qwen3": 2 * size, "gemma2": 2 * hidden}.get(kind, 0)
+    further: int = {"qwen3": 2 * size, "gemma2": 2 * hidden}.get(kind, 0)
+    return biases + further
 
 
 def find_shape(recipe: "TrainingRecipe", cluster: Cluster, recipe_folder: str) -> ModelShape | None:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from launcher.load import load_recipes
+from launcher.plan.activations import layer_activations
 from launcher.plan.cost import attempt_gpu_hours, estimate_run, steps_of
 from launcher.plan.memory import (
     estimate_checkpoint,
     estimate_loading,
     estimate_memory,
     estimate_offloaded,
-    layer_activations,
 )
 from launcher.plan.model_shape import ModelShape, read_shape
 from launcher.recipe import ClassifyRecipe, CptRecipe
