@@ -44,16 +44,21 @@ def layer_activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:
     return norms + attention + matrix + mlp + _casts_for_adapter(recipe, shape)
 
 
-def _casts_for_adapter(recipe: "TrainingRecipe", shape: ModelShape) -> int:
-    """With `ddp` peft turns the input of each LoRA into fp32, and autocast makes a copy in 16 bits of that.
+def packed_mask(recipe: "TrainingRecipe") -> int:
+    """Bytes of one token's row of a layer's mask, where packed documents must not attend to one another.
 
-    FSDP2 gathers adapters in the compute format, so there the input is kept as it is.
+    It is kept as it is given, and in 16 bits as torch's attention takes it; flash attention needs none.
     """
+    return 3 * recipe.batch.sequence_length if recipe.packs and recipe.model.attention == "sdpa" else 0
+
+
+def _casts_for_adapter(recipe: "TrainingRecipe", shape: ModelShape) -> int:
+    """Adapters are in fp32 with `ddp`; FSDP2 gathers them in the compute format, so there nothing is copied."""
     if recipe.adapter is None or recipe.parallel.strategy != "ddp" or wide_bytes(recipe) == 4:
         return 0
-    from launcher.plan.adapters import lora_inputs
+    from launcher.plan.adapters import copied_inputs
 
-    return wide_bytes(recipe) * lora_inputs(recipe.adapter, shape)
+    return copied_inputs(recipe.adapter, shape, wide_bytes(recipe))
 
 
 def loss_bytes(recipe: "TrainingRecipe", shape: ModelShape) -> int:

@@ -36,13 +36,19 @@ def trainable_parameters(adapter: Adapter, shape: ModelShape) -> int | None:
     return shape.layers * sum(_added(adapter, name, *linear[name]) for name in names) + _embeddings(adapter, shape)
 
 
-def lora_inputs(adapter: Adapter, shape: ModelShape) -> int:
-    """Sum the inputs of a layer's matrices that have a LoRA beside them; 0 for other adapters."""
-    if not isinstance(adapter, (Lora, AdaLora, MoLora)):
+def copied_inputs(adapter: Adapter, shape: ModelShape, wide: int) -> int:
+    """Count the bytes of a layer's copies, for one token, where an adapter is in fp32 and the model in 16 bits.
+
+    peft turns the input of each LoRA into fp32, of which autocast makes a copy in 16 bits; IA3 keeps what it scales in
+    fp32. Others are not counted.
+    """
+    if not isinstance(adapter, (Lora, AdaLora, MoLora, IA3)):
         return 0
     linear = _linear_layers(shape)
     names = list(linear) if adapter.targets == "all-linear" else list(adapter.targets)
-    return sum(linear[name][0] for name in names)
+    if isinstance(adapter, IA3):
+        return 4 * sum(_added(adapter, name, *linear[name]) for name in names)
+    return wide * sum(linear[name][0] for name in names)
 
 
 def _embeddings(adapter: Adapter, shape: ModelShape) -> int:

@@ -1,6 +1,6 @@
 """How much memory a GPU needs to train a model, and a node to load it: estimates in closed form.
 
-The GPU's is good to about 5 % of what `launcher plan --trace` counts for FSDP2 and DDP (tests/trace), and to about 15 %
+The GPU's is good to 8 % of what `launcher plan --trace` counts for FSDP2 and DDP (tests/trace), and to about 15 %
 for DeepSpeed.
 
 Source: bytes of parameters, gradients and AdamW's moments under sharding from ZeRO (https://arxiv.org/abs/1910.02054,
@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from launcher.plan.activations import casts_weights, layer_activations, loss_bytes, micro_batch_tokens, wide_bytes
+from launcher.plan.activations import (
+    casts_weights,
+    layer_activations,
+    loss_bytes,
+    micro_batch_tokens,
+    packed_mask,
+    wide_bytes,
+)
 from launcher.plan.model_shape import ModelShape
 
 if TYPE_CHECKING:
@@ -59,7 +66,7 @@ def estimate_memory(
 ) -> MemoryEstimate | None:
     """Estimate the memory of one rank of a run; None for an adapter of layers that the shape does not know.
 
-    The activations are those of training all weights, and with `ddp` the copies that a LoRA takes of its inputs.
+    The activations are those of training all weights, and with `ddp` the copies that LoRA and IA3 make.
     Adapters of earlier runs are left out: they take some MB.
 
     Args:
@@ -234,7 +241,7 @@ def _two_layers_gathered(recipe: "TrainingRecipe", shape: ModelShape) -> int:
 
 
 def _activations(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape) -> int:
-    tokens, layer = micro_batch_tokens(recipe), layer_activations(recipe, shape)
+    tokens, layer = micro_batch_tokens(recipe), layer_activations(recipe, shape) + packed_mask(recipe)
     is_shared = recipe.parallel.strategy in ("ddp", "full_shard", "hybrid_shard")
     if moment == "first layer" and is_shared:
         return tokens * layer
