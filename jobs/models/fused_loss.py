@@ -27,7 +27,7 @@ PLAIN_HEADS = frozenset({"gemma", "gpt2", "gpt_neox", "llama", "mistral", "olmo2
 cap them, or add to the loss."""
 
 LOGITS_AT_A_TIME = 1 << 25
-"""128 MiB in fp32. `launcher/plan/memory.py` counts with it."""
+"""128 MiB in fp32. `launcher/plan/activations.py` counts with it."""
 
 
 class NextTokenHead(nn.Linear):

@@ -124,8 +124,9 @@ class StepTracker(MemTracker):  # type: ignore[no-untyped-call]
         self._in_ac = self._in_ac and bool(self._modules)
 
     @override
-    def _pre_bw_hook(self, module: nn.Module, args: Any) -> None:
-        self._begun = self._mod_tracker.get_known_fqn(module) or ""  # type: ignore[no-untyped-call]
+    def _pre_bw_hook(self, module: nn.Module | None, args: Any) -> None:
+        if module is not None:  # it was made for the forward pass alone
+            self._begun = self._mod_tracker.get_known_fqn(module) or ""  # type: ignore[no-untyped-call]
 
     @override
     def _post_bw_hook(self, module: nn.Module, args: Any) -> None:

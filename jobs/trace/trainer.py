@@ -5,6 +5,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
@@ -52,8 +53,11 @@ class TracedTrainer(GuardedTrainer):
         self.tracker.__enter__()
         return prepared
 
-    def _reduce(self, _: None, bucket: Any) -> Future[Tensor]:
-        """Reduce a bucket as DDP does it by itself, whose result is nothing in a group of fake ranks."""
+    def _reduce(self, _: None, bucket: GradBucket) -> Future[Tensor]:
+        """Reduce a bucket as DDP does it by itself, whose result is nothing in a group of fake ranks.
+
+        DDP looks at the annotations.
+        """
         buffer = bucket.buffer()
         self.tracker.note_gradient(buffer)
         dist.all_reduce(buffer)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from launcher.cluster import Cluster
     from launcher.load import LoadedRecipe
+    from launcher.pipeline.forecast import PipelineForecast
 
 
 def plan(
@@ -34,26 +35,61 @@ def plan(
 ) -> None:
     """Say what trainings need, how long they take, what they cost, and in which other ways they fit.
 
+    Of a pipeline: what its stages cost, and how long those take that wait for each other longest.
+
     All numbers are estimates by formulas; nothing is loaded or queued. `--trace` (extra `train`) takes two steps of
     the real model, adapter, mesh and optimizer on tensors without contents; what it finds is kept and shown beside the
     formulas. `launcher validate` checks whether recipes can work.
     """
-    from launcher.errors import LauncherError, RecipeError
-    from launcher.load import load_all, load_cluster
+    from launcher.errors import LauncherError
+    from launcher.load import load_cluster
+    from launcher.load.pipeline import is_pipeline
 
-    profile = load_cluster(cluster)
-    loaded, faults = load_all([Path(file) for file in files], overrides or (), rehearse)
-    if faults:
-        raise RecipeError(faults)
+    profile, paths = load_cluster(cluster), [Path(file) for file in files]
+    pipelines = [path for path in paths if is_pipeline(path)]
     if full and not trace:
         raise LauncherError("--full: is how `--trace` traces; write both, or leave it out")
+    if pipelines and trace:
+        raise LauncherError(f"--trace: {pipelines[0]}: is a pipeline; name the recipes of its stages")
+    loaded = _load([path for path in paths if path not in pipelines], overrides or (), rehearse)
+    stages = _forecast(pipelines, overrides or (), rehearse, profile)
     if trace:
         _trace_all(loaded, profile, full)
     if as_json:
-        typer.echo(json.dumps({"recipes": [_as_plain(item, profile, rows) for item in loaded]}, indent=1))
+        plain: dict[str, object] = {"recipes": [_as_plain(item, profile, rows) for item in loaded]}
+        if stages:
+            plain["pipelines"] = [{"file": str(path), **asdict(found)} for path, found in stages.items()]
+        typer.echo(json.dumps(plain, indent=1))
         return
     for item in loaded:
         _show(item, profile, rows)
+    for path, found in stages.items():
+        _show_pipeline(path, profile, found)
+
+
+def _load(paths: "Sequence[Path]", overrides: "Sequence[str]", rehearse: bool) -> "list[LoadedRecipe]":
+    from launcher.errors import RecipeError
+    from launcher.load import load_all
+
+    loaded, faults = load_all(paths, overrides, rehearse)
+    if faults:
+        raise RecipeError(faults)
+    return loaded
+
+
+def _forecast(
+    paths: "Sequence[Path]", overrides: "Sequence[str]", rehearse: bool, profile: "Cluster"
+) -> "dict[Path, PipelineForecast]":
+    from launcher.load.pipeline import load_pipeline
+    from launcher.pipeline.forecast import forecast_pipeline
+
+    return {path: forecast_pipeline(load_pipeline(path, overrides, rehearse), profile) for path in paths}
+
+
+def _show_pipeline(path: Path, profile: "Cluster", found: "PipelineForecast") -> None:
+    from launcher.cli.views.plan_view import print_pipeline
+
+    print_pipeline(path.stem, profile, found)
 
 
 def _trace_all(loaded: "Sequence[LoadedRecipe]", profile: "Cluster", full: bool) -> None:

@@ -36,6 +36,21 @@ def trainable_parameters(adapter: Adapter, shape: ModelShape) -> int | None:
     return shape.layers * sum(_added(adapter, name, *linear[name]) for name in names) + _embeddings(adapter, shape)
 
 
+def copied_inputs(adapter: Adapter, shape: ModelShape, wide: int) -> int:
+    """Count the bytes of a layer's copies, for one token, where an adapter is in fp32 and the model in 16 bits.
+
+    peft turns the input of each LoRA into fp32, of which autocast makes a copy in 16 bits; IA3 keeps what it scales in
+    fp32. Others are not counted.
+    """
+    if not isinstance(adapter, (Lora, AdaLora, MoLora, IA3)):
+        return 0
+    linear = _linear_layers(shape)
+    names = list(linear) if adapter.targets == "all-linear" else list(adapter.targets)
+    if isinstance(adapter, IA3):
+        return 4 * sum(_added(adapter, name, *linear[name]) for name in names)
+    return wide * sum(linear[name][0] for name in names)
+
+
 def _embeddings(adapter: Adapter, shape: ModelShape) -> int:
     rows = {"frozen": 0, "new": shape.new_tokens, "all": shape.vocabulary}
     return shape.tables * rows[getattr(adapter, "embeddings", "frozen")] * shape.hidden

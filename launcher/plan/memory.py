@@ -1,25 +1,29 @@
 """How much memory a GPU needs to train a model, and a node to load it: estimates in closed form.
 
-The GPU's is good to about 5 % of what `launcher plan --trace` counts for FSDP2 and DDP (tests/trace), and to about 15 %
+The GPU's is good to 8 % of what `launcher plan --trace` counts for FSDP2 and DDP (tests/trace), and to about 15 %
 for DeepSpeed.
 
-Sources: bytes of parameters, gradients and AdamW's moments under sharding from ZeRO (https://arxiv.org/abs/1910.02054,
-section 3 and figure 1); the way of counting activations from Korthikanti et al. (https://arxiv.org/abs/2205.05198,
-section 4.1), here for what transformers' LLaMA layer keeps: no dropout, a gated MLP, norms in fp32. A test compares
-that with what torch really keeps.
+Source: bytes of parameters, gradients and AdamW's moments under sharding from ZeRO (https://arxiv.org/abs/1910.02054,
+section 3 and figure 1).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from launcher.plan.activations import (
+    casts_weights,
+    layer_activations,
+    loss_bytes,
+    micro_batch_tokens,
+    packed_mask,
+    wide_bytes,
+)
 from launcher.plan.model_shape import ModelShape
 
 if TYPE_CHECKING:
     from launcher.recipe.kinds.training import TrainingRecipe
 
-LOGITS_AT_A_TIME = 1 << 25
-"""Of a model whose loss needs no more at once: 128 MiB in fp32."""
 OVERHEAD = 2_000_000_000
 """CUDA context, NCCL's buffers and fragmentation, in bytes; an assumption, not derived."""
 
@@ -62,8 +66,8 @@ def estimate_memory(
 ) -> MemoryEstimate | None:
     """Estimate the memory of one rank of a run; None for an adapter of layers that the shape does not know.
 
-    The activations are those of training all weights: with an adapter they are somewhat fewer. Adapters of earlier runs
-    are left out: they take some MB.
+    The activations are those of training all weights, and with `ddp` the copies that LoRA and IA3 make.
+    Adapters of earlier runs are left out: they take some MB.
 
     Args:
         recipe: The recipe.
@@ -79,7 +83,7 @@ def estimate_memory(
 
 def _at(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape, further: int) -> MemoryEstimate:
     own, gathered, gradients, optimizer = _model_states(moment, recipe, shape)
-    logits = _logits(recipe, shape) if moment == "loss" else 0
+    logits = loss_bytes(recipe, shape) if moment == "loss" else 0
     return MemoryEstimate(own + further, gathered, gradients, optimizer, _activations(moment, recipe, shape), logits)
 
 
@@ -123,7 +127,9 @@ def trained_parameters(recipe: "TrainingRecipe", shape: ModelShape) -> int | Non
         return shape.parameters
     from launcher.plan.adapters import trainable_parameters
 
-    return trainable_parameters(recipe.adapter, shape)
+    found = trainable_parameters(recipe.adapter, shape)
+    values = shape.hidden + 1 if recipe.has_value_head else 0
+    return None if found is None else found + shape.outputs * shape.hidden + values
 
 
 def frozen_bytes(recipe: "TrainingRecipe", shape: ModelShape) -> int:
@@ -151,7 +157,7 @@ def _model_states(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape) -
     part, frozen_part = number // recipe.shard_size, frozen // recipe.shard_size
     match recipe.parallel.strategy:
         case "ddp":
-            copies = wide * number if _casts(recipe) and moment != "first layer" else 0
+            copies = wide * number if casts_weights(recipe) and moment != "first layer" else 0
             return frozen + 4 * number, copies, _ddp_gradients(moment, recipe, number), 8 * number
         case "zero2":
             return frozen + wide * number, 0, *_left_on_gpu(recipe, 4 * part, 12 * part)
@@ -209,16 +215,6 @@ def _scoring(recipe: "TrainingRecipe", scoring: Sequence[ModelShape]) -> int:
     return wide_bytes(recipe) * sum(shape.scoring_parameters for shape in scoring)
 
 
-def _tokens(recipe: "TrainingRecipe") -> int:
-    """Tokens of a micro batch."""
-    return recipe.batch.least_micro_batch * recipe.sequences_per_sample * recipe.batch.sequence_length
-
-
-def _casts(recipe: "TrainingRecipe") -> bool:
-    """Tell whether autocast copies weights in fp32 for each pass: FSDP2 and DeepSpeed gather them in 16 bits."""
-    return recipe.parallel.strategy == "ddp" and recipe.adapter is None and wide_bytes(recipe) < 4
-
-
 def _left_on_gpu(recipe: "TrainingRecipe", gradients: int, optimizer: int) -> tuple[int, int]:
     """What ZeRO keeps on the GPU of its gradients and its optimizer's state.
 
@@ -256,7 +252,7 @@ def _two_layers_gathered(recipe: "TrainingRecipe", shape: ModelShape) -> int:
 
 
 def _activations(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape) -> int:
-    tokens, layer = _tokens(recipe), layer_activations(recipe, shape)
+    tokens, layer = micro_batch_tokens(recipe), layer_activations(recipe, shape) + packed_mask(recipe)
     is_shared = recipe.parallel.strategy in ("ddp", "full_shard", "hybrid_shard")
     if moment == "first layer" and is_shared:
         return tokens * layer
@@ -264,45 +260,3 @@ def _activations(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape) ->
         recomputed = 0 if moment == "loss" and is_shared else layer
         return tokens * (shape.layers * wide_bytes(recipe) * shape.hidden + recomputed)
     return tokens * shape.layers * layer
-
-
-def layer_activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:
-    """Bytes that one layer keeps of one token for the backward pass."""
-    wide, hidden = wide_bytes(recipe), shape.hidden
-    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    norms = 2 * ((4 + 2 * wide) * hidden + 4)  # the input and its scale in fp32, the normalised input, the output
-    if _casts(
-        recipe
-    ):  # what goes round the layers is in fp32, too, and cast for each of the five matrices behind a norm
-        norms = 2 * (8 * hidden + 4) + 5 * wide * hidden
-    mlp = wide * 4 * shape.intermediate  # gate, its activation, up, their product
-    matrix = 4 * shape.heads  # only the sums of its rows: FlashAttention, https://arxiv.org/abs/2205.14135
-    if recipe.model.attention == "eager":
-        # The softmax is computed in fp32 and kept in the compute format besides; keys are repeated forevery head.
-        matrix = (4 if wide == 4 else 4 + wide) * shape.heads * recipe.batch.sequence_length
-        keys = queries
-    attention = wide * (2 * queries + 2 * keys)  # queries, keys, values, result
-    return norms + attention + matrix + mlp
-
-
-def _logits(recipe: "TrainingRecipe", shape: ModelShape) -> int:
-    """Part of the logits (`jobs/models/fused_loss.py`) and, if it is trained, the output embedding's gradient in fp32.
-
-    Where that is not possible, all logits in the compute format and, in fp32, their log-softmax and its gradient.
-    """
-    if recipe.predicts == "labels":
-        return 0
-    tokens = _tokens(recipe)
-    if shape.caps_logits:
-        return tokens * shape.vocabulary * (wide_bytes(recipe) + 8)
-    part, wide = min(tokens * shape.vocabulary, LOGITS_AT_A_TIME), wide_bytes(recipe)
-    computing = part * (4 + wide % 4)
-    if recipe.adapter is not None and getattr(recipe.adapter, "embeddings", "frozen") == "frozen":
-        return computing
-    # What each part adds to the gradient is a product in the compute format first.
-    return 4 * shape.table_parameters + max(computing, wide * part + wide % 4 * shape.table_parameters)
-
-
-def wide_bytes(recipe: "TrainingRecipe") -> int:
-    """Bytes of a number in the compute format."""
-    return 4 if recipe.precision.dtype == "fp32" else 2

@@ -1,7 +1,7 @@
 """Sizes of models, read from config.json, from which memory, cost and feasibility follow."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ NEW_TOKENS = "new_tokens"
 """Our own key beside those of config.json: how many tokens `model.tokenizer` adds."""
 _GATED_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"})
 """Model types built of attention, a gated MLP of three matrices and two norms a layer, as in LLaMA
-(https://arxiv.org/abs/2302.13971). Biases and further norms are left out: below 0.1 % of the parameters."""
+(https://arxiv.org/abs/2302.13971)."""
 
 _PADDED_POSITIONS = frozenset(
     {"camembert", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
@@ -46,12 +46,16 @@ class ModelShape:
     """The model caps its logits, so the loss needs all of them at once."""
     new_tokens: int = 0
     """Tokens of the vocabulary that training adds."""
+    small_parameters: int = 0
+    """Biases of a layer, and norms besides its two."""
+    outputs: int = 0
+    """Outputs of a head that takes the place of the output embedding; 0: there is none."""
 
     @property
     def layer_parameters(self) -> int:
         """Parameters of one layer."""
         attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
-        return attention + self.mlp_parameters + 2 * self.hidden
+        return attention + self.mlp_parameters + 2 * self.hidden + self.small_parameters
 
     @property
     def mlp_parameters(self) -> int:
@@ -66,17 +70,18 @@ class ModelShape:
     @property
     def tables(self) -> int:
         """Embedding tables."""
-        return 1 if self.is_tied else 2
+        return 1 if self.is_tied or self.outputs else 2
 
     @property
     def parameters(self) -> int:
         """All parameters."""
-        return self.layers * self.layer_parameters + self.tables * self.table_parameters + self.hidden
+        tables = self.tables * self.table_parameters + self.outputs * self.hidden
+        return self.layers * self.layer_parameters + tables + self.hidden
 
     @property
     def scoring_parameters(self) -> int:
         """Parameters with a head of one output in place of the output embedding."""
-        return self.parameters - (self.tables - 1) * self.table_parameters + self.hidden
+        return replace(self, outputs=1).parameters
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape | None:
@@ -95,12 +100,35 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         is_tied=bool(config.get("tie_word_embeddings", False)),
         caps_logits=config["model_type"] == "gemma2",
         new_tokens=config.get(NEW_TOKENS, 0),
+        small_parameters=_small_parameters(config),
     )
+
+
+def _small_parameters(config: dict[str, Any]) -> int:
+    """Count a layer's biases and further norms, as transformers builds them of a config.json."""
+    kind, hidden, heads = config["model_type"], config["hidden_size"], config["num_attention_heads"]
+    size = config.get("head_dim") or hidden // heads
+    inner = (heads + 2 * (config.get("num_key_value_heads") or heads)) * size
+    biases = 0
+    if kind == "qwen2":
+        biases = inner
+    elif config.get("attention_bias"):
+        biases = inner + hidden
+    if kind == "llama" and config.get("mlp_bias"):
+        biases += 2 * config["intermediate_size"] + hidden
+    further: int = {"qwen3": 2 * size, "gemma2": 2 * hidden}.get(kind, 0)
+    return biases + further
 
 
 def find_shape(recipe: "TrainingRecipe", cluster: Cluster, recipe_folder: str) -> ModelShape | None:
     """Read the sizes of a recipe's model; None if it is not on this machine, or not covered by the formulas."""
-    return read_shape(model_config(recipe, cluster, recipe_folder) or {})
+    shape = read_shape(model_config(recipe, cluster, recipe_folder) or {})
+    return with_head(shape, recipe) if shape else None
+
+
+def with_head(shape: ModelShape, recipe: "TrainingRecipe") -> ModelShape:
+    """Put the recipe's head in the place of the output embedding, if it has one; of unknown classes, one of two."""
+    return replace(shape, outputs=recipe.classes or 2) if recipe.predicts == "labels" else shape
 
 
 def max_positions(config: dict[str, Any]) -> int | None:

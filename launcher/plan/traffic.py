@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher.plan.memory import frozen_bytes, trained_parameters, wide_bytes
+from launcher.plan.activations import wide_bytes
+from launcher.plan.memory import frozen_bytes, trained_parameters
 from launcher.plan.model_shape import ModelShape
 
 if TYPE_CHECKING:

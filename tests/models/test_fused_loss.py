@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from jobs.models import fused_loss
 from jobs.models.fused_loss import PLAIN_HEADS, NextTokenHead, fuse_loss
 from jobs.train.heldout_loss import row_losses
-from launcher.plan import memory
+from launcher.plan import activations
 from launcher.plan.model_shape import _GATED_DECODERS, read_shape
 
 VOCABULARY = 97
@@ -186,7 +186,7 @@ def test_without_labels_it_gives_logits() -> None:
 
 
 def test_estimates_of_memory_know_what_is_fused() -> None:
-    assert memory.LOGITS_AT_A_TIME == 1 << 25 == ORIGINAL
+    assert activations.LOGITS_AT_A_TIME == 1 << 25 == ORIGINAL
     for model_type in _GATED_DECODERS:
         shape = read_shape(AutoConfig.for_model(model_type, **SIZES).to_dict())
         assert shape is not None

@@ -30,7 +30,7 @@ ADAPTERS: dict[str, dict[str, Any] | None] = {
     "lora": {"method": "lora", "r": 16, "targets": "all-linear"},
     "ia3": {"method": "ia3", "targets": ["k_proj", "v_proj", "down_proj"], "feedforward": ["down_proj"]},
 }
-WITHIN = 0.05
+WITHIN = 0.08
 """How close the sum of all parts must be. Of activations the closed form counts what each layer keeps, and leaves out
 some copies of a hidden state."""
 

@@ -13,6 +13,7 @@ from launcher.plan.forecast import usable_memory
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
     from launcher.load import LoadedRecipe
+    from launcher.pipeline.forecast import PipelineForecast
     from launcher.plan.alternatives import Alternative
     from launcher.plan.details import TrainingDetails
 
@@ -109,6 +110,26 @@ def print_alternatives(others: "Sequence[Alternative]", found: "TrainingDetails"
         way = one.strategy + (", activations recomputed" if one.recomputes else "")
         table.add_row(str(one.nodes), str(one.micro_batch), file_size(one.memory), days, hours, way)
     out.print(table)
+
+
+def print_pipeline(name: str, cluster: "Cluster", found: "PipelineForecast") -> None:
+    """Print what each stage of a pipeline takes, and all of them."""
+    out = Console(highlight=False, markup=False, emoji=False)
+    out.print(f"{name} on {cluster.name} (estimates, nothing done yet)", style="bold", soft_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("stage", overflow="fold")
+    table.add_column("days", justify="right", no_wrap=True)
+    table.add_column("GPU-hours", justify="right", no_wrap=True)
+    table.add_column("after", overflow="fold")
+    for stage in found.stages:
+        mark, hours = " *" if stage.is_limit else "  ", quantity(stage.gpu_hours) if stage.gpu_hours else "0"
+        table.add_row(stage.name, f"{stage.days:.2f}{mark}", f"{hours}{mark}", ", ".join(stage.awaits))
+    out.print(table)
+    price = f", price {found.price:,.0f}" if found.price is not None else ""
+    out.print(f"all stages: {quantity(found.gpu_hours)} GPU-hours{price}", soft_wrap=True)
+    out.print(f"{found.days:.1f} days without the queue: {' -> '.join(found.longest)}", soft_wrap=True)
+    if any(stage.is_limit for stage in found.stages):
+        out.print("* no estimate: one attempt up to its time limit; a training may need several")
 
 
 def _seconds(value: float | None) -> str:

@@ -43,6 +43,11 @@ class RewardRecipe(PreferenceRecipe):
 
     @property
     @override
+    def classes(self) -> int | None:
+        return 1
+
+    @property
+    @override
     def evaluation_interval(self) -> Length:
         return self.evaluation.interval
 

@@ -49,6 +49,11 @@ class RlRecipe(ConversationRecipe):
 
     @property
     @override
+    def has_value_head(self) -> bool:
+        return isinstance(self.algorithm, Ppo)
+
+    @property
+    @override
     def has_frozen_copy(self) -> bool:
         needs_reference = isinstance(self.algorithm, Ppo) or self.algorithm.kl_weight > 0
         return needs_reference and self.adapter is None

@@ -290,6 +290,11 @@ class TrainingRecipe(RecipeBase):
         return ()
 
     @property
+    def has_value_head(self) -> bool:
+        """Whether a head beside the output embedding says how good a state is."""
+        return False
+
+    @property
     def classes(self) -> int | None:
         """Outputs of a head that replaces the output embedding; None if there is none, or its classes are in a file."""
         return None
