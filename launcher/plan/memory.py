@@ -201,11 +201,29 @@ def _gathered(recipe: "TrainingRecipe", shape: ModelShape) -> int:
 
 
 def _activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:
-    tokens = _tokens(recipe)
-    layer = layer_activations(recipe, shape)
-    if recipe.model.activation_checkpointing:
-        return tokens * (shape.layers * wide_bytes(recipe) * shape.hidden + layer)
-    return tokens * shape.layers * layer
+    """All that is kept; where layers are computed again, what they keep and, of one layer at a time, the rest."""
+    how, layer = recipe.model.activation_checkpointing, layer_activations(recipe, shape)
+    if how == "none":
+        return _tokens(recipe) * shape.layers * layer
+    kept = selective_activations(recipe, shape) if how == "selective" else _stream_bytes(recipe) * shape.hidden
+    return _tokens(recipe) * (shape.layers * kept + layer)
+
+
+def _stream_bytes(recipe: "TrainingRecipe") -> int:
+    """Bytes of a number that goes round the layers: autocast leaves those in fp32."""
+    return 4 if _casts(recipe) else wide_bytes(recipe)
+
+
+def selective_activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:
+    """Bytes that one layer keeps of one token where only products of matrices and attention are not computed again.
+
+    That is its input, the results of its seven matrices, and the result of attention with the sums of its rows. An
+    adapter's own products are left out. `eager` attention is computed again.
+    """
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    products = queries + 2 * keys + shape.hidden + 2 * shape.intermediate + shape.hidden
+    attention = 0 if recipe.model.attention == "eager" else wide_bytes(recipe) * queries + 4 * shape.heads
+    return _stream_bytes(recipe) * shape.hidden + wide_bytes(recipe) * products + attention
 
 
 def layer_activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:

@@ -23,6 +23,7 @@ from launcher.recipe.sections.common import (
     schedule_conflicts,
 )
 from launcher.recipe.sections.molora import Orthogonal
+from launcher.recipe.sections.step_speed import speed_conflicts
 
 if TYPE_CHECKING:
     from launcher.recipe.sections.chat import ChatSetup
@@ -159,8 +160,13 @@ class TrainingRecipe(RecipeBase):
         yield from stack_conflicts(self.model, self.adapter)
         if self.output in {self.model.path, *(adapter.path for adapter in self.model.adapters)}:
             yield f"output: `{self.output}` is an input of the training, which is never changed; write another name"
-        if self.model.attention == "flash" and self.precision.dtype == "fp32":
-            yield "model.attention: `flash` needs 16 bits; write `sdpa`, or `bf16` for `precision.dtype`"
+        yield from speed_conflicts(
+            self.model,
+            self.parallel.strategy,
+            self.precision.dtype,
+            packs=self.packs,
+            has_full_rows=self.has_full_rows,
+        )
 
     def _batch_conflicts(self) -> Iterator[str]:
         unit = self.batch.least_micro_batch * self.resources.world_size
@@ -210,7 +216,7 @@ class TrainingRecipe(RecipeBase):
         strategy = self.parallel.strategy
         if reason := strategy_limit(self.adapter, strategy):
             yield f"parallel.strategy: `{strategy}` does not work with `{self.adapter.method}`: {reason}; write `ddp`"
-        if self.model.activation_checkpointing and isinstance(self.adapter, PrefixTuning):
+        if self.model.activation_checkpointing != "none" and isinstance(self.adapter, PrefixTuning):
             yield (
                 "model.activation_checkpointing: recomputed layers lose the cache that holds the keys and values of "
                 "`prefix`; leave it out"
@@ -278,6 +284,11 @@ class TrainingRecipe(RecipeBase):
     def packs(self) -> str | None:
         """What a sequence holds several of, which must not attend to one another; None if it holds one."""
         return None
+
+    @property
+    def has_full_rows(self) -> bool:
+        """Whether each sequence can be of the recipe's `sequence_length` without much padding."""
+        return False
 
     @property
     def chat_template(self) -> str | None:
