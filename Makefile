@@ -3,8 +3,8 @@ VENV := .venv
 NEWEST := build/latest
 PYTHON_BIN := $(VENV)/bin
 PYTEST := $(PYTHON_BIN)/python -m pytest -q
-BENCHES := submit.py step_overhead.py prepare.py read.py sft.py "sft.py --adapter lora" align.py \
-    "align.py --adapter lora" export.py grpo.py molora.py evaluate.py generate.py terminology.py
+BENCHES := submit.py step_overhead.py "step_overhead.py --compile" prepare.py read.py sft.py "sft.py --adapter lora" \
+    align.py "align.py --adapter lora" export.py grpo.py molora.py evaluate.py generate.py terminology.py
 
 .PHONY: demo test fast long reproduce gpu install lint style types layers bench docs newest latest constraints
 .DELETE_ON_ERROR:

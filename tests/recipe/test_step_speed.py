@@ -61,6 +61,10 @@ def test_layers_of_full_rows_can_be_compiled(sections: dict[str, Any], strategy:
     assert conflicts(sections, model=model, parallel={"strategy": strategy}) == []
 
 
+def test_layers_with_lora_can_be_compiled() -> None:
+    assert conflicts(cpt_recipe(), model={"compile": True}, adapter={"method": "lora", "dropout": 0.1}) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -68,6 +72,8 @@ def test_layers_of_full_rows_can_be_compiled(sections: dict[str, Any], strategy:
         ({"parallel": {"strategy": "zero3"}}, "write `parallel.strategy: full_shard`"),
         ({"model": {"quantization": {"bits": 4}}, "adapter": {"method": "lora"}}, "bitsandbytes multiplies outside"),
         ({"model": {"attention": "flash"}, "precision": {"dtype": "bf16"}}, "write `attention: flex` or `sdpa`"),
+        ({"adapter": {"method": "lora", "dora": True}}, "breaks off at each matrix that `dora` changes"),
+        ({"adapter": {"method": "adalora"}}, "was not tried with `adalora`"),
     ],
 )
 def test_what_would_break_compiled_code_is_refused(changes: dict[str, Any], said: str) -> None:

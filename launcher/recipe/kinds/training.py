@@ -162,6 +162,7 @@ class TrainingRecipe(RecipeBase):
             yield f"output: `{self.output}` is an input of the training, which is never changed; write another name"
         yield from speed_conflicts(
             self.model,
+            self.adapter,
             self.parallel.strategy,
             self.precision.dtype,
             packs=self.packs,

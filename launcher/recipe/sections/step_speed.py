@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from launcher.recipe.sections.adapter import Adapter, Lora
 from launcher.recipe.sections.common import Model
 
 _ZERO = (
@@ -14,14 +15,18 @@ _FLASH = (
     "be compiled again; write `attention: flex` or `sdpa`, or leave it out"
 )
 
+_COMPILED = frozenset({"lora"})
+"""Adapters whose layers were seen to be compiled without a break, and with the same losses."""
+
 
 def speed_conflicts(
-    model: Model, strategy: str, dtype: str, *, packs: str | None, has_full_rows: bool
+    model: Model, adapter: Adapter | None, strategy: str, dtype: str, *, packs: str | None, has_full_rows: bool
 ) -> Iterator[str]:
     """Name what of a training does not go with compiled layers or its kind of attention.
 
     Args:
         model: The recipe's section.
+        adapter: The recipe's section.
         strategy: Of the recipe's `parallel`.
         dtype: Of the recipe's `precision`.
         packs: What a sequence holds several of; None if it holds one.
@@ -36,6 +41,7 @@ def speed_conflicts(
         )
     if model.compile:
         yield from _compile_conflicts(model, strategy, has_full_rows)
+        yield from _adapter_conflicts(adapter)
 
 
 def _compile_conflicts(model: Model, strategy: str, has_full_rows: bool) -> Iterator[str]:
@@ -49,4 +55,15 @@ def _compile_conflicts(model: Model, strategy: str, has_full_rows: bool) -> Iter
         yield (
             "model.compile: these sequences differ in length, and layers would be compiled again for each length; "
             "leave it out, or train with `kind: cpt`, or with `kind: sft` and `packing: bfd`"
+        )
+
+
+def _adapter_conflicts(adapter: Adapter | None) -> Iterator[str]:
+    """Of adapters, only those are compiled that were seen to need no break."""
+    if isinstance(adapter, Lora) and adapter.dora:
+        yield "model.compile: compiled code breaks off at each matrix that `dora` changes; leave one of the two out"
+    elif adapter is not None and adapter.method not in _COMPILED:
+        yield (
+            f"model.compile: was not tried with `{adapter.method}`; write `false`, or train with `method: lora` or all "
+            "weights"
         )
