@@ -1,6 +1,7 @@
 """Compiled layers: the same numbers, once for all layers, in training alone; how often they break off is counted."""
 
 import copy
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from pydantic import TypeAdapter
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from jobs.models import compiled_layers
+from jobs.models.adapters.build import adapted
 from jobs.models.compiled_layers import CompiledCode, compile_layers, missing_compiler
 from jobs.models.recompute import recompute
 from launcher.errors import LauncherError
+from launcher.recipe.sections.adapter import Adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch 2.13 warns itself while it traces, and looks at `.grad`
 
@@ -70,6 +74,30 @@ def test_adapted_layers_are_two_graphs_since_the_first_ones_input_needs_no_gradi
 
     assert all(torch.allclose(one, other, atol=1e-7) for one, other in zip(found, expected, strict=True))
     assert CompiledCode.so_far() == CompiledCode(2, {})
+
+
+ADAPTERS: tuple[dict[str, Any], ...] = (
+    {"method": "lora", "r": 4, "init": "pissa"},
+    {"method": "lora", "r": 4, "rslora": True},
+    {"method": "ia3"},
+    {"method": "oft", "block_size": 4},
+    {"method": "adaption_prompt", "length": 4, "layers": 2},
+)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("section", ADAPTERS, ids=lambda one: "-".join(map(str, one.values())))
+def test_what_validation_lets_through_is_compiled_without_a_break(section: dict[str, Any]) -> None:
+    adapter: Any = TypeAdapter(Adapter).validate_json(json.dumps(section))
+    plain, model = (adapted(llama(), adapter, 1, "CAUSAL_LM", 8, None).train() for _ in range(2))
+
+    compile_layers(model)
+    found, expected = step(model), step(plain)
+
+    assert len(found) == len(expected) > 0
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(found, expected, strict=True))
+    assert CompiledCode.so_far().breaks == {}
 
 
 @pytest.mark.slow

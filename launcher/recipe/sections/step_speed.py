@@ -15,8 +15,13 @@ _FLASH = (
     "be compiled again; write `attention: flex` or `sdpa`, or leave it out"
 )
 
-_COMPILED = frozenset({"lora"})
-"""Adapters whose layers were seen to be compiled without a break, and with the same losses."""
+_BREAKS = {
+    "adalora": "compiled code breaks off at each matrix that it changes",
+    "prefix": "each layer has a cache of its own, and would be compiled by itself",
+    "molora": "compiled code breaks off at each matrix that it changes",
+    "orthogonal": "was not tried",
+}
+"""Why layers with some adapters are not compiled. The others were seen to need no break, and to have the same losses."""
 
 
 def speed_conflicts(
@@ -59,11 +64,7 @@ def _compile_conflicts(model: Model, strategy: str, has_full_rows: bool) -> Iter
 
 
 def _adapter_conflicts(adapter: Adapter | None) -> Iterator[str]:
-    """Of adapters, only those are compiled that were seen to need no break."""
     if isinstance(adapter, Lora) and adapter.dora:
         yield "model.compile: compiled code breaks off at each matrix that `dora` changes; leave one of the two out"
-    elif adapter is not None and adapter.method not in _COMPILED:
-        yield (
-            f"model.compile: was not tried with `{adapter.method}`; write `false`, or train with `method: lora` or all "
-            "weights"
-        )
+    elif adapter is not None and (reason := _BREAKS.get(adapter.method)):
+        yield f"model.compile: `{adapter.method}`: {reason}; leave it out, or write `method: lora`"
