@@ -57,7 +57,7 @@ def recompute(model: PreTrainedModel, how: Literal["none", "full", "selective"])
         raise LauncherError(f"model.activation_checkpointing: {error}; write `none`") from error
     # transformers makes embeddings require gradients, for another way of recomputing. Frozen ones would be gathered for
     # nothing.
-    model.disable_input_require_grads()
+    model.disable_input_require_grads()  # type: ignore[no-untyped-call]
 
 
 def _policy(_context: Any, operation: Any, *_given: Any, **_named: Any) -> CheckpointPolicy:

@@ -61,6 +61,14 @@ def test_layers_of_full_rows_can_be_compiled(sections: dict[str, Any], strategy:
     assert conflicts(sections, model=model, parallel={"strategy": strategy}) == []
 
 
+def test_zero3_recomputes_whole_layers_only() -> None:
+    parallel = {"strategy": "zero3"}
+
+    assert conflicts(cpt_recipe(), model={"activation_checkpointing": "full"}, parallel=parallel) == []
+    [told] = conflicts(cpt_recipe(), model={"activation_checkpointing": "selective"}, parallel=parallel)
+    assert told.startswith("model.activation_checkpointing: with `zero3` DeepSpeed gathers and frees weights")
+
+
 def test_layers_with_lora_can_be_compiled() -> None:
     assert conflicts(cpt_recipe(), model={"compile": True}, adapter={"method": "lora", "dropout": 0.1}) == []
 

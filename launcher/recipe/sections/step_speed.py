@@ -21,7 +21,7 @@ _BREAKS = {
     "molora": "compiled code breaks off at each matrix that it changes",
     "orthogonal": "was not tried",
 }
-"""Why layers with some adapters are not compiled. The others were seen to need no break, and to have the same losses."""
+"""Why layers with some adapters are not compiled. Others were seen to need no break, and to have the same losses."""
 
 
 def speed_conflicts(
@@ -43,6 +43,11 @@ def speed_conflicts(
         yield (
             "model.attention: `flex` is for sequences of several documents or examples, which it keeps apart; write "
             "`sdpa`, or a `data.packing` of several"
+        )
+    if model.activation_checkpointing == "selective" and strategy == "zero3":
+        yield (
+            "model.activation_checkpointing: with `zero3` DeepSpeed gathers and frees weights inside of the layers "
+            "that are recomputed, which `selective` does not allow; write `full`, or `parallel.strategy: full_shard`"
         )
     if model.compile:
         yield from _compile_conflicts(model, strategy, has_full_rows)
