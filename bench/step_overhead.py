@@ -3,7 +3,7 @@
 Same model, same samples, same optimizer and schedule, one process and one thread each, in pairs whose
 order alternates, each in a fresh process; the ratio is the median over the pairs. What the job does
 besides (Trainer, agreement on stops, metrics.jsonl) must not cost more than 3 % at steps of 200 ms.
-With `--compile` both compile each layer of the model; the steps in which they do so are left out, as the first five are.
+With `--compile` both compile each layer of the model, in the first five steps, which are left out.
 
     python bench/step_overhead.py [--compile] [--rounds 5] [--steps 30] [--json] [--smallest]
 """
