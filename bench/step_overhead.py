@@ -3,8 +3,9 @@
 Same model, same samples, same optimizer and schedule, one process and one thread each, in pairs whose
 order alternates, each in a fresh process; the ratio is the median over the pairs. What the job does
 besides (Trainer, agreement on stops, metrics.jsonl) must not cost more than 3 % at steps of 200 ms.
+With `--compile` both compile each layer of the model, in the first five steps, which are left out.
 
-    python bench/step_overhead.py [--rounds 5] [--steps 30] [--json] [--smallest]
+    python bench/step_overhead.py [--compile] [--rounds 5] [--steps 30] [--json] [--smallest]
 """
 
 import argparse
@@ -40,15 +41,16 @@ def main() -> int:
     jobs, bare = [], []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
-            run = make_run(Path(folder), **_recipe(options.steps))
+            run = make_run(Path(folder), **_recipe(options.steps, options.compile))
             pair = [(jobs, job_times), (bare, bare_times)]
             for seconds, measure in reversed(pair) if number % 2 else pair:
                 seconds.append(_seconds_per_step(measure(run)))
     return _report(jobs, bare, options)
 
 
-def _recipe(steps: int) -> dict[str, object]:
+def _recipe(steps: int, compiles: bool) -> dict[str, object]:
     return {
+        "model": {"compile": compiles},
         "batch": BATCH,
         "schedule": {"length": f"{steps} steps", "warmup": "2 steps"},
         "checkpoint": {"interval": f"{steps} steps"},
@@ -89,6 +91,8 @@ def bare_loop(run: RunDir) -> list[float]:
     data = Samples(pieces, mixture, batch.sequence_length, recipe.seed, steps * batch.sequences)
     loader = torch.utils.data.DataLoader(data, batch.micro_batch, collate_fn=packed_collator)
     model = AutoModelForCausalLM.from_pretrained(ASSETS / "stories260k", dtype=torch.float32, use_cache=False)
+    for layer in model.model.layers if recipe.model.compile else ():
+        layer.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.optim.lr, betas=recipe.optim.betas, fused=True)
     factor = partial(lr_factor, schedule=recipe.schedule, total=steps)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -133,6 +137,7 @@ def _report(jobs: list[float], bare: list[float], options: argparse.Namespace) -
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compile", action="store_true", help="compile each layer, in both")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each kind, alternating")
     parser.add_argument("--steps", type=int, default=30, help="steps of each run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

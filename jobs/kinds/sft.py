@@ -52,6 +52,7 @@ def main(context: Context) -> None:
         check_rows(model.config.get_text_config().vocab_size, max(renderer.tokenizer.get_vocab().values()) + 1)
         let_stop(model, renderer.end_of_answer)
 
+        least = batch.sequence_length if recipe.pads_to_full_length else 0
         during = []
         if recipe.during:
             from jobs.kinds.during import evaluation_during  # needs the extra `eval`
@@ -60,7 +61,7 @@ def main(context: Context) -> None:
         trainer = run.trainer(
             run.adapt(model, new_tokens=expansion),
             samples,
-            flattening_collator if is_flash else padding_collator(renderer.end_of_answer),
+            flattening_collator if is_flash else padding_collator(renderer.end_of_answer, least),
             callbacks=(*_callbacks(recipe, interval if held_out else None), *during),
             tokens_per_sequence=_mean_tokens(recipe, sources),
             eval_dataset=held_out,

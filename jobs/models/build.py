@@ -24,7 +24,7 @@ from launcher.errors import LauncherError
 from launcher.recipe.kinds.training import TrainingRecipe
 from launcher.recipe.sections.common import Batch, Model, Quantization
 
-ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
+ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2", "flex": "flex_attention"}
 """The recipe's words in transformers' own."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

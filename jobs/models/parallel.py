@@ -94,14 +94,13 @@ def accumulation_steps(batch: Batch, world_size: int) -> int:
 
 def strategy_arguments(layout: ParallelLayout, recipe: TrainingRecipe) -> dict[str, Any]:
     """Express a layout as arguments of transformers' TrainingArguments."""
-    checkpoint_activations = recipe.model.activation_checkpointing
     if layout.zero_stage is not None:
         config = deepspeed_config(recipe, layout.world_size) or {}
         if layout.resumes_converted:
             config["checkpoint"] = {"load_universal": True}
-        return {"deepspeed": config, **_checkpointing(checkpoint_activations)}
+        return {"deepspeed": config}
     if not layout.uses_fsdp:
-        return {"ddp_find_unused_parameters": False, **_checkpointing(checkpoint_activations)}
+        return {"ddp_find_unused_parameters": False}
     arguments: dict[str, Any] = {
         "fsdp": True,
         "fsdp_config": {
@@ -110,7 +109,6 @@ def strategy_arguments(layout: ParallelLayout, recipe: TrainingRecipe) -> dict[s
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             "state_dict_type": "SHARDED_STATE_DICT",
             "reshard_after_forward": layout.parallel.reshard_after_forward,
-            "activation_checkpointing": checkpoint_activations,
         },
         # Without this accelerate keeps unsharded gradients between micro batches: a whole model of them on each GPU.
         "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
@@ -132,14 +130,6 @@ def silence_deepspeed() -> None:
     backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
     # It calls torch's collectives by their old names.
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
-
-
-def _checkpointing(wanted: bool) -> dict[str, Any]:
-    return (
-        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
-        if wanted
-        else {}
-    )
 
 
 def fsdp_mixed_precision(precision: Precision) -> Any:

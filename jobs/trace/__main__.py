@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+from typing import cast
 
 from jobs.rank.required_packages import require_extras
 from launcher.artifacts.trace import TraceRequest
@@ -38,8 +39,7 @@ def _answer(request: TraceRequest) -> str:
     from launcher.recipe import read_recipe
     from launcher.recipe.kinds.training import TrainingRecipe
 
-    recipe = read_recipe(json.dumps(request.recipe))
-    assert isinstance(recipe, TrainingRecipe)
+    recipe = cast(TrainingRecipe, read_recipe(json.dumps(request.recipe)))
     measured = [measure(recipe, request, layers) for layers in request.traced]
     return trace_of(measured, request.layers).write()
 

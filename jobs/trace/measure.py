@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from jobs.models.parallel import lay_out
+from jobs.models.recompute import recompute
 from jobs.rank.ranks import Ranks
 from jobs.trace.collectives import Message
 from jobs.trace.memory_tracker import StepTracker
@@ -135,6 +136,7 @@ def _trainer(
     arguments = training_arguments(recipe, layout, _STEPS, subject.folder / "output", dataloader_pin_memory=False)
     with tensors():
         model = build_subject(recipe, subject)
+    recompute(model, recipe.model.activation_checkpointing)
     samples, collator = samples_of(recipe, subject.request.classes)
     return TracedTrainer(layout, model=model, args=arguments, train_dataset=samples, data_collator=collator)
 

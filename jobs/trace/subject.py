@@ -19,7 +19,7 @@ from jobs.models.build import build_causal_lm, weights_dtype
 from jobs.models.classifier import build_classifier
 from launcher.artifacts.tokenizer_manifest import Expansion, read_expansion
 from launcher.artifacts.trace import TraceRequest
-from launcher.recipe import ClassifyRecipe, SftRecipe
+from launcher.recipe import ClassifyRecipe
 from launcher.recipe.kinds.training import TrainingRecipe
 
 _ANY_TOKEN = 1
@@ -64,10 +64,11 @@ class WholeSequences(Dataset[dict[str, Any]]):
 def samples_of(recipe: TrainingRecipe, classes: int) -> tuple[WholeSequences, Callable[[Any], dict[str, Any]]]:
     """Return samples and the collator that makes a micro batch of them."""
     length = recipe.batch.sequence_length
-    if isinstance(recipe, ClassifyRecipe):
-        label = torch.zeros(classes) if recipe.data.labels == "multilabel" else torch.tensor(0)
+    if recipe.predicts == "labels":
+        labels = cast(ClassifyRecipe, recipe).data.labels
+        label = torch.zeros(classes) if labels == "multilabel" else torch.tensor(0)
         return WholeSequences(length, label), NoteCollator(_ANY_TOKEN, length)
-    collator = padding_collator(_ANY_TOKEN) if isinstance(recipe, SftRecipe) else packed_collator
+    collator = packed_collator if recipe.has_full_rows else padding_collator(_ANY_TOKEN)
     return WholeSequences(length, None, recipe.packs is not None), collator
 
 

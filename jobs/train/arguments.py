@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_tf32_available
 
+from jobs.models.compiled_layers import missing_compiler
 from jobs.models.parallel import (
     ParallelLayout,
     accumulation_steps,
@@ -69,7 +70,8 @@ def training_arguments(
         disable_tqdm=True,
         report_to="none",
         **special,
-        **{"activation_checkpointing": False, **strategy_arguments(layout, recipe)},  # which is TRL's default
+        activation_checkpointing=False,  # `jobs.models.recompute` does it; TRL's default is True
+        **strategy_arguments(layout, recipe),
     )
     if layout.uses_fsdp:
         arguments.fsdp_plugin_args["mixed_precision_policy"] = fsdp_mixed_precision(recipe.precision)
@@ -77,14 +79,18 @@ def training_arguments(
 
 
 def refuse_impossible(recipe: TrainingRecipe, device: torch.device) -> None:
-    """Refuse what CPUs cannot do.
+    """Refuse what this machine cannot do.
 
     Raises:
-        LauncherError: the recipe needs GPUs.
+        LauncherError: the recipe needs GPUs, or a compiler that is missing.
     """
+    if recipe.model.compile and (fault := missing_compiler(device)):
+        raise LauncherError(f"model.compile: {fault}")
     if device.type != "cpu":
         return
     if recipe.precision.dtype == "fp16":
         raise LauncherError("precision.dtype: `fp16` needs GPUs, and this attempt runs on CPUs; write `bf16` or `fp32`")
-    if recipe.model.attention == "flash":
-        raise LauncherError("model.attention: `flash` needs GPUs, and this attempt runs on CPUs; write `sdpa`")
+    if recipe.model.attention in ("flash", "flex"):
+        raise LauncherError(
+            f"model.attention: `{recipe.model.attention}` needs GPUs, and this attempt runs on CPUs; write `sdpa`"
+        )

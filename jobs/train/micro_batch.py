@@ -121,8 +121,8 @@ def _first_line(error: Exception) -> str:
 def _advice(recipe: TrainingRecipe) -> str:
     """Name changes that the recipe's validation would accept."""
     ways, adapter = [], recipe.adapter
-    if not (recipe.model.activation_checkpointing or isinstance(adapter, PrefixTuning)):
-        ways.append("`model.activation_checkpointing: true`")
+    if recipe.model.activation_checkpointing != "full" and not isinstance(adapter, PrefixTuning):
+        ways.append("`model.activation_checkpointing: full`")
     sharing = [name for name in ("full_shard", "zero3") if adapter is None or strategy_limit(adapter, name) is None]
     if recipe.parallel.strategy in ("ddp", "zero2") and sharing:
         names = ", ".join(f"`{name}`" for name in sharing)

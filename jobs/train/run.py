@@ -20,8 +20,10 @@ from jobs.models.adapters.build import adapted, declared_trainable
 from jobs.models.adapters.orthogonal import located
 from jobs.models.adapters.stack import open_base_adapters, stack, trained_names
 from jobs.models.build import published_config
+from jobs.models.compiled_layers import compile_layers
 from jobs.models.folder import require_data_use
 from jobs.models.parallel import lay_out
+from jobs.models.recompute import recompute
 from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup, process_group
 from jobs.rank.stop_flag import StopRequested
@@ -30,6 +32,7 @@ from jobs.train.arguments import refuse_impossible, training_arguments
 from jobs.train.checkpoint import CheckpointStore
 from jobs.train.checkpoint_files import required_files
 from jobs.train.checkpoint_saver import CheckpointSaver
+from jobs.train.compile_report import CompileReport
 from jobs.train.during import EvaluationDuringTraining
 from jobs.train.export import export_model, is_exported, load_tokenizer, manifest_of
 from jobs.train.gradient_guard import GradientGuard
@@ -151,6 +154,9 @@ class TrainingRun(Generic[R]):
             **options: Of the trainer, besides those of every training: a loss, what to evaluate on.
         """
         context, recipe = self.context, self.recipe
+        recompute(model, recipe.model.activation_checkpointing)
+        if recipe.model.compile:
+            self.print(f"{compile_layers(model)} layers are compiled in the first step, which takes minutes")
         declared = declared_trainable(model, trained_names(self._base_adapters))
         self._control = StepControl(context, self.group, recipe.checkpoint.interval)
         self._tracker = open_tracker(context, recipe.tracking)
@@ -235,6 +241,7 @@ class TrainingRun(Generic[R]):
         if tokens_per_sequence is not None:
             speed = replace(speed, tokens_per_step=round(tokens_per_sequence * recipe.batch.sequences))
         return [
+            *([CompileReport()] if recipe.model.compile else []),
             StepMetrics(context.run, context.attempt, speed, (print_row, self._tracker.log)),
             EvaluationMetrics(context.run.evaluations, context.attempt, self._tracker.log_evaluation),
         ]

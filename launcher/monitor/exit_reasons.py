@@ -47,7 +47,7 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     "does_not_fit": ExitReason(
         "micro batch too large",
         "A micro batch did not fit into a GPU's memory; the next attempt takes half of it, if there is a half.",
-        "Use `model.activation_checkpointing: true`, a strategy that shards more, or shorter sequences.",
+        "Use `model.activation_checkpointing: full`, a strategy that shards more, or shorter sequences.",
     ),
     "hang": ExitReason(
         "hung",

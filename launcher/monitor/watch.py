@@ -43,7 +43,7 @@ class Look:
 
 
 @dataclass
-class Curve:
+class GrowingCurve:
     """What a run logged, read on from where the last look ended: metrics.jsonl may be huge."""
 
     tail: Tail
@@ -78,7 +78,7 @@ class RunWatch:
         self._cluster = cluster
         self._choose = choose
         self._log_lines = log_lines
-        self._curves: dict[Path, Curve] = {}
+        self._curves: dict[Path, GrowingCurve] = {}
 
     def look(self) -> Look:
         """Look at all runs.
@@ -91,7 +91,7 @@ class RunWatch:
 
     def _read(self, status: RunStatus) -> WatchedRun:
         run = RunDir(Path(status.folder))
-        curve = self._curves.setdefault(run.root, Curve(Tail(run.metrics)))
+        curve = self._curves.setdefault(run.root, GrowingCurve(Tail(run.metrics)))
         curve.read_on()
         if status.group is None:
             goodput = compute_goodput(RunRecord.read(run.record), status.attempts, [*curve.newest.values()])

@@ -44,6 +44,21 @@ def layer_activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:
     return norms + attention + matrix + mlp + _casts_for_adapter(recipe, shape)
 
 
+def kept_activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:
+    """Bytes that one layer keeps of one token where its activations are computed again.
+
+    That is its input. With `selective`, also the results of its seven matrices, and the result of attention with the
+    sums of its rows; an adapter's own products are left out, and `eager` attention is computed again.
+    """
+    stream = (4 if casts_weights(recipe) else wide_bytes(recipe)) * shape.hidden  # autocast leaves it in fp32
+    if recipe.model.activation_checkpointing != "selective":
+        return stream
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    products = queries + 2 * keys + shape.hidden + 2 * shape.intermediate + shape.hidden
+    attention = 0 if recipe.model.attention == "eager" else wide_bytes(recipe) * queries + 4 * shape.heads
+    return stream + wide_bytes(recipe) * products + attention
+
+
 def packed_mask(recipe: "TrainingRecipe") -> int:
     """Bytes of one token's row of a layer's mask, where packed documents must not attend to one another.
 

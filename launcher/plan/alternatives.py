@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from launcher.recipe.kinds.training import TrainingRecipe
 
 _STRATEGIES = ("ddp", "full_shard", "hybrid_shard", "zero2", "zero3")
+_RECOMPUTES = ("none", "selective", "full")
 _MOST_MICRO_BATCHES = 6
 """Powers of two that are tried: 1 to 32 sequences."""
 
@@ -28,8 +29,8 @@ class Alternative:
 
     nodes: int
     strategy: str
-    recomputes: bool
-    """Whether activations are recomputed."""
+    recomputes: str
+    """What is recomputed: `model.activation_checkpointing`."""
     micro_batch: int
     memory: int
     """Bytes of one rank."""
@@ -42,8 +43,8 @@ def find_alternatives(
 ) -> list[Alternative]:
     """Find the ways that fit: all on the recipe's nodes, and the cheapest on other numbers of nodes; cheapest first.
 
-    All strategies, with and without recomputed activations, and the largest micro batch that fits; the global batch
-    stays. Of ways that cost the same, the quicker one comes first, then the one with more room.
+    All strategies and ways to recompute activations, and the largest micro batch that fits; the global batch stays. Of
+    ways that cost the same, the quicker one comes first, then the one with more room.
 
     Args:
         recipe: The training.
@@ -66,13 +67,13 @@ def _variants(recipe: "TrainingRecipe") -> Iterator["TrainingRecipe"]:
     least = recipe.sized(1)
     for nodes in sorted({max(1, recipe.resources.nodes * times // 4) for times in (1, 2, 4, 8, 16)}):
         for strategy in _STRATEGIES:
-            for recomputes in (False, True):
+            for recomputes in _RECOMPUTES:
                 one = _changed(least, nodes, strategy, recomputes)
                 if one is not None:
                     yield one
 
 
-def _changed(recipe: "TrainingRecipe", nodes: int, strategy: str, recomputes: bool) -> "TrainingRecipe | None":
+def _changed(recipe: "TrainingRecipe", nodes: int, strategy: str, recomputes: str) -> "TrainingRecipe | None":
     """Change the recipe; None if that is no recipe: a strategy that its adapter refuses, one node to shard over."""
     sections = recipe.model_dump()
     sections["resources"]["nodes"] = nodes

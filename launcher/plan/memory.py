@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from launcher.plan.activations import (
     casts_weights,
+    kept_activations,
     layer_activations,
     loss_bytes,
     micro_batch_tokens,
@@ -185,7 +186,7 @@ def _gradients_on_their_way(moment: Moment, recipe: "TrainingRecipe", shape: Mod
     mlp = wide_bytes(recipe) * shape.mlp_parameters
     if moment == "first layer":
         return 4 * shape.layer_parameters + mlp
-    return 4 * shape.table_parameters + (mlp if recipe.model.activation_checkpointing else 0)
+    return 4 * shape.table_parameters + (0 if recipe.model.activation_checkpointing == "none" else mlp)
 
 
 def _fsdp_gathered(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape, everything: int) -> int:
@@ -252,11 +253,12 @@ def _two_layers_gathered(recipe: "TrainingRecipe", shape: ModelShape) -> int:
 
 
 def _activations(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape) -> int:
+    """All that is kept; where layers are computed again, what they keep and, of one layer at a time, the rest."""
     tokens, layer = micro_batch_tokens(recipe), layer_activations(recipe, shape) + packed_mask(recipe)
     is_shared = recipe.parallel.strategy in ("ddp", "full_shard", "hybrid_shard")
     if moment == "first layer" and is_shared:
         return tokens * layer
-    if recipe.model.activation_checkpointing:
-        recomputed = 0 if moment == "loss" and is_shared else layer
-        return tokens * (shape.layers * wide_bytes(recipe) * shape.hidden + recomputed)
-    return tokens * shape.layers * layer
+    if recipe.model.activation_checkpointing == "none":
+        return tokens * shape.layers * layer
+    recomputed = 0 if moment == "loss" and is_shared else layer
+    return tokens * (shape.layers * kept_activations(recipe, shape) + recomputed)

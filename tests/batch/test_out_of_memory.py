@@ -115,5 +115,5 @@ def test_a_single_sequence_that_does_not_fit_ends_the_run_and_says_what_to_chang
     code, said = carry_out(run)
 
     assert (code, summary(run)) == (NEVER_RESTART, [("does_not_fit", "restart"), ("bad_recipe", "stop")]), said
-    assert "write `model.activation_checkpointing: true`" in read_attempts(run.ledger)[-1].message
+    assert "write `model.activation_checkpointing: full`" in read_attempts(run.ledger)[-1].message
     assert "Traceback" not in run.rank_log(1, 1).read_text()

@@ -106,6 +106,19 @@ def test_packed_and_padded_examples_are_isolated_exactly(tmp_path, attention, ro
     assert compared >= 8
 
 
+def test_rows_can_be_padded_to_one_length_for_all_batches(tmp_path):
+    samples = in_order(sequences(tmp_path, random_examples(6, 20), capacity=32), 3)
+
+    batch = padding_collator(7, least=48)([samples[0], samples[1]])
+
+    for row, sample in enumerate((samples[0], samples[1])):
+        length = len(sample["input_ids"])
+        assert batch["input_ids"][row, length:].tolist() == [7] * (48 - length)
+        assert batch["labels"][row, length:].tolist() == [IGNORED] * (48 - length)
+        last = sample["position_ids"][-1].item()
+        assert batch["position_ids"][row, length:].tolist() == list(range(last + 1, last + 1 + 48 - length))
+
+
 def test_a_mask_of_ones_would_end_the_isolation(tmp_path):
     """Why no collator here makes an `attention_mask`: with one, transformers 5.23 ignores where positions restart."""
     model = LlamaForCausalLM.from_pretrained(STORIES, attn_implementation="sdpa").double().eval()

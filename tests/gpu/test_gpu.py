@@ -73,6 +73,27 @@ def test_flash_attention_learns_as_sdpa_does(tmp_path: Path) -> None:
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.02)
 
 
+@pytest.mark.parametrize("model", [{}, {"compile": True}, {"activation_checkpointing": "selective"}])
+def test_flex_attention_learns_as_sdpa_does(tmp_path: Path, model: dict[str, Any]) -> None:
+    runs = [gpu_run(tmp_path, model={**changes}) for changes in ({}, {**model, "attention": "flex"})]
+    for run in runs:
+        train(run)
+
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.02)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "full_shard"])
+@pytest.mark.parametrize("recomputing", ["none", "selective", "full"])
+def test_compiled_layers_learn_as_others_do(tmp_path: Path, strategy: str, recomputing: str) -> None:
+    parallel, model = {"strategy": strategy}, {"compile": True, "activation_checkpointing": recomputing}
+    runs = [gpu_run(tmp_path, parallel=parallel, model=changes) for changes in ({}, model)]
+    for run in runs:
+        train(run)
+
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.02)
+    assert {row["graph_breaks"] for row in read_json_lines(runs[1].metrics)} == {0}
+
+
 def test_the_scale_of_an_fp16_loss_is_resumed_to_the_last_bit(tmp_path: Path) -> None:
     # Only eager attention adds up in the same order each time.
     run = gpu_run(tmp_path, ranks=1, precision={"dtype": "fp16"}, model={"attention": "eager"}, checkpoint={"keep": 4})

@@ -78,12 +78,12 @@ def test_ambiguous_numbers_are_refused_with_the_fix(text: str, fix: str) -> None
 
 
 def test_yes_and_no_are_explained_where_a_boolean_belongs(tmp_path: Path) -> None:
-    text = RECIPE.replace("org/model}", "org/model, activation_checkpointing: no, trust_remote_code: On}")
+    text = RECIPE.replace("org/model}", "org/model, compile: no, trust_remote_code: On}")
 
     first, second = find_faults(tmp_path, text)
 
     assert summarise([first, second]) == [
-        "recipe.yaml:3 wrong-type model.activation_checkpointing",
+        "recipe.yaml:3 wrong-type model.compile",
         "recipe.yaml:3 wrong-type model.trust_remote_code",
     ]
     assert first.message.endswith("write `false`")

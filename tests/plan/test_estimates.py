@@ -148,7 +148,7 @@ def test_every_rank_of_a_node_loads_a_copy_in_fp32(biomed: CptRecipe, strategy: 
 
 
 def test_resharding_and_checkpointing_save_memory(biomed: CptRecipe) -> None:
-    model = biomed.model.model_copy(update={"activation_checkpointing": True})
+    model = biomed.model.model_copy(update={"activation_checkpointing": "full"})
 
     gathered = estimate_memory(biomed, shape(LLAMA_7B))
     resharded = estimate_memory(with_parallel(biomed, "hybrid_shard", 8, reshard_after_forward=True), shape(LLAMA_7B))

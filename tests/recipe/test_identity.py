@@ -42,7 +42,8 @@ def name_of(one: Recipe, places: Locations, tmp_path: Path) -> str:
         {"batch": {"micro_batch": 1}},
         {"parallel": {"strategy": "full_shard"}, "checkpoint": {"interval": "1h"}, "tracking": {"project": "p"}},
         {"limits": {"max_failures": 9}, "rehearsal": {"optim": {"lr": 1e-5}}},
-        {"model": {"activation_checkpointing": True}},
+        {"model": {"activation_checkpointing": "selective"}},
+        {"model": {"compile": True}},
     ],
 )
 def test_where_and_how_fast_is_no_part_of_an_identity(changes: dict[str, Any]) -> None:

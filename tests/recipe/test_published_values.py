@@ -39,7 +39,7 @@ BIOMED_CPT = {
     "schedule.length": "1 epoch", "schedule.shape": "truncated_cosine", "schedule.floor": 0.1, "schedule.warmup": "3%",
     "precision.dtype": "bf16", "precision.tf32": True,
     "parallel.strategy": "hybrid_shard", "shard_size": 4, "replicas": 8, "parallel.reshard_after_forward": False,
-    "model.activation_checkpointing": False, "adapter": None,
+    "model.activation_checkpointing": "none", "adapter": None,
     "checkpoint.interval": Ours("1h", "3000 steps"), "checkpoint.keep": 3,
 }  # fmt: skip
 
@@ -51,7 +51,7 @@ BIOMED_TASK = {
     "optim.lr": 2e-5, "optim.weight_decay": 1e-4,
     "schedule.length": "3 epochs", "schedule.shape": "cosine", "schedule.warmup": "3%",
     "precision.dtype": "bf16", "precision.tf32": True,
-    "parallel.strategy": "full_shard", "model.activation_checkpointing": True, "adapter": None,
+    "parallel.strategy": "full_shard", "model.activation_checkpointing": "full", "adapter": None,
     "checkpoint.interval": "300 steps", "checkpoint.keep": 3,
     "data.chat_template": "plain", "data.packing": "pad", "data.too_long": "truncate",
 }  # fmt: skip
@@ -70,7 +70,7 @@ MEDICALGPT = {
     "batch.micro_batch": 4, "accumulation_steps": 1, "batch.sequences": 32,
     "schedule.shape": "linear", "schedule.warmup": "5%",
     "precision.dtype": Ours("bf16", "fp16"),
-    "parallel.strategy": "ddp", "model.activation_checkpointing": True, "seed": 42,
+    "parallel.strategy": "ddp", "model.activation_checkpointing": "full", "seed": 42,
     "adapter.method": "lora", "adapter.r": 8, "adapter.alpha": 32, "adapter.dropout": 0.05,
     "adapter.targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "checkpoint.interval": "500 steps", "checkpoint.keep": 3,
@@ -93,7 +93,7 @@ MEDICALGPT_SFT = {
 MEDICALGPT_PPO = {
     **ADAMW,
     "resources.nodes": 1, "resources.gpus_per_node": 8, "precision.dtype": Ours("bf16", "fp16"),
-    "parallel.strategy": "ddp", "model.activation_checkpointing": True, "seed": 42,
+    "parallel.strategy": "ddp", "model.activation_checkpointing": "full", "seed": 42,
     "adapter.method": "lora", "adapter.r": 8, "adapter.alpha": 32, "adapter.dropout": Ours(0.0, 0.05),
     "adapter.targets": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "batch.micro_batch": 1, "batch.sequences": 8, "rollout": 4 * 8, "batch.sequence_length": 512 + 128,
@@ -140,7 +140,7 @@ MEDICALGPT_REWARD = {
 # and TRL's default is used.
 MEDICALGPT_DPO = {
     **TRAINER,
-    "model.path": Ours("llama-7b-medicalgpt-sft", "Qwen/Qwen3.5-2B"), "model.activation_checkpointing": True,
+    "model.path": Ours("llama-7b-medicalgpt-sft", "Qwen/Qwen3.5-2B"), "model.activation_checkpointing": "full",
     "adapter.method": "lora", "adapter.r": 8, "adapter.alpha": 16, "adapter.targets": "all-linear",
     "adapter.dropout": Ours(0.0, 0.05), "loss": "sigmoid", "beta": 0.1,
     "batch.micro_batch": Ours(4, "4, on 2 GPUs"), "batch.sequences": 32, "batch.sequence_length": 1024 + 512,
@@ -202,7 +202,7 @@ MEDCARE = {
     "resources.nodes": 1, "resources.gpus_per_node": 4, "parallel.strategy": "zero3",
     "batch.micro_batch": 4, "accumulation_steps": 8, "batch.sequences": 128, "batch.sequence_length": 3072,
     "optim.lr": 2e-4, "optim.weight_decay": 0.0, "schedule.shape": "cosine", "schedule.warmup": "3%",
-    "precision.dtype": "bf16", "precision.tf32": True, "model.activation_checkpointing": True,
+    "precision.dtype": "bf16", "precision.tf32": True, "model.activation_checkpointing": "full",
     "adapter.dropout": 0.05, "checkpoint.interval": "300 steps",
     "data.sources.0.format": "sharegpt", "data.chat_template": "chatml", "data.too_long": "truncate",
     "data.packing": "pad", "data.system_prompt": "You are a helpful assistant.",
@@ -227,7 +227,7 @@ PUBMEDQA = {
     **ADAMW,
     "model.path": "meta-llama/Meta-Llama-3-8B", "resources.nodes": 1, "resources.gpus_per_node": 2,
     "model.quantization.bits": 4, "model.quantization.type": "nf4", "model.quantization.double": False,
-    "model.activation_checkpointing": Ours(True, False),
+    "model.activation_checkpointing": Ours("full", "none"),
     "adapter.method": "lora", "adapter.r": 16, "adapter.alpha": 32, "adapter.dropout": 0.1, "adapter.bias": "none",
     "adapter.targets": ("q_proj", "v_proj"),
     "batch.micro_batch": 2, "accumulation_steps": 4, "batch.sequence_length": Ours(2048, None),

@@ -93,7 +93,7 @@ def test_plain_peft_loads_the_export_and_says_the_same(trained: RunDir) -> None:
 
 
 def test_recomputed_layers_are_exported_by_the_names_that_plain_peft_knows(folder: Path) -> None:
-    model = {"path": "stories260k", "activation_checkpointing": True}
+    model = {"path": "stories260k", "activation_checkpointing": "full"}
     run = adapter_run(folder, "full_shard", model=model, schedule={"length": "3 steps", "warmup": "0 steps"})
     assert train(run, ranks=2).exit_codes == [FINISHED] * 2
 

@@ -81,6 +81,7 @@ def test_deepspeed_is_told_one_format() -> None:
     [
         ({"precision": {"dtype": "fp16"}}, "write `bf16` or `fp32`"),
         ({"precision": {"dtype": "bf16"}, "model": {"path": "stories260k", "attention": "flash"}}, "write `sdpa`"),
+        ({"model": {"path": "stories260k", "attention": "flex"}}, "`flex` needs GPUs.*write `sdpa`"),
     ],
 )
 def test_what_needs_gpus_is_refused_on_cpus_alone(changes: dict[str, Any], told: str) -> None:
@@ -89,3 +90,14 @@ def test_what_needs_gpus_is_refused_on_cpus_alone(changes: dict[str, Any], told:
     refuse_impossible(recipe, CUDA)
     with pytest.raises(LauncherError, match=told):
         refuse_impossible(recipe, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_missing_compiler_is_refused_where_layers_are_compiled(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    for name in ("CC", "CXX"):
+        monkeypatch.setenv(name, "no-such-compiler")
+    monkeypatch.setattr("jobs.models.compiled_layers.find_spec", lambda _: object())
+    recipe = CptRecipe.model_validate_json(json.dumps(cpt_recipe(model={"compile": True})))
+
+    with pytest.raises(LauncherError, match=r"model\.compile: there is no `no-such-compiler` on this node"):
+        refuse_impossible(recipe, torch.device(kind))

@@ -51,7 +51,7 @@ def adapter_run(folder: Path, strategy: str, adapter: dict[str, Any], **changes:
         "schedule": {"length": f"{STEPS} steps", "warmup": "2 steps"},
         "batch": {"micro_batch": 1 if strategy == "hybrid_shard" else 2},
         "precision": {"dtype": "bf16"},
-        "model": {"path": "stories260k", "activation_checkpointing": True},
+        "model": {"path": "stories260k", "activation_checkpointing": "full"},
     }
     return make_run(folder, **sections | changes)
 
@@ -169,7 +169,10 @@ def test_the_penaltys_gradient_reaches_the_optimizer_once_a_step(
             folder,
             strategy,
             {**ORTHOGONAL, "dropout": 0.0, "start_from": stage1, "lambda1": lambda1},
-            model={"path": "stories260k", "activation_checkpointing": strategy in ("full_shard", "zero3")},
+            model={
+                "path": "stories260k",
+                "activation_checkpointing": "full" if strategy in ("full_shard", "zero3") else "none",
+            },
             precision={"dtype": "fp32"},
             optim={"lr": 1e-3, "betas": [0.9, 0.95], "clip_norm": None},
             schedule={"length": "1 steps", "warmup": "0 steps"},

@@ -99,7 +99,7 @@ def test_what_cannot_be_smaller_says_what_to_change(tmp_path: Path, error: Excep
         explaining_memory(recipe_with(batch={"micro_batch": 1}), context_of(run)),
     ):
         raise error
-    assert "write `model.activation_checkpointing: true`, a `parallel.strategy` that shards" in str(told.value)
+    assert "write `model.activation_checkpointing: full`, a `parallel.strategy` that shards" in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_what_cannot_be_smaller_says_what_to_change(tmp_path: Path, error: Excep
     [
         (
             {"method": "lora"},
-            "write `model.activation_checkpointing: true`, a `parallel.strategy` that shards the model "
+            "write `model.activation_checkpointing: full`, a `parallel.strategy` that shards the model "
             "(`full_shard`, `zero3`), `model.quantization: {bits: 4}`, a shorter `batch.sequence_length`",
         ),
         (
@@ -116,7 +116,7 @@ def test_what_cannot_be_smaller_says_what_to_change(tmp_path: Path, error: Excep
         ),
         (
             {"method": "adalora"},
-            "write `model.activation_checkpointing: true`, `model.quantization: {bits: 4}`, a shorter ",
+            "write `model.activation_checkpointing: full`, `model.quantization: {bits: 4}`, a shorter ",
         ),
         (
             {"method": "lora", "init": "pissa"},

@@ -35,14 +35,18 @@ class ChatSamples(OrderedSamples):
         return {name: torch.from_numpy(array) for name, array in sample.items()}
 
 
-def padding_collator(pad: int) -> Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]:
+def padding_collator(pad: int, least: int = 0) -> Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]:
     """Return a collator that pads sequences at their end to the longest of the batch, with any token.
 
     Positions go on counting there: so padding belongs to the last example, which cannot attend to what comes after it.
+
+    Args:
+        pad: The token.
+        least: Tokens that a padded sequence has at least.
     """
 
     def collate(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        length = max(len(sample["input_ids"]) for sample in samples)
+        length = max(least, *(len(sample["input_ids"]) for sample in samples))
         padded = [_padded(sample, length, pad) for sample in samples]
         return {name: torch.stack([sample[name] for sample in padded]) for name in padded[0]}
 

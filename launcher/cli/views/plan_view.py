@@ -102,12 +102,12 @@ def print_alternatives(others: "Sequence[Alternative]", found: "TrainingDetails"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("nodes", "micro batch", "GPU memory", "days", "GPU-hours"):
         table.add_column(column, justify="right")
-    table.add_column("strategy")
+    table.add_column("strategy, recomputing")
     steps = found.steps
     for one in others:
         days = f"{one.step_seconds * steps / 86400:.1f}" if steps else ""
         hours = quantity(one.gpu_hours_per_step * steps) if steps else ""
-        way = one.strategy + (", activations recomputed" if one.recomputes else "")
+        way = one.strategy if one.recomputes == "none" else f"{one.strategy}, {one.recomputes}"
         table.add_row(str(one.nodes), str(one.micro_batch), file_size(one.memory), days, hours, way)
     out.print(table)
 

@@ -73,6 +73,11 @@ class CptRecipe(TrainingRecipe):
     def packs(self) -> str | None:
         return "document" if self.data.packing == "packed" else None
 
+    @property
+    @override
+    def has_full_rows(self) -> bool:
+        return True
+
     @override
     def samples_in_epoch(self, sizes: Sequence[int]) -> Fraction:
         return self.data.samples_in_epoch(sizes)
@@ -80,7 +85,7 @@ class CptRecipe(TrainingRecipe):
     @override
     def _conflicts(self) -> Iterator[str]:
         yield from super()._conflicts()
-        yield from during_conflicts(self.during, self.data_use, self.parallel.strategy)
+        yield from during_conflicts(self.during, self.data_use, self.parallel.strategy, self.model.attention)
         length = self.schedule.length
         for i, stage in enumerate(self.data.stages):
             if stage.until and length.unit == "step" and stage.until.steps(length.value) >= length.value:

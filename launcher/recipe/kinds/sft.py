@@ -53,10 +53,20 @@ class SftRecipe(ConversationRecipe):
     def packs(self) -> str | None:
         return "example" if self.data.packing == "bfd" else None
 
+    @property
+    @override
+    def has_full_rows(self) -> bool:
+        return self.data.packing == "bfd"
+
+    @property
+    def pads_to_full_length(self) -> bool:
+        """Whether rows are padded beyond the longest of a micro batch, since code is compiled for one length."""
+        return self.model.compile or self.model.attention == "flex"
+
     @override
     def _conflicts(self) -> Iterator[str]:
         yield from super()._conflicts()
-        yield from during_conflicts(self.during, self.data_use, self.parallel.strategy)
+        yield from during_conflicts(self.during, self.data_use, self.parallel.strategy, self.model.attention)
         lengths = {"schedule.length": self.schedule.length, "evaluate": self.evaluate}
         if self.during:
             lengths["during.interval"] = self.during.interval

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from typing_extensions import override
 
 from launcher.recipe.base import AdapterInput, Artifact, Direction, FolderName, Input
+from launcher.recipe.kinds.parallel_conflicts import parallel_conflicts
 from launcher.recipe.kinds.recipe_base import RecipeBase
 from launcher.recipe.sections.adapter import FSDP, PROMPTS, Adapter, PrefixTuning, quantization_limit, strategy_limit
 from launcher.recipe.sections.adapter_stack import stack_conflicts
@@ -23,6 +24,7 @@ from launcher.recipe.sections.common import (
     schedule_conflicts,
 )
 from launcher.recipe.sections.molora import Orthogonal
+from launcher.recipe.sections.step_speed import speed_conflicts
 
 if TYPE_CHECKING:
     from launcher.recipe.sections.chat import ChatSetup
@@ -158,17 +160,21 @@ class TrainingRecipe(RecipeBase):
     @override
     def _conflicts(self) -> Iterator[str]:
         yield from self._batch_conflicts()
-        yield from self._shard_conflicts()
-        yield from self._offload_conflicts()
-        yield from self._checkpoint_conflicts()
+        yield from parallel_conflicts(self)
         yield from schedule_conflicts(self.schedule)
         yield from self._quantization_conflicts()
         yield from self._adapter_conflicts()
         yield from stack_conflicts(self.model, self.adapter)
         if self.output in {self.model.path, *(adapter.path for adapter in self.model.adapters)}:
             yield f"output: `{self.output}` is an input of the training, which is never changed; write another name"
-        if self.model.attention == "flash" and self.precision.dtype == "fp32":
-            yield "model.attention: `flash` needs 16 bits; write `sdpa`, or `bf16` for `precision.dtype`"
+        yield from speed_conflicts(
+            self.model,
+            self.adapter,
+            self.parallel.strategy,
+            self.precision.dtype,
+            packs=self.packs,
+            has_full_rows=self.has_full_rows,
+        )
 
     def _batch_conflicts(self) -> Iterator[str]:
         unit = self.batch.least_micro_batch * self.resources.world_size
@@ -180,44 +186,6 @@ class TrainingRecipe(RecipeBase):
                 f"write `{nearest} sequences`"
             )
 
-    def _shard_conflicts(self) -> Iterator[str]:
-        world, shard, replicate = self.resources.world_size, self.shard_size, self.parallel.replicate
-        if self.parallel.strategy != "hybrid_shard":
-            for name in ("shard", "replicate"):
-                if getattr(self.parallel, name) != Parallel.model_fields[name].default:
-                    yield f"parallel.{name}: belongs to `hybrid_shard`, not to `{self.parallel.strategy}`; leave it out"
-            if not self.parallel.reshard_after_forward and self.parallel.strategy != "full_shard":
-                yield f"parallel.reshard_after_forward: has no effect with `{self.parallel.strategy}`; leave it out"
-        elif world % shard:
-            yield (
-                f"parallel.shard: {shard} ranks do not divide the world size ({world}); "
-                f"write `node` or a divisor of {world}"
-            )
-        elif shard == 1 < world:
-            yield "parallel.shard: groups of 1 rank shard nothing; write `strategy: full_shard` or `ddp`"
-        elif replicate not in ("auto", self.replicas):
-            yield (
-                f"parallel.replicate: {replicate} x shard ({shard}) is not the world size ({world}); "
-                f"write `auto` or `{self.replicas}`"
-            )
-
-    def _offload_conflicts(self) -> Iterator[str]:
-        strategy, offload = self.parallel.strategy, self.parallel.offload
-        if offload != "none" and strategy not in ("zero2", "zero3"):
-            yield f"parallel.offload: needs DeepSpeed, not `{strategy}`; write `strategy: zero3`, or leave it out"
-        if offload == "all" and strategy == "zero2":
-            yield (
-                "parallel.offload: `zero2` keeps all parameters on each GPU; write `offload: optimizer`, or "
-                "`strategy: zero3`"
-            )
-
-    def _checkpoint_conflicts(self) -> Iterator[str]:
-        if self.checkpoint.in_background and self.parallel.strategy.startswith("zero"):
-            yield (
-                f"checkpoint.async: with `{self.parallel.strategy}` DeepSpeed writes checkpoints itself, and training "
-                "waits for it; leave it out, or write `strategy: full_shard`"
-            )
-
     def _adapter_conflicts(self) -> Iterator[str]:
         yield from self._token_conflicts()
         if self.adapter is None:
@@ -225,7 +193,7 @@ class TrainingRecipe(RecipeBase):
         strategy = self.parallel.strategy
         if reason := strategy_limit(self.adapter, strategy):
             yield f"parallel.strategy: `{strategy}` does not work with `{self.adapter.method}`: {reason}; write `ddp`"
-        if self.model.activation_checkpointing and isinstance(self.adapter, PrefixTuning):
+        if self.model.activation_checkpointing != "none" and isinstance(self.adapter, PrefixTuning):
             yield (
                 "model.activation_checkpointing: recomputed layers lose the cache that holds the keys and values of "
                 "`prefix`; leave it out"
@@ -303,6 +271,11 @@ class TrainingRecipe(RecipeBase):
     def packs(self) -> str | None:
         """What a sequence holds several of, which must not attend to one another; None if it holds one."""
         return None
+
+    @property
+    def has_full_rows(self) -> bool:
+        """Whether each sequence can be of the recipe's `sequence_length` without much padding."""
+        return False
 
     @property
     def chat_template(self) -> str | None:

@@ -37,8 +37,9 @@ class ChatSetup(Section):
             model: The recipe's.
             dtype: In which it was trained.
         """
-        shared = {key: getattr(model, key) for key in ("path", "attention", "quantization", "trust_remote_code")}
-        return cls(model=EvaluatedModel(dtype=dtype, **shared), makes_model=True)
+        shared = {key: getattr(model, key) for key in ("path", "quantization", "trust_remote_code")}
+        attention = "sdpa" if model.attention == "flex" else model.attention  # flex is for packed sequences
+        return cls(model=EvaluatedModel(dtype=dtype, attention=attention, **shared), makes_model=True)
 
 
 class ChatSubject(Section):

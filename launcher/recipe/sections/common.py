@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from typing_extensions import override
 
 from launcher.recipe.base import Fraction, Name, Positive, Section
@@ -41,10 +41,18 @@ class EarlierAdapter(Section):
     """The base model that the adapter's own files name, if that is another name of the same model."""
 
 
+def _recompute_word(value: object) -> object:
+    """Read what recipes said before there was a third way."""
+    return {False: "none", True: "full"}[value] if isinstance(value, bool) else value
+
+
+Recompute = Annotated[Literal["none", "full", "selective"], BeforeValidator(_recompute_word)]
+
+
 class Model(Section):
     """The model to start from."""
 
-    incidental: ClassVar[frozenset[str]] = frozenset({"activation_checkpointing"})
+    incidental: ClassVar[frozenset[str]] = frozenset({"activation_checkpointing", "compile"})
 
     path: Name
     """Name below the profile's `roots.models`, a Hugging Face id, or `./...` relative to the recipe."""
@@ -53,10 +61,16 @@ class Model(Section):
     get a row for each new token, which starts as the mean of the rows of the tokens that it replaces."""
     init: Literal["pretrained", "random"] = "pretrained"
     """Start from the published weights, or from random ones of the same shape."""
-    attention: Literal["sdpa", "flash", "eager"] = "sdpa"
-    """Attention implementation; `flash` needs the flash-attn package on the nodes."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    attention: Literal["sdpa", "flash", "flex", "eager"] = "sdpa"
+    """Attention implementation; `flash` needs the flash-attn package on the nodes. `flex` (torch's FlexAttention) skips
+    pairs of documents in a sequence; it needs GPUs, and `packing` of several documents or examples."""
+    compile: bool = False
+    """Compile each layer by torch.compile (inductor): faster steps after minutes of compiling in the first one. For
+    training on sequences of one length; not with DeepSpeed or quantised weights."""
+    activation_checkpointing: Recompute = "none"
+    """Recompute activations in the backward pass. `full`: those of whole layers; least memory, about a third more
+    compute. `selective`: all but the results of matrix products and attention; about half the memory of `none`, hardly
+    more compute. (`true` means `full`, `false` `none`.)"""
     quantization: Quantization | None = None
     """Keep the weights in few bits; needs an `adapter`, since such weights cannot be trained."""
     trust_remote_code: bool = False

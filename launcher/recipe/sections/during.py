@@ -61,17 +61,23 @@ def task_conflicts(tasks: Sequence[AnyTask], data_use: str, prefix: str = "") ->
             yield f"{key}: MIMIC is under a data use agreement; write `data_use: credentialed`"
 
 
-def during_conflicts(during: During | None, data_use: str, strategy: str) -> Iterable[str]:
+def during_conflicts(during: During | None, data_use: str, strategy: str, attention: str) -> Iterable[str]:
     """Name what of a training does not go with its tasks.
 
     Args:
         during: The recipe's section.
         data_use: The recipe's.
         strategy: Of the recipe's `parallel`.
+        attention: Of the recipe's `model`.
     """
     if during is None:
         return
     yield from task_conflicts(during.tasks, data_use, "during.")
+    if attention == "flex":
+        yield (
+            "model.attention: `flex` is compiled again for each length of a prompt that `during` scores; write `sdpa`, "
+            "or evaluate the exported model with `kind: evaluate`"
+        )
     for place, task in enumerate(during.tasks):
         if strategy not in WHOLE and task.type not in IN_STEP:
             yield (
