@@ -45,7 +45,7 @@ def combinations() -> Iterator[Any]:
                     yield pytest.param(*key, marks=pytest.mark.slow if key in in_the_gate else pytest.mark.long)
 
 
-@pytest.mark.parametrize(("strategy", "adapter", "recomputes", "accumulated"), [*combinations()])
+@pytest.mark.parametrize(("strategy", "adapter", "recomputes", "accumulated"), list(combinations()))
 def test_the_closed_form_is_close_to_the_trace(
     tmp_path: Path, strategy: str, adapter: str, recomputes: bool, accumulated: int
 ) -> None:
