@@ -49,7 +49,7 @@ def test_validate_says_whether_it_fits_a_site_and_what_it_costs(tmp_path: Path) 
     said, _ = launcher("validate", BIOMED, "--cluster", str(profile), "--set", "secrets=[]")
 
     assert said.splitlines()[2:] == [
-        "  memory of one rank: about 82 GB of 85 GB (estimate)",
+        "  memory of one rank: about 56 GB of 85 GB (estimate)",
         "  RAM of one node while it loads: about 108 GB of 160 GB (estimate)",
         "  whole run: 15,021 steps, 63B tokens, about 5.34k GPU-hours if 45% of the peak is reached",
         "  one attempt: at most 24h, 768 GPU-hours",
