@@ -64,20 +64,31 @@ def _run(words: Sequence[str], environ: Mapping[str, str], folder: Path) -> int:
     # What asks the ranks to stop goes to everything in the job; a shell would die of it, and inherits this.
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    process = subprocess.Popen(words, env=dict(environ), cwd=folder)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command
+    process: subprocess.Popen[bytes] | None = None
+    is_over = False
 
     def end(*_: object) -> None:
-        # A shell ignores SIGTERM, and as long as it is there Slurm keeps the job, so that the run cannot be resumed.
-        process.send_signal(signal.SIGHUP)
-        killer = threading.Timer(_GRACE_SECONDS, process.kill)
-        killer.daemon = True
-        killer.start()
+        nonlocal is_over
+        is_over = True
+        if process is not None:
+            _end(process)
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP):  # before the command starts: it must not outlive this process
         signal.signal(number, end)
+    process = subprocess.Popen(words, env=dict(environ), cwd=folder)
+    if is_over:
+        _end(process)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command
     code = process.wait()
     return code if code >= 0 else 128 - code
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the command. A shell ignores SIGTERM; as long as it is there Slurm keeps the job, and nobody can resume."""
+    process.send_signal(signal.SIGHUP)
+    killer = threading.Timer(_GRACE_SECONDS, process.kill)
+    killer.daemon = True
+    killer.start()
 
 
 def _refuse(message: str, code: int = 2) -> int:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +91,13 @@ def test_a_shell_ends_with_the_job_and_not_with_a_request_to_stop(
     deaf = "trap '' TERM; kill -USR2 $$ $PPID; echo here; while true; do sleep 0.1; done"
     options = ["--run", str(tmp_path / "run"), "--attempt", "2", "--rank", "1", "--", "bash", "-c", deaf]
     argv = [sys.executable, "-m", "jobs.batch.attached", str(tmp_path), *options]
-    shell = subprocess.Popen(argv, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(PROJECT)})
+    environ = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    shell = subprocess.Popen(argv, stdout=subprocess.PIPE, env=environ, start_new_session=True)
     try:
         assert shell.stdout is not None and shell.stdout.readline() == b"here\n"
         shell.terminate()
         assert shell.wait(PATIENCE) == 128 + signal.SIGHUP
     finally:
-        shell.kill()
+        with suppress(ProcessLookupError):  # all of it has ended
+            os.killpg(shell.pid, signal.SIGKILL)
         shell.communicate()
