@@ -14,6 +14,7 @@ from jobs.models.parallel import ParallelLayout
 from jobs.trace.collectives import CollectiveCounter, mesh_dimensions
 from jobs.trace.memory_tracker import StepTracker
 from jobs.trace.without_contents import FirstBuckets
+from jobs.train.checkpoint_saver import CheckpointSaver
 from jobs.train.trainer import GuardedTrainer
 
 
@@ -29,7 +30,7 @@ class TracedTrainer(GuardedTrainer):
 
     def __init__(self, layout: ParallelLayout, **trainer: Any) -> None:
         no_store: Any = None
-        super().__init__(no_store, layout, lambda _: 1.0, **trainer)
+        super().__init__(CheckpointSaver(no_store, in_background=False), layout, lambda _: 1.0, **trainer)
 
     @override
     def _move_model_to_device(self, model: nn.Module, device: Any) -> None:

@@ -89,7 +89,11 @@ def test_the_version() -> None:
 def test_a_tab_in_bash_completes_a_run(desk: Path) -> None:
     program = desk / "bin" / "launcher"
     program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\nfrom launcher.cli import main\nmain()\n")
+    # Not as the interpreter of the script: its path may hold spaces.
+    program.write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -c "
+        '\'import sys; sys.argv[0] = "launcher"; from launcher.cli import main; main()\' "$@"\n'
+    )
     program.chmod(0o755)
     environ = os.environ | {
         "PATH": f"{program.parent}:{os.environ['PATH']}",

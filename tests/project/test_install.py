@@ -86,12 +86,16 @@ def test_an_installed_launcher_renders_the_script_of_the_checkout(packages: Path
 
 
 @pytest.mark.slow
-def test_an_installed_launcher_has_every_recipe_and_its_rehearsal_data(packages: Path, desk: Path) -> None:
-    shipped, ours = packages / "launcher" / "recipes", ROOT / "recipes"
+def test_an_installed_launcher_has_every_recipe_and_its_rehearsal_data(
+    packages: Path, checkout: Path, desk: Path
+) -> None:
+    # The copy, since other tests have rehearsals leave results beside the assets of this checkout.
+    shipped, ours = packages / "launcher" / "recipes", checkout / "launcher" / "recipes"
 
     assert sorted(path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()) == sorted(
         path.relative_to(ours) for path in ours.rglob("*") if path.is_file() and path.name != ".schema.json"
     )
+    assert (shipped / "assets" / "stories260k" / "config.json").is_file()
     assert launcher(packages, desk, "render", str(shipped / "prepare_pile_pubmed.yaml"), "--rehearse").startswith("#!")
 
 
