@@ -92,7 +92,7 @@ def _row(step: int, time: int) -> str:
 def _stand_ins(folder: Path, count: int, running: int) -> dict[str, str]:
     """Return an environment in which Slurm's commands answer at once."""
     jobs = range(count - running + 1, count + 1)
-    (folder / "jobs").write_text("".join(f"{job}|RUNNING|2026-09-21T12:00:00|a|None\n" for job in jobs))
+    (folder / "jobs").write_text("".join(f"{job}|RUNNING|2026-09-21T12:00:00|N/A|a|None\n" for job in jobs))
     (folder / "bin").mkdir()
     for name in ("squeue", "sacct", "scontrol"):
         program = folder / "bin" / name
