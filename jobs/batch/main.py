@@ -99,6 +99,8 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int
         evidence = supervise(job, attempt, signals, say)
         end = find_end_reason(evidence)
         decision = decide_restart(evidence.attempts, end, job.policy)
+        if decision.action == "done":  # before anybody can read that it is done, and submit the same recipe again
+            _register(job, say)
         try:
             close_attempt(job.run, evidence.attempt, end, decision)
         except OSError as error:  # the next start closes it
@@ -107,8 +109,6 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int
         notifier.tell(event_of(end.reason, decision), decision.message, say)
         if decision.action == "restart":
             continue
-        if decision.action == "done":
-            _register(job, say)
         if decision.action in ("done", "stop"):
             advance_pipelines(job, say)
             advance_sweep(job, say)

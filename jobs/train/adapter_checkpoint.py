@@ -15,7 +15,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from jobs.models.adapters.orthogonal import is_base
-from jobs.models.parameter_names import plain_name
 
 STATE = "adapter.safetensors"
 _STATE_OF_ACCELERATE, _LOADING_OF_ACCELERATE = fsdp_utils._get_model_state_dict, fsdp_utils._set_model_state_dict
@@ -85,7 +84,7 @@ def _trained_state(model: nn.Module, adapter_only: bool = False, sd_options: Any
         found: dict[str, Any] = _STATE_OF_ACCELERATE(model, adapter_only, sd_options)
         return found
     tensors = get_model_state_dict(model, options=replace(sd_options, ignore_frozen_params=True))
-    trained = [plain_name(name) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained or not tensors.keys() >= {*trained}:
         raise RuntimeError(f"the checkpoint would lack some of the {len(trained)} trained tensors")
     return {name: tensors[name] for name in trained}  # without the second name of tied weights, which torch leaves in

@@ -15,7 +15,6 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from jobs.models.parameter_names import plain_name
 from jobs.rank.process_group import RankGroup
 from launcher.errors import RunError
 
@@ -123,7 +122,7 @@ class GradientGuard(TrainerCallback):
 
 
 def _named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {plain_name(name): parameter for name, parameter in model.named_parameters()}
+    return dict(model.named_parameters())
 
 
 def _list(names: Collection[str]) -> str:

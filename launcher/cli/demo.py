@@ -15,6 +15,8 @@ from typing import Annotated
 
 import typer
 
+from launcher.errors import LauncherError
+
 SHIPPED = Path(__file__).parents[1]
 """The folder that holds `recipes/`, a link in a checkout."""
 PREPARE = ("recipes/prepare_pile_pubmed.yaml", "--rehearse")
@@ -66,8 +68,6 @@ def refuse_missing_packages() -> None:
     """
     from importlib.util import find_spec
 
-    from launcher.errors import LauncherError
-
     needed = ("torch", "transformers", "accelerate", "datatrove", "orjson", "wandb")
     if missing := [name for name in needed if find_spec(name) is None]:
         raise LauncherError(
@@ -82,7 +82,7 @@ def start_cluster(folder: Path) -> tuple[Path, bool]:
     missing = missing_programs(accounting=False)
     if not missing:
         if launcher("devcluster", "up", "--dir", str(folder / "cluster"), check=False).returncode:
-            sys.exit("the dev cluster did not start; the reason is above")
+            raise LauncherError("the dev cluster did not start; the reason is above")
         return folder / "cluster" / "cluster.yaml", True
     say(f"Slurm is not installed here ({', '.join(missing)} missing); the same story with ordinary processes.")
     profile = folder / "local.yaml"
@@ -149,8 +149,8 @@ def wait_until(reached: Callable[[], bool], run: Path, seconds: float = 600) -> 
             if "stop" in events(run, "action") and "stopped" not in events(run, "reason"):
                 line.stop()
                 launcher("logs", run.name)
-                sys.exit(f"the run gave up; see {run}")
+                raise LauncherError(f"the run gave up; see {run}")
             if time.monotonic() > deadline:
-                sys.exit(f"gave up waiting after {seconds:.0f} s; see {run}")
+                raise LauncherError(f"gave up waiting after {seconds:.0f} s; see {run}")
             line.update(f"step {last_step(run)}")
             time.sleep(0.5)

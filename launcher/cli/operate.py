@@ -27,14 +27,7 @@ def cancel(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption
     from launcher.operate.stop import cancel as end_now
     from launcher.operate.stop import cancel_all
 
-    single = []
-    rest = _without_pipelines(runs, cluster, partial(stop_pipeline, at_once=True))
-    rest = _without_searches(rest, where, cluster, partial(stop_search, at_once=True))
-    for text, profile, points in _sweeps(rest, where, cluster):
-        if points is None:
-            single.append(text)
-        else:
-            typer.echo(f"{text}: {cancel_all(points, profile)} of {_points(points)} cancelled; {_RESUME}")
+    single = _without_groups(runs, where, cluster, cancel_all, "cancelled", at_once=True)
     for run, profile in _each(single, cluster):
         jobs = end_now(run, profile)
         ended = f"job {jobs[0]}" if len(jobs) == 1 else f"{len(jobs)} jobs"
@@ -46,18 +39,32 @@ def stop(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption =
     from launcher.operate.stop import stop as ask_to_stop
     from launcher.operate.stop import stop_all
 
-    single = []
-    rest = _without_pipelines(runs, cluster, partial(stop_pipeline, at_once=False))
-    rest = _without_searches(rest, where, cluster, partial(stop_search, at_once=False))
-    for text, profile, points in _sweeps(rest, where, cluster):
-        if points is None:
-            single.append(text)
-        else:
-            typer.echo(f"{text}: {stop_all(points, profile)} of {_points(points)} asked to stop; {_RESUME}")
+    single = _without_groups(runs, where, cluster, stop_all, "asked to stop", at_once=False)
     for run, profile in _each(single, cluster):
         outcome = ask_to_stop(run, profile)
         text = _asked_to_stop(run) if outcome == "asked" else outcome
         typer.echo(f"{run.root.name}: {text}; `launcher resume` continues it")
+
+
+def _without_groups(
+    runs: list[str],
+    where: list[str] | None,
+    cluster: str | None,
+    end: "Callable[[Sequence[RunDir], Cluster], int]",
+    word: str,
+    *,
+    at_once: bool,
+) -> list[str]:
+    """End the pipelines, searches and sweeps among what was named, and return the rest, which are runs."""
+    single = []
+    rest = _without_pipelines(runs, cluster, partial(stop_pipeline, at_once=at_once))
+    rest = _without_searches(rest, where, cluster, partial(stop_search, at_once=at_once))
+    for text, profile, points in _sweeps(rest, where, cluster):
+        if points is None:
+            single.append(text)
+        else:
+            typer.echo(f"{text}: {end(points, profile)} of {_points(points)} {word}; {_RESUME}")
+    return single
 
 
 def _asked_to_stop(run: "RunDir") -> str:

@@ -283,7 +283,7 @@ def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:
     from launcher.monitor.status import read_statuses
 
     shown: dict[str, str] = {}
-    pause, longest = POLL_SECONDS
+    (pause, longest), patience = POLL_SECONDS, 30.0
     while True:
         statuses, _ = read_statuses(cluster, runs)
         for status in statuses:
@@ -291,7 +291,10 @@ def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:
             if shown.get(status.id) != words:
                 typer.echo(f"{status.id}  {status.name}  {words}", err=True)
             shown[status.id] = words
-        if all(status.is_over for status in statuses):
+        # The batch process closes an attempt just after its ranks finished, and lets the run be found by its identity.
+        closed = all(not one.attempts or one.attempts[-1].ended is not None for one in statuses)
+        patience -= pause if all(status.is_over for status in statuses) else 0
+        if all(status.is_over for status in statuses) and (closed or patience < 0):
             return len(statuses) == len(runs) and all(status.state == "finished" for status in statuses)
         time.sleep(pause)
         pause = min(1.5 * pause, longest)

@@ -59,7 +59,7 @@ def test_a_cluster_that_does_not_start_is_no_machine_without_slurm(
     monkeypatch.setattr("launcher.devcluster.machine.missing_programs", lambda **_: [])
     (tmp_path / "demo").write_text("in the way of the folder")
 
-    with pytest.raises(SystemExit, match="the dev cluster did not start; the reason is above"):
+    with pytest.raises(LauncherError, match="the dev cluster did not start; the reason is above"):
         demo.demo(tmp_path / "demo")
 
     assert "in the way" in (tmp_path / "demo").read_text()

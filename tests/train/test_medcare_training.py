@@ -130,7 +130,6 @@ from transformers import TrainerCallback
 import jobs.__main__ as task
 from jobs.train import run as training
 from jobs.train.adapter_checkpoint import gather_adapter
-from jobs.models.parameter_names import plain_name
 
 class Moments(TrainerCallback):
     def on_train_begin(self, args, state, control, model, **others):
@@ -149,7 +148,7 @@ class Moments(TrainerCallback):
 
     def save(self, model, what, tensors):
         if torch.distributed.get_rank() == 0:
-            save_file({plain_name(name): one.contiguous() for name, one in tensors.items()}, f"{sys.argv[1]}/{what}")
+            save_file({name: one.contiguous() for name, one in tensors.items()}, f"{sys.argv[1]}/{what}")
 
 callbacks = training.adapter_callbacks
 training.adapter_callbacks = lambda model: [*callbacks(model), Moments()]

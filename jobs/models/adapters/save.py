@@ -15,9 +15,6 @@ from launcher.artifacts.adapter_folder import WEIGHTS
 ATTENTION = "attention"
 """Folder for the ordinary LoRA of a mixture of LoRAs."""
 
-_WRAPPER = "_checkpoint_wrapped_module."
-"""In the names of layers whose activations FSDP recomputes; nobody else wraps them like that."""
-
 
 def write_adapter(model: PeftModel, weights: dict[str, Tensor], base: str, folder: Path) -> None:
     """Write an adapter as peft does, with the recipe's name of its base: paths of this site are no use elsewhere.
@@ -30,13 +27,6 @@ def write_adapter(model: PeftModel, weights: dict[str, Tensor], base: str, folde
     """
     for config in model.peft_config.values():
         config.base_model_name_or_path = base
-    _write_as_named_here(model, weights, folder)
-    for path in folder.rglob(WEIGHTS):
-        tensors = {name.replace(_WRAPPER, ""): tensor for name, tensor in load_file(path).items()}
-        save_file(tensors, path, metadata={"format": "pt"})
-
-
-def _write_as_named_here(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
     config = model.peft_config["default"]
     if isinstance(config, OrthogonalConfig):
         _write_fused(model, config, weights, folder)
