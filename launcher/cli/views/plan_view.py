@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.cli.views.wording import duration, file_size, quantity
-from launcher.plan.details import WRITE_BYTES
 from launcher.plan.forecast import usable_memory
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def _costs(found: "TrainingDetails") -> str:
 
 def _safety_lines(cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple[str, str]]:
     if found.checkpoint_bytes and found.save_seconds:
-        rate = f"{_seconds(found.save_seconds)} at {file_size(WRITE_BYTES)}/s"
+        rate = f"{_seconds(found.save_seconds)} at {file_size(round(found.checkpoint_bytes / found.save_seconds))}/s"
         if found.copied:
             rate = f"training waits {_seconds(found.stall_seconds)} for a copy, which is written in {rate}"
         often = f"; every {duration(found.best_interval)} loses least" if found.best_interval else ""
