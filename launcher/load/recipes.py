@@ -30,6 +30,8 @@ class LoadedRecipe:
     """Where in a sweep or in the space of a search it is; None for a recipe without one."""
     artifacts: Path | None = None
     """Of a stage: the folder of its pipeline's artifacts, where names are looked up first."""
+    stage: str | None = None
+    """Its name, if it is one of several that are submitted together."""
 
     @property
     def folder(self) -> str:

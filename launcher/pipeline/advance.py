@@ -5,15 +5,16 @@ remembered. Each stage has one run directory, so that even two jobs of one stage
 """
 
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
 from launcher.pipeline.choose import Choice, recipe_of
 from launcher.pipeline.lock import one_at_a_time
+from launcher.pipeline.point_queue import QUEUE_IS_FULL, PointQueue
 from launcher.pipeline.record import Pipeline, StageRecord, replace_link
 from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
 from launcher.run.locations import Locations
@@ -22,9 +23,6 @@ from launcher.run.record import RunRecord
 from launcher.run.stage_inputs import missing_inputs
 from launcher.slurm.queue import queue_of
 from launcher.submit.resubmit import resubmit, resubmit_group
-
-QUEUE_IS_FULL = re.compile(r"submit limit|MaxSubmitJob|violates accounting/QOS policy|temporarily unable to accept")
-"""What sbatch says when no more jobs are taken for now."""
 
 
 def advance(pipeline: Pipeline, cluster: Cluster, resume: bool = False) -> list[str]:
@@ -64,18 +62,43 @@ class _Advance:
     """The jobs of stages that are queued or running."""
     is_full: bool = False
 
+    @cached_property
+    def points(self) -> PointQueue:
+        """Queues points of sweeps together."""
+        return PointQueue(self.cluster, self.told, self.jobs)
+
     def run(self) -> None:
         states, _ = read_stages(self.pipeline, self.cluster)
         choice = Choice(self.cluster, self.pipeline.folder.root.name)
         for name, one in states.items():
+            self.points.begin(one.stage)
             if one.is_finished and one.run:
                 self._settle(one.stage, one.run)
                 choice.note_finished(one.stage, one.run)
             elif one.is_alive and one.run:
                 self.jobs[name] = job_of(one.run)
                 self._repair(one, choice)
-            elif not self.pipeline.is_stopped and (one.may_advance or (self.resume and one.may_resume)):
+            elif self.pipeline.is_stopped:
+                continue
+            elif one.stage.select:
+                self._select(one, choice)
+            elif one.may_advance or (self.resume and one.may_resume):
                 self._take_up(one, choice)
+        self.points.flush()
+
+    def _select(self, one: StageState, choice: Choice) -> None:
+        """Let the best point be what a stage came to, once all of its points have ended."""
+        run = one.verdict.run
+        if run is None:
+            choice.select(one.stage)
+            if not one.is_alive:
+                self.told.append(f"{one.stage.name}: nothing is selected: {one.verdict.why}")
+            return
+        self.pipeline.link_artifact(one.stage, run)
+        self.pipeline.link_stage(one.stage.name, run)
+        self.told.append(f"{one.stage.name}: selected {one.verdict.why}")
+        self._settle(one.stage, run)
+        choice.note_finished(one.stage, run)
 
     def _take_up(self, one: StageState, choice: Choice) -> None:
         """Queue a stage whose inputs are there or on their way; nothing if a run elsewhere does its work."""
@@ -85,27 +108,35 @@ class _Advance:
         if not self.pipeline.record.rerun:
             other = choice.choose(stage, *recipe_of(run), stage.awaits)
         if other and other != run:
-            self.pipeline.link_artifact(stage, other)
-            self.pipeline.link_stage(stage.name, other)
-            if stage.name in choice.finished:
-                self.told.append(f"{stage.name}: `{other.root.name}` has finished with the same recipe and inputs")
-                self._settle(stage, other)
-                return
+            self._take_over(stage, other, choice)
             one = read_stages(self.pipeline, self.cluster)[0][stage.name]
             run = other
-            if one.is_alive:
-                self.jobs[stage.name] = job_of(other)
-                self.told.append(f"{stage.name}: is carried out by `{other.root.name}` of another pipeline")
+            if stage.name in choice.finished or stage.name in self.jobs:
                 return
         waiting = [name for name in stage.awaits if name not in choice.finished]
-        if self.is_full or any(name not in self.jobs for name in waiting):
+        if self.is_full or self.points.is_full or any(name not in self.jobs for name in waiting):
             return
         if self.cluster.executor == "local" and (waiting or self.jobs):
             return
         if not waiting and (missing := missing_inputs(RunRecord.read(run.record))):
             self.told.append(f"{stage.name}: {'; '.join(missing)}")
             return
-        self._queue(one, run, [f"afterok:{self.jobs[name]}" for name in waiting])
+        conditions = [f"afterok:{self.jobs[name]}" for name in waiting]
+        if stage.sweep and self.cluster.executor == "slurm" and not list_shares(run):
+            self.points.add(stage, run, conditions)
+        else:
+            self._queue(one, run, conditions)
+
+    def _take_over(self, stage: StageRecord, other: RunDir, choice: Choice) -> None:
+        """Let a run from elsewhere carry a stage out, which has finished, or is queued or running or about to be."""
+        self.pipeline.link_artifact(stage, other)
+        self.pipeline.link_stage(stage.name, other)
+        if stage.name in choice.finished:
+            self.told.append(f"{stage.name}: `{other.root.name}` has finished with the same recipe and inputs")
+            self._settle(stage, other)
+        elif read_stages(self.pipeline, self.cluster)[0][stage.name].is_alive:
+            self.jobs[stage.name] = job_of(other)
+            self.told.append(f"{stage.name}: is carried out by `{other.root.name}` of another pipeline")
 
     def _queue(self, one: StageState, run: RunDir, conditions: Sequence[str]) -> None:
         try:

@@ -1,6 +1,8 @@
 """Carrying out the plan of a pipeline: folders for all stages, then the queue. An early failure leaves nothing."""
 
+import json
 import shutil
+import stat
 import time
 from pathlib import Path
 
@@ -8,12 +10,13 @@ from launcher.errors import RunError, SlurmError
 from launcher.pipeline.advance import advance
 from launcher.pipeline.find import list_pipelines
 from launcher.pipeline.lock import one_at_a_time
-from launcher.pipeline.plan import PipelinePlan, PlannedStage
+from launcher.pipeline.plan import PipelinePlan
 from launcher.pipeline.record import Pipeline, PipelineRecord
 from launcher.pipeline.states import is_over, read_stages
 from launcher.run.files import write_text
 from launcher.run.paths import RunDir
-from launcher.run.record import RunRecord
+from launcher.run.record import RunRecord, fingerprint
+from launcher.run.sweep_points import SweptRun, write_points
 from launcher.slurm.queue import queue_of
 from launcher.submit.queue_all import freeze_only
 
@@ -88,7 +91,7 @@ def _freeze(plan: PipelinePlan) -> Pipeline:
     """Write all folders; pipeline.json comes last, since a folder without it is no pipeline."""
     folder = plan.folder
     folder.root.parent.mkdir(parents=True, exist_ok=True)
-    is_credentialed = any(stage.loaded.recipe.data_use == "credentialed" for stage in plan.stages)
+    is_credentialed = any(stage.loaded and stage.loaded.recipe.data_use == "credentialed" for stage in plan.stages)
     folder.root.mkdir(0o700 if is_credentialed else 0o777)
     made: list[Path] = [folder.root]
     pipeline = Pipeline(folder)
@@ -96,8 +99,14 @@ def _freeze(plan: PipelinePlan) -> Pipeline:
         for part in (folder.stages, *(folder.artifacts / name for name in ("models", "corpora", "data"))):
             part.mkdir(parents=True)
         write_text(folder.recipe_as_written, plan.loaded.text)
+        runs = _freeze_runs(plan, made)
         for stage in plan.stages:
-            made += _link(pipeline, stage)
+            if run := runs.get(stage.record.name):
+                pipeline.link_stage(stage.record.name, run)
+            elif run := stage.finished or stage.shared:
+                pipeline.link_artifact(stage.record, run)
+                pipeline.link_stage(stage.record.name, run)
+        _note_points(pipeline, plan)
         _record(plan).write(folder.record)
     except BaseException:
         for path in made:
@@ -106,17 +115,29 @@ def _freeze(plan: PipelinePlan) -> Pipeline:
     return pipeline
 
 
-def _link(pipeline: Pipeline, stage: PlannedStage) -> list[Path]:
-    """Give a stage the run that carries it out; return what was made for it."""
-    run = stage.finished or stage.shared
-    if run:
-        pipeline.link_artifact(stage.record, run)
-        pipeline.link_stage(stage.record.name, run)
-        return []
-    assert stage.plan is not None
-    frozen = freeze_only(stage.plan)
-    pipeline.link_stage(stage.record.name, frozen.folder)
-    return [frozen.folder.root, *(one.folder.root for one in stage.plan.submissions)]
+def _freeze_runs(plan: PipelinePlan, made: list[Path]) -> dict[str, RunDir]:
+    """Make the runs that stages need, and note in `made` what was made; return them by their stages."""
+    runs: dict[str, RunDir] = {}
+    for one in {id(stage.plan): stage.plan for stage in plan.to_do if stage.plan}.values():
+        frozen = freeze_only(one)
+        made += [*(run.folder.root for run in frozen), *(part.folder.root for part in one.submissions)]
+        runs |= {str(run.record.stage): run.folder for run in frozen}
+    return runs
+
+
+def _note_points(pipeline: Pipeline, plan: PipelinePlan) -> None:
+    """Let the points of each sweep be shown by their values: `launcher status PIPELINE:STAGE`."""
+    rows: dict[str, list[SweptRun]] = {}
+    for stage in plan.stages:
+        run, item = pipeline.run_of(stage.record.name), stage.loaded
+        if run and item and item.point:
+            text = fingerprint(json.loads(item.recipe.model_dump_json()))
+            rows.setdefault(item.point.sweep, []).append(
+                SweptRun(item.point.sweep, item.point.values, run.root.name, text)
+            )
+    mode = stat.S_IMODE(pipeline.folder.root.stat().st_mode)
+    for name, its in rows.items():
+        write_points(plan.folder.root.parent, name, its, mode)
 
 
 def _record(plan: PipelinePlan) -> PipelineRecord:

@@ -103,7 +103,7 @@ class Freezer:
             sweep=point.sweep if point else None,
             point=dict(point.values) if point else None,
             pipeline=str(self.plan.options.pipeline) if self.plan.options.pipeline else None,
-            stage=self.plan.options.stage,
+            stage=item.loaded.stage or self.plan.options.stage,
             frozen_for=str(submission.root),
         )
 

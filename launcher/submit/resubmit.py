@@ -56,8 +56,15 @@ def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None, conditions
     return queue.element(job, index, size)
 
 
-def queue_what_fits(runs: Sequence[RunDir], cluster: Cluster) -> tuple[list[str], list[RunDir]]:
+def queue_what_fits(
+    runs: Sequence[RunDir], cluster: Cluster, conditions: Sequence[str] = ()
+) -> tuple[list[str], list[RunDir]]:
     """Queue runs that exist, those of one submission with one call of sbatch.
+
+    Args:
+        runs: The runs.
+        cluster: Where they go.
+        conditions: What they wait for: `afterok:12`.
 
     Returns:
         The new job ids, without the indices of arrays, and the runs that the user's limit of jobs left no room for.
@@ -76,7 +83,8 @@ def queue_what_fits(runs: Sequence[RunDir], cluster: Cluster) -> tuple[list[str]
     jobs: list[str] = []
     waiting: list[RunDir] = []
     for submission, elements in by_submission.items():
-        job, rest = queue_elements(queue, submission, elements) if not waiting else (None, elements)
+        options = dependency(conditions, is_kept=True)
+        job, rest = queue_elements(queue, submission, elements, options) if not waiting else (None, elements)
         jobs += [job] if job else []
         waiting += [frozen.folder for _, frozen in rest]
     return jobs, waiting
@@ -86,7 +94,27 @@ Elements: TypeAlias = Sequence[tuple[int, FrozenRun]]
 """Runs of a submission, with their indices there."""
 
 
-def queue_elements(queue: Queue, submission: SubmissionDir, elements: Elements) -> tuple[str | None, Elements]:
+def find_unqueued(runs: Sequence[RunDir], cluster: Cluster) -> list[RunDir]:
+    """Leave out runs that Slurm has in its queue, and note their jobs, if whoever queued them was killed before."""
+    queue, manifests = queue_of(cluster), dict[str, dict[str, int]]()
+    jobs: dict[SubmissionDir, list[str]] = {}
+    found = []
+    for run in runs:
+        record = RunRecord.read(run.record)
+        submission, index = _place_of(run, record, manifests)
+        if submission not in jobs:
+            jobs[submission] = queue.jobs_of(submission)
+        is_single = len(read_json_lines(submission.manifest)) == 1
+        mine = [job for job in jobs[submission] if is_single or job.endswith(f"_{index}")]
+        if mine and mine[0] not in [entry.job_id for entry in record.submissions]:
+            FrozenRun(run, record).add_job(mine[0], submission, time.time())
+        found += [] if mine else [run]
+    return found
+
+
+def queue_elements(
+    queue: Queue, submission: SubmissionDir, elements: Elements, options: Sequence[str] = ()
+) -> tuple[str | None, Elements]:
     """Queue runs of a submission, as many as the user's limit of jobs leaves room for.
 
     Returns:
@@ -96,20 +124,22 @@ def queue_elements(queue: Queue, submission: SubmissionDir, elements: Elements) 
         SlurmError: Slurm refused for another reason.
     """
     try:
-        return _queue_elements(queue, submission, elements), []
+        return _queue_elements(queue, submission, elements, options), []
     except SlurmError as error:
         if not is_exceeded(error):
             raise
-    return queue_part(queue, submission, elements)
+    return queue_part(queue, submission, elements, options)
 
 
-def queue_part(queue: Queue, submission: SubmissionDir, elements: Elements) -> tuple[str | None, Elements]:
+def queue_part(
+    queue: Queue, submission: SubmissionDir, elements: Elements, options: Sequence[str] = ()
+) -> tuple[str | None, Elements]:
     """Do as `queue_elements` does once the user's limit of jobs has left no room for all of them."""
     limit = read_submit_limit(queue.cluster)
     count = len(elements) // 2 if limit is None else min(limit.room, len(elements) - 1)
     while count > 0:
         try:
-            return _queue_elements(queue, submission, elements[:count]), elements[count:]
+            return _queue_elements(queue, submission, elements[:count], options), elements[count:]
         except SlurmError as error:
             if not is_exceeded(error):
                 raise

@@ -24,11 +24,12 @@ from tests.support.fake_stages import Spec, StageSpec, World, edit
 
 @st.composite
 def specs(draw: st.DrawFn, most: int) -> Spec:
-    """Pipelines in which a stage reads what up to three earlier ones make."""
+    """Pipelines in which a stage reads what up to three earlier ones make; some stages are sweeps."""
     stages = []
     for place in range(draw(st.integers(1, most))):
         parents = draw(st.lists(st.integers(0, place - 1), max_size=3, unique=True)) if place else []
-        stages.append(StageSpec(tuple(sorted(parents)), place))
+        sweep = tuple(range(50 * place + 1000, 50 * place + 1000 + draw(st.sampled_from([0, 0, 2, 3]))))
+        stages.append(StageSpec(tuple(sorted(parents)), place, sweep))
     return tuple(stages)
 
 
@@ -129,7 +130,7 @@ class PipelineMachine(RuleBasedStateMachine):
     def _end_everything(self) -> None:
         self.world.run_to_the_end()
         left = {state for _, state in self.world.unfinished()}
-        assert left <= {"failed", "stopped", "lost", "not submitted", "queued"}
+        assert left <= {"failed", "stopped", "lost", "not submitted", "queued", "waits"}
         for pipeline in self.world.pipelines:
             self.world.advance(pipeline, resume=True)
         self.world.run_to_the_end()

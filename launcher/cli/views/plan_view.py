@@ -122,7 +122,8 @@ def print_pipeline(name: str, cluster: "Cluster", found: "PipelineForecast") -> 
     table.add_column("after", overflow="fold")
     for stage in found.stages:
         mark, hours = " *" if stage.is_limit else "  ", quantity(stage.gpu_hours) if stage.gpu_hours else "0"
-        table.add_row(stage.name, f"{stage.days:.2f}{mark}", f"{hours}{mark}", ", ".join(stage.awaits))
+        points = f" ({stage.points} points)" if stage.points else ""
+        table.add_row(f"{stage.name}{points}", f"{stage.days:.2f}{mark}", f"{hours}{mark}", ", ".join(stage.awaits))
     out.print(table)
     price = f", price {found.price:,.0f}" if found.price is not None else ""
     out.print(f"all stages: {quantity(found.gpu_hours)} GPU-hours{price}", soft_wrap=True)
