@@ -8,7 +8,7 @@ BENCHES := submit.py step_overhead.py "step_overhead.py --compile" checkpoint.py
     "sft.py --adapter lora" align.py "align.py --adapter lora" export.py grpo.py molora.py evaluate.py generate.py \
     terminology.py report.py status.py
 
-.PHONY: demo test fast long reproduce gpu install lint style types layers bench docs newest latest constraints
+.PHONY: demo test fast long reproduce chaos gpu install lint style types layers bench docs newest latest constraints
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -52,6 +52,12 @@ long: install
 reproduce: install
 	bash .ci/slurm-packages
 	$(PYTEST) -m long tests/slurm/test_reproduce.py
+
+# Runs on a dev cluster that are broken again and again, by faults drawn from 20 seeds (CHAOS_SEEDS=3 make chaos: from
+# three, ten minutes each); what each fault cost is printed.
+chaos: install
+	bash .ci/slurm-packages
+	$(PYTEST) -m long tests/slurm/test_chaos.py -s
 
 gpu: install
 	$(PYTEST) -m gpu -rs
