@@ -14,8 +14,6 @@ from launcher.recipe.sections.generation import Decoding, PromptData
 
 _VLLM_HOTTEST = 2.0
 """Highest temperature that vLLM 0.33 accepts."""
-_VLLM_COOLEST = 0.01
-"""It samples at this temperature where a lower one above 0 is asked for, and says so in its log only."""
 
 
 class GenerateRecipe(RecipeBase):
@@ -107,5 +105,3 @@ class GenerateRecipe(RecipeBase):
             yield f"model.trust_remote_code: no code of a model is run in vLLM; leave it out, {instead}"
         if self.decoding.temperature > _VLLM_HOTTEST:
             yield f"decoding.temperature: vLLM takes at most {_VLLM_HOTTEST:g}; write less, {instead}"
-        if 0 < self.decoding.temperature < _VLLM_COOLEST:
-            yield f"decoding.temperature: vLLM samples at {_VLLM_COOLEST:g} or more; write more or 0, {instead}"
