@@ -88,7 +88,7 @@ def _sweep_row(
     if select is not None and select.is_finished and select.status:
         return name, kind, state, select.status.id, jobs, progress, f"selected {select.verdict.why}"
     counted = ", ".join(f"{count} {one}" for one, count in counts.items())
-    is_idle = select is not None and not select.is_alive and not select.may_advance
+    is_idle = select is not None and not select.verdict.is_open and not select.may_advance
     why = f"; nothing is selected: {select.verdict.why}" if select is not None and is_idle else ""
     return name, kind, state, "", jobs, progress, f"points: {counted}{why}"
 
