@@ -6,20 +6,30 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from launcher.cli.arguments import ClusterOption, JsonOption, RunArgument
+from launcher.cli.arguments import ClusterOption, JsonOption, RunArgument, StageArgument
 
 if TYPE_CHECKING:
+    from launcher.cluster import Cluster
     from launcher.monitor.tracebacks import RankError
 
 
-def why(run: RunArgument, cluster: ClusterOption = None, as_json: JsonOption = False) -> None:
-    """Explain why a run waits or how it ended, and what to type next."""
+def why(
+    run: RunArgument, stage: StageArgument = None, cluster: ClusterOption = None, as_json: JsonOption = False
+) -> None:
+    """Explain why a run waits or how it ended, and what to type next.
+
+    Of a pipeline, each stage that has not finished is explained in a line; of a stage that is a sweep, its points.
+    """
     from launcher.load import load_cluster
     from launcher.monitor.find import find_run
     from launcher.monitor.why import explain_run
+    from launcher.pipeline.find import find_stage
 
     profile = load_cluster(cluster)
-    explanation = explain_run(profile, find_run(profile, run))
+    if lines := _explain_pipeline(profile, run, stage):
+        typer.echo(json.dumps(lines, indent=2) if as_json else "\n".join(lines))
+        return
+    explanation = explain_run(profile, find_stage(profile, run, stage) if stage else find_run(profile, run))
     if as_json:
         typer.echo(json.dumps(asdict(explanation), indent=2))
         return
@@ -35,6 +45,22 @@ def why(run: RunArgument, cluster: ClusterOption = None, as_json: JsonOption = F
         typer.echo("next:")
     for command in explanation.commands:
         typer.echo(f"  {command}")
+
+
+def _explain_pipeline(profile: "Cluster", name: str, stage: str | None) -> list[str]:
+    """Explain a pipeline, or a stage of it that is a sweep; nothing if the name leads to a run."""
+    from launcher.pipeline.find import find_pipeline
+    from launcher.pipeline.states import read_stages
+    from launcher.pipeline.why import explain_stages, explain_sweep
+
+    pipeline = find_pipeline(profile, name)
+    if pipeline is None:
+        return []
+    if stage is None:
+        return [*explain_stages(read_stages(pipeline, profile)[0], pipeline.record.id)]
+    if not any(one.sweep == stage for one in pipeline.record.stages):
+        return []
+    return [*explain_sweep(stage, read_stages(pipeline, profile)[0], pipeline.record.id)]
 
 
 def _show_error(error: "RankError") -> None:

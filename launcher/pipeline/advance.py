@@ -91,8 +91,9 @@ class _Advance:
         run = one.verdict.run
         if run is None:
             choice.select(one.stage)
-            if not one.is_alive:
-                self.told.append(f"{one.stage.name}: nothing is selected: {one.verdict.why}")
+            line, log = f"{one.stage.name}: nothing is selected: {one.verdict.why}", self.pipeline.folder.log
+            if not one.verdict.is_open and not (log.exists() and line in log.read_text(encoding="utf-8")):
+                self.told.append(line)
             return
         self.pipeline.link_artifact(one.stage, run)
         self.pipeline.link_stage(one.stage.name, run)

@@ -73,6 +73,10 @@ class PointQueue:
         after = f" {','.join(self._conditions)}" if self._conditions else ""
         if jobs:
             named = ", ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
-            self.told.append(f"{sweep}: {len(jobs)} points queued as job {named}{after}")
+            self.told.append(f"{sweep}: queued {_points(len(jobs))} as job {named}{after}")
         if waiting:
-            self.told.append(f"{sweep}: {waiting} points are queued later, since the queue takes no more")
+            self.told.append(f"{sweep}: {_points(waiting)} to be queued later, since the queue takes no more")
+
+
+def _points(count: int) -> str:
+    return f"{count} point{'s' * (count != 1)}"

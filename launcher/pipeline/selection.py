@@ -21,6 +21,8 @@ class Verdict:
     """The run that is selected; None: none, or none yet."""
     why: str
     """Which point it is, or why there is none."""
+    is_open: bool = False
+    """Whether points are still to end."""
 
 
 def select_best(select: Selection, finished: Mapping[str, RunDir]) -> Verdict:

@@ -73,7 +73,7 @@ class StageState:
         unfinished = [point for point in self.points if not point.is_finished]
         coming = [point for point in unfinished if point.is_alive or point.may_advance]
         if coming:
-            return Verdict(None, f"waits for {len(coming)} of {len(self.points)} points")
+            return Verdict(None, f"waits for {len(coming)} of {len(self.points)} points", is_open=True)
         if len(unfinished) > self.stage.select.allow_failed:
             return Verdict(None, f"{list_points([point.stage.name for point in unfinished])} ended without a result")
         finished = {point.stage.name: point.run for point in self.points if point.is_finished and point.run}

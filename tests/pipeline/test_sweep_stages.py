@@ -1,5 +1,6 @@
 """Stages that are sweeps: their points, which of them is selected, and what waits for that."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from launcher.cli.views.pipeline_view import stages_table
 from launcher.pipeline.states import is_over, read_stages
 from launcher.run.ledger import read_attempts
 from launcher.run.sweep_points import read_points
+from tests.support.command_line import launcher
 from tests.support.fake_scheduler import FakeJob, read_made
 from tests.support.fake_stages import StageSpec, World, expected_content
 
@@ -249,3 +251,39 @@ def test_a_cancelled_sweep_is_resumed(world: World) -> None:
     world.run_to_the_end()
     assert set(states(world).values()) == {"finished"}
     assert list(world.made.values()) == [1] * 5
+
+
+def test_why_names_the_points_that_hold_a_selection_back(world: World, tmp_path: Path) -> None:
+    pipeline = world.submit(GRID)
+    assert pipeline
+    run_points(world)
+    run_points(world, 1)
+    profile = tmp_path / "cluster.yaml"
+    profile.write_text(json.dumps({"name": "test", "roots": world.cluster.roots.model_dump()}))
+    site, name = f"--cluster={profile}", pipeline.record.id
+
+    assert launcher("why", "p", site)[0].splitlines() == [
+        "s1: `s1-seed=5` ended without a result",
+        "s2: not submitted: waits for `s1`",
+        "next:",
+        f"  launcher why {name} STAGE  # explains one of them",
+        f"  launcher resume {name}  # takes up what failed or was stopped",
+    ]
+    told = launcher("why", "p", "s1", site)[0].splitlines()
+    assert told[0] == "nothing is selected: `s1-seed=5` ended without a result"
+    assert told[1].startswith("  s1-seed=5: failed")
+    assert told[-2:] == [
+        f"  launcher why {name} s1-seed=5  # explains this point",
+        f"  launcher resume {name}  # takes up what failed or was stopped",
+    ]
+    assert "is failed" in launcher("why", "p", "s1-seed=5", site)[0]
+    assert (
+        "nothing is selected yet; name one of its points: `s1-seed=7`" in launcher("logs", "p", "s1", site, code=2)[1]
+    )
+    assert "its stages are `s0`, `s1`, `s2`" in launcher("logs", "p", "s9", site, code=2)[1]
+
+    world.advance(pipeline, resume=True)
+    world.run_to_the_end()
+
+    assert launcher("why", "p", site)[0] == "all stages have finished\n"
+    assert launcher("why", "p", "s1", site)[0] == "selected `s1-seed=5` of 3 points, loss 5\n"

@@ -26,7 +26,8 @@ def describe_plan(plan: PipelinePlan) -> Iterator[str]:
         )
         counted = ", ".join(f"{count} {state}" for state, count in counts.items())
         selected = f"; selected: {select.finished.root.name}" if select and select.finished else ""
-        yield f"{name}: {len(points)} points: {counted}{selected}{after if counts['new'] else ''}"
+        after = after if counts["new"] else ""
+        yield f"{name}: {len(points)} point{'s' * (len(points) > 1)}: {counted}{selected}{after}"
 
 
 def _state(point: PlannedStage) -> str:
@@ -93,4 +94,4 @@ def _of_points(rows: Sequence[Mapping[str, Any]], is_selected: bool) -> str:
     parts += [f"{later} queued later"] if later else []
     parts += [f"{reused} finished already"] if reused else []
     best = "; one is selected when all have ended" if is_selected and reused < len(rows) else ""
-    return f"{len(rows)} points: {', '.join(parts)}{best}"
+    return f"{len(rows)} point{'s' * (len(rows) > 1)}: {', '.join(parts)}{best}"

@@ -66,24 +66,31 @@ def _row(one: StageState, states: Mapping[str, StageState]) -> tuple[str, ...]:
     return name, one.status.kind, state, one.status.id, one.status.job_id, steps, why
 
 
+def sweep_state(points: Sequence[StageState], select: StageState | None, states: Mapping[str, StageState]) -> str:
+    """Say in one word how a sweep is doing: the state of the points that asks most for attention."""
+    if select is not None and select.is_finished:
+        return "finished"
+    found = {_row(point, states)[2] for point in points}
+    if select is not None and found == {"finished"}:
+        return "waits" if select.may_advance else "failed"
+    return next((one for one in _WORST_FIRST if one in found), next(iter(found)))
+
+
 def _sweep_row(
     name: str, points: Sequence[StageState], select: StageState | None, states: Mapping[str, StageState]
 ) -> tuple[str, ...]:
-    """Write a sweep as one line: the state that asks most for attention, and how many points are in which."""
-    rows = [_row(point, states) for point in points]
-    counts = Counter(row[2] for row in rows)
-    state = next((one for one in _WORST_FIRST if counts[one]), next(iter(counts)))
-    counted = ", ".join(f"{count} {one}" for one, count in counts.items())
+    """Write a sweep as one line, with how many points are in which state, or which one is selected."""
+    counts = Counter(_row(point, states)[2] for point in points)
     alive = (point.status.job_id for point in points if point.status and point.is_alive)
-    jobs = dict.fromkeys(job.partition("_")[0] for job in alive)
-    kind = next((row[1] for row in rows if row[1]), "")
-    progress = f"{counts['finished']}/{len(points)}"
-    if select is None:
-        return name, kind, state, "", ", ".join(jobs), progress, f"points: {counted}"
-    if select.is_finished and select.status:
-        return name, kind, "finished", select.status.id, "", progress, f"selected {select.verdict.why}"
-    told = counted if select.is_alive else f"{counted}; nothing is selected: {select.verdict.why}"
-    return name, kind, state, "", ", ".join(jobs), progress, f"points: {told}"
+    jobs = ", ".join(dict.fromkeys(job.partition("_")[0] for job in alive))
+    kind = next((point.status.kind for point in points if point.status), "")
+    state, progress = sweep_state(points, select, states), f"{counts['finished']}/{len(points)}"
+    if select is not None and select.is_finished and select.status:
+        return name, kind, state, select.status.id, jobs, progress, f"selected {select.verdict.why}"
+    counted = ", ".join(f"{count} {one}" for one, count in counts.items())
+    is_idle = select is not None and not select.verdict.is_open and not select.may_advance
+    why = f"; nothing is selected: {select.verdict.why}" if select is not None and is_idle else ""
+    return name, kind, state, "", jobs, progress, f"points: {counted}{why}"
 
 
 def _state(one: StageState, states: Mapping[str, StageState]) -> tuple[str, str]:
