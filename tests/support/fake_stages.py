@@ -1,6 +1,7 @@
 """Pipelines of merges that only write a file, and the people and machines that get in each other's way."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,11 +96,14 @@ class World:
         roots = {name: str(self.folder / name) for name in ("runs", "models", "corpora", "data")}
         self.cluster = Cluster.model_validate_json(json.dumps({"name": "test", "roots": roots}))
         queue, find = (lambda _cluster: self.scheduler), self.scheduler.find
-        modules = ("submit.resubmit", "submit.plan_submission", "submit.queue_all", "pipeline.advance")
+        modules = [f"submit.{one}" for one in ("resubmit", "plan_submission", "queue_all")]
+        modules += ["pipeline.advance", "pipeline.submit"]
+        ids = (f"{number:06x}" for number in itertools.count(1))  # newest last, so that a history can be repeated
         self._patches = [
             *(patch(f"launcher.{module}.queue_of", queue) for module in modules),
             *(patch(f"launcher.{module}.find_jobs", find) for module in ("monitor.run_state", "operate.stop")),
             patch("launcher.operate.stop.end_jobs", self.scheduler.end),
+            patch("secrets.token_hex", lambda _: next(ids)),
             patch("launcher.pipeline.faults.check_all", lambda *_: []),
             patch("launcher.pipeline.faults.find_unstartable", lambda *_: []),
             patch("launcher.pipeline.plan.read_code", partial(read_code, source=self.folder / "code")),
@@ -113,9 +117,12 @@ class World:
 
     def submit(self, spec: Spec, **publish: str) -> Pipeline | None:
         """Submit a pipeline; None if it is refused."""
+        plan = plan_pipeline(load(spec, self.folder, publish), self.cluster)
         try:
-            pipeline = submit_pipeline(plan_pipeline(load(spec, self.folder, publish), self.cluster))
+            pipeline = submit_pipeline(plan)
         except (RunError, SlurmError):
+            if plan.folder.record.is_file():  # a part of it was queued
+                self.specs[str(plan.folder.root)] = spec
             return None
         self.specs[str(pipeline.folder.root)] = spec
         return pipeline
