@@ -64,6 +64,8 @@ class _Advance:
     told: list[str] = field(default_factory=list)
     jobs: dict[str, str] = field(default_factory=dict)
     """The jobs of stages that are queued or running."""
+    handed_over: set[str] = field(default_factory=set)
+    """Stages whose own jobs were cancelled, since another run does the same."""
     is_full: bool = False
 
     def run(self) -> None:
@@ -133,15 +135,19 @@ class _Advance:
 
     def _keep_alive(self, one: StageState, run: RunDir, choice: Choice) -> None:
         """Let a job that waits for a failed one wait for the job that took its place, or go if it is not needed."""
-        is_stuck = one.is_waiting and any(NEVER_SATISFIED in member.why for member in one.members)
+        is_stuck = any(NEVER_SATISFIED in member.why for member in one.members)
+        has_lost = any(name in self.handed_over for name in one.stage.awaits)
+        if not (one.is_waiting and (is_stuck or has_lost or self.resume)):
+            self.jobs[one.stage.name] = job_of(run)
+            return
         other = None
-        if is_stuck and not self.pipeline.record.rerun and not self.pipeline.is_stopped:
+        if not self.pipeline.record.rerun and not self.pipeline.is_stopped:
             other = choice.choose(one.stage, *recipe_of(run), one.stage.awaits)
         if other and other != run:
             self._hand_over(one.stage, run, other, choice)
             return
         self.jobs[one.stage.name] = job_of(run)
-        if self.cluster.executor == "slurm" and (is_stuck or (one.is_waiting and self.resume)):
+        if self.cluster.executor == "slurm":
             self._repair(one, choice)
 
     def _hand_over(self, stage: StageRecord, run: RunDir, other: RunDir, choice: Choice) -> None:
@@ -154,6 +160,7 @@ class _Advance:
         for member in (*list_shares(run), run):
             record = RunRecord.read(member.record)
             queue_of(self.cluster).cancel(SubmissionDir(Path(record.submissions[-1].folder)))
+        self.handed_over.add(stage.name)
         self.told.append(f"{stage.name}: is carried out by `{other.root.name}`, so its own job is cancelled")
         if stage.name in choice.finished:
             self._settle(stage, other)

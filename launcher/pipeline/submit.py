@@ -112,12 +112,12 @@ def remove(pipeline: Pipeline) -> None:
     """
     own, queue = _own_runs(pipeline), queue_of(pipeline.cluster)
     records = [RunRecord.read(one.record) for run in own for one in (*list_shares(run), run)]
-    submissions = dict.fromkeys(record.frozen_for for record in records if record.frozen_for)
+    submissions = [Path(name) for name in dict.fromkeys(one.frozen_for for one in records if one.frozen_for)]
     for folder in submissions:
         with contextlib.suppress(SlurmError):
-            queue.cancel(SubmissionDir(Path(folder)))
+            queue.cancel(SubmissionDir(folder))
     pipeline.folder.record.unlink(missing_ok=True)  # what is left, if this is killed, is no pipeline
-    for path in (*submissions, *(run.root for run in own), pipeline.folder.root):
+    for path in [*submissions, *(run.root for run in own), pipeline.folder.root]:
         shutil.rmtree(path, ignore_errors=True)
 
 
