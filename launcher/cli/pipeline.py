@@ -47,6 +47,7 @@ def submit_file(
     yes: bool, as_json: bool,
 ) -> "Pipeline | None":  # fmt: skip
     """Submit a pipeline; None if nothing was to be done, or for a dry run."""
+    from launcher.cli.submit_report import tell_turn
     from launcher.load.pipeline import load_pipeline
     from launcher.pipeline.plan import plan_pipeline
     from launcher.pipeline.submit import submit_pipeline
@@ -57,7 +58,7 @@ def submit_file(
         return None
     if plan.to_do and not yes:
         _ask_if_large(plan)
-    pipeline = submit_pipeline(plan)
+    pipeline = submit_pipeline(plan, tell_turn)
     _report(pipeline, plan, as_json)
     return pipeline
 

@@ -9,19 +9,21 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
 from launcher.pipeline.choose import Choice, recipe_of
-from launcher.pipeline.lock import one_at_a_time
+from launcher.pipeline.find import pipelines_with
 from launcher.pipeline.point_queue import QUEUE_IS_FULL, PointQueue
 from launcher.pipeline.record import Pipeline, StageRecord, replace_link
 from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
 from launcher.run.locations import Locations
-from launcher.run.paths import RunDir, list_shares
+from launcher.run.lock import one_at_a_time
+from launcher.run.paths import RunDir, SubmissionDir, list_shares
 from launcher.run.record import RunRecord
 from launcher.run.stage_inputs import missing_inputs
-from launcher.slurm.queue import queue_of
+from launcher.slurm.queue import end_jobs, queue_of
 from launcher.submit.resubmit import resubmit, resubmit_group
 
 
@@ -60,6 +62,8 @@ class _Advance:
     told: list[str] = field(default_factory=list)
     jobs: dict[str, str] = field(default_factory=dict)
     """The jobs of stages that are queued or running."""
+    handed_over: set[str] = field(default_factory=set)
+    """Stages whose own jobs were cancelled, since another run does the same."""
     is_full: bool = False
 
     @cached_property
@@ -70,14 +74,13 @@ class _Advance:
     def run(self) -> None:
         states, _ = read_stages(self.pipeline, self.cluster)
         choice = Choice(self.cluster, self.pipeline.folder.root.name)
-        for name, one in states.items():
+        for one in states.values():
             self.points.begin(one.stage)
             if one.is_finished and one.run:
                 self._settle(one.stage, one.run)
                 choice.note_finished(one.stage, one.run)
             elif one.is_alive and one.run:
-                self.jobs[name] = job_of(one.run)
-                self._repair(one, choice)
+                self._keep_alive(one, one.run, choice)
             elif self.pipeline.is_stopped:
                 continue
             elif one.stage.select:
@@ -162,11 +165,44 @@ class _Advance:
         missing = [member for member in one.members if member.is_over and member.state != "finished"]
         resubmit_group(run, self.cluster, [_folder(run, member.id) for member in missing], conditions)
 
-    def _repair(self, one: StageState, choice: Choice) -> None:
-        """Let a job that waits for a failed one wait for the job that took its place."""
+    def _keep_alive(self, one: StageState, run: RunDir, choice: Choice) -> None:
+        """Let a job that waits for a failed one wait for the job that took its place, or go if it is not needed."""
         is_stuck = any(NEVER_SATISFIED in member.why for member in one.members)
-        if self.cluster.executor != "slurm" or not one.is_waiting or not (is_stuck or self.resume):
+        has_lost = any(name in self.handed_over for name in one.stage.awaits)
+        if not (one.is_waiting and (is_stuck or has_lost or self.resume)):
+            self.jobs[one.stage.name] = job_of(run)
             return
+        other = None
+        if not self.pipeline.record.rerun and not self.pipeline.is_stopped:
+            other = choice.choose(one.stage, *recipe_of(run), one.stage.awaits)
+        if other and other != run:
+            self._hand_over(one.stage, run, other, choice)
+            return
+        self.jobs[one.stage.name] = job_of(run)
+        if self.cluster.executor == "slurm":
+            self._repair(one, choice)
+
+    def _hand_over(self, stage: StageRecord, run: RunDir, other: RunDir, choice: Choice) -> None:
+        """Give a stage that never started to the run that does the same, for all pipelines that have it."""
+        for pipeline in pipelines_with(run):
+            for its in pipeline.record.stages:
+                if pipeline.run_of(its.name) == run:
+                    pipeline.link_artifact(its, other)
+                    pipeline.link_stage(its.name, other)
+        for member in (*list_shares(run), run):
+            job = RunRecord.read(member.record).submissions[-1]
+            if stage.sweep:  # its submission is that of all points
+                end_jobs([job.job_id], self.cluster)
+            else:
+                queue_of(self.cluster).cancel(SubmissionDir(Path(job.folder)))
+        self.handed_over.add(stage.name)
+        self.told.append(f"{stage.name}: is carried out by `{other.root.name}`, so its own job is cancelled")
+        if stage.name in choice.finished:
+            self._settle(stage, other)
+        else:
+            self.jobs[stage.name] = job_of(other)
+
+    def _repair(self, one: StageState, choice: Choice) -> None:
         waiting = [name for name in one.stage.awaits if name not in choice.finished]
         if any(name not in self.jobs for name in waiting):
             return

@@ -9,7 +9,7 @@ from launcher.errors import SlurmError
 from launcher.pipeline.record import StageRecord
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
-from launcher.submit.resubmit import find_unqueued, queue_what_fits
+from launcher.submit.resubmit import queue_what_fits
 
 QUEUE_IS_FULL = re.compile(r"submit limit|MaxSubmitJob|violates accounting/QOS policy|temporarily unable to accept")
 """What sbatch says when no more jobs are taken for now."""
@@ -55,15 +55,15 @@ class PointQueue:
         points, self._points = self._points, []
         if not points:
             return
-        missing = find_unqueued([run for _, run in points], self.cluster)
-        before = {run: len(RunRecord.read(run.record).submissions) for run in missing}
+        runs = [run for _, run in points]
+        before = {run: len(RunRecord.read(run.record).submissions) for run in runs}
         try:
-            queue_what_fits(missing, self.cluster, self._conditions)
+            _, waiting = queue_what_fits(runs, self.cluster, self._conditions)
         except SlurmError as error:
             if not QUEUE_IS_FULL.search(str(error)):
                 raise
-        records = {run: RunRecord.read(run.record) for _, run in points}
-        waiting = [run for run in missing if len(records[run].submissions) == before[run]]
+            waiting = [run for run in runs if len(RunRecord.read(run.record).submissions) == before[run]]
+        records = {run: RunRecord.read(run.record) for run in runs}
         queued = {one.name: records[run].submissions[-1].job_id for one, run in points if run not in waiting}
         self.jobs.update(queued)
         self.is_full |= bool(waiting)

@@ -1,4 +1,7 @@
-"""Whatever people and machines do in whatever order: no stage starts early, none succeeds twice, and all end."""
+"""Whatever people and machines do in whatever order: no stage starts early, none succeeds twice, and all end.
+
+A failure prints `@reproduce_failure(...)`; written above the class of the machine, it repeats that history alone.
+"""
 
 import shutil
 import tempfile
@@ -138,7 +141,9 @@ class PipelineMachine(RuleBasedStateMachine):
 
 
 def test_no_stage_starts_early_none_succeeds_twice_and_all_end() -> None:
-    run_state_machine_as_test(PipelineMachine, settings=settings(max_examples=15, stateful_step_count=25))
+    run_state_machine_as_test(
+        PipelineMachine, settings=settings(max_examples=15, stateful_step_count=25, print_blob=True)
+    )
 
 
 class LargePipelineMachine(PipelineMachine):
@@ -149,4 +154,6 @@ class LargePipelineMachine(PipelineMachine):
 
 @pytest.mark.long
 def test_large_pipelines_hold_up_as_well() -> None:
-    run_state_machine_as_test(LargePipelineMachine, settings=settings(max_examples=100, stateful_step_count=60))
+    run_state_machine_as_test(
+        LargePipelineMachine, settings=settings(max_examples=100, stateful_step_count=60, print_blob=True)
+    )

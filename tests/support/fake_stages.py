@@ -1,6 +1,7 @@
 """Pipelines of merges that only write a file, and the people and machines that get in each other's way."""
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -133,12 +134,18 @@ class World:
         roots = {name: str(self.folder / name) for name in ("runs", "models", "corpora", "data")}
         self.cluster = Cluster.model_validate_json(json.dumps({"name": "test", "roots": roots}))
         queue, find = (lambda _cluster: self.scheduler), self.scheduler.find
-        modules = ("submit.resubmit", "submit.plan_submission", "submit.queue_all", "pipeline.advance")
+        modules = [f"submit.{one}" for one in ("resubmit", "plan_submission", "queue_all")]
+        modules += ["pipeline.advance", "pipeline.submit"]
+        ids = (f"{number:06x}" for number in itertools.count(1))  # newest last, so that a history can be repeated
         self._patches = [
             *(patch(f"launcher.{module}.queue_of", queue) for module in modules),
             *(patch(f"launcher.{module}.find_jobs", find) for module in ("monitor.run_state", "operate.stop")),
-            patch("launcher.operate.stop.end_jobs", self.scheduler.end),
+            *(
+                patch(f"launcher.{module}.end_jobs", self.scheduler.end)
+                for module in ("operate.stop", "pipeline.advance")
+            ),
             patch("launcher.submit.resubmit.read_submit_limit", lambda _cluster: None),
+            patch("secrets.token_hex", lambda _: next(ids)),
             patch("launcher.pipeline.faults.check_all", lambda *_: []),
             patch("launcher.pipeline.faults.find_unstartable", lambda *_: []),
             patch("launcher.pipeline.plan.read_code", partial(read_code, source=self.folder / "code")),
