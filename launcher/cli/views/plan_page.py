@@ -77,7 +77,8 @@ def _recipe(one: PlannedRecipe, cluster: "Cluster") -> Iterator[str]:
 
 
 def _memory(one: PlannedRecipe, limit: int | None) -> Iterator[str]:
-    found, bars = one.details, []
+    found = one.details
+    bars: list[MemoryBar] = []
     if found and found.memory:
         parts = {part: getattr(found.memory, part, 0) for part in PARTS}
         bars.append(MemoryBar("formula", parts, file_size(found.memory.total)))
@@ -103,7 +104,9 @@ def _ways(one: PlannedRecipe, limit: int | None) -> Iterator[str]:
     if not one.others or one.details is None:
         return
     yield "<h3>Ways that fit, cheapest first</h3>"
-    steps, rows, bars = one.details.steps, [], []
+    steps = one.details.steps
+    rows: list[list[str]] = []
+    bars: list[MemoryBar] = []
     for way in one.others[:_WAYS]:
         name = way.strategy if way.recomputes == "none" else f"{way.strategy}, {way.recomputes}"
         size, nodes = file_size(way.memory), f"{way.nodes} node{'s' * (way.nodes != 1)}"
@@ -145,7 +148,7 @@ def _messages(one: PlannedRecipe) -> Iterator[str]:
 
 
 def _whole_run(found: "TrainingDetails", cluster: "Cluster") -> Iterator[str]:
-    facts = []
+    facts: list[tuple[str, str]] = []
     if found.steps and found.tokens:
         facts.append(("length", f"{found.steps:,} steps, {quantity(found.tokens)} tokens"))
     if found.days and found.gpu_hours:
