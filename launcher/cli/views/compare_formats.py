@@ -70,4 +70,4 @@ def latex_table(found: Comparison) -> str:
 
 
 def _cell(row: ComparedScore | None) -> str:
-    return latex.cell(row and score_text(row.score, latex.SIGN), row is not None and row.is_marked)
+    return latex.cell(score_text(row.score, latex.SIGN), row.is_marked) if row else latex.cell(None, is_marked=False)

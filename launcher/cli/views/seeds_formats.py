@@ -52,4 +52,4 @@ def groups_as_latex(found: GroupedComparison) -> str:
 
 
 def _cell(row: GroupedScore | None) -> str:
-    return latex.cell(row and mean_text(row, latex.SIGN), row is not None and row.is_marked)
+    return latex.cell(mean_text(row, latex.SIGN), row.is_marked) if row else latex.cell(None, is_marked=False)
