@@ -1,6 +1,6 @@
 """DPO and GRPO on a real Slurm, preempted at every step of two epochs in turn: nothing tells them from a whole run.
 
-tests/train/test_preempted_every_step.py does the same for all kinds of alignment, without Slurm.
+tests/train/test_rl_resume.py and tests/kinds/test_dpo.py resume from checkpoints of such runs, without Slurm.
 """
 
 import os
