@@ -61,7 +61,7 @@ def _waiting(root: Path, sweep: str) -> list[RunDir]:
 @contextlib.contextmanager
 def _one_at_a_time(folder: SweepDir) -> Iterator[None]:
     """Hold the lock of a sweep. Without locks on the file system a run may get two jobs, one of which does nothing."""
-    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         with contextlib.suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)

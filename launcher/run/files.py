@@ -1,9 +1,15 @@
 """Writing files so that nobody reads a part of one. Standard library only."""
 
+import errno
 import os
 import shutil
+import stat
 import threading
 from pathlib import Path
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+"""A link, a folder or a socket is in its place."""
 
 
 def write_all(descriptor: int, content: bytes) -> None:
@@ -26,8 +32,37 @@ def replace_text(path: Path, text: str) -> None:
     """Put a whole file in place of another one, or of none, at once."""
     folder, name = os.path.split(path)
     staging = os.path.join(folder, f".{name}.{os.getpid()}.{threading.get_ident()}")
-    write_text(staging, text)
+    try:
+        descriptor = os.open(staging, _NEW, 0o666)
+    except (
+        FileExistsError
+    ):  # of a process that was killed; or of somebody who may write here, too, as a link to elsewhere
+        os.unlink(staging)
+        descriptor = os.open(staging, _NEW, 0o666)
+    try:
+        write_all(descriptor, text.encode())
+    finally:
+        os.close(descriptor)
     os.replace(staging, path)
+
+
+def open_lock(path: Path) -> int | None:
+    """Open a file to lock, in a folder that others may write into; None if that cannot be done.
+
+    What somebody else has put there is never followed to another place.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except PermissionError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
