@@ -1,7 +1,6 @@
 """`launcher compare`: scores of models side by side, with what is known of their differences."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption
 from launcher.cli.completion import complete_recipes_and_runs
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.scores.comparison import Comparison
@@ -98,7 +98,7 @@ def _check_formats(formats: int, group: bool, is_for_models: bool, published: st
 def _print_json(found: "Comparison", quoted: "PublishedTable | None") -> None:
     from launcher.cli.views.compare_formats import as_plain
 
-    typer.echo(json.dumps(as_plain(found) | ({"published": asdict(quoted)} if quoted else {}), indent=2))
+    print_json({**as_plain(found), "published": quoted and asdict(quoted)}, "models")
 
 
 def _print_for_papers(found: "Comparison", as_latex: bool) -> None:
@@ -127,7 +127,7 @@ def _compare_groups(
 
     found = compare_groups(group_models(models), baseline, metrics)
     if as_json:
-        typer.echo(json.dumps(groups_as_plain(found), indent=2))
+        print_json(groups_as_plain(found), "groups")
     elif as_csv:
         csv.writer(sys.stdout, lineterminator="\n").writerows(group_rows(found))
     else:
@@ -159,13 +159,12 @@ def _compare_sweep(name: str, metrics: list[str] | None, cluster: str | None, as
     points = find_sweep(profile, name)
     if not points:
         return False
-    for place, metric in enumerate(metrics or [None]):
-        sweep = read_sweep(profile, name, points, metric)
-        groups = group_seeds(sweep)
-        if as_json:
-            typer.echo(json.dumps({"metric": sweep.metric, "groups": [asdict(group) for group in groups]}, indent=2))
-        else:
-            typer.echo("\n" * bool(place) + "\n".join(group_lines(sweep, groups)))
+    found = [read_sweep(profile, name, points, metric) for metric in metrics or [None]]
+    if as_json:
+        means = [{"metric": one.metric, "groups": [asdict(group) for group in group_seeds(one)]} for one in found]
+        print_json({"sweep": name, "metrics": means}, "sweep")
+    else:
+        typer.echo("\n\n".join("\n".join(group_lines(one, group_seeds(one))) for one in found))
     return True
 
 

@@ -1,10 +1,9 @@
 """`launcher compare PIPELINE`: the scores of a whole system, and what its authors report."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.pipeline.record import Pipeline
@@ -27,7 +26,7 @@ def compare_pipeline(name: str, cluster: str | None, published: str | None, as_j
     quoted = _quote(pipeline, published)
     if as_json:
         plain = {"pipeline": pipeline.record.name, "scores": [asdict(one) for one in scores], "notes": notes}
-        typer.echo(json.dumps(plain | ({"published": asdict(quoted)} if quoted else {}), indent=2))
+        print_json({**plain, "published": quoted and asdict(quoted)}, "pipeline")
         return True
     from launcher.cli.views.published_view import print_published, print_stage_scores
 

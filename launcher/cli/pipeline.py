@@ -1,12 +1,13 @@
 """`launcher pipeline advance`, and what other commands do with a pipeline."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -74,21 +75,39 @@ def refuse_sweep(values: Sequence[str] | None) -> None:
         raise LauncherError(f"--sweep {values[0]}: is for recipes; a pipeline's stages have one value each")
 
 
-def validate_file(path: Path, overrides: Sequence[str], profile: "Cluster | None", rehearse: bool) -> None:
+def validate_file(
+    path: Path, overrides: Sequence[str], profile: "Cluster | None", rehearse: bool, as_json: bool
+) -> None:
     """Check a pipeline, and say what submitting it would do."""
+    from launcher.errors import RecipeError
     from launcher.load.pipeline import load_pipeline
     from launcher.pipeline.order import order_stages
     from launcher.pipeline.plan import plan_pipeline
 
-    loaded = load_pipeline(path, overrides, rehearse)
-    if profile is None:
-        typer.echo(f"{path}: ok: {loaded.recipe.name}: {', '.join(order_stages(loaded).awaits)}")
+    stages: dict[str, tuple[Sequence[str], str | None]] = {}
+    try:
+        loaded = load_pipeline(path, overrides, rehearse)
+        if profile is None:
+            stages = {name: (sorted(awaits), None) for name, awaits in order_stages(loaded).awaits.items()}
+        else:
+            plan = plan_pipeline(loaded, profile, rehearse)
+            names = {stage.record.name: stage.record.awaits for stage in plan.stages}
+            stages = {name: (awaits, _what(name, plan)) for name, awaits in names.items()}
+    except RecipeError as error:
+        if not as_json:
+            raise
+        print_json({"file": str(path), "stages": [], "faults": [vars(one) for one in error.faults]}, "pipeline")
+        raise typer.Exit(2) from None
+    if as_json:
+        rows = [{"stage": name, "awaits": awaits, "what": what} for name, (awaits, what) in stages.items()]
+        print_json({"file": str(path), "stages": rows, "faults": []}, "pipeline")
+    elif profile is None:
+        typer.echo(f"{path}: ok: {loaded.recipe.name}: {', '.join(stages)}")
         typer.echo("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)", err=True)
-        return
-    plan = plan_pipeline(loaded, profile, rehearse)
-    typer.echo(f"{path}: ok: {loaded.recipe.name}")
-    for stage in plan.stages:
-        typer.echo(f"  {stage.record.name}: {_what(stage.record.name, plan)}")
+    else:
+        typer.echo(
+            "\n".join([f"{path}: ok: {loaded.recipe.name}", *(f"  {name}: {stages[name][1]}" for name in stages)])
+        )
 
 
 def _print_plan(plan: "PipelinePlan") -> None:
@@ -132,7 +151,7 @@ def _report(pipeline: "Pipeline", plan: "PipelinePlan", as_json: bool) -> None:
         where = {"id": record.id if record else "", "job": job, "folder": str(run.root) if run else ""}
         rows.append({"stage": stage.record.name, **where, "reused": stage.finished is not None})
     if as_json:
-        typer.echo(json.dumps({"pipeline": str(pipeline.folder.root), "stages": rows}, indent=1))
+        print_json({"pipeline": str(pipeline.folder.root), "stages": rows}, "pipeline")
         return
     width = max(len(str(row["stage"])) for row in rows)
     for row, stage in zip(rows, plan.stages, strict=True):
@@ -162,7 +181,7 @@ def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool) -> None:
             {"stage": name, "awaits": one.stage.awaits, **(asdict(one.status) if one.status else {"state": "removed"})}
             for name, one in states.items()
         ]
-        typer.echo(json.dumps({"pipeline": str(pipeline.folder.root), "stages": stages, "notes": notes}, indent=2))
+        print_json({"pipeline": str(pipeline.folder.root), "stages": stages, "notes": notes}, "pipeline")
         return
     out = console()
     out.print(f"{pipeline.record.name}  {pipeline.folder.root}", markup=False, soft_wrap=True)

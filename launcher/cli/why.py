@@ -1,12 +1,12 @@
 """`launcher why`: why a run waits, or how it ended, and what to type next."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, RunArgument
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.monitor.tracebacks import RankError
@@ -21,7 +21,7 @@ def why(run: RunArgument, cluster: ClusterOption = None, as_json: JsonOption = F
     profile = load_cluster(cluster)
     explanation = explain_run(profile, find_run(profile, run))
     if as_json:
-        typer.echo(json.dumps(asdict(explanation), indent=2))
+        print_json(asdict(explanation))
         return
     first, *others = explanation.sentences
     typer.echo(f"{explanation.id} is {first}")
