@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 
 from launcher.devcluster.chaos.draw import Strike
@@ -89,8 +90,10 @@ class Storm:
                 return "starting"
         self._wait(lambda: self._trains_at(strike), f"the moment of {strike.fault.name}")
         if strike.phase == "saving":
-            self._wait(lambda: self._target.is_saving, "a checkpoint is being written", _LOOK_FOR_SAVES)
-            return "saving"
+            # A busy machine may let this process sleep through a save; then the fault strikes right after it.
+            before = self._target.newest_checkpoint
+            self._wait(lambda: self._saves_or_has_saved(before), "a checkpoint is being written", _LOOK_FOR_SAVES)
+            return "saving" if self._target.is_saving else "training"
         return "training"
 
     def _is_starting_or_trains(self) -> bool:
@@ -107,6 +110,9 @@ class Storm:
         reached = max(before + 1, int(strike.part * (attempts[-1].total_steps or 0)))
         has_checkpoint = not strike.fault.needs_checkpoint or self._target.newest_checkpoint is not None
         return self._target.last_step >= reached and has_checkpoint and bool(self._target.ranks())
+
+    def _saves_or_has_saved(self, before: Path | None) -> bool:
+        return self._target.is_saving or self._target.newest_checkpoint != before
 
     def _await_effect(self, fault: ChaosFault) -> None:
         if fault.until == "attempt over":
