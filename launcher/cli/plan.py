@@ -161,7 +161,7 @@ def _show(item: "LoadedRecipe", profile: "Cluster", rows: int) -> None:
 def _draw(
     path: Path, loaded: "Sequence[LoadedRecipe]", stages: "dict[Path, PipelineForecast]", profile: "Cluster"
 ) -> None:
-    from launcher.cli.views.plan_page import PlannedRecipe, page
+    from launcher.cli.views.plan_page import RecipePlan, page
     from launcher.errors import LauncherError
     from launcher.plan.alternatives import alternatives_of
     from launcher.plan.details import detail
@@ -172,7 +172,7 @@ def _draw(
     for item in loaded:
         found, others = detail(item, profile), alternatives_of(item, profile)
         why = "" if found else _why_nothing(item, profile)
-        planned.append(PlannedRecipe(item, found, kept_trace(item, profile), others, why))
+        planned.append(RecipePlan(item, found, kept_trace(item, profile), others, why))
     try:
         replace_text(path, page(planned, {one.stem: found for one, found in stages.items()}, profile))
     except OSError as error:

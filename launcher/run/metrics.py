@@ -20,10 +20,14 @@ _MEASURES = ("loss", "tokens_per_second")
 def is_sound(row: Row) -> bool:
     """Tell whether counts and times of a row are such, and measures numbers; a loss may be NaN."""
     return (
-        all(fits(int, row[name]) for name in _COUNTS if name in row)
+        all(_is_count(row[name]) for name in _COUNTS if name in row)
         and fits(float, row.get("time", 0.0))
         and all(isinstance(row.get(name, 0.0), int | float) for name in _MEASURES)
     )
+
+
+def _is_count(value: object) -> bool:
+    return fits(int, value) or (isinstance(value, float) and value.is_integer())
 
 
 def read_newest_rows(path: Path) -> list[Row]:

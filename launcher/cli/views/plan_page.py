@@ -25,7 +25,7 @@ _WAYS = 12
 
 
 @dataclass(frozen=True)
-class PlannedRecipe:
+class RecipePlan:
     """A recipe, and all that is known of its plan."""
 
     loaded: "LoadedRecipe"
@@ -36,7 +36,7 @@ class PlannedRecipe:
     why_nothing: str = ""
 
 
-def page(recipes: Sequence[PlannedRecipe], pipelines: "dict[str, PipelineForecast]", cluster: "Cluster") -> str:
+def page(recipes: Sequence[RecipePlan], pipelines: "dict[str, PipelineForecast]", cluster: "Cluster") -> str:
     """Make the page.
 
     Args:
@@ -59,7 +59,7 @@ def page(recipes: Sequence[PlannedRecipe], pipelines: "dict[str, PipelineForecas
     return "\n".join(lines)
 
 
-def _recipe(one: PlannedRecipe, cluster: "Cluster") -> Iterator[str]:
+def _recipe(one: RecipePlan, cluster: "Cluster") -> Iterator[str]:
     recipe, found = one.loaded.recipe, one.details
     yield f"<h2>{escape(recipe.name)}</h2>"
     if found is None:
@@ -76,7 +76,7 @@ def _recipe(one: PlannedRecipe, cluster: "Cluster") -> Iterator[str]:
     yield from _whole_run(found, cluster)
 
 
-def _memory(one: PlannedRecipe, limit: int | None) -> Iterator[str]:
+def _memory(one: RecipePlan, limit: int | None) -> Iterator[str]:
     found = one.details
     bars: list[MemoryBar] = []
     if found and found.memory:
@@ -100,7 +100,7 @@ def _memory(one: PlannedRecipe, limit: int | None) -> Iterator[str]:
         yield f'<p class="soft">The traced peak is in {escape(one.trace.place)}.</p>'
 
 
-def _ways(one: PlannedRecipe, limit: int | None) -> Iterator[str]:
+def _ways(one: RecipePlan, limit: int | None) -> Iterator[str]:
     if not one.others or one.details is None:
         return
     yield "<h3>Ways that fit, cheapest first</h3>"
@@ -133,7 +133,7 @@ def _time(found: "TrainingDetails") -> Iterator[str]:
     yield time_bars(rows)
 
 
-def _messages(one: PlannedRecipe) -> Iterator[str]:
+def _messages(one: RecipePlan) -> Iterator[str]:
     traffic = one.details.step.traffic if one.details and one.details.step else ()
     if traffic:
         yield "<h3>What a rank sends in a step</h3>"
