@@ -29,6 +29,12 @@ UNLIMITED = timedelta(days=7)
 """How long collectives wait where no hang is looked for: a person may be at a breakpoint."""
 
 
+_kept: list[Any] = []
+"""The groups that train, until this process ends. If DistributedDataParallel held the last reference to one, freeing it
+would wait for gloo's threads while it holds the interpreter's lock, and they may want that lock to free the tensors of
+their last message: a rank that was done with everything hung (https://github.com/pytorch/pytorch/issues/56297)."""
+
+
 @dataclass(frozen=True)
 class RankGroup:
     """All ranks of the attempt. Every method is a collective: all ranks call it, in the same order.
@@ -139,6 +145,7 @@ def process_group(context: Context) -> Iterator[RankGroup]:
     device = _device(context)
     _choose_gloo_interface()
     _init(ranks, device)
+    _kept.append(dist.group.WORLD)
     control = dist.new_group(backend="gloo", timeout=_timeout())
     WATCHDOG.heartbeat()
     try:

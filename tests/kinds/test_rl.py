@@ -22,21 +22,22 @@ pytestmark = pytest.mark.slow
 RLOO = {"name": "rloo", "generations": 4, "kl_weight": 0.001}
 GRPO = {"name": "grpo", "generations": 4}
 PPO = {"name": "ppo", "iterations": 2, "kl_weight": 0.0, "kl_control": "fixed"}
-LEARNING: dict[str, Any] = {
-    "generation": {"max_new_tokens": 8},
-    "optim": {"lr": 3e-3},
-}
-SIZES = {"rloo": (32, 14), "grpo": (32, 14), "ppo": (32, 28)}
-"""Completions of a step, and steps within which the token is learned."""
-PPO_ANY_SEED = {"length": "40 steps", "shape": "constant"}
-"""From one of the seeds PPO says another token first, of 8, from step 19 to step 37: nothing rewards trying others."""
+CALM_PPO = PPO | {"whiten": False}
+"""Whitened advantages are as large when nearly all rewards are equal as when they differ. Of 8 tokens PPO then learns 6
+or 7 from some seeds, and is so sure of the others that it tries no more."""
+STEPS = {"rloo": (14, 3e-3), "grpo": (14, 3e-3), "ppo": (60, 1e-3)}
+"""Steps within which the token is learned, and the learning rate. With 3e-3 PPO is too soon sure of other tokens."""
 
 
 def learn(folder: Path, algorithm: dict[str, Any], **changes: Any) -> RunDir:
-    size, steps = SIZES[algorithm["name"]]
-    batch = {"global_batch": f"{size} sequences", "micro_batch": size}
-    schedule = {"length": f"{steps} steps", "shape": "constant"}
-    run = make_rl(folder, algorithm, **{"batch": batch, "schedule": schedule, **LEARNING, **changes})
+    steps, rate = STEPS[algorithm["name"]]
+    sizes: dict[str, Any] = {
+        "batch": {"global_batch": "32 sequences", "micro_batch": 32},
+        "schedule": {"length": f"{steps} steps", "shape": "constant"},
+        "generation": {"max_new_tokens": 8},
+        "optim": {"lr": rate},
+    }
+    run = make_rl(folder, algorithm, **{**sizes, **changes})
     attempt = train(run)
     assert attempt.exit_codes == [FINISHED], attempt.log()
     return run
@@ -50,24 +51,22 @@ def kls(run: RunDir) -> list[float]:
     return [kl for (kl,) in told(run, "kl").values() if kl is not None]
 
 
-@pytest.mark.parametrize("algorithm", [RLOO, GRPO, PPO], ids=lambda one: one["name"])
+@pytest.mark.parametrize("algorithm", [RLOO, GRPO, CALM_PPO], ids=lambda one: one["name"])
 def test_a_token_that_is_rewarded_is_learned(tmp_path: Path, algorithm: dict[str, Any]) -> None:
     run = learn(tmp_path, algorithm)
 
     assert rewards(run)[0] < 0.1, "chance"
-    assert rewards(run)[-1] > 0.5, "of 512 tokens"
+    assert rewards(run)[-1] > 0.5, "of 256 tokens"
     says = said_by(run.outputs / "model")
     assert says.count(TOKEN) > 0.5 * len(says)
     assert {"value_head.weight", "value_head.bias"}.isdisjoint(load_file(run.outputs / "model" / "model.safetensors"))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("algorithm", [RLOO, GRPO, PPO], ids=lambda one: one["name"])
+@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("algorithm", [RLOO, GRPO, CALM_PPO], ids=lambda one: one["name"])
 def test_a_token_is_learned_from_any_seed(tmp_path: Path, algorithm: dict[str, Any], seed: int) -> None:
-    longer = {"schedule": PPO_ANY_SEED} if algorithm["name"] == "ppo" else {}
-
-    assert rewards(learn(tmp_path, algorithm, seed=seed, **longer))[-1] >= 0.9
+    assert rewards(learn(tmp_path, algorithm, seed=seed))[-1] >= 0.9
 
 
 def said_by(export: Path) -> list[str]:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 RLOO = {"name": "rloo", "generations": 4, "kl_weight": 0.001}
 GRPO = {"name": "grpo", "generations": 4}
 PPO = {"name": "ppo", "iterations": 2, "kl_weight": 0.0, "kl_control": "fixed", "whiten": False}
-"""Where all rewards are the same, whitening makes large advantages of what the value head is wrong by."""
+"""Where nearly all rewards are the same, whitening makes large advantages of what the value head is wrong by."""
 BATCH = {"global_batch": "32 sequences", "micro_batch": 32}
 RATE = 5e-4
 """With 1e-3 a policy says from some seeds the same letter to every question after few steps, and learns no more."""

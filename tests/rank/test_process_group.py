@@ -1,14 +1,18 @@
 """The ranks' group: what one rank alone agrees on, its device, and the way to the first node."""
 
 import dataclasses
+import gc
 import json
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from jobs.rank.process_group import RankGroup, interface_towards, process_group
 from jobs.rank.watchdog import WATCHDOG
@@ -41,6 +45,20 @@ def test_one_rank_needs_no_rendezvous_and_agrees_with_itself(run: RunDir, monkey
         group.barrier()
 
     assert not dist.is_initialized()
+
+
+def test_a_model_that_was_trained_is_not_the_last_to_hold_its_group(run: RunDir) -> None:
+    """Freeing it would wait for gloo's threads with the interpreter's lock held, which they may be waiting for."""
+
+    def train() -> Any:
+        with process_group(context_of(run)):
+            DistributedDataParallel(torch.nn.Linear(2, 2))
+            return weakref.ref(dist.group.WORLD)
+
+    groups = [train(), train()]  # torch itself keeps the first model of a process
+    gc.collect()
+
+    assert all(group() is not None for group in groups)
 
 
 def test_every_agreement_is_a_sign_of_life(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:

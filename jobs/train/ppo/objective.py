@@ -72,7 +72,8 @@ def estimate_advantages(
 def whiten(values: Tensor, mask: Tensor, sum_over_ranks: SumOverRanks) -> Tensor:
     """Shift and scale values to mean 0 and variance 1 over the masked entries of all ranks. A collective.
 
-    The variance is the unbiased one, as in TRL.
+    The variance is the unbiased one, as in TRL. Call it only where scores differ (`are_equal`): otherwise it enlarges
+    what the value head is wrong by, until that is as large as the advantage of a good completion over a bad one.
     """
     count, total = sum_over_ranks(torch.stack((mask.sum().double(), (values * mask).sum().double())))
     mean = total / count
@@ -80,6 +81,13 @@ def whiten(values: Tensor, mask: Tensor, sum_over_ranks: SumOverRanks) -> Tensor
     variance = squares / (count - 1).clamp(min=1)
     whitened: Tensor = (values - mean) * torch.rsqrt(variance + _EPSILON) * mask
     return whitened.to(values.dtype)
+
+
+def are_equal(scores: Tensor, sum_over_ranks: SumOverRanks) -> bool:
+    """Tell whether all completions of all ranks have the same score. A collective."""
+    own = scores.double()
+    count, total = sum_over_ranks(torch.stack((torch.ones_like(own).sum(), own.sum())))
+    return not sum_over_ranks((own != total / count).double().sum())
 
 
 def policy_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, clip: float) -> Tensor:

@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
-from jobs.train.ppo.objective import SumOverRanks, estimate_advantages, is_last, token_rewards, whiten
+from jobs.train.ppo.objective import SumOverRanks, are_equal, estimate_advantages, is_last, token_rewards, whiten
 from jobs.train.rollouts.buffer import MicroBatch
 from launcher.recipe.kinds.rl import RlRecipe
 from launcher.recipe.sections.rl_algorithms import Ppo
@@ -78,7 +78,7 @@ class Judge:
         rewards = token_rewards(scores, seen["logprobs"], reference, mask, kl_weight, settings.reward_baseline)
         advantages, returns = estimate_advantages(rewards, seen["values"], mask, settings.gamma, settings.lam)
         explained = self._explained(advantages, returns, mask)
-        if settings.whiten:
+        if settings.whiten and not are_equal(scores, self._sum):
             advantages = whiten(advantages, mask, self._sum)
         kls = ((seen["logprobs"] - reference) * mask).sum(1)
         total = self._sum(torch.stack((kls.sum().double(), torch.tensor(len(kls), device=args.device).double())))

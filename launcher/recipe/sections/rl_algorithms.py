@@ -111,8 +111,8 @@ class Ppo(Section):
     reward_baseline: float = 0.0
     """Subtracted from each reward."""
     whiten: bool = True
-    """Scale the advantages of a rollout to mean 0 and variance 1. Where all rewards of a rollout are equal, this
-    enlarges what the value head is wrong by, and can undo what was learned; write `false` if they can all be equal."""
+    """Scale the advantages of a rollout to mean 0 and variance 1, unless all its rewards are equal. Where nearly all
+    are equal, this enlarges what the value head is wrong by: write `false` if rewards have few possible values."""
 
     @override
     def _conflicts(self) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from jobs.train.ppo.kl_control import KlControl
 from jobs.train.ppo.objective import (
+    are_equal,
     clipped_tokens,
     estimate_advantages,
     is_last,
@@ -114,6 +115,18 @@ def test_whitening_is_that_of_the_reference_however_ranks_share_the_rows(seed: i
     squares = [(((padded - mean) * ragged.mask)[half] ** 2).sum() for half in halves]
     said = [whiten(padded[half], ragged.mask[half], _Answers([sum(totals), sum(squares)])) for half in halves]
     assert torch.cat(said).numpy() == pytest.approx(whole.numpy(), abs=1e-9)
+
+
+@given(score=st.floats(-100, 100, width=32), rows=st.integers(1, 200))
+def test_scores_are_equal_only_if_none_differs_on_any_rank(score: float, rows: int) -> None:
+    scores = torch.full((rows,), score)
+    other = torch.cat((scores, torch.tensor([torch.nextafter(scores[0], torch.tensor(torch.inf))])))
+    totals = torch.tensor([rows + 1, float(other.double().sum())], dtype=torch.float64)
+
+    assert are_equal(scores, alone)
+    assert not are_equal(other, alone)
+    # Of two ranks, the first has equal scores; the other one says that one of its own differs.
+    assert not are_equal(scores, _Answers([totals, torch.tensor(1.0)]))
 
 
 class _Answers:
