@@ -10,6 +10,10 @@ from launcher.cli.arguments import ClusterOption, JsonOption, RunArgument
 
 if TYPE_CHECKING:
     from launcher.monitor.tracebacks import RankError
+    from launcher.run.stacks import SharedStack
+
+_FRAMES = 12
+"""Of a stack; below them is how every rank got to where it is."""
 
 
 def why(run: RunArgument, cluster: ClusterOption = None, as_json: JsonOption = False) -> None:
@@ -29,6 +33,8 @@ def why(run: RunArgument, cluster: ClusterOption = None, as_json: JsonOption = F
         typer.echo(f"  {sentence}")
     for error in explanation.errors:
         _show_error(error)
+    for stack in explanation.stacks:
+        _show_stack(stack)
     for path in explanation.evidence:
         typer.echo(f"  log: {path}")
     if explanation.commands:
@@ -38,7 +44,18 @@ def why(run: RunArgument, cluster: ClusterOption = None, as_json: JsonOption = F
 
 
 def _show_error(error: "RankError") -> None:
-    from launcher.cli.views.wording import number_list
+    from launcher.run.numbers import ranks_in_words
 
-    typer.echo(f"  rank{'s' * (len(error.ranks) > 1)} {number_list(error.ranks)}: {error.error}")
+    typer.echo(f"  {ranks_in_words(error.ranks)}: {error.error}")
     typer.echo(f"    at {error.place}")
+
+
+def _show_stack(stack: "SharedStack") -> None:
+    from launcher.run.numbers import ranks_in_words
+    from launcher.run.stacks import short_frame
+
+    typer.echo(f"  {ranks_in_words(stack.ranks)} had got to:")
+    for frame in stack.frames[:_FRAMES]:
+        typer.echo(f"    {short_frame(frame)}")
+    if len(stack.frames) > _FRAMES:
+        typer.echo("    ...")

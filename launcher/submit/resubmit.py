@@ -19,6 +19,7 @@ from launcher.run.ledger import has_finished, read_attempts, read_json_lines
 from launcher.run.paths import RunDir, SubmissionDir, list_shares, submissions_root
 from launcher.run.record import RunRecord
 from launcher.site.submit_limit import is_exceeded, read_submit_limit
+from launcher.site.suspect_nodes import avoid_suspects
 from launcher.slurm.local_queue import LocalQueue
 from launcher.slurm.queue import Queue, dependency, queue_of
 from launcher.submit.freeze import FrozenRun
@@ -52,7 +53,7 @@ def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None, conditions
     if nodes is not None:
         _check_nodes(run, cluster, nodes)
     options = [*([] if nodes is None else [f"--nodes={nodes}"]), *dependency(conditions, is_kept=True)]
-    job = _queue_elements(queue, submission, [(index, FrozenRun(run, record))], options)
+    job = _queue_elements(queue, submission, [(index, FrozenRun(run, record))], options, nodes)
     return queue.element(job, index, size)
 
 
@@ -163,11 +164,8 @@ def resubmit_group(
     if run in missing:
         record = RunRecord.read(run.record)
         submission, _, _ = _submission_of(run, record)
-        jobs.append(
-            queue.add(
-                submission, dependency([*conditions, *(f"afterany:{job}" for job in awaited)], is_kept=bool(conditions))
-            )
-        )
+        waits = dependency([*conditions, *(f"afterany:{job}" for job in awaited)], is_kept=bool(conditions))
+        jobs.append(queue.add(submission, [*waits, *avoid_suspects(cluster, run).options]))
         FrozenRun(run, record).add_job(jobs[-1], submission, time.time())
     elif jobs:
         queue.wait_for(RunRecord.read(run.record).submissions[-1].job_id, awaited)
@@ -188,7 +186,11 @@ def _restart(run: RunDir, queue: LocalQueue, missing: Sequence[RunDir]) -> str:
 
 
 def _queue_elements(
-    queue: Queue, submission: SubmissionDir, elements: Sequence[tuple[int, FrozenRun]], options: Sequence[str] = ()
+    queue: Queue,
+    submission: SubmissionDir,
+    elements: Sequence[tuple[int, FrozenRun]],
+    options: Sequence[str] = (),
+    nodes: int | None = None,
 ) -> str:
     """Queue some runs of a submission; as many elements of an array run at once as before."""
     size = len(read_json_lines(submission.manifest))
@@ -197,7 +199,8 @@ def _queue_elements(
     for _, frozen in elements:
         frozen.folder.stop_request.unlink(missing_ok=True)
     array = [f"--array={indices}{limit[1] if limit else ''}"] if size > 1 else []
-    job = queue.add(submission, [*array, *options])
+    avoided = avoid_suspects(queue.cluster, elements[0][1].folder, nodes)
+    job = queue.add(submission, [*array, *options, *avoided.options])
     for index, frozen in elements:
         frozen.add_job(queue.element(job, index, size), submission, time.time())
     return job
