@@ -6,9 +6,9 @@ PYTEST := $(PYTHON_BIN)/python -m pytest -q
 TESTS := bash .ci/tests $(PYTHON_BIN)/python -q
 BENCHES := submit.py step_overhead.py "step_overhead.py --compile" checkpoint.py prepare.py read.py sft.py \
     "sft.py --adapter lora" align.py "align.py --adapter lora" export.py grpo.py molora.py evaluate.py generate.py \
-    terminology.py report.py status.py
+    terminology.py report.py status.py pipeline.py
 
-.PHONY: demo test fast long reproduce gpu install lint style types layers bench docs newest latest constraints
+.PHONY: demo test fast long reproduce chaos gpu install lint style types layers bench docs newest latest constraints
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -53,8 +53,17 @@ reproduce: install
 	bash .ci/slurm-packages
 	$(PYTEST) -m long tests/slurm/test_reproduce.py
 
-gpu: install
-	$(PYTEST) -m gpu -rs
+# Runs on a dev cluster that are broken again and again, by faults drawn from 20 seeds (CHAOS_SEEDS=3 make chaos: from
+# three, ten minutes each); what each fault cost is printed.
+chaos: install
+	bash .ci/slurm-packages
+	$(PYTEST) -m long tests/slurm/test_chaos.py -s
+
+# At most eight minutes. Installs nothing, so that it runs where nothing can be fetched: PYTHON=python3 names another
+# Python than that of .venv. What that lacks is skipped, and the report says so.
+PYTHON := $(if $(wildcard $(PYTHON_BIN)/python),$(PYTHON_BIN)/python,python3)
+gpu:
+	$(PYTHON) -m bench.gpu
 
 # All of them, also after one that missed its reach.
 bench: install

@@ -9,9 +9,7 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 from datetime import date
@@ -19,11 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.support.cpu_seconds import cpu_seconds
 from launcher.run.ledger import append_event
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord, Submitted
 
-ROOT = Path(__file__).parents[1]
 MOST = 1.0
 """Most times the peer's CPU seconds."""
 BEGIN = 1_790_000_000.0
@@ -44,7 +42,7 @@ def main() -> int:
         seconds: dict[str, list[float]] = {case: [] for case in commands}
         for _ in range(options.rounds):
             for case, command in commands.items():
-                seconds[case].append(_cpu_seconds(command, environment))
+                seconds[case].append(cpu_seconds(command, environment))
     medians = {case: statistics.median(values) for case, values in seconds.items()}
     return _report(medians, options)
 
@@ -76,15 +74,6 @@ def _row(step: int, attempt: int, time: float) -> str:
     draw = random.random
     row = {"time": time, "step": step, "attempt": attempt, "loss": 2 + draw(), "lr": 1e-4 * draw(), "grad_norm": draw()}
     return json.dumps({**row, "tokens_per_second": 9000 + draw(), "mfu": draw(), "memory_gib": 0.53466415}) + "\n"
-
-
-def _cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[:4])}: {done.stderr[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _report(medians: dict[str, float], options: argparse.Namespace) -> int:

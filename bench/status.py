@@ -9,15 +9,16 @@ running; Slurm's commands are stand-ins that answer at once and are counted: one
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 from datetime import date
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench.support.cpu_seconds import cpu_seconds
+
 MOST = 1.0
 """Most times the peer's CPU seconds."""
 BEGIN = 1_790_000_000
@@ -49,7 +50,7 @@ def main() -> int:
         for turn in range(options.rounds + 1):
             (folder / "calls").write_text("")
             for case, command in commands.items():
-                used = _cpu_seconds(command, environment)
+                used = cpu_seconds(command, environment)
                 if turn:
                     seconds[case].append(used)
         calls = (folder / "calls").read_text().split()
@@ -99,15 +100,6 @@ def _stand_ins(folder: Path, count: int, running: int) -> dict[str, str]:
         program.write_text(f"#!/bin/sh\necho {name} >> {folder}/calls\ncat {folder}/jobs\n")
         program.chmod(0o755)
     return {"PATH": f"{folder}/bin:{os.environ['PATH']}", "LAUNCHER_CLUSTER": str(folder / "cluster.yaml")}
-
-
-def _cpu_seconds(command: list[str], environment: dict[str, str]) -> float:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[:4])}: {done.stderr[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _report(medians: dict[str, float], calls: list[str], options: argparse.Namespace) -> int:

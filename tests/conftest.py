@@ -41,7 +41,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The same examples every time, and no limits of time; `--hypothesis-profile=search` looks for others.
 _UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-settings.register_profile("search", _UNHURRIED, max_examples=500)
+settings.register_profile("search", _UNHURRIED, max_examples=500, print_blob=True)
 settings.register_profile("repeatable", _UNHURRIED, derandomize=True)
 settings.load_profile("repeatable")
 

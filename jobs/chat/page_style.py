@@ -12,7 +12,8 @@ CSS = """
 #asking { align-items: end; gap: 0.5rem; }
 #asking button { height: 2.6rem; font-weight: 500; }
 .summary { min-height: 1.3rem; font-size: 0.8rem; color: var(--body-text-color-subdued); }
-.summary .fault { color: var(--error-text-color); }
+.summary .fault { color: #b91c1c; }
+.dark .summary .fault { color: #f87171; }
 @media (max-width: 700px) {
   #page, #answers { flex-direction: column; }
   #answers .answers { height: calc(100dvh - 13rem) !important; }

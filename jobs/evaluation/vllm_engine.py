@@ -21,9 +21,9 @@ from launcher.recipe.kinds.generate import GenerateRecipe
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 MEMORY_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
-"""Shares of the GPU's memory to ask for: vLLM's default, and less where other processes use some of it."""
+"""Shares of the GPU's memory to ask for: near vLLM's default (0.92 in 0.33), and less where others use some of it."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Values of `max_lora_rank` that vLLM 0.33 accepts."""
+"""Values of `max_lora_rank` that vLLM 0.33 accepts, besides 1."""
 
 
 class VllmEngine:

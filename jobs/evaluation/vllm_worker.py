@@ -23,6 +23,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """Slurm sends these to all processes of a step. The rank decides what follows; it ends this process itself."""
 _REFUSALS = (ValueError, TypeError, ImportError, NotImplementedError)
 """What vLLM raises for a model, an adapter or a setting that it cannot use, as opposed to a failure."""
+_REFUSAL = "VLLMClientError"
+"""Its own class for a request that it cannot serve; a ValueError before vLLM 0.33, and none since."""
 _SETTINGS = {
     # The engine in this process: it cannot outlive it, no signal reaches it, and its scheduler's order does not depend
     # on the timing of another process (https://docs.vllm.ai/en/latest/usage/reproducibility.html).
@@ -45,10 +47,14 @@ def main() -> None:
             answer(answers, {"texts": write_texts(model, adapter, json.loads(line))})
     except Exception as error:
         memory = memory_fault(error)
-        is_refusal = isinstance(error, _REFUSALS) and memory != "taken"
+        is_refusal = _is_refusal(error) and memory != "taken"
         found = {"error": type(error).__name__, "message": str(error), "is_refusal": is_refusal, "memory": memory}
         answer(answers, found)
         raise SystemExit(1) from None
+
+
+def _is_refusal(error: Exception) -> bool:
+    return isinstance(error, _REFUSALS) or any(one.__name__ == _REFUSAL for one in type(error).__mro__)
 
 
 def take_pipes() -> tuple[IO[str], IO[str]]:

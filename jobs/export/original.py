@@ -12,13 +12,14 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from jobs.export.inputs import ExportPlan
 from jobs.export.probe import Answers, PaddedBatch, TorchProbed, answers, difference, make_probe
 from jobs.models.build import build, check_rows, position_count
+from jobs.models.classifier import described_head
 from jobs.models.folder import load_tokenizer
 from jobs.models.merge.logit_check import LogitDifference
 from jobs.models.merge.peft_merge import attach, load_in_fp32, merge
 from jobs.models.tokenizer import padding_token
 from jobs.rank.stop_flag import STOP
 from jobs.rank.watchdog import WATCHDOG
-from launcher.artifacts.adapter_folder import WEIGHTS, AdapterFolder
+from launcher.artifacts.adapter_folder import MANIFEST, WEIGHTS, AdapterFolder
 from launcher.errors import LauncherError
 from launcher.recipe.sections.common import Model
 
@@ -88,8 +89,16 @@ def _load(plan: ExportPlan, device: torch.device, seed: int) -> Any:
 def _new_head(adapters: Sequence[AdapterFolder], pad: int) -> dict[str, Any] | None:
     """Return the settings of the head that an adapter brings; None: the model has its own."""
     heads = [(one, set(one.config.get("modules_to_save") or ())) for one in adapters]
-    found = next(((one.folder, names) for one, names in reversed(heads) if names), None)
-    return {"num_labels": _classes(*found), "pad_token_id": pad} if found else None
+    found = next(((one, names) for one, names in reversed(heads) if names), None)
+    if found is None:
+        return None
+    adapter, names = found
+    try:
+        return described_head(adapter.head, _classes(adapter.folder, names), pad)
+    except (ValueError, KeyError, TypeError) as error:
+        raise LauncherError(
+            f"model.adapters: `{adapter.folder.name}`: `head` in its {MANIFEST} does not fit ({error}); copy it again"
+        ) from error
 
 
 def _classes(folder: Path, heads: set[str]) -> int:

@@ -22,7 +22,6 @@ from transformers.exporters.exporter_onnx import OnnxExporter
 from transformers.exporters.quantizers.quantizer_onnxruntime import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
 from jobs.export.inputs import Task
-from jobs.rank.watchdog import WATCHDOG
 
 GRAPHS: dict[Task, tuple[str, ...]] = {"language model": ("prefill", "decode"), "classifier": ("model",)}
 """Names of the graphs; each is a file `NAME.onnx` and one `NAME.onnx.data` with its weights."""
@@ -53,7 +52,6 @@ def trace(model: PreTrainedModel, task: Task, folder: Path, is_quantised: bool) 
     quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig(per_channel=True)) if is_quantised else None
     config = OnnxConfig(dynamic=True, quantizer=quantizer)
     sample: dict[str, Any] = {**padded_sample(model.config.get_text_config().vocab_size)}
-    WATCHDOG.heartbeat()
     with _quiet():
         exporter = OnnxExporter()  # type: ignore[no-untyped-call]
         if task == "classifier":
@@ -64,7 +62,6 @@ def trace(model: PreTrainedModel, task: Task, folder: Path, is_quantised: bool) 
                 model, sample, config, generation_config=plain, multi_token_decode=True
             )
         exported.save_pretrained(folder)
-    WATCHDOG.heartbeat()
     if task == "language model":
         _share_weights(folder)
 
@@ -104,7 +101,6 @@ def _are_equal(one: Path, other: Path) -> bool:
         return False
     with one.open("rb") as left, other.open("rb") as right:
         while block := left.read(1 << 24):
-            WATCHDOG.heartbeat()
             if block != right.read(1 << 24):
                 return False
     return True

@@ -16,7 +16,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from jobs.export.inputs import ExportPlan, Task
 from jobs.models.build import build
-from jobs.rank.watchdog import WATCHDOG
 from launcher.recipe.sections.common import Model
 
 _WHOLE = "whole"
@@ -37,7 +36,6 @@ def write_weights(plan: ExportPlan, model: PreTrainedModel, folder: Path) -> Non
         return
     whole = folder / _WHOLE
     _save(plan, model, whole)
-    WATCHDOG.heartbeat()
     options = {"quantization_config": _quantization(plan.recipe.bits, plan.dtype), "dtype": plan.dtype}
     quantised: Any = _auto(plan.task).from_pretrained(whole, use_safetensors=True, **options)
     quantised.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]

@@ -68,7 +68,8 @@ def _make(plan: ExportPlan, context: Context) -> None:
     _require_positions(plan, original)
     STOP.raise_if_requested()
     staging = _open_staging(plan, context)
-    made = _write(plan, original, staging)
+    with WATCHDOG.counting_work():  # tracing, quantising and opening take minutes in libraries
+        made = _write(plan, original, staging)
     found = difference(original.answers, answers(made, original.probe, original.answers))
     bar = judge(plan, found)
     measured: dict[str, Any] = {
@@ -101,7 +102,6 @@ def _open_staging(plan: ExportPlan, context: Context) -> Path:
 
 def _write(plan: ExportPlan, original: Original, staging: Path) -> ProbedModel:
     """Write the export, and open it as anybody does."""
-    WATCHDOG.heartbeat()
     made: ProbedModel
     if plan.recipe.has_graphs:
         # Building either module takes seconds that other formats need not wait for.

@@ -1,6 +1,6 @@
 """Heads that classify, on causal language models and encoders, and their loss."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,37 @@ def head_settings(classes: Sequence[str], labels: Labels, tokenizer: PreTrainedT
         "problem_type": _PROBLEMS[labels],
         "pad_token_id": tokenizer.pad_token_id,
     }
+
+
+def describe_head(config: Any) -> dict[str, Any]:
+    """Say what the numbers of a head mean, for the manifest of an adapter: peft's files have no place for it.
+
+    Args:
+        config: Of the model with the head.
+    """
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    return {"labels": names, "problem_type": config.problem_type}
+
+
+def described_head(said: Mapping[str, Any], rows: int, pad: int) -> dict[str, Any]:
+    """Return the settings of a head that an adapter brings.
+
+    Args:
+        said: From `describe_head`; empty if nothing is known but its size.
+        rows: Numbers that it computes.
+        pad: The padding token.
+
+    Raises:
+        ValueError: it has another number of names.
+    """
+    found: dict[str, Any] = {"num_labels": rows, "pad_token_id": pad}
+    if not said:
+        return found
+    names = [*said["labels"]]
+    if len(names) != rows:
+        raise ValueError(f"it names {len(names)} classes, its head has {rows}")
+    label2id = {name: number for number, name in enumerate(names)}
+    return {**found, "id2label": dict(enumerate(names)), "label2id": label2id, "problem_type": said["problem_type"]}
 
 
 def reward_head(pad: int) -> dict[str, Any]:

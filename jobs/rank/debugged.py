@@ -6,7 +6,6 @@
 import os
 import pdb
 import runpy
-import sys
 import traceback
 from bdb import BdbQuit
 
@@ -61,4 +60,4 @@ def _run_under_debugpy(rank: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -85,7 +85,8 @@ def preflight(context: Context) -> StartBarrier | None:
     report = _report(context)
     barrier = None
     try:
-        barrier = open_start_barrier(context.ranks, lambda rank: node_of(context, rank))
+        attempt = f"{context.run.root}/{context.attempt}"
+        barrier = open_start_barrier(context.ranks, lambda rank: node_of(context, rank), attempt)
         found = judge([report]) if barrier is None else Judgement(**barrier.ask_all(report, _judge_for_all))
     except MissingRanksError as error:
         found = Judgement(node=str(error), unfit=error.nodes)

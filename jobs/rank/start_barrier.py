@@ -42,18 +42,20 @@ class StartBarrier:
     Args:
         ranks: This rank's place.
         where: Names the node of a rank, for messages.
+        attempt: Names this attempt, of all runs. Another job's ranks may come to this port: two jobs that start at the
+            same moment on one node can choose the same.
         seconds: How long to wait for the others.
     """
 
-    def __init__(self, ranks: Ranks, where: Callable[[int], str], seconds: float = START_SECONDS) -> None:
-        from torch.distributed import DistNetworkError, TCPStore  # type: ignore[attr-defined]
+    def __init__(self, ranks: Ranks, where: Callable[[int], str], attempt: str, seconds: float = START_SECONDS) -> None:
+        from torch.distributed import DistNetworkError, PrefixStore, TCPStore  # type: ignore[attr-defined]
 
         self._ranks = ranks
         self._where = where
         self._deadline = time.monotonic() + seconds
         self._seconds = seconds
         try:
-            self._store = TCPStore(
+            store = TCPStore(
                 os.environ["MASTER_ADDR"],
                 int(os.environ["MASTER_PORT"]) + 1,
                 is_master=ranks.is_main,
@@ -63,6 +65,7 @@ class StartBarrier:
         except DistNetworkError as error:
             what = "cannot open the start barrier" if ranks.is_main else f"did not arrive within {seconds:g} s"
             raise MissingRanksError(f"{self._name(0)} {what}: {error}") from error
+        self._store = PrefixStore(attempt, store)
 
     def ask_all(self, report: dict[str, Any], judge: Callable[[Sequence[dict[str, Any]]], Any]) -> Any:
         """Collect all reports on rank 0, and give its judgement to all ranks.
@@ -146,8 +149,8 @@ class StartBarrier:
         return f"rank {rank} on {self._where(rank)}"
 
 
-def open_start_barrier(ranks: Ranks, where: Callable[[int], str]) -> StartBarrier | None:
+def open_start_barrier(ranks: Ranks, where: Callable[[int], str], attempt: str) -> StartBarrier | None:
     """Open the barrier; None for a rank that is alone, or where torch is not installed."""
     if ranks.world_size == 1 or find_spec("torch") is None:
         return None
-    return StartBarrier(ranks, where, float(os.environ.get(batch_process.START_SECONDS) or START_SECONDS))
+    return StartBarrier(ranks, where, attempt, float(os.environ.get(batch_process.START_SECONDS) or START_SECONDS))

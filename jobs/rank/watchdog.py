@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from threading import Timer, get_ident
+from threading import Event, Thread, Timer, get_ident
 from traceback import walk_stack
 
 from jobs.rank.pace import Pace
 from launcher.run.heartbeat import VARIABLE, Bound, pulse_seconds
+
+_WORK = 0.01
+"""Share of a pulse that a thread has to compute to show that it makes progress."""
 
 
 class Watchdog:
@@ -40,6 +43,7 @@ class Watchdog:
         self._timer: Timer | None = None
         self._dump_at = 0.0
         self._next_pulse = float("inf")
+        self._counts_work = False
 
     def start(self, environ: Mapping[str, str]) -> None:
         """Watch from now on, if the batch process set a limit; call it before anything slow is imported."""
@@ -67,13 +71,13 @@ class Watchdog:
         """Tell that there is progress: all ranks have finished something together, or data was processed."""
         now = time.monotonic()
         self._pace.beat(now)
-        if now >= self._next_pulse:
+        if not self._counts_work and now >= self._next_pulse:
             self._renew()
 
     def turn_to(self, what: str) -> None:
         """Tell that something else begins: `training`, or nothing that is done again and again (empty)."""
         self._pace.turn_to(what, time.monotonic())
-        if self.limit:
+        if self.limit and not self._counts_work:
             self._renew()
 
     @contextmanager
@@ -85,6 +89,37 @@ class Watchdog:
             yield
         finally:
             self.turn_to(before)
+
+    @contextmanager
+    def counting_work(self) -> Iterator[None]:
+        """Take it for progress that this thread computes, while a library runs that cannot give heartbeats.
+
+        A thread that waits forever, for a lock or a file server, computes nothing and still counts as a hang. One that
+        computes forever does not. The code within must not fork.
+        """
+        self.heartbeat()
+        if not self.limit:
+            yield
+            return
+        over = Event()
+        counter = Thread(target=self._count_work, args=(time.pthread_getcpuclockid(get_ident()), over), daemon=True)
+        self._counts_work = True  # two threads must not set the timers
+        counter.start()
+        try:
+            yield
+        finally:
+            over.set()
+            counter.join()
+            self._counts_work = False
+            self.heartbeat()
+
+    def _count_work(self, clock: int, over: Event) -> None:
+        pulse, counted = pulse_seconds(self._bound.seconds), time.clock_gettime(clock)
+        while not over.wait(pulse):
+            now = time.clock_gettime(clock)
+            if now - counted >= _WORK * pulse:
+                counted = now
+                self._renew()
 
     def pause(self) -> None:
         """Watch no longer, until the next heartbeat: other processes work, and watch themselves."""

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Train
 
 from jobs.models.adapters.save import write_adapter
 from jobs.models.adapters.stack import BaseAdapter
+from jobs.models.classifier import describe_head
 from jobs.models.folder import let_others_read, local_folder
 from jobs.rank.atomic_files import sync, sync_tree
 from jobs.rank.context import Context
@@ -99,6 +100,7 @@ def export_model(
         if isinstance(model, PeftModel):
             write_adapter(model, weights, manifest["base_model"], staging)
             _write_generation_config(model, staging)
+            manifest = {**manifest, **_head_of(model)}
         else:
             _write(model, weights, published, staging)
         tokenizer.save_pretrained(staging)
@@ -148,6 +150,12 @@ def _gather_from_zero(model: PreTrainedModel, dtype: torch.dtype, keeps: bool) -
         if keeps:
             weights[name] = tensor
     return weights
+
+
+def _head_of(model: PeftModel) -> dict[str, Any]:
+    """Describe the head that an adapter brings; nothing if it brings none."""
+    has_head = model.peft_config["default"].task_type == "SEQ_CLS"
+    return {"head": describe_head(model.get_base_model().config)} if has_head else {}
 
 
 def _write_generation_config(model: PeftModel, folder: Path) -> None:

@@ -38,7 +38,7 @@ from jobs.train.during import EvaluationDuringTraining
 from jobs.train.export import export_model, is_exported, load_tokenizer, manifest_of
 from jobs.train.gradient_guard import GradientGuard
 from jobs.train.lr_schedule import lr_factor
-from jobs.train.metrics import EvaluationMetrics, StepMetrics, print_row
+from jobs.train.metrics import EvaluationMetrics, Row, StepMetrics, print_row
 from jobs.train.micro_batch import explaining_memory, sized
 from jobs.train.nan_guard import FiniteLoss
 from jobs.train.output_link import publish_name, refuse_taken
@@ -162,7 +162,8 @@ class TrainingRun(Generic[R]):
             self.print(f"{compile_layers(model)} layers are compiled in the first step, which takes minutes")
         declared = declared_trainable(model, trained_names(self._base_adapters))
         self._control = StepControl(context, self.group, recipe.checkpoint.interval, recipe.model.compile)
-        if self._layout.zero_stage != 3:  # its layers communicate in their forward pass
+        # A rank that is alone has nobody to compare itself with; layers of ZeRO-3 communicate in their forward pass.
+        if self.group.world_size > 1 and self._layout.zero_stage != 3:
             self._control.times.watch(model)
         self._tracker = open_tracker(context, recipe.tracking)
         self._stragglers = StragglerWatch(self._report, partial(node_of, context))
@@ -241,7 +242,7 @@ class TrainingRun(Generic[R]):
             if self.group.is_main:
                 print(line, flush=True)
 
-    def _judge_ranks(self, step: int) -> dict[str, float | int]:
+    def _judge_ranks(self, step: int) -> Row:
         """Say what is known of the ranks' speeds at a logged step."""
         ranks = self._control.of_ranks
         return self._stragglers.note(step, ranks) if ranks else {}

@@ -92,7 +92,7 @@ class StepTimes:
     def _mark(self) -> Any:
         if not self._on_gpu:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 
@@ -116,7 +116,7 @@ class StragglerWatch:
         self._points: deque[list[OwnTime]] = deque(maxlen=POINTS)
         self._reported: set[int] = set()
 
-    def note(self, step: int, ranks: Sequence[OwnTime]) -> dict[str, float | int]:
+    def note(self, step: int, ranks: Sequence[OwnTime]) -> dict[str, float | int | None]:
         """Take in what the ranks measured; return what belongs into the step's row."""
         self._points.append([*ranks])
         if len(self._points) == POINTS:

@@ -102,7 +102,7 @@ class GuardedTrainer(Trainer):
     def get_batch_samples(self, *arguments: Any, **options: Any) -> Any:
         """Measure how long this rank takes for the batches of a step."""
         with self.step_times.loading() if self.step_times else nullcontext():
-            return super().get_batch_samples(*arguments, **options)  # type: ignore[no-untyped-call]
+            return super().get_batch_samples(*arguments, **options)
 
     @override
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:

@@ -57,6 +57,12 @@ class AdapterFolder:
         return [name for name in names if isinstance(name, str) and name]
 
     @property
+    def head(self) -> dict[str, Any]:
+        """Names of the classes of its head, and the type of the problem; empty if its manifest does not say them."""
+        said = self.manifest.get("head")
+        return said if isinstance(said, dict) else {}
+
+    @property
     def is_beside_weights(self) -> bool:
         """Whether it adds something between the layers or before the text, and changes no weights."""
         return str(self.config.get("peft_type")) in _BESIDE_THE_WEIGHTS
@@ -86,8 +92,10 @@ class AdapterFolder:
             )
         task = self.config.get("task_type")
         if task not in (None, "CAUSAL_LM", *(["SEQ_CLS"] if only == "with head" else [])):
+            fix = "; `kind: export` merges one with a head" if task == "SEQ_CLS" else ""
             raise LauncherError(
                 f"`{self.folder.name}` is an adapter for `{task}`; only those of causal language models can be merged"
+                f"{fix}"
             )
 
     def require_stackable(self) -> None:

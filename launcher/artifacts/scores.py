@@ -4,6 +4,7 @@ Columns of items.parquet: `task`, `id`, `group`, `prompt_sha256`, `prediction`, 
 column for each metric, empty for items of tasks that lack it. Perplexities have `nll`, `tokens`, `words` and `bytes`.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,23 @@ def plus_minus(encoding: str | None) -> str:
 def find_scores(path: Path) -> Path | None:
     """Return the scores.json that a path leads to: itself, or in a run's `outputs`, or in a run directory."""
     return next((one for one in (path, path / SCORES, path / "outputs" / SCORES) if one.is_file()), None)
+
+
+def read_split_scores(path: Path) -> dict[str, dict[str, float | None]] | None:
+    """Read the scores of a `classify` run by split and metric; None if there are none.
+
+    Args:
+        path: As `find_scores` takes it.
+    """
+    file = find_scores(path)
+    try:
+        splits = json.loads(file.read_bytes())["splits"] if file else None
+        return splits and {
+            name: {metric: score["value"] for metric, score in split["scores"].items()}
+            for name, split in splits.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def read_scores(path: Path) -> EvaluationScores:

@@ -16,7 +16,6 @@ from launcher.cli.completion import complete_recipes_and_runs
 if TYPE_CHECKING:
     from launcher.scores.comparison import Comparison
     from launcher.scores.published import PublishedTable
-    from launcher.scores.scored_model import ScoredModel
 
 
 def compare(
@@ -65,17 +64,25 @@ def compare(
     from launcher.scores.published import read_published
     from launcher.scores.scored_model import choose_baseline, open_models
 
-    if len(evaluations) == 1 and _compare_one(evaluations[0], metric, cluster, published, as_json, group):
+    _check_formats(as_json + as_csv + as_latex, group, published, as_csv or as_latex)
+    others = [name for name, is_asked in (("--csv", as_csv), ("--latex", as_latex), ("--html", html)) if is_asked]
+    one = evaluations[0] if len(evaluations) == 1 else ""
+    if one and _compare_one(one, metric, cluster, published, as_json=as_json, group=group, others=others):
         return
-    _check_formats(as_json + as_csv + as_latex, group, as_latex or html is not None, published, as_csv or as_latex)
     quoted = read_published(published) if published is not None else None
     models = open_models(_places(evaluations, cluster))
     if group:
-        _compare_groups(models, choose_baseline(models, baseline), metric or (), as_json, as_csv)
+        from launcher.cli.compare_groups import show_groups
+
+        shape = "json" if as_json else "csv" if as_csv else "latex" if as_latex else "table"
+        show_groups(models, choose_baseline(models, baseline), metric or (), shape, html)
         return
     found = compare_models(models, choose_baseline(models, baseline), metric or ())
     if html is not None:
-        _write_page(html, found)
+        from launcher.cli.html_file import write_html
+        from launcher.cli.views.compare_page import page
+
+        write_html(html, page(found), models)
     if as_json:
         _print_json(found, quoted)
     elif as_csv or as_latex:
@@ -84,13 +91,11 @@ def compare(
         _print_table(found, quoted)
 
 
-def _check_formats(formats: int, group: bool, is_for_models: bool, published: str | None, is_bare: bool) -> None:
+def _check_formats(formats: int, group: bool, published: str | None, is_bare: bool) -> None:
     from launcher.errors import LauncherError
 
     if formats > 1:
         raise LauncherError("--json, --csv, --latex: each prints something else; write one of them")
-    if group and is_for_models:
-        raise LauncherError("--group: goes with the table, --json and --csv; leave --latex and --html out")
     if published is not None and (group or is_bare):
         raise LauncherError("--published: goes with the table and --json; leave --csv, --latex and --group out")
 
@@ -119,23 +124,15 @@ def _print_table(found: "Comparison", quoted: "PublishedTable | None") -> None:
         print_published(quoted)
 
 
-def _compare_groups(
-    models: "list[ScoredModel]", baseline: "ScoredModel", metrics: Sequence[str], as_json: bool, as_csv: bool
-) -> None:
-    from launcher.cli.views.seeds_view import group_rows, groups_as_plain, print_groups
-    from launcher.scores.seeds import compare_groups, group_models
-
-    found = compare_groups(group_models(models), baseline, metrics)
-    if as_json:
-        typer.echo(json.dumps(groups_as_plain(found), indent=2))
-    elif as_csv:
-        csv.writer(sys.stdout, lineterminator="\n").writerows(group_rows(found))
-    else:
-        print_groups(found)
-
-
 def _compare_one(
-    name: str, metrics: list[str] | None, cluster: str | None, published: str | None, as_json: bool, group: bool
+    name: str,
+    metrics: list[str] | None,
+    cluster: str | None,
+    published: str | None,
+    *,
+    as_json: bool,
+    group: bool,
+    others: Sequence[str],
 ) -> bool:
     """Show a pipeline or a sweep; False if the name is that of neither."""
     from launcher.artifacts.scores import find_scores
@@ -144,13 +141,16 @@ def _compare_one(
         return False
     from launcher.cli.compare_pipeline import compare_pipeline
 
-    if compare_pipeline(name, cluster, published, as_json):
+    if compare_pipeline(name, cluster, published, as_json, others):
         return True
-    return not group and _compare_sweep(name, metrics, cluster, as_json)
+    return not group and _compare_sweep(name, metrics, cluster, as_json, others)
 
 
-def _compare_sweep(name: str, metrics: list[str] | None, cluster: str | None, as_json: bool) -> bool:
+def _compare_sweep(
+    name: str, metrics: list[str] | None, cluster: str | None, as_json: bool, others: Sequence[str]
+) -> bool:
     """Print means over seeds of a sweep; False if there is no such sweep."""
+    from launcher.cli.compare_pipeline import refuse_other_forms
     from launcher.cli.views.sweep_view import group_lines
     from launcher.load import load_cluster
     from launcher.monitor.sweep import find_sweep, group_seeds, read_sweep
@@ -159,6 +159,7 @@ def _compare_sweep(name: str, metrics: list[str] | None, cluster: str | None, as
     points = find_sweep(profile, name)
     if not points:
         return False
+    refuse_other_forms(f"`{name}` is a sweep", others)
     for place, metric in enumerate(metrics or [None]):
         sweep = read_sweep(profile, name, points, metric)
         groups = group_seeds(sweep)
@@ -201,18 +202,3 @@ def _place(text: str, cluster: str | None) -> Path:
         kind, fix = RunRecord.read(run.record).kind, "name a finished run of `kind: evaluate`"
         raise RunError(f"`{text}`: is a run of `kind: {kind}` without scores; {fix}; `launcher status` lists the runs")
     return run.outputs
-
-
-def _write_page(path: Path, found: "Comparison") -> None:
-    from launcher.cli.views.compare_page import page
-    from launcher.errors import LauncherError
-
-    if path.suffix != ".html" or path.is_dir():
-        raise LauncherError(f"--html {path}: write the path of a file that ends in `.html`")
-    if not path.parent.is_dir():
-        raise LauncherError(f"--html {path}: there is no folder `{path.parent}`; make it, or write another path")
-    if any(model.scores.data_use != "open" for model in found.models):
-        path.touch()
-        path.chmod(0o600)
-    path.write_text(page(found), encoding="utf-8")
-    typer.echo(f"written: {path}", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.arguments import JsonOption
+from launcher.cli.arguments import JsonOption, RunArgument
 
 if TYPE_CHECKING:
     from launcher.devcluster import ClusterStatus, DevCluster
@@ -100,6 +100,37 @@ def revive_node(name: str, folder: Folder = DEFAULT_FOLDER) -> None:
     """Switch a killed node on again and wait until Slurm uses it."""
     _cluster(folder).revive_node(name)
     typer.echo(f"{name} is back")
+
+
+@app.command()
+def chaos(
+    run: RunArgument,
+    *,
+    folder: Folder = DEFAULT_FOLDER,
+    seed: Annotated[int, typer.Option(help="Which faults strike, and when.")] = 0,
+    faults: Annotated[int, typer.Option(min=1, help="How many faults strike.")] = 6,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Only these faults; repeatable.", metavar="FAULT")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="A run of the same recipe that nothing disturbed; its losses must be the same.", metavar="RUN"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Break a run again and again until it has finished, and show what each fault cost.
+
+    Faults and moments are drawn from the seed: preemption, time limit, kills, hangs, a full or read-only disk, torn
+    files, a silent slurmctld, and what administrators do. Where a run does not come back by itself it is resumed, as a
+    person would. Exits with 1 if its losses are not those of the run that nothing disturbed.
+    """
+    from launcher.cli.chaos import break_run
+    from launcher.devcluster.chaos import choose_faults, draw_strikes
+
+    strikes = draw_strikes(choose_faults(only or []), faults, seed)
+    raise typer.Exit(break_run(_cluster(folder), run, against, strikes, seed, as_json))
 
 
 def _dir_option(folder: Path) -> str:

@@ -1,33 +1,55 @@
 """`launcher doctor`: what a site will do with runs, before the first one is submitted."""
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption
+from launcher.cli.shipped import SHIPPED
 
 if TYPE_CHECKING:
+    from launcher.cluster import Cluster
     from launcher.doctor import Examination
 
 
 def doctor(
+    *,
     cluster: ClusterOption = None,
+    submit: Annotated[
+        bool,
+        typer.Option("--submit", help="Queue a small job that measures the site and is stopped once; wait for it."),
+    ] = False,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Nodes of that job.")] = 2,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="With --submit: only small files and messages, on CPUs as well.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say what the site will do with runs: stop requests, preemption, limits, folders; exit 1 if something is wrong.
 
-    Asks Slurm and looks at this machine; nothing is queued or changed.
+    Asks Slurm and looks at this machine; nothing is queued or changed, except with `--submit`.
     """
     from launcher.doctor import examine
     from launcher.load import load_cluster
 
-    found = examine(load_cluster(cluster))
+    profile = load_cluster(cluster)
+    found = _check(profile, nodes, rehearse) if submit else examine(profile)
     if as_json:
         _print_json(found)
     else:
         _print_table(found)
     raise typer.Exit(1 if found.problems else 0)
+
+
+def _check(cluster: "Cluster", nodes: int, rehearse: bool) -> "Examination":
+    from launcher.doctor import Examination
+    from launcher.doctor.site_check import site_check_findings
+    from launcher.operate.site_check import check_site
+    from launcher.site.partitions import ask_site
+
+    check = check_site(SHIPPED / "site_check.yaml", cluster, nodes, rehearse, lambda line: typer.echo(line, err=True))
+    return Examination(cluster.name, ask_site(cluster).version, tuple(site_check_findings(check)))
 
 
 def _print_json(found: "Examination") -> None:

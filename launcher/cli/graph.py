@@ -10,7 +10,10 @@ from launcher.cli.completion import complete_recipes_and_runs
 from launcher.errors import LauncherError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from launcher.cli.views.graph_view import GraphNode
+    from launcher.monitor.status import RunStatus
     from launcher.pipeline.record import Pipeline
     from launcher.pipeline.states import StageState
 
@@ -71,7 +74,10 @@ def _wait(seconds: int) -> None:
 
 def _read(pipeline: str, cluster: str | None) -> "tuple[list[GraphNode], bool]":
     """Read the stages, and whether nothing more will happen by itself."""
+    from collections import Counter
+
     from launcher.cli.views.graph_view import GraphNode
+    from launcher.cli.views.pipeline_view import by_stage
     from launcher.load import load_cluster
     from launcher.load.pipeline import load_pipeline
     from launcher.pipeline.find import require_pipeline
@@ -80,29 +86,53 @@ def _read(pipeline: str, cluster: str | None) -> "tuple[list[GraphNode], bool]":
 
     if pipeline.endswith((".yaml", ".yml")):
         loaded = load_pipeline(Path(pipeline))
-        kinds = {stage.name: stage.loaded.recipe.kind for stage in loaded.stages}
+        kinds = {stage.sweep or stage.name: stage.loaded.recipe.kind for stage in loaded.stages}
+        points = Counter(stage.sweep for stage in loaded.stages if stage.sweep)
         order = sort_loaded(loaded).items()
-        return [GraphNode(name, kinds[name], tuple(sorted(awaits))) for name, awaits in order], True
+        return [
+            GraphNode(name, kinds[name], tuple(sorted(awaits)), detail=f"{points[name]} points" if points[name] else "")
+            for name, awaits in order
+        ], True
     profile = load_cluster(cluster)
     found = require_pipeline(profile, pipeline)
     states, _ = read_stages(found, profile)
-    return [_node(found, one) for one in states.values()], is_over(states)
+    return [_node(found, name, its, states) for name, its in by_stage(states).items()], is_over(states)
 
 
-def _node(pipeline: "Pipeline", one: "StageState") -> "GraphNode":
+def _node(
+    pipeline: "Pipeline", name: str, its: "Sequence[StageState]", states: "Mapping[str, StageState]"
+) -> "GraphNode":
+    from launcher.cli.views.graph_view import GraphNode
+    from launcher.cli.views.pipeline_view import sweep_state
+
+    written = {one.stage.name: one.stage.sweep or one.stage.name for one in states.values()}
+    awaits = dict.fromkeys(written[each] for one in its for each in one.stage.awaits)
+    before = tuple(one for one in awaits if one != name)
+    points = [one for one in its if one.stage.sweep]
+    if points:
+        state = sweep_state(points, next((one for one in its if one.stage.select), None), states)
+        kind = next((point.status.kind for point in points if point.status), "")
+        return GraphNode(name, kind, before, state, _sweep_detail(points), "")
+    [one] = its
+    if one.status is None:
+        return GraphNode(name, "", before, "removed")
+    return GraphNode(name, one.status.kind, before, one.status.state, _detail(pipeline, one.status), one.status.id)
+
+
+def _sweep_detail(points: "Sequence[StageState]") -> str:
+    return f"{sum(point.is_finished for point in points)} of {len(points)} points finished"
+
+
+def _detail(pipeline: "Pipeline", status: "RunStatus") -> str:
+    """Say how long a stage took, or that it is used again."""
     import time
 
-    from launcher.cli.views.graph_view import GraphNode
     from launcher.cli.views.wording import duration
 
-    if one.status is None:
-        return GraphNode(one.stage.name, "", one.stage.awaits, "removed")
-    attempts = one.status.attempts
+    attempts = status.attempts
     taken = sum((each.ended or time.time()) - each.started for each in attempts)
-    if one.is_finished and one.status.created < pipeline.record.created:
-        detail = "finished before"
-    elif len(attempts) > 1:
-        detail = f"{duration(taken)}, {len(attempts)} attempts"
-    else:
-        detail = duration(taken) if attempts else ""
-    return GraphNode(one.stage.name, one.status.kind, one.stage.awaits, one.status.state, detail, one.status.id)
+    if status.state == "finished" and status.created < pipeline.record.created:
+        return "finished before"
+    if len(attempts) > 1:
+        return f"{duration(taken)}, {len(attempts)} attempts"
+    return duration(taken) if attempts else ""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from launcher.cluster import Cluster
     from launcher.pipeline.plan import PipelinePlan
     from launcher.pipeline.record import Pipeline
-    from launcher.pipeline.states import StageState
+    from launcher.run.paths import RunDir
 
 app = typer.Typer(help="Pipelines, where another command does not do.", no_args_is_help=True)
 
@@ -47,6 +47,7 @@ def submit_file(
     yes: bool, as_json: bool,
 ) -> "Pipeline | None":  # fmt: skip
     """Submit a pipeline; None if nothing was to be done, or for a dry run."""
+    from launcher.cli.submit_report import tell_turn
     from launcher.load.pipeline import load_pipeline
     from launcher.pipeline.plan import plan_pipeline
     from launcher.pipeline.submit import submit_pipeline
@@ -57,7 +58,7 @@ def submit_file(
         return None
     if plan.to_do and not yes:
         _ask_if_large(plan)
-    pipeline = submit_pipeline(plan)
+    pipeline = submit_pipeline(plan, tell_turn)
     _report(pipeline, plan, as_json)
     return pipeline
 
@@ -76,70 +77,55 @@ def refuse_sweep(values: Sequence[str] | None) -> None:
 
 def validate_file(path: Path, overrides: Sequence[str], profile: "Cluster | None", rehearse: bool) -> None:
     """Check a pipeline, and say what submitting it would do."""
+    from launcher.cli.views.pipeline_plan_view import describe_plan
     from launcher.load.pipeline import load_pipeline
-    from launcher.pipeline.order import order_stages
+    from launcher.pipeline.order import stage_names
     from launcher.pipeline.plan import plan_pipeline
 
     loaded = load_pipeline(path, overrides, rehearse)
     if profile is None:
-        typer.echo(f"{path}: ok: {loaded.recipe.name}: {', '.join(order_stages(loaded).awaits)}")
+        typer.echo(f"{path}: ok: {loaded.recipe.name}: {', '.join(stage_names(loaded))}")
         typer.echo("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)", err=True)
         return
     plan = plan_pipeline(loaded, profile, rehearse)
     typer.echo(f"{path}: ok: {loaded.recipe.name}")
-    for stage in plan.stages:
-        typer.echo(f"  {stage.record.name}: {_what(stage.record.name, plan)}")
+    for line in describe_plan(plan):
+        typer.echo(f"  {line}")
 
 
 def _print_plan(plan: "PipelinePlan") -> None:
-    for stage in plan.stages:
-        typer.echo(f"{stage.record.name}: {_what(stage.record.name, plan)}")
-        for one in stage.plan.submissions if stage.plan else ():
-            typer.echo(one.script, nl=False)
+    from launcher.cli.views.pipeline_plan_view import describe_plan
+
+    for line in describe_plan(plan):
+        typer.echo(line)
+    for one in {id(stage.plan): stage.plan for stage in plan.to_do if stage.plan}.values():
+        for submission in one.submissions:
+            typer.echo(submission.script, nl=False)
     typer.echo("nothing was written or queued", err=True)
-
-
-def _what(name: str, plan: "PipelinePlan") -> str:
-    stage = next(stage for stage in plan.stages if stage.record.name == name)
-    after = f", after {', '.join(stage.record.awaits)}" if stage.record.awaits else ""
-    if stage.finished:
-        return f"finished as {stage.finished.root.name}"
-    if stage.shared:
-        return f"carried out by {stage.shared.root.name} of another pipeline"
-    return f"a new run{after}"
 
 
 def _ask_if_large(plan: "PipelinePlan") -> None:
     """Ask for confirmation in a terminal before several stages are queued."""
     if not (len(plan.to_do) > 1 and sys.stdin.isatty() and sys.stderr.isatty()):
         return
+    from launcher.cli.views.pipeline_plan_view import describe_plan
     from launcher.pipeline.submit import ask_start
 
-    for stage in plan.stages:
-        typer.echo(f"{stage.record.name}: {_what(stage.record.name, plan)}", err=True)
+    for line in describe_plan(plan):
+        typer.echo(line, err=True)
     typer.echo(ask_start(plan), err=True)
     typer.confirm("submit?", abort=True, err=True)
 
 
 def _report(pipeline: "Pipeline", plan: "PipelinePlan", as_json: bool) -> None:
-    from launcher.run.record import RunRecord
+    from launcher.cli.views.pipeline_plan_view import report_lines, report_rows
 
-    rows = []
-    for stage in plan.stages:
-        run = pipeline.run_of(stage.record.name)
-        record = RunRecord.read(run.record) if run else None
-        job = record.submissions[-1].job_id if record and record.submissions and not stage.finished else ""
-        where = {"id": record.id if record else "", "job": job, "folder": str(run.root) if run else ""}
-        rows.append({"stage": stage.record.name, **where, "reused": stage.finished is not None})
+    rows = report_rows(pipeline, plan)
     if as_json:
         typer.echo(json.dumps({"pipeline": str(pipeline.folder.root), "stages": rows}, indent=1))
         return
-    width = max(len(str(row["stage"])) for row in rows)
-    for row, stage in zip(rows, plan.stages, strict=True):
-        what = f"job {row['job']}" if row["job"] else "is queued later"
-        if stage.finished:
-            what = "finished already, with the same recipe and inputs"
-        typer.echo(f"{str(row['stage']).ljust(width)}  {row['id']}  {what}")
+    for line in report_lines(rows):
+        typer.echo(line)
     name = pipeline.record.id
     if not plan.to_do:
         typer.echo("all stages have finished; nothing is queued (--rerun queues them again)", err=True)
@@ -148,25 +134,20 @@ def _report(pipeline: "Pipeline", plan: "PipelinePlan", as_json: bool) -> None:
     typer.echo(f"launcher stop {name}          save and stop", err=True)
 
 
-def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool) -> None:
-    """Show how the stages are doing."""
-    from dataclasses import asdict
-
-    from launcher.cli.views.pipeline_view import stages_table
+def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool, everything: bool = False) -> None:
+    """Show how the stages are doing; with `everything`, each point of a sweep."""
+    from launcher.cli.views.pipeline_view import stage_as_json, stages_table
     from launcher.cli.views.status_view import console
     from launcher.pipeline.states import read_stages
 
     states, notes = read_stages(pipeline, profile)
     if as_json:
-        stages = [
-            {"stage": name, "awaits": one.stage.awaits, **(asdict(one.status) if one.status else {"state": "removed"})}
-            for name, one in states.items()
-        ]
+        stages = [stage_as_json(one) for one in states.values()]
         typer.echo(json.dumps({"pipeline": str(pipeline.folder.root), "stages": stages, "notes": notes}, indent=2))
         return
     out = console()
     out.print(f"{pipeline.record.name}  {pipeline.folder.root}", markup=False, soft_wrap=True)
-    out.print(stages_table(states))
+    out.print(stages_table(states, everything))
     for note in notes:
         out.print(f"note: {note}", style="dim", markup=False)
 
@@ -176,21 +157,27 @@ def stop(pipeline: "Pipeline", profile: "Cluster", at_once: bool) -> None:
     from launcher.operate import stop as ending
 
     pipeline.folder.stop_request.touch()
-    for name, one in reversed(_alive(pipeline, profile)):
-        assert one.run is not None
-        if at_once:
-            ending.cancel(one.run, profile)
+    for name, runs in reversed(_alive(pipeline, profile).items()):
+        if len(runs) > 1:
+            count = (ending.cancel_all if at_once else ending.stop_all)(runs, profile)
+            typer.echo(f"{name}: {count} points {'cancelled' if at_once else 'asked to save and stop'}")
+        elif at_once:
+            ending.cancel(runs[0], profile)
             typer.echo(f"{name}: cancelled")
         else:
-            typer.echo(f"{name}: {ending.stop(one.run, profile)}")
+            typer.echo(f"{name}: {ending.stop(runs[0], profile)}")
     typer.echo(f"`launcher resume {pipeline.record.id}` continues {pipeline.record.name}")
 
 
-def _alive(pipeline: "Pipeline", profile: "Cluster") -> "list[tuple[str, StageState]]":
+def _alive(pipeline: "Pipeline", profile: "Cluster") -> "dict[str, list[RunDir]]":
+    """Give the runs that are queued or running, of a sweep those of its points together."""
     from launcher.pipeline.states import read_stages
 
-    states, _ = read_stages(pipeline, profile)
-    return [(name, one) for name, one in states.items() if one.is_alive]
+    found: dict[str, list[RunDir]] = {}
+    for name, one in read_stages(pipeline, profile)[0].items():
+        if one.run and one.is_alive:
+            found.setdefault(one.stage.sweep or name, []).append(one.run)
+    return found
 
 
 def resume(pipeline: "Pipeline", profile: "Cluster") -> None:

@@ -31,6 +31,9 @@ def plan(
     full: Annotated[
         bool, typer.Option("--full", help="Trace the whole model, not two of a few layers; takes minutes.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Draw it: one HTML page without scripts.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what trainings need, how long they take, what they cost, and in which other ways they fit.
@@ -41,30 +44,51 @@ def plan(
     the real model, adapter, mesh and optimizer on tensors without contents; what it finds is kept and shown beside the
     formulas. `launcher validate` checks whether recipes can work.
     """
-    from launcher.errors import LauncherError
     from launcher.load import load_cluster
     from launcher.load.pipeline import is_pipeline
 
     profile, paths = load_cluster(cluster), [Path(file) for file in files]
     pipelines = [path for path in paths if is_pipeline(path)]
-    if full and not trace:
-        raise LauncherError("--full: is how `--trace` traces; write both, or leave it out")
-    if pipelines and trace:
-        raise LauncherError(f"--trace: {pipelines[0]}: is a pipeline; name the recipes of its stages")
+    _refuse_contradictions(pipelines, trace=trace, full=full, is_page_and_json=bool(html and as_json))
     loaded = _load([path for path in paths if path not in pipelines], overrides or (), rehearse)
     stages = _forecast(pipelines, overrides or (), rehearse, profile)
     if trace:
         _trace_all(loaded, profile, full)
     if as_json:
-        plain: dict[str, object] = {"recipes": [_as_plain(item, profile, rows) for item in loaded]}
-        if stages:
-            plain["pipelines"] = [{"file": str(path), **asdict(found)} for path, found in stages.items()]
-        typer.echo(json.dumps(plain, indent=1))
-        return
+        _print_json(loaded, stages, profile, rows)
+    elif html:
+        _draw(html, loaded, stages, profile)
+    else:
+        _show_all(loaded, stages, profile, rows)
+
+
+def _print_json(
+    loaded: "Sequence[LoadedRecipe]", stages: "dict[Path, PipelineForecast]", profile: "Cluster", rows: int
+) -> None:
+    plain: dict[str, object] = {"recipes": [_as_plain(item, profile, rows) for item in loaded]}
+    if stages:
+        plain["pipelines"] = [{"file": str(path), **asdict(found)} for path, found in stages.items()]
+    typer.echo(json.dumps(plain, indent=1))
+
+
+def _show_all(
+    loaded: "Sequence[LoadedRecipe]", stages: "dict[Path, PipelineForecast]", profile: "Cluster", rows: int
+) -> None:
     for item in loaded:
         _show(item, profile, rows)
     for path, found in stages.items():
         _show_pipeline(path, profile, found)
+
+
+def _refuse_contradictions(pipelines: "Sequence[Path]", *, trace: bool, full: bool, is_page_and_json: bool) -> None:
+    from launcher.errors import LauncherError
+
+    if is_page_and_json:
+        raise LauncherError("--html: writes a page, and `--json` prints; leave one of them out")
+    if full and not trace:
+        raise LauncherError("--full: is how `--trace` traces; write both, or leave it out")
+    if pipelines and trace:
+        raise LauncherError(f"--trace: {pipelines[0]}: is a pipeline; name the recipes of its stages")
 
 
 def _load(paths: "Sequence[Path]", overrides: "Sequence[str]", rehearse: bool) -> "list[LoadedRecipe]":
@@ -134,6 +158,28 @@ def _show(item: "LoadedRecipe", profile: "Cluster", rows: int) -> None:
     if found is None:
         return
     print_alternatives(alternatives_of(item, profile)[:rows], found)
+
+
+def _draw(
+    path: Path, loaded: "Sequence[LoadedRecipe]", stages: "dict[Path, PipelineForecast]", profile: "Cluster"
+) -> None:
+    from launcher.cli.views.plan_page import PlannedRecipe, page
+    from launcher.errors import LauncherError
+    from launcher.plan.alternatives import alternatives_of
+    from launcher.plan.details import detail
+    from launcher.plan.trace import kept_trace
+    from launcher.run.files import replace_text
+
+    planned = []
+    for item in loaded:
+        found, others = detail(item, profile), alternatives_of(item, profile)
+        why = "" if found else _why_nothing(item, profile)
+        planned.append(PlannedRecipe(item, found, kept_trace(item, profile), others, why))
+    try:
+        replace_text(path, page(planned, {one.stem: found for one, found in stages.items()}, profile))
+    except OSError as error:
+        raise LauncherError(f"--html {path}: {error.strerror}; name a file that can be written") from None
+    typer.echo(f"{path}: written", err=True)
 
 
 def _why_nothing(item: "LoadedRecipe", profile: "Cluster") -> str:

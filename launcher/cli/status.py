@@ -67,7 +67,7 @@ def status(
         return
     refuse_where(where)
     if run is not None and (pipeline := find_pipeline(profile, run)):
-        show(pipeline, profile, as_json)
+        show(pipeline, profile, as_json, everything)
         return
     if run is not None:
         [one], notes = read_statuses(profile, [find_run(profile, run)], finished_tasks=True)

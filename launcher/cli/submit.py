@@ -22,7 +22,7 @@ from launcher.cli.arguments import (
 from launcher.cli.logs import follow_run
 from launcher.cli.pipeline import refuse_sweep, submit_file
 from launcher.cli.search import render_search, submit_search_file
-from launcher.cli.submit_report import report_all, tell_known, tell_waiting, warn
+from launcher.cli.submit_report import report_all, tell_known, tell_turn, tell_waiting, warn
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -81,7 +81,10 @@ def submit(
         bool, typer.Option("--test-only", help="Ask Slurm when it would start; queue nothing.")
     ] = False,
     rerun: Annotated[
-        bool, typer.Option("--rerun", help="Also queue what has finished already with the same recipe and inputs.")
+        bool,
+        typer.Option(
+            "--rerun", help="Also queue what is queued, runs or has finished with the same recipe and inputs."
+        ),
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large submission.")] = False,
     wait: Annotated[
@@ -92,9 +95,9 @@ def submit(
 ) -> None:
     """Check recipes, freeze each into a run directory with its code, and queue them.
 
-    A recipe that has finished already with the same inputs is not queued again: the run is named instead. A recipe
-    with a `sweep`, or `--sweep`, is queued once for each point; runs of points that ended before they had finished are
-    queued again.
+    A recipe that is queued, runs or has finished already with the same inputs is not queued again: the run is named
+    instead. A recipe with a `sweep`, or `--sweep`, is queued once for each point; runs of points that ended before they
+    had finished are queued again.
     """
     from launcher.load import load_cluster
     from launcher.submit.plan_submission import SubmitOptions
@@ -126,16 +129,12 @@ def _submit_recipes(
     wanted: "Sequence[LoadedRecipe]", profile: "Cluster", options: "SubmitOptions", rerun: bool,
     *, shows: "Callable[[SubmissionPlan], None] | None", yes: bool, as_json: bool,
 ) -> "list[RunDir]":  # fmt: skip
-    """Queue recipes that have not finished before, or only show what would be queued; return the new runs."""
-    from launcher.submit.plan_submission import plan_submission
-    from launcher.submit.queue_all import submit as queue
-    from launcher.submit.reuse import find_reusable
-    from launcher.submit.sweeps import SortedPoints, sort_points
+    """Queue recipes that have no run yet, or only show what would be queued; return the runs that are not over."""
+    from launcher.submit.missing import find_missing, submit_missing
 
-    points = SortedPoints(wanted, {}) if rerun else sort_points(wanted, find_reusable(wanted, profile), profile)
-    loaded = [wanted[place] for place in points.new]
-    tell_known(points)
-    plan = plan_submission(loaded, profile, options) if loaded else None
+    missing = find_missing(wanted, profile, options, rerun)
+    tell_known(missing.points)
+    plan = missing.plan
     if plan:
         warn(plan.recipes)
     if shows:
@@ -145,14 +144,10 @@ def _submit_recipes(
     if plan and not yes:
         _ask_if_public(plan)
         _ask_if_large(plan)
-    resumed = points.resume(profile)
-    frozen = queue(plan, lambda folders: points.write(profile, folders)) if plan else []
-    if not plan:
-        points.write(profile, [])
-    waiting = points.note_waiting(profile)
-    report_all(points, frozen, resumed, as_json)
-    tell_waiting(waiting)
-    return [*(run.folder for run in frozen), *points.over.values(), *points.alive.values()]
+    done = submit_missing(missing, tell_turn, tell_known)
+    report_all(done.points, done.frozen, done.resumed, as_json)
+    tell_waiting(done.waiting)
+    return [*(run.folder for run in done.frozen), *done.points.over.values(), *done.points.alive.values()]
 
 
 def _is_pipeline(files: Sequence[str]) -> bool:

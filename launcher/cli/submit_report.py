@@ -49,6 +49,7 @@ def tell_known(points: "SortedPoints") -> None:
     """Name the runs that make a new one needless: those that have finished, and of sweeps those that have not yet."""
     single = {place: run for place, run in points.finished.items() if points.wanted[place].point is None}
     _tell_reused(single)
+    _tell_single(points)
     for name in points.sweeps:
         places = {place for place, item in enumerate(points.wanted) if item.point and item.point.sweep == name}
         told = [
@@ -63,6 +64,11 @@ def tell_known(points: "SortedPoints") -> None:
         if told:
             new = len(places & {*points.new})
             typer.echo(f"{name}: of {len(places)} points {', '.join([*told, f'{new} new'])}", err=True)
+
+
+def tell_turn() -> None:
+    """Say why nothing happens for a moment."""
+    typer.echo("another process is queueing runs below this `roots.runs`; waiting for it to be done", err=True)
 
 
 def tell_waiting(waiting: "Mapping[str, Sequence[RunDir]]") -> None:
@@ -88,6 +94,16 @@ def _tell_reused(reused: "Mapping[int, RunDir]") -> None:
         when = f" ({clock(ended)})" if ended else ""
         told = f"{record.name}: finished as {record.id}{when}, with the same recipe and inputs; nothing is queued"
         typer.echo(f"{told} (--rerun queues it again)", err=True)
+
+
+def _tell_single(points: "SortedPoints") -> None:
+    from launcher.run.record import RunRecord
+
+    for place, run in points.alive.items():
+        if points.wanted[place].point is None:
+            record = RunRecord.read(run.record)
+            told = f"{record.name}: is queued or running as {record.id}, with the same recipe; nothing is queued"
+            typer.echo(f"{told} (--rerun queues it again)", err=True)
 
 
 def report_all(points: "SortedPoints", queued: "Sequence[FrozenRun]", resumed: "Sequence[str]", as_json: bool) -> None:

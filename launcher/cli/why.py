@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from launcher.cli.arguments import ClusterOption, JsonOption, RunArgument
+from launcher.cli.arguments import ClusterOption, JsonOption, RunArgument, StageArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from launcher.cluster import Cluster
     from launcher.monitor.tracebacks import RankError
     from launcher.run.stacks import SharedStack
 
@@ -16,14 +19,23 @@ _FRAMES = 12
 """Of a stack; below them is how every rank got to where it is."""
 
 
-def why(run: RunArgument, cluster: ClusterOption = None, as_json: JsonOption = False) -> None:
-    """Explain why a run waits or how it ended, and what to type next."""
+def why(
+    run: RunArgument, stage: StageArgument = None, cluster: ClusterOption = None, as_json: JsonOption = False
+) -> None:
+    """Explain why a run waits or how it ended, and what to type next.
+
+    Of a pipeline, each stage that has not finished is explained in a line; of a stage that is a sweep, its points.
+    """
     from launcher.load import load_cluster
     from launcher.monitor.find import find_run
     from launcher.monitor.why import explain_run
+    from launcher.pipeline.find import find_stage
 
     profile = load_cluster(cluster)
-    explanation = explain_run(profile, find_run(profile, run))
+    if lines := _explain_pipeline(profile, run, stage):
+        typer.echo(json.dumps(lines, indent=2) if as_json else "\n".join(lines))
+        return
+    explanation = explain_run(profile, find_stage(profile, run, stage) if stage else find_run(profile, run))
     if as_json:
         typer.echo(json.dumps(asdict(explanation), indent=2))
         return
@@ -31,16 +43,36 @@ def why(run: RunArgument, cluster: ClusterOption = None, as_json: JsonOption = F
     typer.echo(f"{explanation.id} is {first}")
     for sentence in others:
         typer.echo(f"  {sentence}")
-    for error in explanation.errors:
-        _show_error(error)
-    for stack in explanation.stacks:
-        _show_stack(stack)
+    _show_ranks(explanation.errors, explanation.stacks)
     for path in explanation.evidence:
         typer.echo(f"  log: {path}")
     if explanation.commands:
         typer.echo("next:")
     for command in explanation.commands:
         typer.echo(f"  {command}")
+
+
+def _explain_pipeline(profile: "Cluster", name: str, stage: str | None) -> list[str]:
+    """Explain a pipeline, or a stage of it that is a sweep; nothing if the name leads to a run."""
+    from launcher.pipeline.find import find_pipeline
+    from launcher.pipeline.states import read_stages
+    from launcher.pipeline.why import explain_stages, explain_sweep
+
+    pipeline = find_pipeline(profile, name)
+    if pipeline is None:
+        return []
+    if stage is None:
+        return [*explain_stages(read_stages(pipeline, profile)[0], pipeline.record.id)]
+    if not any(one.sweep == stage for one in pipeline.record.stages):
+        return []
+    return [*explain_sweep(stage, read_stages(pipeline, profile)[0], pipeline.record.id)]
+
+
+def _show_ranks(errors: "Sequence[RankError]", stacks: "Sequence[SharedStack]") -> None:
+    for error in errors:
+        _show_error(error)
+    for stack in stacks:
+        _show_stack(stack)
 
 
 def _show_error(error: "RankError") -> None:

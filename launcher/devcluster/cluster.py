@@ -223,7 +223,7 @@ class DevCluster:
         self._on_progress("MariaDB and slurmdbd answer")
 
     def _start_controller(self) -> None:
-        self._daemons.launch("slurmctld", ["slurmctld", "-D"])
+        self._daemons.launch("slurmctld", daemons.controller_argv())
         self._daemons.wait_for("slurmctld", partial(self._succeeds, "scontrol", "ping"))
         self._on_progress("slurmctld answers")
 

@@ -13,6 +13,8 @@ from launcher.devcluster.processes import Process, start, wait_until
 from launcher.errors import LauncherError
 from launcher.run.slurm_text import without_overrides
 
+CONTROLLER = "slurmctld"
+
 START_SECONDS = 180
 """How long a daemon may take to answer while it lives; on an idle machine each takes a second or two."""
 
@@ -78,6 +80,11 @@ class Daemons:
 
     def _output(self, name: str) -> Path:
         return self.layout.logs / f"{name}.out"
+
+
+def controller_argv() -> list[str]:
+    """Return the command line of slurmctld."""
+    return [CONTROLLER, "-D"]
 
 
 def slurmd_name(node: str) -> str:

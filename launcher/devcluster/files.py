@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,9 @@ from launcher.devcluster import config
 from launcher.devcluster.config import Settings
 from launcher.devcluster.layout import Layout
 from launcher.errors import LauncherError
+
+_UNREADABLE_IN_SLURM_CONF = re.compile(r"""[\s#"'%\x00-\x1f]""")
+"""slurm.conf ends values at spaces, starts comments at `#`, and replaces `%n` and the like in paths."""
 
 
 def read_settings(layout: Layout) -> Settings | None:
@@ -44,11 +48,17 @@ def write_files(settings: Settings, layout: Layout) -> None:
 
 
 def check_folder(layout: Layout) -> None:
-    """Refuse a folder that holds something else than a dev cluster.
+    """Refuse a folder that holds something else than a dev cluster, or whose path Slurm cannot read.
 
     Raises:
-        LauncherError: if there are other files.
+        LauncherError: There are other files, or the path holds a space, `#`, `"`, `%` or a control character.
     """
+    unreadable = sorted(set(_UNREADABLE_IN_SLURM_CONF.findall(str(layout.folder))))
+    if unreadable:
+        raise LauncherError(
+            f"--dir: `{layout.folder}` holds {', '.join(map(repr, unreadable))}, which paths in slurm.conf cannot hold;"
+            " give a folder without them, such as --dir /tmp/devcluster"
+        )
     if layout.settings.exists() or not layout.folder.exists():
         return
     if any(path.name != layout.lock.name for path in layout.folder.iterdir()):

@@ -8,20 +8,12 @@ from typing import Any
 
 from launcher.errors import Fault, RecipeError
 from launcher.load.compose import Composer, Override, relocate
-from launcher.load.recipes import LoadedRecipe, load_document, name_recipes
+from launcher.load.recipes import load_document, name_recipes
+from launcher.load.stage_points import LoadedChoice, LoadedStage, find_select_faults, read_points
 from launcher.load.translate import fault_at, validate
 from launcher.load.yaml_tree import Document, YamlNode
 from launcher.recipe import KINDS
 from launcher.recipe.pipeline import PipelineRecipe
-
-
-@dataclass(frozen=True)
-class LoadedStage:
-    """One stage of a pipeline, with its recipe as it is to be carried out."""
-
-    name: str
-    loaded: LoadedRecipe
-    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,10 +22,12 @@ class LoadedPipeline:
 
     recipe: PipelineRecipe
     stages: tuple[LoadedStage, ...]
-    """As they are written."""
+    """As they are written; of a sweep, its points."""
     path: Path
     text: str
     root: YamlNode
+    choices: tuple[LoadedChoice, ...] = ()
+    """Stages that are sweeps and have a `select`."""
 
     def place(self, key: str, message: str, code: Any) -> Fault:
         """Make a fault of the pipeline itself, at its line."""
@@ -65,13 +59,12 @@ def load_pipeline(path: Path, overrides: Sequence[str] = (), rehearse: bool = Fa
         composer.refuse(documents[1].root.origin, "structure", "a file holds one pipeline; write a file for each")
     pipeline = _read(composer, documents[0], path, rehearse) if documents else None
     found = [(path, fault) for fault in composer.all_faults(path)]
-    stages: list[LoadedStage] = []
     if pipeline is not None:
-        stages, faults = _load_stages(pipeline, parsed, rehearse)
+        pipeline, faults = _load_stages(pipeline, parsed, rehearse)
         found += faults
     if found or pipeline is None:
         raise RecipeError(name_recipes(found))
-    return replace(pipeline, stages=tuple(stages))
+    return pipeline
 
 
 def _read(composer: Composer, document: Document, path: Path, rehearse: bool) -> LoadedPipeline | None:
@@ -104,8 +97,9 @@ def _with_whole_stages(root: YamlNode) -> YamlNode:
 
 def _load_stages(
     pipeline: LoadedPipeline, overrides: Sequence[Override], rehearse: bool
-) -> tuple[list[LoadedStage], list[tuple[Path, Fault]]]:
+) -> tuple[LoadedPipeline, list[tuple[Path, Fault]]]:
     stages: list[LoadedStage] = []
+    choices: list[LoadedChoice] = []
     faults: list[tuple[Path, Fault]] = []
     common = [*_settings(pipeline.root), *overrides]
     used: set[tuple[str, ...]] = set()
@@ -118,20 +112,29 @@ def _load_stages(
         fitting = [one for one in common if one.keys[0] in known]
         used |= {one.keys for one in fitting}
         folder = os.path.relpath(pipeline.path.parent, path.parent)
-        settings = [Override(one.keys, relocate(one.value, folder)) for one in (*fitting, *_settings(own))]
+        settings = [
+            Override(one.keys, relocate(one.value, folder)) for one in (*fitting, *_settings(own), *_points(own))
+        ]
         loaded = load_document(composer, document, path, settings, rehearse) if document else []
-        if any(one.point for one in loaded):
-            what = f"the recipe of stage `{name}` has a `sweep` or a `search`"
-            message = f"{what}, and a stage is one run; write its values into `set`"
+        loaded = loaded[: pipeline.recipe.max_points]
+        if loaded and loaded[0].recipe.search:
+            message = (
+                f"the recipe of stage `{name}` has a `search`; write a `sweep` in its place, or submit it by itself"
+            )
             composer.refuse(own.origin, "structure", message)
         faults += [(path, fault) for fault in composer.all_faults(path)]
         if loaded:
-            stages.append(LoadedStage(name, loaded[0], stage.needs))
+            for key, message in find_select_faults(stage, loaded):
+                keys = filter(None, ("stages", name, "select", key))
+                faults.append((pipeline.path, fault_at(pipeline.root, tuple(keys), message, "conflict")))
+            points, choice = read_points(pipeline.recipe.name, name, stage, loaded)
+            stages += points
+            choices += [choice] if choice else []
     for one in common:
         if one.keys not in used and not faults:
             where = Fault(one.value.origin.file, one.value.origin.line, f"set.{'.'.join(one.keys)}", "", "unknown-key")
             faults.append((pipeline.path, replace(where, message="no stage has such a key; correct or remove it")))
-    return stages, faults
+    return replace(pipeline, stages=tuple(stages), choices=tuple(choices)), faults
 
 
 def _document(composer: Composer, pipeline: LoadedPipeline, own: YamlNode) -> tuple[Document | None, Path]:
@@ -162,6 +165,12 @@ def _settings(section: YamlNode) -> list[Override]:
     """Read the `set` of a pipeline or of a stage."""
     entries = _entries(section)
     return [Override(tuple(key.split(".")), node) for key, node in _entries(entries.get("set")).items()]
+
+
+def _points(section: YamlNode) -> list[Override]:
+    """Read the `sweep` of a stage, which takes the place of the recipe's."""
+    sweep = _entries(section).get("sweep")
+    return [] if sweep is None or sweep.value is None else [Override(("sweep",), sweep._replace(replaces=True))]
 
 
 def _entries(node: YamlNode | None) -> Mapping[str, YamlNode]:

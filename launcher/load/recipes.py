@@ -1,8 +1,10 @@
 """YAML files to recipes: every fault at once, each with its file, its line and the fix."""
 
 import difflib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from launcher.errors import Fault, RecipeError
@@ -13,6 +15,7 @@ from launcher.load.sweeps import expand, lay_options, name_points
 from launcher.load.translate import fault_at, validate
 from launcher.load.yaml_tree import Document, YamlNode
 from launcher.recipe import KINDS, Recipe
+from launcher.run.record import fingerprint
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,18 @@ class LoadedRecipe:
     """Where in a sweep or in the space of a search it is; None for a recipe without one."""
     artifacts: Path | None = None
     """Of a stage: the folder of its pipeline's artifacts, where names are looked up first."""
+    stage: str | None = None
+    """Its name, if it is one of several that are submitted together."""
 
     @property
     def folder(self) -> str:
         """Absolute folder of the file."""
         return str(self.path.parent.absolute())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the resolved recipe."""
+        return fingerprint(json.loads(self.recipe.model_dump_json()))
 
     def place(self, fault: Fault) -> Fault:
         """Add file and line to a fault that was found after loading."""

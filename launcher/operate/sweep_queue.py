@@ -1,16 +1,13 @@
 """Queueing the points of a sweep that the queue had no room for when it was submitted."""
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from launcher.cluster import Cluster
+from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
-from launcher.run.sweep_points import SweepDir, read_points, sweep_dir
+from launcher.run.sweep_points import read_points, sweep_dir
 from launcher.site.submit_limit import SubmitLimit, read_submit_limit
 from launcher.submit.resubmit import queue_what_fits
 
@@ -33,7 +30,7 @@ def advance(run: RunDir) -> list[str]:
     folder = sweep_dir(root, record.sweep)
     if not folder.waiting.exists():
         return []
-    with _one_at_a_time(folder):
+    with one_at_a_time(root):
         cluster = Cluster.model_validate_json(json.dumps(record.cluster))
         limit = read_submit_limit(cluster)
         waiting = _waiting(root, record.sweep)
@@ -56,15 +53,3 @@ def _waiting(root: Path, sweep: str) -> list[RunDir]:
     """Find the points that were never queued, and that nobody has cancelled."""
     runs = [RunDir(root / point.run) for point in read_points(root, sweep)]
     return [run for run in runs if not RunRecord.read(run.record).submissions and not run.stop_request.exists()]
-
-
-@contextlib.contextmanager
-def _one_at_a_time(folder: SweepDir) -> Iterator[None]:
-    """Hold the lock of a sweep. Without locks on the file system a run may get two jobs, one of which does nothing."""
-    descriptor = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

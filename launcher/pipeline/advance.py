@@ -5,26 +5,26 @@ remembered. Each stage has one run directory, so that even two jobs of one stage
 """
 
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
 from launcher.pipeline.choose import Choice, recipe_of
-from launcher.pipeline.lock import one_at_a_time
+from launcher.pipeline.find import pipelines_with
+from launcher.pipeline.point_queue import QUEUE_IS_FULL, PointQueue
 from launcher.pipeline.record import Pipeline, StageRecord, replace_link
 from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
 from launcher.run.locations import Locations
-from launcher.run.paths import RunDir, list_shares
+from launcher.run.lock import one_at_a_time
+from launcher.run.paths import RunDir, SubmissionDir, list_shares
 from launcher.run.record import RunRecord
 from launcher.run.stage_inputs import missing_inputs
-from launcher.slurm.queue import queue_of
+from launcher.slurm.queue import end_jobs, queue_of
 from launcher.submit.resubmit import resubmit, resubmit_group
-
-QUEUE_IS_FULL = re.compile(r"submit limit|MaxSubmitJob|violates accounting/QOS policy|temporarily unable to accept")
-"""What sbatch says when no more jobs are taken for now."""
 
 
 def advance(pipeline: Pipeline, cluster: Cluster, resume: bool = False) -> list[str]:
@@ -62,20 +62,47 @@ class _Advance:
     told: list[str] = field(default_factory=list)
     jobs: dict[str, str] = field(default_factory=dict)
     """The jobs of stages that are queued or running."""
+    handed_over: set[str] = field(default_factory=set)
+    """Stages whose own jobs were cancelled, since another run does the same."""
     is_full: bool = False
+
+    @cached_property
+    def points(self) -> PointQueue:
+        """Queues points of sweeps together."""
+        return PointQueue(self.cluster, self.told, self.jobs)
 
     def run(self) -> None:
         states, _ = read_stages(self.pipeline, self.cluster)
         choice = Choice(self.cluster, self.pipeline.folder.root.name)
-        for name, one in states.items():
+        for one in states.values():
+            self.points.begin(one.stage)
             if one.is_finished and one.run:
                 self._settle(one.stage, one.run)
                 choice.note_finished(one.stage, one.run)
             elif one.is_alive and one.run:
-                self.jobs[name] = job_of(one.run)
-                self._repair(one, choice)
-            elif not self.pipeline.is_stopped and (one.may_advance or (self.resume and one.may_resume)):
+                self._keep_alive(one, one.run, choice)
+            elif self.pipeline.is_stopped:
+                continue
+            elif one.stage.select:
+                self._select(one, choice)
+            elif one.may_advance or (self.resume and one.may_resume):
                 self._take_up(one, choice)
+        self.points.flush()
+
+    def _select(self, one: StageState, choice: Choice) -> None:
+        """Let the best point be what a stage came to, once all of its points have ended."""
+        run = one.verdict.run
+        if run is None:
+            choice.select(one.stage)
+            line, log = f"{one.stage.name}: nothing is selected: {one.verdict.why}", self.pipeline.folder.log
+            if not one.verdict.is_open and not (log.exists() and line in log.read_text(encoding="utf-8")):
+                self.told.append(line)
+            return
+        self.pipeline.link_artifact(one.stage, run)
+        self.pipeline.link_stage(one.stage.name, run)
+        self.told.append(f"{one.stage.name}: selected {one.verdict.why}")
+        self._settle(one.stage, run)
+        choice.note_finished(one.stage, run)
 
     def _take_up(self, one: StageState, choice: Choice) -> None:
         """Queue a stage whose inputs are there or on their way; nothing if a run elsewhere does its work."""
@@ -85,27 +112,35 @@ class _Advance:
         if not self.pipeline.record.rerun:
             other = choice.choose(stage, *recipe_of(run), stage.awaits)
         if other and other != run:
-            self.pipeline.link_artifact(stage, other)
-            self.pipeline.link_stage(stage.name, other)
-            if stage.name in choice.finished:
-                self.told.append(f"{stage.name}: `{other.root.name}` has finished with the same recipe and inputs")
-                self._settle(stage, other)
-                return
+            self._take_over(stage, other, choice)
             one = read_stages(self.pipeline, self.cluster)[0][stage.name]
             run = other
-            if one.is_alive:
-                self.jobs[stage.name] = job_of(other)
-                self.told.append(f"{stage.name}: is carried out by `{other.root.name}` of another pipeline")
+            if stage.name in choice.finished or stage.name in self.jobs:
                 return
         waiting = [name for name in stage.awaits if name not in choice.finished]
-        if self.is_full or any(name not in self.jobs for name in waiting):
+        if self.is_full or self.points.is_full or any(name not in self.jobs for name in waiting):
             return
         if self.cluster.executor == "local" and (waiting or self.jobs):
             return
         if not waiting and (missing := missing_inputs(RunRecord.read(run.record))):
             self.told.append(f"{stage.name}: {'; '.join(missing)}")
             return
-        self._queue(one, run, [f"afterok:{self.jobs[name]}" for name in waiting])
+        conditions = [f"afterok:{self.jobs[name]}" for name in waiting]
+        if stage.sweep and self.cluster.executor == "slurm" and not list_shares(run):
+            self.points.add(stage, run, conditions)
+        else:
+            self._queue(one, run, conditions)
+
+    def _take_over(self, stage: StageRecord, other: RunDir, choice: Choice) -> None:
+        """Let a run from elsewhere carry a stage out, which has finished, or is queued or running or about to be."""
+        self.pipeline.link_artifact(stage, other)
+        self.pipeline.link_stage(stage.name, other)
+        if stage.name in choice.finished:
+            self.told.append(f"{stage.name}: `{other.root.name}` has finished with the same recipe and inputs")
+            self._settle(stage, other)
+        elif read_stages(self.pipeline, self.cluster)[0][stage.name].is_alive:
+            self.jobs[stage.name] = job_of(other)
+            self.told.append(f"{stage.name}: is carried out by `{other.root.name}` of another pipeline")
 
     def _queue(self, one: StageState, run: RunDir, conditions: Sequence[str]) -> None:
         try:
@@ -130,11 +165,44 @@ class _Advance:
         missing = [member for member in one.members if member.is_over and member.state != "finished"]
         resubmit_group(run, self.cluster, [_folder(run, member.id) for member in missing], conditions)
 
-    def _repair(self, one: StageState, choice: Choice) -> None:
-        """Let a job that waits for a failed one wait for the job that took its place."""
+    def _keep_alive(self, one: StageState, run: RunDir, choice: Choice) -> None:
+        """Let a job that waits for a failed one wait for the job that took its place, or go if it is not needed."""
         is_stuck = any(NEVER_SATISFIED in member.why for member in one.members)
-        if self.cluster.executor != "slurm" or not one.is_waiting or not (is_stuck or self.resume):
+        has_lost = any(name in self.handed_over for name in one.stage.awaits)
+        if not (one.is_waiting and (is_stuck or has_lost or self.resume)):
+            self.jobs[one.stage.name] = job_of(run)
             return
+        other = None
+        if not self.pipeline.record.rerun and not self.pipeline.is_stopped:
+            other = choice.choose(one.stage, *recipe_of(run), one.stage.awaits)
+        if other and other != run:
+            self._hand_over(one.stage, run, other, choice)
+            return
+        self.jobs[one.stage.name] = job_of(run)
+        if self.cluster.executor == "slurm":
+            self._repair(one, choice)
+
+    def _hand_over(self, stage: StageRecord, run: RunDir, other: RunDir, choice: Choice) -> None:
+        """Give a stage that never started to the run that does the same, for all pipelines that have it."""
+        for pipeline in pipelines_with(run):
+            for its in pipeline.record.stages:
+                if pipeline.run_of(its.name) == run:
+                    pipeline.link_artifact(its, other)
+                    pipeline.link_stage(its.name, other)
+        for member in (*list_shares(run), run):
+            job = RunRecord.read(member.record).submissions[-1]
+            if stage.sweep:  # its submission is that of all points
+                end_jobs([job.job_id], self.cluster)
+            else:
+                queue_of(self.cluster).cancel(SubmissionDir(Path(job.folder)))
+        self.handed_over.add(stage.name)
+        self.told.append(f"{stage.name}: is carried out by `{other.root.name}`, so its own job is cancelled")
+        if stage.name in choice.finished:
+            self._settle(stage, other)
+        else:
+            self.jobs[stage.name] = job_of(other)
+
+    def _repair(self, one: StageState, choice: Choice) -> None:
         waiting = [name for name in one.stage.awaits if name not in choice.finished]
         if any(name not in self.jobs for name in waiting):
             return

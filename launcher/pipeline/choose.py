@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from launcher.cluster import Cluster
 from launcher.pipeline.find import list_pipelines
-from launcher.pipeline.record import Pipeline, StageRecord
+from launcher.pipeline.record import Pipeline, StageRecord, made_at
+from launcher.pipeline.selection import select_best
 from launcher.pipeline.states import read_stages
 from launcher.recipe import Recipe, read_recipe
 from launcher.recipe.identity import identify, recipe_checksum
@@ -26,6 +27,8 @@ class Choice:
     shared: dict[str, RunDir] = field(default_factory=dict)
     made: dict[tuple[Root, str], str] = field(default_factory=dict)
     """Where the artifacts of finished stages lie."""
+    going: set[str] = field(default_factory=set)
+    """Selections from points that all are finished or carried out by other pipelines."""
     _in_flight: dict[str, RunDir] | None = None
 
     def choose(self, stage: StageRecord, recipe: Recipe, folder: str, awaited: Iterable[str]) -> RunDir | None:
@@ -38,7 +41,7 @@ class Choice:
             awaited: The stages it waits for; they were chosen before.
         """
         awaited = [*awaited]
-        if not all(name in self.finished or name in self.shared for name in awaited):
+        if not self._are_known(awaited):
             return None
         is_ready = all(name in self.finished for name in awaited)
         if is_ready and (run := self._find_finished(recipe, folder)):
@@ -48,12 +51,28 @@ class Choice:
             self.shared[stage.name] = run
         return run
 
+    def select(self, stage: StageRecord) -> RunDir | None:
+        """Find the run that a selection selects; None if not all of its points have finished."""
+        assert stage.select is not None
+        points = {name: self.finished[name] for name in stage.awaits if name in self.finished}
+        if len(points) < len(stage.awaits):
+            self.going |= {stage.name} if self._are_known(stage.awaits) else set()
+            return None
+        run = select_best(stage.select, points).run
+        if run:
+            self.note_finished(stage, run)
+        return run
+
+    def _are_known(self, awaited: Iterable[str]) -> bool:
+        return all(name in self.finished or name in self.shared or name in self.going for name in awaited)
+
     def note_finished(self, stage: StageRecord, run: RunDir) -> None:
         """Let later stages find what a finished one made."""
         self.finished[stage.name] = run
         if stage.makes:
             artifact, name = stage.makes
-            self.made[root_of(artifact), name] = str(RunRecord.read(run.record).locations.folder(artifact, name))
+            lies = made_at(run) if stage.select else RunRecord.read(run.record).locations.folder(artifact, name)
+            self.made[root_of(artifact), name] = str(lies)
 
     def _find_finished(self, recipe: Recipe, folder: str) -> RunDir | None:
         root = expand(self.cluster.roots.runs)
@@ -81,7 +100,9 @@ def _runs_in_flight(pipeline: Pipeline, cluster: Cluster) -> Mapping[str, RunDir
             going.add(name)
             continue
         is_going = one.is_alive or (one.may_advance and not pipeline.is_stopped)
-        if one.run and is_going and set(one.stage.awaits) <= going:
+        if one.stage.select:
+            going |= {name} if set(one.stage.awaits) <= going else set()
+        elif one.run and is_going and set(one.stage.awaits) <= going:
             going.add(name)
             found[one.stage.key] = one.run
     return found

@@ -1,11 +1,13 @@
 """What is wrong with a pipeline: with the recipes of its stages, or with what they make together."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from launcher.cluster import Cluster
 from launcher.errors import Fault
 from launcher.load.pipeline import LoadedPipeline
 from launcher.load.recipes import LoadedRecipe, name_recipes
+from launcher.load.sweeps import name_points
 from launcher.plan import check_all
 from launcher.submit.partition_checks import find_unstartable
 
@@ -19,7 +21,13 @@ def find_faults(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe], clust
         cluster: The site.
     """
     pending = {item.recipe.makes.name: item.recipe.data_use for item in items.values() if item.recipe.makes}
-    found = [(item.path, fault) for item in items.values() for fault in check_all([item], cluster, pending)]
+    pending |= {one.makes[1]: items[one.points[0]].recipe.data_use for one in loaded.choices if one.makes}
+    found: list[tuple[Path, Fault]] = []
+    for its in _by_stage(loaded, items).values():
+        told = name_points(
+            ((item.point, fault) for item in its for fault in check_all([item], cluster, pending)), len(its)
+        )
+        found += [(its[0].path, fault) for fault in told]
     known = {(fault.file, fault.line, fault.key) for _, fault in found}
     for path, fault in find_unstartable(list(items.values()), cluster):
         if (fault.file, fault.line, fault.key) not in known:
@@ -27,18 +35,35 @@ def find_faults(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe], clust
     return [*name_recipes(found), *_two_of_a_name(loaded, items), *_unpublishable(loaded, items)]
 
 
+def _by_stage(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe]) -> dict[str, list[LoadedRecipe]]:
+    """Give the recipes of each stage as it is written: one, or one for each point of its sweep."""
+    found: dict[str, list[LoadedRecipe]] = {}
+    for stage in loaded.stages:
+        found.setdefault(stage.sweep or stage.name, []).append(items[stage.name])
+    return found
+
+
 def _two_of_a_name(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe]) -> Iterator[Fault]:
     makers: dict[tuple[str, str], str] = {}
-    for name, item in items.items():
-        if made := item.recipe.makes:
-            first = makers.setdefault((made.type, made.name), name)
-            if first != name:
-                message = f"stage `{first}` makes `{made.name}`, too; set another name in one of them"
-                yield loaded.place(f"stages.{name}", message, "conflict")
+    made = [
+        (name, (item.recipe.makes.type, item.recipe.makes.name)) for name, item in items.items() if item.recipe.makes
+    ]
+    made += [(choice.name, choice.makes) for choice in loaded.choices if choice.makes]
+    written = {stage.name: stage.sweep or stage.name for stage in loaded.stages}
+    for name, one in made:
+        first = makers.setdefault(one, name)
+        if first != name:
+            message = f"stage `{first}` makes `{one[1]}`, too; set another name in one of them"
+            yield loaded.place(f"stages.{written.get(name, name)}", message, "conflict")
 
 
 def _unpublishable(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe]) -> Iterator[Fault]:
+    makes = {name: item.recipe.makes is not None for name, item in items.items()}
+    makes |= {choice.name: choice.makes is not None for choice in loaded.choices}
     for name, stage in loaded.recipe.publish.items():
-        if items[stage].recipe.makes is None:
+        if stage not in makes:
+            message = f"stage `{stage}` is a sweep, of which no point is selected; write its `select`"
+            yield loaded.place(f"publish.{name}", message, "conflict")
+        elif not makes[stage]:
             message = f"stage `{stage}` makes nothing that has a name; set its `output`, or name another stage"
             yield loaded.place(f"publish.{name}", message, "conflict")

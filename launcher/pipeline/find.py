@@ -9,6 +9,8 @@ from launcher.monitor.find import FOLDER
 from launcher.pipeline.record import Pipeline
 from launcher.run.paths import PipelineDir, RunDir, expand
 
+_SHOWN = 10
+
 
 def list_pipelines(runs_root: Path) -> list[Pipeline]:
     """List the pipelines below a folder of runs, newest first."""
@@ -52,11 +54,17 @@ def find_stage(cluster: Cluster, pipeline: str, stage: str) -> RunDir:
         RunError: There is no such pipeline, no such stage, or its run was removed.
     """
     found = require_pipeline(cluster, pipeline)
-    names = [one.name for one in found.record.stages]
-    if stage not in names:
-        listed = ", ".join(f"`{name}`" for name in names)
+    its = {one.name: one for one in found.record.stages}
+    points = [one.name for one in found.record.stages if one.sweep == stage]
+    if stage not in its and not points:
+        written = dict.fromkeys(one.sweep or one.name for one in found.record.stages)
+        listed = ", ".join(f"`{name}`" for name in written)
         raise RunError(f"`{found.record.name}`: has no stage `{stage}`; its stages are {listed}")
     run = found.run_of(stage)
+    if run is None and points:
+        said = "nothing is selected yet" if stage in its else "it is a sweep"
+        listed = ", ".join(f"`{name}`" for name in points[:_SHOWN]) + (" ..." if len(points) > _SHOWN else "")
+        raise RunError(f"`{found.record.name}`: stage `{stage}`: {said}; name one of its points: {listed}")
     if run is None:
         raise RunError(f"`{found.record.name}`: the run of stage `{stage}` was removed; submit the pipeline again")
     return run

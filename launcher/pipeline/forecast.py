@@ -1,6 +1,6 @@
 """What a pipeline costs: the sum of its stages, and the days of those that wait for each other longest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from launcher.cluster import Cluster
@@ -9,6 +9,7 @@ from launcher.load.recipes import LoadedRecipe
 from launcher.pipeline.order import StageOrder, order_stages
 from launcher.plan.cost import attempt_gpu_hours
 from launcher.plan.details import detail
+from launcher.plan.edges import sort_stages
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class StageForecast:
     gpu_hours: float
     is_limit: bool
     """There is no estimate: it is one attempt up to its time limit."""
+    points: int | None = None
+    """Of a sweep: how many. Its days are those of the longest, as if all of them ran at once."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,44 @@ def forecast_pipeline(loaded: LoadedPipeline, cluster: Cluster) -> PipelineForec
         LauncherError: Stages wait for each other.
     """
     order, items = order_stages(loaded), {stage.name: stage.loaded for stage in loaded.stages}
-    stages = tuple(_forecast(name, order, items, cluster) for name in order.awaits)
-    longest = _longest({stage.name: stage for stage in stages})
-    days, hours = {stage.name: stage.days for stage in stages}, sum(stage.gpu_hours for stage in stages)
+    written = {stage.name: stage.sweep or stage.name for stage in loaded.stages}
+    selected = {choice.name: choice.points[0] for choice in loaded.choices}
+    whole = dict.fromkeys(written.get(name, name) for name in order.awaits)
+    members = {name: [one for one in written if written[one] == name] for name in whole}
+    stages: dict[str, StageForecast] = {}
+    for name, its in members.items():
+        points = [_forecast(one, order, items, selected, cluster) for one in its]
+        stages[name] = _join(name, points, written, is_sweep=its != [name])
+    stages = _sorted(stages)
+    longest = _longest(stages)
+    days, hours = {name: stage.days for name, stage in stages.items()}, sum(one.gpu_hours for one in stages.values())
     price = None if cluster.gpus.price is None else hours * cluster.gpus.price
-    return PipelineForecast(stages, longest, sum(days[name] for name in longest), hours, price)
+    return PipelineForecast(tuple(stages.values()), longest, sum(days[name] for name in longest), hours, price)
 
 
-def _forecast(name: str, order: StageOrder, items: Mapping[str, LoadedRecipe], cluster: Cluster) -> StageForecast:
+def _join(name: str, points: Sequence[StageForecast], written: Mapping[str, str], *, is_sweep: bool) -> StageForecast:
+    """Add up the points of a sweep; what they wait for is named as it is written."""
+    awaits = dict.fromkeys(written.get(one, one) for point in points for one in point.awaits)
+    return StageForecast(
+        name,
+        tuple(awaits),
+        max(point.days for point in points),
+        sum(point.gpu_hours for point in points),
+        any(point.is_limit for point in points),
+        len(points) if is_sweep else None,
+    )
+
+
+def _sorted(stages: Mapping[str, StageForecast]) -> dict[str, StageForecast]:
+    """Give the stages as they are written, each after those that it waits for."""
+    return {name: stages[name] for name in sort_stages({name: {*one.awaits} for name, one in stages.items()})}
+
+
+def _forecast(
+    name: str, order: StageOrder, items: Mapping[str, LoadedRecipe], selected: Mapping[str, str], cluster: Cluster
+) -> StageForecast:
     awaits, item = tuple(sorted(order.awaits[name])), items[name]
-    found = detail(_from_what_there_is(name, order, items), cluster)
+    found = detail(_from_what_there_is(name, order, items, selected), cluster)
     if found and found.days is not None and found.gpu_hours is not None:
         return StageForecast(name, awaits, found.days, found.gpu_hours, is_limit=False)
     recipe = item.recipe
@@ -65,10 +96,13 @@ def _forecast(name: str, order: StageOrder, items: Mapping[str, LoadedRecipe], c
     return StageForecast(name, awaits, recipe.resources.time.seconds / 86400, hours, is_limit=True)
 
 
-def _from_what_there_is(name: str, order: StageOrder, items: Mapping[str, LoadedRecipe]) -> LoadedRecipe:
+def _from_what_there_is(
+    name: str, order: StageOrder, items: Mapping[str, LoadedRecipe], selected: Mapping[str, str]
+) -> LoadedRecipe:
     """Return a stage's recipe with the model that its own starts from, however many stages are between."""
     item, path, maker = items[name], None, order.reads[name].get("model.path")
     while maker is not None:
+        maker = selected.get(maker, maker)
         models = [one for one in items[maker].recipe.inputs() if one.type == "model"]
         if not models:
             return item

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +16,10 @@ from launcher.load.recipes import LoadedRecipe
 from launcher.pipeline.choose import Choice
 from launcher.pipeline.faults import find_faults
 from launcher.pipeline.order import StageOrder, order_stages
-from launcher.pipeline.record import StageRecord
+from launcher.pipeline.record import Selection, StageRecord, made_at
 from launcher.recipe.identity import look_at_input, recipe_checksum
 from launcher.run.locations import Locations
 from launcher.run.paths import PipelineDir, RunDir
-from launcher.run.record import RunRecord
 from launcher.submit.plan_submission import SubmissionPlan, SubmitOptions, plan_submission, runs_root_of
 from launcher.submit.render import slug
 from launcher.submit.snapshot import Snapshot, read_code
@@ -31,13 +30,14 @@ class PlannedStage:
     """One stage, and what is left to do of it."""
 
     record: StageRecord
-    loaded: LoadedRecipe
+    loaded: LoadedRecipe | None
+    """None: it has no run of its own, but selects one of those that it waits for."""
     finished: RunDir | None = None
     """A run that did all of it."""
     shared: RunDir | None = None
     """A run of another pipeline that is doing it."""
     plan: SubmissionPlan | None = None
-    """Its own run; None if it needs none."""
+    """Its own run, together with the other points of a sweep that need one; None if it needs none."""
 
 
 @dataclass(frozen=True)
@@ -80,29 +80,52 @@ def plan_pipeline(
     order = order_stages(loaded)
     if faults := find_faults(loaded, items, cluster):
         raise RecipeError(faults)
-    keys = _keys(items, order, cluster, folder.root.name if rerun else "")
+    keys = _keys(loaded, items, order, cluster, folder.root.name if rerun else "")
     base = PipelinePlan(loaded, cluster, folder, _checksum([keys, dict(loaded.recipe.publish)]), (), rehearsal, rerun)
-    choice, snapshot = Choice(cluster, folder.root.name), read_code(root)
-    stages = []
-    for name, awaits in order.awaits.items():
-        made = items[name].recipe.makes
-        record = StageRecord(name, tuple(sorted(awaits)), (made.type, made.name) if made else None, keys[name])
-        stages.append(_plan_stage(PlannedStage(record, items[name]), base, choice, snapshot))
-    plan = replace(base, stages=tuple(stages))
+    stages = [*_plan_stages(loaded, items, order, keys, base)]
+    plan = replace(base, stages=tuple(_with_plans(stages, base, read_code(root))))
     if faults := [*_taken_names(plan)]:
         raise RecipeError(faults)
     return plan
 
 
-def _plan_stage(stage: PlannedStage, plan: PipelinePlan, choice: Choice, snapshot: Snapshot) -> PlannedStage:
-    """Find out who carries a stage out."""
-    record, item = stage.record, stage.loaded
-    run = None if plan.rerun else choice.choose(record, item.recipe, item.folder, record.awaits)
-    if run:
-        is_finished = record.name in choice.finished
-        return replace(stage, finished=run if is_finished else None, shared=None if is_finished else run)
-    options = SubmitOptions(rehearsal=plan.rehearsal, pipeline=plan.folder.root, stage=record.name, check=False)
-    return replace(stage, plan=plan_submission([item], plan.cluster, options, snapshot))
+def _plan_stages(
+    loaded: LoadedPipeline,
+    items: Mapping[str, LoadedRecipe],
+    order: StageOrder,
+    keys: Mapping[str, str],
+    plan: PipelinePlan,
+) -> Iterator[PlannedStage]:
+    """Find out who carries each stage out; those that need a run of their own have no plan yet."""
+    choice = Choice(plan.cluster, plan.folder.root.name)
+    sweeps = {stage.name: stage.sweep for stage in loaded.stages}
+    choices = {one.name: one for one in loaded.choices}
+    for name, awaits in order.awaits.items():
+        if one := choices.get(name):
+            select = Selection(one.metric, one.direction, one.allow_failed)
+            record = StageRecord(name, one.points, one.makes, keys[name], select=select)
+            yield PlannedStage(record, None, None if plan.rerun else choice.select(record))
+            continue
+        item, made = items[name], items[name].recipe.makes
+        makes = (made.type, made.name) if made else None
+        record = StageRecord(name, tuple(sorted(awaits)), makes, keys[name], sweeps[name])
+        run = None if plan.rerun else choice.choose(record, item.recipe, item.folder, record.awaits)
+        is_finished = name in choice.finished
+        yield PlannedStage(record, item, run if is_finished else None, None if is_finished else run)
+
+
+def _with_plans(stages: Sequence[PlannedStage], plan: PipelinePlan, snapshot: Snapshot) -> Iterator[PlannedStage]:
+    """Plan the runs that stages need; the points of a sweep have one plan together."""
+    together: dict[str, list[LoadedRecipe]] = {}
+    for stage in stages:
+        if stage.loaded and not stage.finished and not stage.shared:
+            item = replace(stage.loaded, stage=stage.record.name)
+            together.setdefault(stage.record.sweep or stage.record.name, []).append(item)
+    options = SubmitOptions(rehearsal=plan.rehearsal, pipeline=plan.folder.root, check=False)
+    plans = {name: plan_submission(its, plan.cluster, options, snapshot) for name, its in together.items()}
+    for stage in stages:
+        needs_run = stage.loaded and not stage.finished and not stage.shared
+        yield replace(stage, plan=plans[stage.record.sweep or stage.record.name]) if needs_run else stage
 
 
 def _new_folder(root: Path, name: str) -> PipelineDir:
@@ -119,30 +142,33 @@ def _taken_names(plan: PipelinePlan) -> Iterator[Fault]:
     for name, of in {} if plan.rehearsal else plan.loaded.recipe.publish.items():
         stage = stages[of]
         assert stage.record.makes is not None  # `_unpublishable`
-        artifact, made = stage.record.makes
+        artifact, _ = stage.record.makes
         place = Locations(plan.cluster.roots.model_dump(), "").folder(artifact, name)
         if not os.path.lexists(place):
             continue
-        finished = _locations_of(stage.finished).folder(artifact, made) if stage.finished else None
+        finished = made_at(stage.finished) if stage.finished else None
         if finished is None or os.path.realpath(finished) != os.path.realpath(place):
             message = f"`{place}` exists already, and is something else; write another name, or remove it"
             yield plan.loaded.place(f"publish.{name}", message, "name-taken")
 
 
-def _locations_of(run: RunDir) -> Locations:
-    return RunRecord.read(run.record).locations
-
-
-def _keys(items: Mapping[str, LoadedRecipe], order: StageOrder, cluster: Cluster, salt: str) -> dict[str, str]:
+def _keys(
+    loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe], order: StageOrder, cluster: Cluster, salt: str
+) -> dict[str, str]:
     """Give each stage a checksum of its recipe, of what it reads from elsewhere, and of the stages before it."""
     keys: dict[str, str] = {}
+    choices = {one.name: one for one in loaded.choices}
     for name, reads in order.reads.items():
+        if one := choices.get(name):
+            how = [one.metric, one.direction, one.allow_failed, one.makes]
+            keys[name] = _checksum([salt, how, [keys[point] for point in one.points]])
+            continue
         item = items[name]
         locations = Locations(cluster.roots.model_dump(), item.folder)
         parts: list[object] = [salt, recipe_checksum(item.recipe)]
-        for one in (*item.recipe.inputs(), *item.recipe.optional_inputs()):
-            content = None if one.key in reads else look_at_input(one, locations)
-            parts.append([one.key, keys[reads[one.key]] if one.key in reads else content and content.as_json()])
+        for each in (*item.recipe.inputs(), *item.recipe.optional_inputs()):
+            content = None if each.key in reads else look_at_input(each, locations)
+            parts.append([each.key, keys[reads[each.key]] if each.key in reads else content and content.as_json()])
         keys[name] = _checksum(parts)
     return keys
 

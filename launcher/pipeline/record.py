@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from launcher.cluster import Cluster
+from launcher.recipe import read_recipe
 from launcher.run.files import replace_text
 from launcher.run.locations import Locations
 from launcher.run.paths import PipelineDir, RunDir
@@ -27,6 +28,21 @@ class StageRecord:
     """Type and name of what it makes."""
     key: str
     """Equal for stages that would come to the same, as far as that can be told before their inputs are there."""
+    sweep: str | None = None
+    """Of a point of a sweep: the stage as it is written."""
+    select: "Selection | None" = None
+    """Of a stage that has no run of its own: how it selects one of those that it waits for."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How one of several points is selected."""
+
+    metric: str
+    direction: Literal["minimize", "maximize"]
+    """Which values are better."""
+    allow_failed: int = 0
+    """How many points may be over without having finished."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +72,20 @@ class PipelineRecord:
     def read(cls, path: Path) -> "PipelineRecord":
         """Read pipeline.json."""
         found = json.loads(path.read_text(encoding="utf-8"))
-        stages = tuple(
-            StageRecord(one["name"], tuple(one["awaits"]), tuple(one["makes"]) if one["makes"] else None, one["key"])
-            for one in found.pop("stages")
-        )
+        stages = tuple(_read_stage(one) for one in found.pop("stages"))
         return cls(**found, stages=stages)
+
+
+def _read_stage(found: dict[str, Any]) -> StageRecord:
+    makes, select = found["makes"], found.get("select")
+    return StageRecord(
+        name=found["name"],
+        awaits=tuple(found["awaits"]),
+        makes=(makes[0], makes[1]) if makes else None,
+        key=found["key"],
+        sweep=found.get("sweep"),
+        select=Selection(**select) if select else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -101,14 +126,20 @@ class Pipeline:
         if stage.makes is None:
             return
         place = Locations({}, "", self.folder.artifacts).folder(*stage.makes)
-        made = RunRecord.read(run.record).locations.folder(*stage.makes)
-        if made != place:
+        made = made_at(run) if stage.select else RunRecord.read(run.record).locations.folder(*stage.makes)
+        if made is not None and made != place:
             replace_link(place, str(made))
 
     @property
     def is_stopped(self) -> bool:
         """Whether a person stopped or cancelled it: nothing is queued before it is resumed."""
         return self.folder.stop_request.exists()
+
+
+def made_at(run: RunDir) -> Path | None:
+    """Where what a run makes for others lies, or will lie; None if it makes nothing that has a name."""
+    made = read_recipe(run.recipe.read_text(encoding="utf-8")).makes
+    return RunRecord.read(run.record).locations.folder(made.type, made.name) if made else None
 
 
 def replace_link(link: Path, target: str) -> None:

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.artifacts.scores import find_scores
+from launcher.load.sweep_points import shorten_keys
 from launcher.pipeline.record import Pipeline
+from launcher.run.paths import RunDir
+from launcher.run.record import RunRecord
 
 _SPLITS = ("test", "validation", "train")
 
@@ -16,6 +19,8 @@ class StageScore:
     """One headline of one stage."""
 
     stage: str
+    point: str
+    """Of a sweep: the point, `r=8 alpha=4`; of a selection the one that was selected."""
     task: str
     """A task of an `evaluate`, or the split that a `classify` predicts."""
     metric: str
@@ -36,25 +41,37 @@ def read_stage_scores(pipeline: Pipeline) -> tuple[list[StageScore], list[str]]:
     """
     found: list[StageScore] = []
     notes: list[str] = []
-    for name, run in pipeline.runs().items():
-        file = find_scores(run.outputs)
-        if file is not None:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            found += _of_tasks(name, content) if "tasks" in content else _of_splits(name, content)
-            notes += [f"{name}: {note}" for note in content.get("notes", ())]
+    selected = {one.name for one in pipeline.record.stages if one.select}
+    for stage in pipeline.record.stages:
+        run = pipeline.run_of(stage.name)
+        file = find_scores(run.outputs) if run and stage.sweep not in selected else None
+        if run is None or file is None:
+            continue
+        content = json.loads(file.read_text(encoding="utf-8"))
+        shown = stage.sweep or stage.name
+        point = _values(run) if stage.sweep or stage.select else ""
+        found += _of_tasks(shown, point, content) if "tasks" in content else _of_splits(shown, point, content)
+        notes += [f"{stage.name}: {note}" for note in content.get("notes", ())]
     return found, notes
 
 
-def _of_tasks(stage: str, content: dict[str, Any]) -> Iterator[StageScore]:
+def _values(run: RunDir) -> str:
+    values = RunRecord.read(run.record).point or {}  # of a run that was submitted by itself there are none
+    short = shorten_keys(list(values))
+    words = {short[key]: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    return " ".join(f"{key}={word}" for key, word in words.items())
+
+
+def _of_tasks(stage: str, point: str, content: dict[str, Any]) -> Iterator[StageScore]:
     for task, told in content["tasks"].items():
         score = told["scores"].get(told["headline"])
         if score:
             yield StageScore(
-                stage, task, told["headline"], score["value"], score.get("low"), score.get("high"), score["n"]
+                stage, point, task, told["headline"], score["value"], score.get("low"), score.get("high"), score["n"]
             )
 
 
-def _of_splits(stage: str, content: dict[str, Any]) -> Iterator[StageScore]:
+def _of_splits(stage: str, point: str, content: dict[str, Any]) -> Iterator[StageScore]:
     """Give the score of the most independent split: AUROC where there is one."""
     splits = content.get("splits", {})
     split = next((name for name in _SPLITS if name in splits), None)
@@ -63,6 +80,5 @@ def _of_splits(stage: str, content: dict[str, Any]) -> Iterator[StageScore]:
     scores = splits[split]["scores"]
     metric = "auroc" if "auroc" in scores else next(iter(scores))
     items = splits[split].get("notes", splits[split].get("pairs", 0))
-    yield StageScore(
-        stage, split, metric, scores[metric]["value"], scores[metric].get("low"), scores[metric].get("high"), items
-    )
+    found = scores[metric]
+    yield StageScore(stage, point, split, metric, found["value"], found.get("low"), found.get("high"), items)

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from launcher.cluster import Cluster
 from launcher.monitor.status import RunStatus, read_statuses
 from launcher.pipeline.record import Pipeline, StageRecord
+from launcher.pipeline.selection import Verdict, list_points, recall, select_best
 from launcher.run.paths import RunDir
 
 NEVER_SATISFIED = "DependencyNeverSatisfied"
@@ -17,8 +19,10 @@ class StageState:
 
     stage: StageRecord
     run: RunDir | None
-    """None if it was removed."""
+    """None if it was removed; of a selection also as long as nothing is selected."""
     status: RunStatus | None
+    points: "tuple[StageState, ...]" = ()
+    """Of a selection: what it selects from."""
 
     @property
     def members(self) -> tuple[RunStatus, ...]:
@@ -35,7 +39,9 @@ class StageState:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it waits in Slurm's queue, or runs, or nobody can tell."""
+        """Whether it waits in Slurm's queue, or runs, or nobody can tell; of a selection, whether a point does."""
+        if self.stage.select and self.run is None:
+            return any(point.is_alive for point in self.points)
         return self.status is not None and not self.status.is_over
 
     @property
@@ -45,13 +51,33 @@ class StageState:
 
     @property
     def may_advance(self) -> bool:
-        """Whether it may be queued unasked: it never was, or it started before its inputs were there."""
+        """Whether it may be queued unasked: it never was, or it started before its inputs were there.
+
+        Of a selection: whether it can be made now.
+        """
+        if self.stage.select:
+            return self.run is None and self.verdict.run is not None
         if self.status is None:
             return False
         if self.status.state == "not submitted":
             return not self.status.stop_requested
         last = self.status.attempts[-1] if self.status.attempts else None
         return self.status.state == "failed" and last is not None and last.missing_inputs
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Which of its points a selection selects, or why it selects none yet."""
+        assert self.stage.select is not None
+        if self.run is not None:
+            return recall(self.stage.select, self.run, {point.stage.name: point.run for point in self.points})
+        unfinished = [point for point in self.points if not point.is_finished]
+        coming = [point for point in unfinished if point.is_alive or point.may_advance]
+        if coming:
+            return Verdict(None, f"waits for {len(coming)} of {len(self.points)} points", is_open=True)
+        if len(unfinished) > self.stage.select.allow_failed:
+            return Verdict(None, f"{list_points([point.stage.name for point in unfinished])} ended without a result")
+        finished = {point.stage.name: point.run for point in self.points if point.is_finished and point.run}
+        return select_best(self.stage.select, finished)
 
     @property
     def may_resume(self) -> bool:
@@ -68,19 +94,20 @@ def read_stages(pipeline: Pipeline, cluster: Cluster) -> tuple[dict[str, StageSt
     runs = pipeline.runs()
     statuses, notes = read_statuses(cluster, [*runs.values()]) if runs else ([], ())
     by_folder = {one.folder: one for one in statuses}
-    states = {}
+    states: dict[str, StageState] = {}
     for stage in pipeline.record.stages:
         run = runs.get(stage.name)
-        states[stage.name] = StageState(stage, run, by_folder.get(str(run.root)) if run else None)
+        points = tuple(states[name] for name in stage.awaits) if stage.select else ()
+        states[stage.name] = StageState(stage, run, by_folder.get(str(run.root)) if run else None, points)
     return states, notes
 
 
 def is_over(states: Mapping[str, StageState]) -> bool:
     """Tell whether nothing of a pipeline is queued, runs, or can be queued without a person's word."""
     for one in states.values():
-        if one.is_alive and not _waits_forever(one, states):
+        if one.is_alive and not one.points and not _waits_forever(one, states):
             return False
-        if one.may_advance and all(states[name].is_finished for name in one.stage.awaits):
+        if one.may_advance and (one.points or all(states[name].is_finished for name in one.stage.awaits)):
             return False
     return True
 

@@ -1,71 +1,127 @@
 """Carrying out the plan of a pipeline: folders for all stages, then the queue. An early failure leaves nothing."""
 
+import contextlib
+import json
+import os
 import shutil
+import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from launcher.errors import RunError, SlurmError
 from launcher.pipeline.advance import advance
 from launcher.pipeline.find import list_pipelines
-from launcher.pipeline.lock import one_at_a_time
-from launcher.pipeline.plan import PipelinePlan, PlannedStage
+from launcher.pipeline.plan import PipelinePlan
 from launcher.pipeline.record import Pipeline, PipelineRecord
 from launcher.pipeline.states import is_over, read_stages
 from launcher.run.files import write_text
-from launcher.run.paths import RunDir
-from launcher.run.record import RunRecord
+from launcher.run.lock import one_at_a_time
+from launcher.run.paths import RunDir, SubmissionDir, list_shares
+from launcher.run.record import RunRecord, fingerprint
+from launcher.run.sweep_points import SweptRun, write_points
 from launcher.slurm.queue import queue_of
 from launcher.submit.queue_all import freeze_only
 
 
-def submit_pipeline(plan: PipelinePlan) -> Pipeline:
+def submit_pipeline(plan: PipelinePlan, on_wait: Callable[[], object] = lambda: None) -> Pipeline:
     """Make the folders of a pipeline and of its stages, and queue all stages that can be queued.
 
-    Of a pipeline that has finished as it is, the folder that there is is returned.
+    Of a pipeline that has finished as it is, the folder that there is is returned. So is that of one whose submission
+    was killed or failed on its way: what it left is queued.
+
+    Args:
+        plan: What was planned.
+        on_wait: Called before waiting for another process that queues something.
 
     Raises:
         RunError: The same pipeline is under way already.
         SlurmError: Slurm refused all stages; nothing is left.
     """
-    root = plan.folder.root.parent
-    with one_at_a_time(root):
-        other = None if plan.rerun else _find_same(plan)
-        if other and all(stage.finished for stage in plan.stages):
+    with one_at_a_time(plan.folder.root.parent, on_wait):
+        if not plan.rerun and (other := _find_same(plan)):
+            _go_on(other, plan)
             return other
-        if other:
-            name = other.record.id
-            raise RunError(
-                f"{plan.loaded.path}: is under way as `{other.folder.root.name}`; see `launcher status {name}` "
-                "(--rerun submits it once more)"
-            )
+        _require_shared(plan)
         pipeline = _freeze(plan)
-    try:
-        told = advance(pipeline, plan.cluster)
-        if plan.to_do and not _is_under_way(pipeline):  # nothing would ever advance it
-            raise SlurmError("\n".join(told) or f"{plan.loaded.path}: nothing could be queued")
-    except BaseException:
-        if not _is_under_way(pipeline):
-            remove(pipeline)
-        raise
+        try:
+            told = advance(pipeline, plan.cluster)
+            if plan.to_do and not _is_under_way(pipeline):  # nothing would ever advance it
+                raise SlurmError("\n".join(told) or f"{plan.loaded.path}: nothing could be queued")
+        except BaseException as error:
+            if not any(_jobs(pipeline)):
+                remove(pipeline)
+            elif isinstance(error, SlurmError):
+                name = pipeline.record.id
+                raise SlurmError(
+                    f"{error}\nthe stages before it are queued; `launcher resume {name}` goes on"
+                ) from None
+            raise
     return pipeline
+
+
+def _go_on(other: Pipeline, plan: PipelinePlan) -> None:
+    """Queue what an earlier submission of the same pipeline left because it was killed, or failed on its way.
+
+    Raises:
+        RunError: It left nothing.
+    """
+    if all(stage.finished for stage in plan.stages):
+        return
+    before = _jobs(other)
+    if os.access(other.folder.root, os.W_OK):
+        advance(other, plan.cluster)
+    if _jobs(other) == before:
+        name = other.record.id
+        raise RunError(
+            f"{plan.loaded.path}: is under way as `{other.folder.root.name}`; see `launcher status {name}` "
+            "(--rerun submits it once more)"
+        )
+
+
+def _require_shared(plan: PipelinePlan) -> None:
+    """Insist that the runs of other pipelines that carry stages out are still there.
+
+    Raises:
+        RunError: The submission that made one has failed since.
+    """
+    for stage in plan.stages:
+        run = stage.finished or stage.shared
+        if run and not run.record.is_file():
+            raise RunError(
+                f"{plan.loaded.path}: `{run.root.name}`, which was to carry out stage `{stage.record.name}`, has just "
+                "been removed; submit once more"
+            )
+
+
+def _jobs(pipeline: Pipeline) -> list[list[str]]:
+    """List the jobs of each run that was made for a pipeline."""
+    records = [RunRecord.read(one.record) for run in _own_runs(pipeline) for one in (*list_shares(run), run)]
+    return [[entry.job_id for entry in record.submissions] for record in records]
 
 
 def _is_under_way(pipeline: Pipeline) -> bool:
     """Tell whether any stage of its own was queued, or another pipeline carries one out."""
     own = _own_runs(pipeline)
-    is_queued = any(RunRecord.read(run.record).submissions for run in own)
     states, _ = read_stages(pipeline, pipeline.cluster)
-    return is_queued or any(one.is_alive for one in states.values() if one.run not in own)
+    return any(_jobs(pipeline)) or any(one.is_alive for one in states.values() if one.run not in own)
 
 
 def remove(pipeline: Pipeline) -> None:
-    """Remove a pipeline of which nothing was queued."""
-    for run in _own_runs(pipeline):
-        record = RunRecord.read(run.record)
-        if record.frozen_for:
-            shutil.rmtree(record.frozen_for, ignore_errors=True)
-        shutil.rmtree(run.root, ignore_errors=True)
-    shutil.rmtree(pipeline.folder.root, ignore_errors=True)
+    """Remove a pipeline of which no job is known.
+
+    A job may have been queued all the same: sbatch does not always know, and a full disk keeps its number from being
+    noted. So the queue is searched.
+    """
+    own, queue = _own_runs(pipeline), queue_of(pipeline.cluster)
+    records = [RunRecord.read(one.record) for run in own for one in (*list_shares(run), run)]
+    submissions = [Path(name) for name in dict.fromkeys(one.frozen_for for one in records if one.frozen_for)]
+    for folder in submissions:
+        with contextlib.suppress(SlurmError):
+            queue.cancel(SubmissionDir(folder))
+    pipeline.folder.record.unlink(missing_ok=True)  # what is left, if this is killed, is no pipeline
+    for path in [*submissions, *(run.root for run in own), pipeline.folder.root]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _own_runs(pipeline: Pipeline) -> list[RunDir]:
@@ -88,7 +144,7 @@ def _freeze(plan: PipelinePlan) -> Pipeline:
     """Write all folders; pipeline.json comes last, since a folder without it is no pipeline."""
     folder = plan.folder
     folder.root.parent.mkdir(parents=True, exist_ok=True)
-    is_credentialed = any(stage.loaded.recipe.data_use == "credentialed" for stage in plan.stages)
+    is_credentialed = any(stage.loaded and stage.loaded.recipe.data_use == "credentialed" for stage in plan.stages)
     folder.root.mkdir(0o700 if is_credentialed else 0o777)
     made: list[Path] = [folder.root]
     pipeline = Pipeline(folder)
@@ -96,8 +152,14 @@ def _freeze(plan: PipelinePlan) -> Pipeline:
         for part in (folder.stages, *(folder.artifacts / name for name in ("models", "corpora", "data"))):
             part.mkdir(parents=True)
         write_text(folder.recipe_as_written, plan.loaded.text)
+        runs = _freeze_runs(plan, made)
         for stage in plan.stages:
-            made += _link(pipeline, stage)
+            if run := runs.get(stage.record.name):
+                pipeline.link_stage(stage.record.name, run)
+            elif run := stage.finished or stage.shared:
+                pipeline.link_artifact(stage.record, run)
+                pipeline.link_stage(stage.record.name, run)
+        _note_points(pipeline, plan)
         _record(plan).write(folder.record)
     except BaseException:
         for path in made:
@@ -106,17 +168,29 @@ def _freeze(plan: PipelinePlan) -> Pipeline:
     return pipeline
 
 
-def _link(pipeline: Pipeline, stage: PlannedStage) -> list[Path]:
-    """Give a stage the run that carries it out; return what was made for it."""
-    run = stage.finished or stage.shared
-    if run:
-        pipeline.link_artifact(stage.record, run)
-        pipeline.link_stage(stage.record.name, run)
-        return []
-    assert stage.plan is not None
-    frozen = freeze_only(stage.plan)
-    pipeline.link_stage(stage.record.name, frozen.folder)
-    return [frozen.folder.root, *(one.folder.root for one in stage.plan.submissions)]
+def _freeze_runs(plan: PipelinePlan, made: list[Path]) -> dict[str, RunDir]:
+    """Make the runs that stages need, and note in `made` what was made; return them by their stages."""
+    runs: dict[str, RunDir] = {}
+    for one in {id(stage.plan): stage.plan for stage in plan.to_do if stage.plan}.values():
+        frozen = freeze_only(one)
+        made += [*(run.folder.root for run in frozen), *(part.folder.root for part in one.submissions)]
+        runs |= {str(run.record.stage): run.folder for run in frozen}
+    return runs
+
+
+def _note_points(pipeline: Pipeline, plan: PipelinePlan) -> None:
+    """Let the points of each sweep be shown by their values: `launcher status PIPELINE:STAGE`."""
+    rows: dict[str, list[SweptRun]] = {}
+    for stage in plan.stages:
+        run, item = pipeline.run_of(stage.record.name), stage.loaded
+        if run and item and item.point:
+            text = fingerprint(json.loads(item.recipe.model_dump_json()))
+            rows.setdefault(item.point.sweep, []).append(
+                SweptRun(item.point.sweep, item.point.values, run.root.name, text)
+            )
+    mode = stat.S_IMODE(pipeline.folder.root.stat().st_mode)
+    for name, its in rows.items():
+        write_points(plan.folder.root.parent, name, its, mode)
 
 
 def _record(plan: PipelinePlan) -> PipelineRecord:

@@ -20,13 +20,14 @@ from launcher.plan.memory import (
     trained_parameters,
 )
 from launcher.plan.model_shape import ModelShape, find_shape, scoring_shapes
-from launcher.plan.step_time import StepTime, estimate_step
+from launcher.plan.step_time import StepTime, estimate_step, measured_at
 
 if TYPE_CHECKING:
     from launcher.recipe.kinds.training import TrainingRecipe
 
 WRITE_BYTES = 1_000_000_000
-"""Bytes a second that all nodes together write to a shared file system; an assumption."""
+"""Bytes a second that all nodes together write to a shared file system, where no check of the site says; an
+assumption."""
 COPY_BYTES = 2_000_000_000
 """Bytes a second that a rank copies to its node's RAM; an assumption."""
 SPARE_SECONDS = 60
@@ -49,7 +50,7 @@ class TrainingDetails:
     """Bytes of RAM that a node needs while it trains."""
     checkpoint_bytes: int | None
     save_seconds: float | None
-    """At `WRITE_BYTES` a second."""
+    """At what a check of the site measured, or `WRITE_BYTES` a second."""
     copied: int | None
     """Bytes of RAM that a node needs for copies of a checkpoint, if training goes on while they are written."""
     stall_seconds: float | None
@@ -98,7 +99,9 @@ def detail_shape(
 ) -> TrainingDetails:
     """Work out the details of a training whose model, micro batch and length are known."""
     step, saved = estimate_step(recipe, shape, cluster), estimate_checkpoint(recipe, shape)
-    save, copied = None if saved is None else saved / WRITE_BYTES, estimate_copy(recipe, shape)
+    measured = measured_at(cluster)
+    rate = measured.write.per_second if measured and measured.write else WRITE_BYTES
+    save, copied = None if saved is None else saved / rate, estimate_copy(recipe, shape)
     copying = recipe.resources.ranks_per_node if recipe.parallel.strategy != "ddp" else 1
     stall = save if copied is None else copied / copying / COPY_BYTES
     gpus = recipe.resources.nodes * recipe.resources.gpus_per_node

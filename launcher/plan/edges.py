@@ -21,12 +21,17 @@ class Edge:
     """The place of the recipe that makes it."""
 
 
-def find_edges(recipes: Sequence[Recipe]) -> Iterator[Edge]:
-    """Find which of several recipes read what others of them make; of two makers of a name the first counts."""
+def find_edges(recipes: Sequence[Recipe], others: Sequence[Artifact | None] = ()) -> Iterator[Edge]:
+    """Find which of several recipes read what others of them make; of two makers of a name the first counts.
+
+    Args:
+        recipes: The recipes.
+        others: What is made by others than recipes; their places follow those of the recipes.
+    """
     makers: dict[tuple[str, str], int] = {}
-    for place, recipe in enumerate(recipes):
-        if recipe.makes:
-            makers.setdefault(_name_of(recipe.makes), place)
+    for place, made in enumerate([*(recipe.makes for recipe in recipes), *others]):
+        if made:
+            makers.setdefault(_name_of(made), place)
     for reader, recipe in enumerate(recipes):
         for one in (*recipe.inputs(), *recipe.optional_inputs()):
             maker = makers.get(_looked_up(one))

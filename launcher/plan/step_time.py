@@ -1,20 +1,30 @@
 """How long a step takes: computing at the expected utilisation, or sending, whichever is longer."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.artifacts.site_measurements import SiteMeasurements, measurements_of_site
 from launcher.cluster import Cluster
 from launcher.gpus import LINK_BYTES, look_up, peak_flops
 from launcher.plan.cost import flops_of_token, tokens_of_step
 from launcher.plan.model_shape import ModelShape
 from launcher.plan.traffic import LEVELS, Collective, estimate_traffic
 from launcher.plan.utilisation import expected_mfu
+from launcher.run.paths import expand
 
 if TYPE_CHECKING:
     from launcher.recipe.kinds.training import TrainingRecipe
 
 USUAL_NETWORK = 25_000_000_000
-"""Bytes that a node sends in a second where the profile does not say: one InfiniBand HDR link; an assumption."""
+"""Bytes that a node sends in a second where neither the profile nor a check of the site says: one InfiniBand HDR link;
+an assumption."""
+
+
+def measured_at(cluster: Cluster) -> SiteMeasurements | None:
+    """Give what `launcher doctor --submit` measured on a site's GPUs; None if it was not run there, or on CPUs."""
+    found = measurements_of_site(Path(expand(cluster.roots.runs)))
+    return found if found and found.device == "cuda" else None
 
 
 @dataclass(frozen=True)
@@ -44,9 +54,13 @@ def estimate_step(recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster)
     flops = tokens_of_step(recipe) * flops_of_token(recipe, shape)
     traffic = estimate_traffic(recipe, shape)
     inside, between = LEVELS
-    network = cluster.gpus.network.bytes if cluster.gpus.network else USUAL_NETWORK
+    measured = measured_at(cluster)
+    network = cluster.gpus.network.bytes if cluster.gpus.network else measured and measured.network
     # The ranks of a node share its network.
-    speeds = {inside: look_up(LINK_BYTES, gpu), between: network / resources.ranks_per_node}
+    speeds = {
+        inside: (measured and measured.link) or look_up(LINK_BYTES, gpu),
+        between: (network or USUAL_NETWORK) / resources.ranks_per_node,
+    }
     sums = {level: sum(one.bytes for one in traffic if one.level == level) for level in LEVELS}
     sending = {level: sums[level] / speed for level, speed in speeds.items() if speed and sums[level]}
     return StepTime(flops / (peak * mfu * resources.world_size), mfu, sending, traffic)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from launcher.recipe.kinds.reward import RewardRecipe
     from launcher.recipe.kinds.rl import RlRecipe
     from launcher.recipe.kinds.sft import SftRecipe
+    from launcher.recipe.kinds.site_check import SiteCheckRecipe
     from launcher.recipe.kinds.terminology import TerminologyRecipe
     from launcher.recipe.kinds.vocabulary import VocabularyRecipe
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         | RewardRecipe
         | RlRecipe
         | SftRecipe
+        | SiteCheckRecipe
         | TerminologyRecipe
         | VocabularyRecipe
     )
@@ -62,6 +64,7 @@ _CLASSES = {
     "reward": "RewardRecipe",
     "rl": "RlRecipe",
     "sft": "SftRecipe",
+    "site_check": "SiteCheckRecipe",
     "terminology": "TerminologyRecipe",
     "vocabulary": "VocabularyRecipe",
 }
@@ -134,6 +137,7 @@ __all__ = [
     "RewardRecipe",
     "RlRecipe",
     "SftRecipe",
+    "SiteCheckRecipe",
     "TerminologyRecipe",
     "VocabularyRecipe",
     "read_recipe",

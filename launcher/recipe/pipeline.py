@@ -6,7 +6,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from launcher.recipe.base import FolderName, Section, nearest_first
+from launcher.recipe.base import Direction, FolderName, Positive, Section, nearest_first
+
+
+class Select(Section):
+    """Which point of a sweep is the result of its stage."""
+
+    metric: str
+    """What points are compared by: a metric that their kind reports. Of scores that a run leaves, those of the
+    validation split count; of several values, the newest."""
+    direction: Direction | None = None
+    """Which values are better; needed only for metrics that can be either."""
+    allow_failed: Annotated[int, Field(ge=0)] = 0
+    """How many points may have failed or been stopped. With more, nothing is selected until they are resumed."""
 
 
 class PipelineStage(Section):
@@ -19,6 +31,10 @@ class PipelineStage(Section):
     """Keys of the recipe and their values in this pipeline: `{model.path: merged, optim.lr: 1e-5}`."""
     needs: tuple[FolderName, ...] = ()
     """Stages that must have finished first, although nothing is read of what they make."""
+    sweep: dict[str, Any] | None = None
+    """Points, in place of those that the recipe's own `sweep` has; see the section `sweep` of recipes."""
+    select: Select | None = None
+    """The point whose result gets the recipe's `output` as its name, once all points have ended."""
 
 
 class PipelineRecipe(Section):
@@ -37,6 +53,8 @@ class PipelineRecipe(Section):
     """The stages by their names. A stage that reads what another makes waits for it."""
     publish: dict[FolderName, FolderName] = Field(default_factory=dict)
     """Results that get a name at the site, below the profile's roots, once they are there: the name, and the stage."""
+    max_points: Positive | None = None
+    """Carry out only the first so many points of each sweep: `rehearsal: {max_points: 2}`."""
     rehearsal: dict[str, Any] | None = None
     """A partial pipeline laid over this one by `--rehearse`, which also rehearses every stage."""
 

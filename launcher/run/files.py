@@ -1,5 +1,6 @@
 """Writing files so that nobody reads a part of one, and who may use a file. Standard library only."""
 
+import contextlib
 import os
 import shutil
 import threading
@@ -18,6 +19,9 @@ def write_text(path: str | Path, text: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
         write_all(descriptor, text.encode())
+    except OSError as error:  # which names no file, since it only knows the descriptor
+        error.filename = str(path)
+        raise
     finally:
         os.close(descriptor)
 
@@ -26,8 +30,13 @@ def replace_text(path: Path, text: str) -> None:
     """Put a whole file in place of another one, or of none, at once."""
     folder, name = os.path.split(path)
     staging = os.path.join(folder, f".{name}.{os.getpid()}.{threading.get_ident()}")
-    write_text(staging, text)
-    os.replace(staging, path)
+    try:
+        write_text(staging, text)
+        os.replace(staging, path)
+    except OSError:
+        with contextlib.suppress(OSError):  # a part of a file would keep a full disk full
+            os.unlink(staging)
+        raise
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

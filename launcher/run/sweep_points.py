@@ -31,11 +31,6 @@ class SweepDir:
         """There as long as points wait for room in the queue."""
         return self.root / "waiting"
 
-    @property
-    def lock(self) -> Path:
-        """Held by the one process that queues points."""
-        return self.root / ".lock"
-
 
 @dataclass(frozen=True)
 class SweptRun:

@@ -92,6 +92,8 @@ class GroupedScore:
     metric: str
     group: str
     """Its label."""
+    values: tuple[float, ...]
+    """Of each model of the group."""
     spread: Spread
     lower_is_better: bool
     difference: SeedDifference | None = None
@@ -103,6 +105,11 @@ class GroupedScore:
     def is_marked(self) -> bool:
         """Whether the difference is significant."""
         return self.p_holm is not None and self.p_holm < LEVEL
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the group is better than the baseline's."""
+        return self.difference is not None and (self.difference.value < 0) == self.lower_is_better
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,18 @@ class GroupedComparison:
     def tests(self) -> int:
         """Number of differences that Holm's correction counts."""
         return sum(row.p_holm is not None for row in self.rows)
+
+    @property
+    def models(self) -> list[ScoredModel]:
+        """Models of all groups."""
+        return [model for group in self.groups for model in group.models]
+
+    def blocks(self) -> dict[tuple[str, str], list[GroupedScore]]:
+        """Return the rows by task and metric."""
+        found: dict[tuple[str, str], list[GroupedScore]] = {}
+        for row in self.rows:
+            found.setdefault((row.task, row.metric), []).append(row)
+        return found
 
 
 def group_models(models: Sequence[ScoredModel]) -> list[SeedGroup]:
@@ -207,7 +226,7 @@ def _rows(groups: Sequence[SeedGroup], chosen: Sequence[tuple[str, str]]) -> Ite
             difference = None if baseline is None else SeedDifference.of(spread, baseline)
             baseline = baseline or spread
             lower = metric in group.models[0].scores.tasks[task].lower_is_better
-            yield GroupedScore(task, metric, group.label, spread, lower, difference)
+            yield GroupedScore(task, metric, group.label, tuple(known), spread, lower, difference)
 
 
 def _value(model: ScoredModel, task: str, metric: str) -> float | None:

@@ -129,6 +129,15 @@ def signal_ranks(job_id: str, number: int, cluster: Cluster) -> None:
     run_slurm(["scancel", f"--signal={number}", job_id], cluster)
 
 
+def warn_batch(job_id: str, cluster: Cluster) -> None:
+    """Send a job's batch process what Slurm sends it before the time limit; its ranks get nothing.
+
+    Raises:
+        SlurmError: Slurm refuses.
+    """
+    run_slurm(["scancel", "--batch", "--signal=USR1", job_id], cluster)
+
+
 def end_jobs(job_ids: Sequence[str], cluster: Cluster) -> None:
     """End those of the jobs that are still queued or running, in this order."""
     known = find_jobs(cluster, job_ids)

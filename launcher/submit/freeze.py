@@ -105,7 +105,7 @@ class Freezer:
             sweep=point.sweep if point else None,
             point=dict(point.values) if point else None,
             pipeline=str(self.plan.options.pipeline) if self.plan.options.pipeline else None,
-            stage=self.plan.options.stage,
+            stage=item.loaded.stage or self.plan.options.stage,
             frozen_for=str(submission.root),
         )
 
@@ -141,5 +141,5 @@ def make_folder(new: NewRun) -> None:
 def freeze_submission(folder: SubmissionDir, script: str, runs: Sequence[NewRun]) -> None:
     """Write what sbatch gets and the manifest, which maps array indices to runs."""
     rows = ({"run": str(new.folder.root), "fingerprint": new.item.fingerprint} for new in runs)
-    folder.manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    folder.script.write_text(script, encoding="utf-8")
+    write_text(folder.manifest, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder.script, script)

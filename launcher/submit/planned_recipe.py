@@ -1,6 +1,5 @@
 """Recipes with what they are expected to need: the part of a plan that `launcher validate` shows as well."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
 from launcher.plan import Forecast, checkpoint_bytes, forecast
 from launcher.recipe import Recipe
-from launcher.run.record import fingerprint
 
 
 @dataclass(frozen=True)
@@ -40,4 +38,4 @@ def estimate_recipes(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> tuple[
 def _estimate(loaded: LoadedRecipe, cluster: Cluster) -> PlannedRecipe:
     text = loaded.recipe.model_dump_json(indent=1)
     expected = forecast(loaded, cluster)
-    return PlannedRecipe(loaded, text, fingerprint(json.loads(text)), expected, checkpoint_bytes(loaded, cluster))
+    return PlannedRecipe(loaded, text, loaded.fingerprint, expected, checkpoint_bytes(loaded, cluster))

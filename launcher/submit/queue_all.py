@@ -48,19 +48,23 @@ def submit(plan: SubmissionPlan, on_frozen: Callable[[list[RunDir]], None] | Non
     return [by_folder[folder] for folder in folders]
 
 
-def freeze_only(plan: SubmissionPlan) -> FrozenRun:
-    """Make the run directories of a plan for one recipe; `launcher.submit.resubmit` queues them.
+def freeze_only(plan: SubmissionPlan) -> list[FrozenRun]:
+    """Make the run directories of a plan; `launcher.submit.resubmit` queues them.
+
+    Returns:
+        The runs, in the order of the recipes.
 
     Raises:
         LauncherError: Another call has made the same submission since this one was planned.
     """
     freezer = Freezer(plan)
     freezer.publish_code()
-    [folder] = freezer.name_runs()
+    folders = freezer.name_runs()
     with _AllOrNothing(queue_of(plan.cluster)) as call:
         for one in reversed(plan.submissions):
-            call.freeze(freezer, one, [_new_run(plan, folder, run) for run in one.call.runs])
-    return next(frozen for runs in call.runs.values() for frozen in runs if frozen.folder == folder)
+            call.freeze(freezer, one, [_new_run(plan, folders[run.position], run) for run in one.call.runs])
+    by_folder = {frozen.folder: frozen for runs in call.runs.values() for frozen in runs}
+    return [by_folder[folder] for folder in folders]
 
 
 def _new_run(plan: SubmissionPlan, folder: RunDir, planned: PlannedRun) -> NewRun:

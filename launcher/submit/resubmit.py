@@ -6,8 +6,8 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeAlias
 
 from pydantic import ValidationError
 
@@ -16,13 +16,15 @@ from launcher.errors import RunError, SlurmError
 from launcher.monitor.run_state import read_state
 from launcher.recipe import read_recipe
 from launcher.run.ledger import has_finished, read_attempts, read_json_lines
-from launcher.run.paths import RunDir, SubmissionDir, list_shares, submissions_root
+from launcher.run.lock import one_at_a_time
+from launcher.run.paths import RunDir, SubmissionDir, expand, list_shares, submissions_root
 from launcher.run.record import RunRecord
 from launcher.site.submit_limit import is_exceeded, read_submit_limit
 from launcher.site.suspect_nodes import avoid_suspects
 from launcher.slurm.local_queue import LocalQueue
-from launcher.slurm.queue import Queue, dependency, queue_of
+from launcher.slurm.queue import Queue, SlurmQueue, dependency, queue_of
 from launcher.submit.freeze import FrozenRun
+from launcher.submit.queued_elements import Elements, jobs_of_element, leave_out_queued
 
 
 def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None, conditions: Sequence[str] = ()) -> str:
@@ -40,34 +42,52 @@ def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None, conditions
     Raises:
         RunError: The run is queued or running, its submission is gone, or it cannot run on so many nodes.
     """
-    record = RunRecord.read(run.record)
-    submission, index, size = _submission_of(run, record)
-    queue = queue_of(cluster)
-    mine = [job for job in queue.jobs_of(submission) if size == 1 or job.endswith(f"_{index}")]
-    if mine:
-        if mine[0] not in [entry.job_id for entry in record.submissions]:  # its `launcher submit` was killed halfway
-            FrozenRun(run, record).add_job(mine[0], submission, time.time())
-        elif read_state(run).is_terminal:
-            raise RunError(f"`{run.root.name}`: Slurm is still cleaning up job {mine[0]}; try again in a minute")
-        raise RunError(f"`{run.root.name}`: is queued or running as job {mine[0]}; `launcher cancel {record.id}` first")
-    if nodes is not None:
-        _check_nodes(run, cluster, nodes)
-    options = [*([] if nodes is None else [f"--nodes={nodes}"]), *dependency(conditions, is_kept=True)]
-    job = _queue_elements(queue, submission, [(index, FrozenRun(run, record))], options, nodes)
-    return queue.element(job, index, size)
+    with _lock(cluster):
+        record = RunRecord.read(run.record)
+        submission, index, size = _submission_of(run, record)
+        queue = queue_of(cluster)
+        _refuse_queued(FrozenRun(run, record), submission, jobs_of_element(queue.jobs_of(submission), index, size))
+        if nodes is not None:
+            _check_nodes(run, cluster, nodes)
+        options = [*([] if nodes is None else [f"--nodes={nodes}"]), *dependency(conditions, is_kept=True)]
+        job = _queue_elements(queue, submission, [(index, FrozenRun(run, record))], options, nodes)
+        return queue.element(job, index, size)
 
 
-def queue_what_fits(runs: Sequence[RunDir], cluster: Cluster) -> tuple[list[str], list[RunDir]]:
+def _refuse_queued(frozen: FrozenRun, submission: SubmissionDir, jobs: Sequence[str]) -> None:
+    if not jobs:
+        return
+    record, name = frozen.record, frozen.folder.root.name
+    if jobs[0] not in [entry.job_id for entry in record.submissions]:  # its `launcher submit` was killed halfway
+        frozen.add_job(jobs[0], submission, time.time())
+    elif read_state(frozen.folder).is_terminal:
+        raise RunError(f"`{name}`: Slurm is still cleaning up job {jobs[0]}; try again in a minute")
+    raise RunError(f"`{name}`: is queued or running as job {jobs[0]}; `launcher cancel {record.id}` first")
+
+
+def queue_what_fits(
+    runs: Sequence[RunDir], cluster: Cluster, conditions: Sequence[str] = ()
+) -> tuple[list[str], list[RunDir]]:
     """Queue runs that exist, those of one submission with one call of sbatch.
 
+    Args:
+        runs: The runs.
+        cluster: Where they go.
+        conditions: What they wait for: `afterok:12`.
+
     Returns:
-        The new job ids, without the indices of arrays, and the runs that the user's limit of jobs left no room for.
+        The jobs that carry them out now, without the indices of arrays, and the runs that the user's limit of jobs left
+        no room for.
 
     Raises:
         RunError: A submission is gone.
         SlurmError: Slurm refused for another reason.
     """
-    queue = queue_of(cluster)
+    with _lock(cluster):
+        return _queue_what_fits(runs, queue_of(cluster), conditions)
+
+
+def _queue_what_fits(runs: Sequence[RunDir], queue: Queue, conditions: Sequence[str]) -> tuple[list[str], list[RunDir]]:
     by_submission: dict[SubmissionDir, list[tuple[int, FrozenRun]]] = defaultdict(list)
     manifests: dict[str, dict[str, int]] = {}
     for run in runs:
@@ -77,17 +97,17 @@ def queue_what_fits(runs: Sequence[RunDir], cluster: Cluster) -> tuple[list[str]
     jobs: list[str] = []
     waiting: list[RunDir] = []
     for submission, elements in by_submission.items():
-        job, rest = queue_elements(queue, submission, elements) if not waiting else (None, elements)
-        jobs += [job] if job else []
+        options = dependency(conditions, is_kept=True)
+        missing, found = leave_out_queued(queue, submission, elements)
+        job, rest = queue_elements(queue, submission, missing, options) if missing and not waiting else (None, missing)
+        jobs += [*found, *([job] if job else [])]
         waiting += [frozen.folder for _, frozen in rest]
     return jobs, waiting
 
 
-Elements: TypeAlias = Sequence[tuple[int, FrozenRun]]
-"""Runs of a submission, with their indices there."""
-
-
-def queue_elements(queue: Queue, submission: SubmissionDir, elements: Elements) -> tuple[str | None, Elements]:
+def queue_elements(
+    queue: Queue, submission: SubmissionDir, elements: Elements, options: Sequence[str] = ()
+) -> tuple[str | None, Elements]:
     """Queue runs of a submission, as many as the user's limit of jobs leaves room for.
 
     Returns:
@@ -97,20 +117,22 @@ def queue_elements(queue: Queue, submission: SubmissionDir, elements: Elements) 
         SlurmError: Slurm refused for another reason.
     """
     try:
-        return _queue_elements(queue, submission, elements), []
+        return _queue_elements(queue, submission, elements, options), []
     except SlurmError as error:
         if not is_exceeded(error):
             raise
-    return queue_part(queue, submission, elements)
+    return queue_part(queue, submission, elements, options)
 
 
-def queue_part(queue: Queue, submission: SubmissionDir, elements: Elements) -> tuple[str | None, Elements]:
+def queue_part(
+    queue: Queue, submission: SubmissionDir, elements: Elements, options: Sequence[str] = ()
+) -> tuple[str | None, Elements]:
     """Do as `queue_elements` does once the user's limit of jobs has left no room for all of them."""
     limit = read_submit_limit(queue.cluster)
     count = len(elements) // 2 if limit is None else min(limit.room, len(elements) - 1)
     while count > 0:
         try:
-            return _queue_elements(queue, submission, elements[:count]), elements[count:]
+            return _queue_elements(queue, submission, elements[:count], options), elements[count:]
         except SlurmError as error:
             if not is_exceeded(error):
                 raise
@@ -149,8 +171,13 @@ def resubmit_group(
         RunError: A submission is gone, or without Slurm one of the group is still running.
     """
     queue = queue_of(cluster)
-    if isinstance(queue, LocalQueue):
-        return [_restart(run, queue, missing)]
+    with _lock(cluster):
+        if isinstance(queue, LocalQueue):
+            return [_restart(run, queue, missing)]
+        return _resubmit_group(run, queue, missing, conditions)
+
+
+def _resubmit_group(run: RunDir, queue: SlurmQueue, missing: Sequence[RunDir], conditions: Sequence[str]) -> list[str]:
     by_submission: dict[SubmissionDir, list[tuple[int, FrozenRun]]] = defaultdict(list)
     for share in missing:
         if share != run:
@@ -159,14 +186,17 @@ def resubmit_group(
             by_submission[submission].append((index, FrozenRun(share, record)))
     run.stop_request.unlink(missing_ok=True)  # it would stop its tasks as well
     waits = dependency(conditions, is_kept=True)
-    jobs = [_queue_elements(queue, submission, elements, waits) for submission, elements in by_submission.items()]
+    jobs = []
+    for submission, elements in by_submission.items():
+        rest, found = leave_out_queued(queue, submission, elements)
+        jobs += [*found, *([_queue_elements(queue, submission, rest, waits)] if rest else [])]
     awaited = _unfinished_jobs(run)
     if run in missing:
         record = RunRecord.read(run.record)
-        submission, _, _ = _submission_of(run, record)
+        submission, index, _ = _submission_of(run, record)
+        rest, found = leave_out_queued(queue, submission, [(index, FrozenRun(run, record))])
         waits = dependency([*conditions, *(f"afterany:{job}" for job in awaited)], is_kept=bool(conditions))
-        jobs.append(queue.add(submission, [*waits, *avoid_suspects(cluster, run).options]))
-        FrozenRun(run, record).add_job(jobs[-1], submission, time.time())
+        jobs += [*found, *([_queue_elements(queue, submission, rest, waits)] if rest else [])]
     elif jobs:
         queue.wait_for(RunRecord.read(run.record).submissions[-1].job_id, awaited)
     return jobs
@@ -204,6 +234,10 @@ def _queue_elements(
     for index, frozen in elements:
         frozen.add_job(queue.element(job, index, size), submission, time.time())
     return job
+
+
+def _lock(cluster: Cluster) -> AbstractContextManager[None]:
+    return one_at_a_time(expand(cluster.roots.runs))
 
 
 def _ranges(indices: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from launcher.cluster import Cluster
 from launcher.errors import LauncherError, RunError
 from launcher.load import LoadedRecipe
 from launcher.monitor.trials import PastTrial, read_past
+from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.sweep_points import sweep_dir
 from launcher.run.trials import Owner, SearchDir, find_search, take_up
@@ -117,20 +118,22 @@ def submit_search(plan: SearchPlan) -> QueuedElements:
     Raises:
         SlurmError: Slurm refused.
     """
-    plan.corners.runs_root.joinpath(".submissions").mkdir(parents=True, exist_ok=True)
+    root, mode = plan.corners.runs_root, 0o777 if plan.record.is_open else 0o700
+    root.joinpath(".submissions").mkdir(parents=True, exist_ok=True)
     plan.corners.snapshot.publish()
-    mode, is_new = 0o777 if plan.record.is_open else 0o700, plan.is_new
-    plan.folder.root.parent.mkdir(exist_ok=True)
-    plan.folder.root.mkdir(mode, exist_ok=True)
-    for folder in (plan.folder.trials, plan.folder.staging, plan.folder.elements):
-        folder.mkdir(exist_ok=True)
-    plan.record.write(plan.folder.record)
-    try:
-        return queue_missing(plan.folder, plan.record.site)
-    except LauncherError:
-        if is_new:
-            shutil.rmtree(plan.folder.root, ignore_errors=True)
-        raise
+    with one_at_a_time(root):
+        is_new = plan.is_new
+        plan.folder.root.parent.mkdir(exist_ok=True)
+        plan.folder.root.mkdir(mode, exist_ok=True)
+        try:
+            for folder in (plan.folder.trials, plan.folder.staging, plan.folder.elements):
+                folder.mkdir(exist_ok=True)
+            plan.record.write(plan.folder.record)
+            return queue_missing(plan.folder, plan.record.site)
+        except BaseException:
+            if is_new:
+                shutil.rmtree(plan.folder.root, ignore_errors=True)
+            raise
 
 
 def queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
@@ -140,6 +143,11 @@ def queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
         RunError: It was stopped, and its elements are not gone yet.
         SlurmError: Slurm refused; nothing was queued.
     """
+    with one_at_a_time(folder.runs_root):
+        return _queue_missing(folder, cluster)
+
+
+def _queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
     record = SearchRecord.read(folder.record)
     search, queue = record.search, queue_of(cluster)
     alive = len(require_no_leavers(folder, cluster))

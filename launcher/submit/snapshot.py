@@ -68,10 +68,15 @@ class Snapshot:
 
     def _write_copy(self, files: Mapping[str, bytes]) -> None:
         staging = self.folder.with_name(f".{self.folder.name}.{os.getpid()}")
-        for name, content in files.items():
-            (staging / name).parent.mkdir(parents=True, exist_ok=True)
-            (staging / name).write_bytes(content)
-            (staging / name).chmod(0o444)
+        try:
+            for name, content in files.items():
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                (staging / name).write_bytes(content)
+                (staging / name).chmod(0o444)
+        except OSError as error:  # the disk is full
+            error.filename = str(self.folder)
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
         state = _state(staging).digest  # nobody else knows this folder yet
         try:
             staging.rename(self.folder)  # the copy is there completely or not at all

@@ -1,15 +1,21 @@
-"""What is left to do of a sweep: points that are new, and points whose runs ended before they had finished."""
+"""What is left to do of recipes: those that are new, and those whose runs ended before they had finished."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
-from launcher.run.paths import RunDir, expand
-from launcher.run.record import RunRecord, fingerprint
+from launcher.run.identity import RunIdentity
+from launcher.run.paths import RunDir, expand, list_shares
+from launcher.run.queued import find_queued, note_queued
+from launcher.run.record import RunRecord
 from launcher.run.sweep_points import SweptRun, read_points, sweep_dir, write_points
-from launcher.submit.resubmit import queue_what_fits
+from launcher.submit.resubmit import queue_what_fits, resubmit_group
+
+if TYPE_CHECKING:
+    from launcher.monitor.status import RunStatus
 
 
 @dataclass(frozen=True)
@@ -19,9 +25,11 @@ class SortedPoints:
     wanted: Sequence[LoadedRecipe]
     finished: Mapping[int, RunDir]
     alive: Mapping[int, RunDir] = field(default_factory=dict)
-    """Points whose run is queued or running."""
+    """Those whose run is queued or running."""
     over: Mapping[int, RunDir] = field(default_factory=dict)
-    """Points whose run has failed, was stopped or got lost."""
+    """Points whose run has failed, was stopped or got lost, and recipes whose `launcher submit` was killed."""
+    known: Mapping[int, RunDir] = field(default_factory=dict)
+    """The runs that earlier submissions made, whatever became of them."""
 
     @property
     def new(self) -> list[int]:
@@ -48,13 +56,28 @@ class SortedPoints:
             is_open = all(self.wanted[place].recipe.data_use == "open" for place in its)
             write_points(expand(cluster.roots.runs), name, rows, 0o777 if is_open else 0o700)
 
+    def note(self, cluster: Cluster, folders: Sequence[RunDir]) -> None:
+        """Let later submissions find the runs that are about to be queued: write the points, and an index of the rest.
+
+        Args:
+            cluster: The site.
+            folders: The runs of the new recipes.
+        """
+        self.write(cluster, folders)
+        for place, folder in zip(self.new, folders, strict=True):
+            if self.wanted[place].point is None:
+                note_queued(folder, self.wanted[place].fingerprint)
+
     def resume(self, cluster: Cluster) -> list[str]:
         """Queue the runs again that are over, as far as there is room; each continues from its newest checkpoint.
 
         Returns:
-            The new jobs.
+            Their jobs.
         """
-        return queue_what_fits([*self.over.values()], cluster)[0]
+        groups = [run for run in self.over.values() if list_shares(run)]
+        alone = [run for run in self.over.values() if run not in groups]
+        jobs = queue_what_fits(alone, cluster)[0] if alone else []
+        return [*jobs, *(job for run in groups for job in _resume_group(run, cluster))]
 
     def note_waiting(self, cluster: Cluster) -> dict[str, list[RunDir]]:
         """Leave a mark at each sweep with points that the queue had no room for, so that they are queued later.
@@ -72,42 +95,81 @@ class SortedPoints:
 
 
 def sort_points(wanted: Sequence[LoadedRecipe], finished: Mapping[int, RunDir], cluster: Cluster) -> SortedPoints:
-    """Find the runs of points that earlier submissions of a sweep made, with the same recipe to the letter.
+    """Find the runs that earlier submissions made, with the same recipe to the letter.
 
     Args:
         wanted: The recipes.
         finished: Those that need no run, and the run that has finished.
         cluster: The site.
     """
-    known = _known_runs(wanted, cluster)
-    if not known:
-        return SortedPoints(wanted, finished)
+    known = find_known(wanted, cluster)
+    found = {place: run for place, run in known.items() if place not in finished}
+    if not found:
+        return SortedPoints(wanted, finished, known=known)
     from launcher.monitor.status import read_statuses
 
-    found = {
-        place: run
-        for place, item in enumerate(wanted)
-        if item.point and place not in finished and (run := known.get(_fingerprint(item)))
-    }
-    statuses = read_statuses(cluster, [*found.values()])[0] if found else []
-    ended = {one.folder for one in statuses if one.is_over and one.state != "finished"}
-    unfinished = {one.folder for one in statuses if one.state != "finished"}
-    over = {place: run for place, run in found.items() if str(run.root) in ended}
-    alive = {place: run for place, run in found.items() if str(run.root) in unfinished - ended}
-    return SortedPoints(wanted, finished, alive, over)
+    statuses = {one.folder: one for one in read_statuses(cluster, [*dict.fromkeys(found.values())])[0]}
+    alive, over = {}, {}
+    for place, run in found.items():
+        status = statuses.get(str(run.root))
+        if status is None or status.state == "finished":
+            continue
+        if not status.is_over:
+            if wanted[place].point or _reads_the_same(wanted[place], run):
+                alive[place] = run
+        elif wanted[place].point or _was_never_queued(run, status):
+            over[place] = run
+    return SortedPoints(wanted, finished, alive, over, known)
 
 
-def _known_runs(wanted: Sequence[LoadedRecipe], cluster: Cluster) -> dict[str, RunDir]:
-    """Read the runs of the sweeps of recipes, by their fingerprints."""
+def find_known(wanted: Sequence[LoadedRecipe], cluster: Cluster) -> dict[int, RunDir]:
+    """Find the runs that recipes have, by their places: of points in the sweep, of others in the index."""
     root = expand(cluster.roots.runs)
-    names = dict.fromkeys(item.point.sweep for item in wanted if item.point)
-    return {point.fingerprint: RunDir(root / point.run) for name in names for point in read_points(root, name)}
+    points = {name: _read_sweep(root, name) for name in dict.fromkeys(one.point.sweep for one in wanted if one.point)}
+    found = {}
+    for place, item in enumerate(wanted):
+        its = points[item.point.sweep] if item.point else None
+        if its == {}:
+            continue
+        run = find_queued(root, item.fingerprint) if its is None else its.get(item.fingerprint)
+        if run is not None:
+            found[place] = run
+    return found
+
+
+def _read_sweep(root: Path, name: str) -> dict[str, RunDir]:
+    """Read the runs of a sweep, by the fingerprints of its points."""
+    return {point.fingerprint: RunDir(root / point.run) for point in read_points(root, name)}
+
+
+def _reads_the_same(item: LoadedRecipe, run: RunDir) -> bool:
+    """Tell whether a run that is not over reads what the recipe names now."""
+    is_relative = any(one.name.startswith(".") for one in (*item.recipe.inputs(), *item.recipe.optional_inputs()))
+    if is_relative and RunRecord.read(run.record).recipe_folder != item.folder:
+        return False
+    noted = RunIdentity.read(run.identity)
+    return noted is None or noted.is_unchanged()
+
+
+def _was_never_queued(run: RunDir, status: "RunStatus") -> bool:
+    """Tell whether the submission of a run was killed before Slurm knew of it, once all of it was frozen."""
+    if status.state != "not submitted" or status.attempts or status.stop_requested:
+        return False
+    shares = list_shares(run)
+    return not shares or len(shares) == _share_count(shares[0])
+
+
+def _share_count(run: RunDir) -> int:
+    share = RunRecord.read(run.record).share
+    return share.count if share else 0
+
+
+def _resume_group(run: RunDir, cluster: Cluster) -> list[str]:
+    """Queue what a killed submission left of a `prepare` in several tasks."""
+    members = [one for one in (*list_shares(run), run) if not RunRecord.read(one.record).submissions]
+    return resubmit_group(run, cluster, members)
 
 
 def _row(item: LoadedRecipe, run: RunDir) -> SweptRun:
     assert item.point is not None
-    return SweptRun(item.point.sweep, item.point.values, run.root.name, _fingerprint(item))
-
-
-def _fingerprint(item: LoadedRecipe) -> str:
-    return fingerprint(json.loads(item.recipe.model_dump_json()))
+    return SweptRun(item.point.sweep, item.point.values, run.root.name, item.fingerprint)

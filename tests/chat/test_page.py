@@ -19,6 +19,11 @@ new MutationObserver(() => document.querySelectorAll('[data-testid=bot]').forEac
     (one, side) => seen.add(side + one.innerText))).observe(
     document.body, {subtree: true, childList: true, characterData: true});
 """
+FAULT = "document.querySelector('.summary .fault')"
+FITS = f"""(({{left, right, top, bottom}}) => left >= 0 && right <= innerWidth && top >= 0 && bottom <= innerHeight)(
+    {FAULT}.getBoundingClientRect())"""
+"""Whether all of a reason lies within the window."""
+IS_RED = f"(([red, green]) => red > 1.5 * green)(getComputedStyle({FAULT}).color.match(/[0-9]+/g).map(Number))"
 
 
 @pytest.mark.slow
@@ -50,6 +55,7 @@ def test_two_models_are_compared_on_a_page_that_keeps_nothing(tmp_path: Path) ->
         assert f"Once <img src='http://example.com/x'> a {MARKER}" in page.text()
         assert page.evaluate("document.querySelectorAll('#answers img').length") == 0
 
+        assert_reasons_are_told(page)
         page.type("#controls input[type=number][min='1']", "450")
         page.type("#question textarea", "And then?")
         page.click("#send")
@@ -78,6 +84,21 @@ def log_in(page: Browser, user: str, password: str) -> None:
     page.type("input[type=password]", password)
     page.type("input:not([type=password])", user)
     page.click("button")
+
+
+def assert_reasons_are_told(page: Browser) -> None:
+    """Ask what cannot be asked: the page says why, where it can be read, and the question stays to be mended."""
+    for question, reason in ((f"{MARKER} </s>", "control tokens"), (f"{MARKER} " * 400, "write less")):
+        page.type("#question textarea", question)
+        page.click("#send")
+        page.wait_for(f"{FAULT}?.innerText.includes('{reason}')", f"why `{reason}` was not asked")
+        assert page.evaluate("document.querySelector('#question textarea').value") == question
+        assert page.evaluate("document.querySelectorAll('[data-testid=bot]').length") == 2
+        assert page.evaluate(FITS)
+        for dark in (True, False):
+            page.look(1200, 800, dark)
+            page.wait_for(f"document.body.classList.contains('dark') == {str(dark).lower()}", "other colours")
+            assert page.evaluate(IS_RED)
 
 
 def wait_for_answers(page: Browser, said: str) -> list[str]:

@@ -168,6 +168,12 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
         check_folder(Layout(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["my cluster", "a#b", 'a"b', "50%n", "a\nb"])
+def test_a_folder_that_slurm_conf_cannot_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(LauncherError, match=r"which paths in slurm\.conf cannot hold; give a folder without them"):
+        check_folder(Layout(tmp_path / name))
+
+
 def test_missing_programs_are_named_with_their_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(machine, "SBIN_FOLDERS", str(tmp_path))

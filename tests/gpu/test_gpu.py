@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,19 @@ def train(run: RunDir, ranks: int = RANKS, attempt: int = 0) -> Attempt:
     return started
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[int, float]]:
+    """Losses of the training that others are compared with, in a strategy; each is made once."""
+
+    @cache
+    def train_plainly(strategy: str = "ddp") -> dict[int, float]:
+        run = gpu_run(tmp_path_factory.mktemp("plain"), parallel={"strategy": strategy})
+        train(run)
+        return losses(run)
+
+    return train_plainly
+
+
 def test_the_preflight_counts_and_tries_the_gpus(tmp_path: Path) -> None:
     there, wanted = (
         context_of(gpu_run(tmp_path, ranks=ranks, batch={"global_batch": f"{2 * ranks} sequences"}))
@@ -64,34 +78,35 @@ def test_bf16_and_tf32_learn_as_fp32_on_a_cpu_does(tmp_path: Path, strategy: str
         assert all(0 < row["memory_gib"] < 4 for row in read_json_lines(run.metrics))
 
 
-def test_flash_attention_learns_as_sdpa_does(tmp_path: Path) -> None:
+def test_flash_attention_learns_as_sdpa_does(tmp_path: Path, plain: Callable[..., dict[int, float]]) -> None:
     pytest.importorskip("flash_attn")
-    runs = [gpu_run(tmp_path, model={"attention": attention}) for attention in ("sdpa", "flash")]
-    for run in runs:
-        train(run)
+    run = gpu_run(tmp_path, model={"attention": "flash"})
+    train(run)
 
-    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.02)
+    assert losses(run) == pytest.approx(plain(), rel=0.02)
 
 
 @pytest.mark.parametrize("model", [{}, {"compile": True}, {"activation_checkpointing": "selective"}])
-def test_flex_attention_learns_as_sdpa_does(tmp_path: Path, model: dict[str, Any]) -> None:
-    runs = [gpu_run(tmp_path, model={**changes}) for changes in ({}, {**model, "attention": "flex"})]
-    for run in runs:
-        train(run)
+def test_flex_attention_learns_as_sdpa_does(
+    tmp_path: Path, model: dict[str, Any], plain: Callable[..., dict[int, float]]
+) -> None:
+    run = gpu_run(tmp_path, model={**model, "attention": "flex"})
+    train(run)
 
-    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.02)
+    assert losses(run) == pytest.approx(plain(), rel=0.02)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "full_shard"])
 @pytest.mark.parametrize("recomputing", ["none", "selective", "full"])
-def test_compiled_layers_learn_as_others_do(tmp_path: Path, strategy: str, recomputing: str) -> None:
-    parallel, model = {"strategy": strategy}, {"compile": True, "activation_checkpointing": recomputing}
-    runs = [gpu_run(tmp_path, parallel=parallel, model=changes) for changes in ({}, model)]
-    for run in runs:
-        train(run)
+def test_compiled_layers_learn_as_others_do(
+    tmp_path: Path, strategy: str, recomputing: str, plain: Callable[..., dict[int, float]]
+) -> None:
+    model = {"compile": True, "activation_checkpointing": recomputing}
+    run = gpu_run(tmp_path, parallel={"strategy": strategy}, model=model)
+    train(run)
 
-    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.02)
-    assert {row["graph_breaks"] for row in read_json_lines(runs[1].metrics)} == {0}
+    assert losses(run) == pytest.approx(plain(strategy), rel=0.02)
+    assert {row["graph_breaks"] for row in read_json_lines(run.metrics)} == {0}
 
 
 def test_the_scale_of_an_fp16_loss_is_resumed_to_the_last_bit(tmp_path: Path) -> None:

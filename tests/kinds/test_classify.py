@@ -16,6 +16,7 @@ from jobs.train.lr_schedule import lr_factor
 from launcher.recipe import ClassifyRecipe
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import FINISHED, NEVER_RESTART, RunDir, published_steps
+from tests.support.export_runs import exported_by, make_export
 from tests.support.labelled_runs import (
     CODES,
     SIZES,
@@ -102,6 +103,28 @@ def test_the_export_predicts_in_plain_transformers_what_the_run_predicted(alone:
     assert model.config.id2label == {0: "0", 1: "1"}
     assert tokenizer.pad_token is not None
     assert json.loads((export / "manifest.json").read_text())["steps"] == scores(alone)["best_step"]
+
+
+def test_an_adapter_says_its_class_names_and_its_export_has_them(folder: Path) -> None:
+    adapter = {"method": "lora", "r": 2, "targets": ["q_proj", "v_proj"]}
+    (folder / "adapter").mkdir()
+    run = make_classify_run(folder / "adapter", "multiclass", adapter=adapter, schedule={"length": "4 steps"})
+    assert train(run).exit_codes == [FINISHED]
+    made = run.outputs / "model"
+    assert json.loads((made / "manifest.json").read_text())["head"] == {
+        "labels": ["0", "1", "2"],
+        "problem_type": "single_label_classification",
+    }
+    models = folder / "adapter" / "models"
+    models.mkdir()
+    (models / "adapter").symlink_to(made)
+    applied = {"path": "adapter", "trained_on": "stories260k"}
+
+    export = exported_by(make_export(folder / "adapter", model={"path": "model", "adapters": [applied]}))
+
+    config = AutoModelForSequenceClassification.from_pretrained(export).config
+    assert config.id2label == {0: "0", 1: "1", 2: "2"}
+    assert config.problem_type == "single_label_classification"
 
 
 def test_nothing_that_the_run_leaves_holds_text(alone: RunDir) -> None:

@@ -1,6 +1,7 @@
 """kind: export, from models as they are published to files that plain onnxruntime and plain transformers run."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -8,11 +9,13 @@ import onnxruntime
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.exporters import ExportedModel
 
 from jobs.export import trace
+from jobs.kinds import export
 from jobs.kinds.export import main
+from jobs.rank.watchdog import WATCHDOG
 from launcher.errors import LauncherError
 from tests.support.export_runs import LLAMA, encoder_classifier, exported_by, make_export, one_layer
 from tests.support.prepare_runs import ASSETS
@@ -155,6 +158,99 @@ def test_a_reward_model_of_an_adapter_is_exported_with_its_head(tmp_path, wanted
             found = AutoModelForSequenceClassification.from_pretrained(folder).eval()(**given).logits.numpy()
     assert expected.std() > 0.01
     assert np.abs(found - expected.numpy()).max() < 1e-4
+
+
+NAMES = ("in hospital", "30 days", "later")
+
+
+def assert_it_has_class_names(folder, kind):
+    """Whoever loads it, graphs included, finds the names, their numbers and the type of the problem."""
+    config = AutoConfig.from_pretrained(folder)
+    assert config.id2label == dict(enumerate(NAMES))
+    assert config.label2id == {name: number for number, name in enumerate(NAMES)}
+    assert (config.num_labels, config.problem_type) == (len(NAMES), kind)
+    if (folder / "model.onnx").exists():
+        (graph,) = sessions(folder, "model")
+        assert [output.shape[-1] for output in graph.get_outputs()] == [len(NAMES)]
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+        assert model.config.id2label == dict(enumerate(NAMES))
+
+
+def classifying_adapter(folder, base, head):
+    """A LoRA with a head of three classes, as `kind: classify` exports it; plain peft's where there is no `head`."""
+    options = {"num_labels": len(NAMES), "pad_token_id": 2}
+    model = AutoModelForSequenceClassification.from_pretrained(base, **options)
+    config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(model, config).save_pretrained(folder)
+    manifest = {"data_use": "open", "base_model": "model", **({"head": head} if head else {})}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("wanted", ["safetensors", pytest.param("onnx", marks=pytest.mark.long)])
+def test_the_class_names_of_an_adapter_survive_and_survive_again(tmp_path, wanted):
+    base = one_layer(tmp_path)
+    head = {"labels": NAMES, "problem_type": "multi_label_classification"}
+    classifying_adapter(tmp_path / "models" / "classes", base, head)
+
+    folder = exported_by(
+        make_export(tmp_path, format=wanted, model={"path": "model", "adapters": [{"path": "classes"}]})
+    )
+
+    assert_it_has_class_names(folder, "multi_label_classification")
+    if wanted == "safetensors":
+        again = make_export(tmp_path, format="safetensors", model={"path": "made"}, output="again", dtype="bf16")
+        main(again)
+        assert_it_has_class_names(tmp_path / "models" / "again", "multi_label_classification")
+
+
+@pytest.mark.parametrize("wanted", ["onnx", pytest.param("int8-onnx", marks=pytest.mark.long), "bnb8"])
+def test_the_class_names_of_a_whole_model_survive(tmp_path, wanted):
+    if wanted == "bnb8":
+        pytest.importorskip("bitsandbytes")
+    kind = "single_label_classification"
+    encoder_classifier(tmp_path, names=NAMES, problem_type=kind)
+
+    assert_it_has_class_names(exported_by(make_export(tmp_path, format=wanted, agreement=0.5)), kind)
+
+
+def test_a_head_with_other_names_than_its_manifest_says_is_refused(tmp_path):
+    base = one_layer(tmp_path)
+    classifying_adapter(tmp_path / "models" / "classes", base, {"labels": NAMES[:2], "problem_type": None})
+
+    with pytest.raises(LauncherError, match=r"`classes`: `head` .* \(it names 2 classes, its head has 3\); copy it"):
+        main(make_export(tmp_path, model={"path": "model", "adapters": [{"path": "classes"}]}))
+
+
+def test_the_head_of_an_adapter_without_names_has_numbers(tmp_path):
+    base = one_layer(tmp_path)
+    classifying_adapter(tmp_path / "models" / "classes", base, None)
+
+    folder = exported_by(make_export(tmp_path, model={"path": "model", "adapters": [{"path": "classes"}]}))
+
+    assert AutoConfig.from_pretrained(folder).id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+
+
+@pytest.mark.parametrize("wanted", ["safetensors", "onnx"])
+def test_what_libraries_compute_counts_as_progress_while_they_write(tmp_path, monkeypatch, wanted):
+    one_layer(tmp_path)
+    is_counting = []
+
+    @contextmanager
+    def counting():
+        is_counting.append(True)
+        yield
+        is_counting.pop()
+
+    def stop(*_):
+        raise LauncherError(f"counting: {bool(is_counting)}")
+
+    monkeypatch.setattr(WATCHDOG, "counting_work", counting)
+    monkeypatch.setattr(trace, "trace", stop)
+    monkeypatch.setattr(export, "write_weights", stop)
+
+    with pytest.raises(LauncherError, match="counting: True"):
+        main(make_export(tmp_path, format=wanted))
 
 
 @pytest.mark.parametrize(("wanted", "bits"), [("bnb8", 8), ("bnb4", 4)])

@@ -136,6 +136,7 @@ def test_sampling_is_asked_for_as_the_recipe_says(tmp_path, site):
             *("little memory", LauncherError, r"engine: vLLM refuses to work \(ValueError"),
             r": .*Planted\); write a smaller `decoding.max_new_tokens`, or name GPUs with more memory",
         ),
+        ("refusal", LauncherError, r"engine: vLLM refuses to work \(VLLMValidationError", ": the prompt .* Planted"),
         ("memory taken 0.1", RuntimeError, r"vLLM finds too little free memory on its GPU \(ValueError", ".*Planted"),
         ("no memory", RuntimeError, r"vLLM failed \(RuntimeError", ": CUDA out of memory: Planted"),
         ("error", RuntimeError, r"vLLM failed \(RuntimeError", r": EngineCore(.|\n)*\n  Processed prompts: Planted"),

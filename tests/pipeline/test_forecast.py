@@ -12,7 +12,18 @@ from launcher.pipeline.forecast import PipelineForecast, forecast_pipeline
 from tests.support.command_line import launcher
 from tests.support.model_configs import LLAMA_7B
 
-PIPELINES = Path(__file__).parents[2] / "recipes" / "pipelines"
+RECIPES = Path(__file__).parents[2] / "recipes"
+CHAIN = f"""\
+kind: pipeline
+name: chain
+stages:
+  prepare: {{recipe: {RECIPES}/prepare_pile_pubmed.yaml, set: {{corpus: pubmed}}}}
+  before: {{recipe: {RECIPES}/biomed_llama_eval.yaml, set: {{name: before, model.path: huggyllama/llama-7b}}}}
+  pretrain:
+    recipe: {RECIPES}/biomed_llama_cpt.yaml
+    set: {{data.corpora: [{{name: pubmed}}], output: pretrained}}
+  after: {{recipe: {RECIPES}/biomed_llama_eval.yaml, set: {{name: after, model.path: pretrained}}}}
+"""
 
 
 @pytest.fixture
@@ -24,12 +35,19 @@ def site(make_cluster: Callable[..., Cluster]) -> Cluster:
     return cluster
 
 
-def forecast(site: Cluster, *overrides: str) -> PipelineForecast:
-    return forecast_pipeline(load_pipeline(PIPELINES / "biomed_llama.yaml", overrides), site)
+@pytest.fixture
+def chain(tmp_path: Path) -> Path:
+    path = tmp_path / "chain.yaml"
+    path.write_text(CHAIN)
+    return path
 
 
-def test_what_cannot_be_estimated_counts_one_attempt(site: Cluster) -> None:
-    found = forecast(site)
+def forecast(path: Path, site: Cluster, *overrides: str) -> PipelineForecast:
+    return forecast_pipeline(load_pipeline(path, overrides), site)
+
+
+def test_what_cannot_be_estimated_counts_one_attempt(site: Cluster, chain: Path) -> None:
+    found = forecast(chain, site)
 
     assert [(one.name, one.is_limit, round(one.gpu_hours)) for one in found.stages] == [
         ("prepare", True, 0),
@@ -43,8 +61,8 @@ def test_what_cannot_be_estimated_counts_one_attempt(site: Cluster) -> None:
     assert found.days == pytest.approx(1 + 1 + 4 / 24)
 
 
-def test_trainings_are_estimated_and_the_longest_way_follows(site: Cluster) -> None:
-    found = forecast(site, "schedule.length=63B tokens")
+def test_trainings_are_estimated_and_the_longest_way_follows(site: Cluster, chain: Path) -> None:
+    found = forecast(chain, site, "schedule.length=63B tokens")
 
     pretrain = {one.name: one for one in found.stages}["pretrain"]
     assert not pretrain.is_limit
@@ -53,10 +71,26 @@ def test_trainings_are_estimated_and_the_longest_way_follows(site: Cluster) -> N
     assert found.days == pytest.approx(1 + pretrain.days + 4 / 24)
 
 
-def test_the_command_shows_stages_and_sums(site: Cluster, tmp_path: Path) -> None:
+def test_the_points_of_a_sweep_count_together_and_what_is_behind_waits_for_the_longest(
+    site: Cluster, chain: Path
+) -> None:
+    sweep = "sweep: {grid: {resources.time: [2h, 6h]}, seeds: 2}"
+    chain.write_text(
+        CHAIN.replace("output: pretrained}", f"output: pretrained}}\n    {sweep}\n    select: {{metric: loss}}")
+    )
+
+    found = forecast(chain, site)
+
+    pretrain = {one.name: one for one in found.stages}["pretrain"]
+    assert (pretrain.points, pretrain.awaits, pretrain.gpu_hours) == (4, ("prepare",), 32 * (2 + 6) * 2)
+    assert found.longest == ("prepare", "pretrain", "after")
+    assert found.days == pytest.approx(1 + 6 / 24 + 4 / 24)
+
+
+def test_the_command_shows_stages_and_sums(site: Cluster, chain: Path, tmp_path: Path) -> None:
     profile = tmp_path / "cluster.yaml"
     profile.write_text(site.model_dump_json())
-    arguments = ("plan", str(PIPELINES / "biomed_llama.yaml"), "--cluster", str(profile))
+    arguments = ("plan", str(chain), "--cluster", str(profile))
 
     shown, _ = launcher(*arguments)
     [plain] = json.loads(launcher(*arguments, "--json")[0])["pipelines"]

@@ -1,4 +1,7 @@
-"""Whatever people and machines do in whatever order: no stage starts early, none succeeds twice, and all end."""
+"""Whatever people and machines do in whatever order: no stage starts early, none succeeds twice, and all end.
+
+A failure prints `@reproduce_failure(...)`; written above the class of the machine, it repeats that history alone.
+"""
 
 import shutil
 import tempfile
@@ -24,11 +27,12 @@ from tests.support.fake_stages import Spec, StageSpec, World, edit
 
 @st.composite
 def specs(draw: st.DrawFn, most: int) -> Spec:
-    """Pipelines in which a stage reads what up to three earlier ones make."""
+    """Pipelines in which a stage reads what up to three earlier ones make; some stages are sweeps."""
     stages = []
     for place in range(draw(st.integers(1, most))):
         parents = draw(st.lists(st.integers(0, place - 1), max_size=3, unique=True)) if place else []
-        stages.append(StageSpec(tuple(sorted(parents)), place))
+        sweep = tuple(range(50 * place + 1000, 50 * place + 1000 + draw(st.sampled_from([0, 0, 2, 3]))))
+        stages.append(StageSpec(tuple(sorted(parents)), place, sweep))
     return tuple(stages)
 
 
@@ -129,7 +133,7 @@ class PipelineMachine(RuleBasedStateMachine):
     def _end_everything(self) -> None:
         self.world.run_to_the_end()
         left = {state for _, state in self.world.unfinished()}
-        assert left <= {"failed", "stopped", "lost", "not submitted", "queued"}
+        assert left <= {"failed", "stopped", "lost", "not submitted", "queued", "waits"}
         for pipeline in self.world.pipelines:
             self.world.advance(pipeline, resume=True)
         self.world.run_to_the_end()
@@ -137,7 +141,9 @@ class PipelineMachine(RuleBasedStateMachine):
 
 
 def test_no_stage_starts_early_none_succeeds_twice_and_all_end() -> None:
-    run_state_machine_as_test(PipelineMachine, settings=settings(max_examples=15, stateful_step_count=25))
+    run_state_machine_as_test(
+        PipelineMachine, settings=settings(max_examples=15, stateful_step_count=25, print_blob=True)
+    )
 
 
 class LargePipelineMachine(PipelineMachine):
@@ -148,4 +154,6 @@ class LargePipelineMachine(PipelineMachine):
 
 @pytest.mark.long
 def test_large_pipelines_hold_up_as_well() -> None:
-    run_state_machine_as_test(LargePipelineMachine, settings=settings(max_examples=100, stateful_step_count=60))
+    run_state_machine_as_test(
+        LargePipelineMachine, settings=settings(max_examples=100, stateful_step_count=60, print_blob=True)
+    )

@@ -269,7 +269,7 @@ def test_the_scores_of_its_stages_are_one_table(world: World, tmp_path: Path) ->
     rows = [line.split() for line in shown.splitlines() if line.startswith(("s0", "s1"))]
     assert [row[:4] for row in rows] == [["s0", "medqa", "acc", "0.7500"], ["s1", "test", "auroc", "0.7512"]]
     assert "published by MedCare" in shown
-    assert found["scores"][1] == {"stage": "s1", "task": "test", "metric": "auroc", "n": 120} | auroc
+    assert found["scores"][1] == {"stage": "s1", "point": "", "task": "test", "metric": "auroc", "n": 120} | auroc
     assert "published" not in found, "no system has the name of this pipeline"
 
 

@@ -75,7 +75,7 @@ def test_all_ranks_hear_one_judgement_of_all_reports_and_leave_together() -> Non
     left_early: list[int] = []
 
     def meet(rank: int) -> str:
-        barrier = StartBarrier(place(rank), where)
+        barrier = StartBarrier(place(rank), where, "ours")
         said = barrier.ask_all({"rank": rank}, lambda reports: str([report["rank"] for report in reports]))
         ready.append(rank)
         if rank == 0:
@@ -93,7 +93,7 @@ def test_all_ranks_hear_one_judgement_of_all_reports_and_leave_together() -> Non
 @pytest.mark.usefixtures("meeting_place")
 def test_ranks_that_do_not_come_are_named_with_their_nodes() -> None:
     def meet(rank: int) -> str:
-        return StartBarrier(place(rank), where, seconds=20 if rank else 1).ask_all({}, lambda _: "")
+        return StartBarrier(place(rank), where, "ours", seconds=20 if rank else 1).ask_all({}, lambda _: "")
 
     for error in in_all_ranks(meet, range(2)):
         assert str(error) == "rank 2 on gpu02, rank 3 on gpu02 did not arrive within 1 s"
@@ -103,7 +103,7 @@ def test_ranks_that_do_not_come_are_named_with_their_nodes() -> None:
 @pytest.mark.usefixtures("meeting_place")
 def test_a_first_rank_that_does_not_come_is_named() -> None:
     with pytest.raises(MissingRanksError, match="rank 0 on gpu01 did not arrive within 1 s"):
-        StartBarrier(place(2), where, seconds=1)
+        StartBarrier(place(2), where, "ours", seconds=1)
 
 
 @pytest.mark.usefixtures("meeting_place")
@@ -114,7 +114,18 @@ def test_a_first_rank_whose_port_is_taken_does_not_say_that_it_waited() -> None:
         socket.create_server(taken),
         pytest.raises(MissingRanksError, match=r"rank 0 on gpu01 cannot open the start barrier: .*EADDRINUSE"),
     ):
-        StartBarrier(place(0), where, seconds=1)
+        StartBarrier(place(0), where, "ours", seconds=1)
+
+
+@pytest.mark.usefixtures("meeting_place")
+def test_a_rank_of_another_run_that_comes_to_the_same_port_is_taken_for_nobody_here() -> None:
+    ours = StartBarrier(place(0, world_size=2), where, "ours", seconds=1)
+    theirs = StartBarrier(place(1, world_size=2), where, "theirs", seconds=1)
+
+    with pytest.raises(MissingRanksError, match="rank 0 on gpu01 did not answer within 1 s"):
+        theirs.ask_all({}, lambda _: "")
+    with pytest.raises(MissingRanksError, match="rank 1 on gpu01 did not arrive within 1 s"):
+        ours.ask_all({}, lambda _: "")
 
 
 @pytest.mark.usefixtures("meeting_place")
@@ -125,7 +136,7 @@ def test_clocks_are_compared_with_that_of_the_first_rank(monkeypatch: pytest.Mon
 
     def meet(rank: int) -> str:
         own.ahead = 900 if rank == 2 else 0
-        barrier = StartBarrier(place(rank), where)
+        barrier = StartBarrier(place(rank), where, "ours")
         message = barrier.ask_all(report(rank), lambda reports: judge(reports).node)
         barrier.leave()
         return str(message)

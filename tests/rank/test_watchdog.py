@@ -67,12 +67,68 @@ def test_signs_of_life_put_the_stacks_off() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_computing_is_a_sign_of_life_where_it_counts(tmp_path: Path) -> None:
+    heartbeat = tmp_path / "heartbeat"
+
+    done = run(
+        f"""
+heartbeat = Path({str(heartbeat)!r})
+WATCHDOG.set_heartbeat_file(heartbeat)
+with WATCHDOG.counting_work():
+    for _ in range(2):
+        os.utime(heartbeat, (1, 1))
+        while heartbeat.stat().st_mtime == 1:
+            pass
+print("alive")
+""",
+        limit="600",
+    )
+
+    assert (done.stdout, done.stderr) == ("alive\n", "")
+
+
+def test_a_thread_that_waits_hangs_where_computing_counts(tmp_path: Path) -> None:
+    heartbeat = tmp_path / "heartbeat"
+
+    done = run(
+        f"""
+heartbeat = Path({str(heartbeat)!r})
+WATCHDOG.set_heartbeat_file(heartbeat)
+os.utime(heartbeat, (1, 1))
+with WATCHDOG.counting_work():
+    WATCHDOG.heartbeat()
+    time.sleep(3)
+    print(heartbeat.stat().st_mtime)
+WATCHDOG.heartbeat()
+print(heartbeat.stat().st_mtime > 1)
+""",
+        limit="2",
+    )
+
+    assert done.stdout == "1.0\nTrue\n"
+    assert done.stderr.count("Timeout") == 1
+
+
+def test_an_error_ends_the_counting() -> None:
+    done = run("""
+try:
+    with WATCHDOG.counting_work():
+        raise KeyError
+except KeyError:
+    WATCHDOG.heartbeat()
+    stuck(2)
+""")
+
+    assert "in stuck\n" in done.stderr
+
+
 @pytest.mark.parametrize("limit", ["0", ""])
 def test_without_a_limit_nothing_is_watched(tmp_path: Path, limit: str) -> None:
     heartbeat = tmp_path / "heartbeat"
 
     done = run(
-        f"WATCHDOG.set_heartbeat_file(Path({str(heartbeat)!r})); WATCHDOG.heartbeat(); WATCHDOG.pause(); stuck(2)",
+        f"WATCHDOG.set_heartbeat_file(Path({str(heartbeat)!r})); WATCHDOG.heartbeat(); WATCHDOG.pause(); stuck(2)\n"
+        "with WATCHDOG.counting_work(): stuck(0.1)",
         limit,
     )
 

@@ -15,6 +15,8 @@ from tests.support.import_scan import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
+READ_NOTHING = {"site_check"}
+
 
 def value_at(recipe: Recipe, key: str) -> Any:
     """Follow a dotted key through the sections of a recipe."""
@@ -58,7 +60,7 @@ def test_inputs_are_names_that_stand_in_the_recipe(kind: str) -> None:
     for recipe in recipes_of(kind):
         found = list(recipe.inputs())
 
-        assert found
+        assert found or kind in READ_NOTHING
         for one in found:
             assert one.name.startswith(value_at(recipe, one.key)), one
             assert not isinstance(one, AdapterInput) or one.base

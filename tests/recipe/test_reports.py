@@ -51,4 +51,4 @@ def test_a_metric_has_to_be_reported_and_its_direction_known(wanted: Search, fau
 
 
 def test_a_kind_without_metrics_cannot_be_searched() -> None:
-    assert search("loss").metric_fault({}) == "metric: this kind of recipe reports no metric; search another recipe"
+    assert search("loss").metric_fault({}) == "metric: this kind of recipe reports no metric; name another recipe"

@@ -1,6 +1,7 @@
 """Every file under recipes/: it loads, its rehearsal needs nothing else, and recipes that belong together fit."""
 
 import re
+from collections import Counter
 from glob import glob
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from launcher.devcluster.config import Layout, Settings, Shape, cluster_profile
 from launcher.load import load_cluster, load_recipes
 from launcher.load.pipeline import load_pipeline
-from launcher.pipeline.order import order_stages
+from launcher.pipeline.order import sort_loaded
 from launcher.plan import check
 from launcher.recipe import CptRecipe, EvaluateRecipe, MergeRecipe, PrepareRecipe, SftRecipe, VocabularyRecipe
 from launcher.recipe.base import Artifact, Input
@@ -23,7 +24,12 @@ PIPELINES = sorted((FOLDER / "pipelines").glob("*.yaml"))
 RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path not in (*PROFILES, *PIPELINES))
 _CLINICAL = ("mor", "los", "pmv", "diag", "proc")
 AWAITS: dict[str, dict[str, set[str]]] = {
-    "biomed_llama": {"prepare": set(), "before": set(), "pretrain": {"prepare"}, "after": {"pretrain"}},
+    "biomed_llama": {
+        **{"prepare": set(), "before": set(), "pretrain": {"prepare"}, "after": {"pretrain"}},
+        **{name: {"pretrain"} for name in ("tune-medqa", "tune-medmcqa", "tune-pubmedqa", "instruct")},
+        **{"medqa": {"tune-medqa"}, "medmcqa": {"tune-medmcqa"}, "pubmedqa": {"tune-pubmedqa"}},
+        **{"instructed": {"instruct"}},
+    },
     "clinical_llama_lora": {
         **{"prepare": set(), "adapt": {"prepare"}, "perplexity": {"adapt", "prepare"}, "outcomes": set()},
         **{task: {"adapt", "outcomes"} for task in _CLINICAL},
@@ -60,10 +66,28 @@ def test_a_shipped_recipe_loads(path: Path, rehearse: bool) -> None:
 @pytest.mark.parametrize("rehearse", [False, True])
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 def test_a_shipped_pipeline_loads_and_its_stages_fit_together(path: Path, rehearse: bool) -> None:
-    awaits = order_stages(load_pipeline(path, rehearse=rehearse)).awaits
+    awaits = sort_loaded(load_pipeline(path, rehearse=rehearse))
 
     assert awaits == AWAITS[path.stem]
     assert [*awaits] == [*AWAITS[path.stem]]
+
+
+def test_clinical_llama_loras_grids_are_the_published_ones() -> None:
+    path = FOLDER / "pipelines" / "clinical_llama_lora.yaml"
+    loaded, rehearsed = load_pipeline(path), load_pipeline(path, rehearse=True)
+
+    points = Counter(stage.sweep for stage in loaded.stages if stage.sweep)
+    assert points == {
+        **{"adapt": 27},
+        **dict.fromkeys(_CLINICAL, 48),
+        **{f"baseline-{task}": 4 for task in _CLINICAL},
+    }
+    assert {one.name: (one.metric, one.direction) for one in loaded.choices} == {
+        **{"adapt": ("token_perplexity", "minimize")},
+        **dict.fromkeys(_CLINICAL, ("auroc", "maximize")),
+    }
+    few = Counter(stage.sweep for stage in rehearsed.stages if stage.sweep)
+    assert set(few.values()) == {1, 2}
 
 
 @pytest.mark.parametrize("path", [*RECIPES, *PIPELINES], ids=lambda path: path.stem)
@@ -72,7 +96,7 @@ def test_a_shipped_recipe_says_what_it_needs_and_takes(path: Path) -> None:
 
     assert "# Needs: " in header
     assert "# Takes: " in header
-    assert f"launcher submit recipes/{path.relative_to(FOLDER)}" in header
+    assert f"launcher submit recipes/{path.relative_to(FOLDER)}" in header or "launcher doctor --submit" in header
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)

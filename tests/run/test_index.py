@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from launcher.pipeline.lock import one_at_a_time
 from launcher.run.contents import Content, FileStamp, file_checksum, look_at
 from launcher.run.identity import MadeArtifact, RunIdentity
 from launcher.run.index import find_finished, may_be_finished, register
 from launcher.run.ledger import append_event
+from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, index_root
 
 RECIPE = "ab" * 32

@@ -4,7 +4,6 @@ import itertools
 import math
 import re
 import stat
-from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given
@@ -17,32 +16,9 @@ from launcher.scores.comparison import ComparedScore
 from launcher.scores.differences import difference_of, perplexity_difference
 from tests.support.command_line import launcher
 from tests.support.evaluations import answered, choice_report, perplexity_report, texts, write_evaluation
+from tests.support.pages import PageReader
 
-VOID = {"meta"}
 HOSTILE = '<script>alert("1")</script> & \' "'
-
-
-class Reader(HTMLParser):
-    """Reads a page and insists that tags are closed in their order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.texts, self.urls = [], [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.urls += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data)
 
 
 @pytest.fixture
@@ -56,7 +32,7 @@ def page(tmp_path):
 
 
 def test_the_page_is_whole_and_loads_nothing(page):
-    read = Reader(page)
+    read = PageReader(page)
 
     assert read.tags.count("svg") == 4
     assert read.tags.count("tbody") == 2
@@ -65,7 +41,7 @@ def test_the_page_is_whole_and_loads_nothing(page):
 
 
 def test_the_page_says_what_the_table_says(page):
-    said = "".join(Reader(page).texts)
+    said = "".join(PageReader(page).texts)
 
     for text in ("0.5000 ±0.0801", "1.0000 ±0.0000", "+0.5000 ±0.0801 *", "<0.001", "McNemar", "lower is better"):
         assert text in said
@@ -73,8 +49,8 @@ def test_the_page_says_what_the_table_says(page):
 
 
 def test_names_are_text_and_never_markup(page):
-    assert "".join(Reader(page).texts).count(HOSTILE) >= 3
-    assert "script" not in Reader(page).tags
+    assert "".join(PageReader(page).texts).count(HOSTILE) >= 3
+    assert "script" not in PageReader(page).tags
 
 
 def test_the_page_has_a_style_for_dark_screens_for_narrow_ones_and_for_paper(page):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import stat
 
 import pytest
 from scipy import stats
@@ -15,6 +16,7 @@ from launcher.recipe.identity import method_checksum
 from launcher.scores.seeds import SeedDifference, Spread
 from tests.support.command_line import launcher
 from tests.support.evaluations import answered, choice_report, write_evaluation
+from tests.support.pages import PageReader
 from tests.support.training_runs import cpt_recipe
 
 RIGHT = {
@@ -63,6 +65,7 @@ def test_means_and_deviations_over_seeds_agree_with_scipy(six):
     assert terms["difference"]["p"] == pytest.approx(rounded)
     assert rounded >= welch.pvalue
     assert (plain["difference"], terms["significant"]) == (None, True)
+    assert [row["values"] for row in found["rows"]] == [accuracies("plain"), accuracies("terms")]
 
 
 def test_the_correction_counts_every_difference(tmp_path):
@@ -137,11 +140,76 @@ def test_other_items_are_refused_within_a_group_too(tmp_path):
     assert "1 of 4 items are only in `plain-seed1`" in said
 
 
-@pytest.mark.parametrize("other", [["--latex"], ["--html", "page.html"]])
-def test_formats_without_groups_are_refused(six, other):
-    _, said = launcher("compare", "--group", *six, *other, code=2)
+def test_latex_has_a_row_for_each_group_and_comments_that_say_who_is_in_it(six):
+    out, _ = launcher("compare", "--group", *six, "--latex")
 
-    assert "--group: goes with the table, --json and --csv" in said
+    assert r"group & pubmedqa (acc) \\" in out.splitlines()
+    assert r"plain & $0.3333 \pm 0.0577$ \\" in out.splitlines()
+    assert r"terms & $0.8333^{*} \pm 0.0577$ \\" in out.splitlines()
+    assert "% p: Welch's t test over the seeds." in out.splitlines()
+    assert "% terms: terms-seed1 (seed 1), terms-seed2 (seed 2), terms-seed3 (seed 3)" in out.splitlines()
+    assert out.count("{") == out.count("}")
+
+
+def test_a_group_without_the_task_has_an_empty_cell(tmp_path, six):
+    tasks = {"medqa": choice_report(answered("1100")), "pubmedqa": choice_report(answered(RIGHT["plain-seed1"]))}
+    both = [
+        write_evaluation(tmp_path / name, tasks, name, f"{name}1", trainings=[Training(name="a", method=name, seed=1)])
+        for name in ("first", "other")
+    ]
+
+    out, _ = launcher("compare", "--group", *map(str, both), six[0], six[1], "--latex")
+
+    assert r"plain & -- & $0.3500 \pm 0.0707$ \\" in out
+
+
+def test_the_page_has_the_mean_and_every_seed_of_each_group(tmp_path, six):
+    out, said = launcher("compare", "--group", *six, "--html", str(tmp_path / "page.html"))
+
+    page = PageReader((tmp_path / "page.html").read_text(encoding="utf-8"))
+    text = "".join(page.texts)
+    assert said == f"written: {tmp_path}/page.html\n"
+    assert "terms  0.8333" in out
+    for part in ("Mean scores of 2 groups", "0.8333 ±0.0577", "+0.5000 ±0.0471 *", "Welch", "plain-seed2 (seed 2)"):
+        assert part in text
+    assert [page.labels[0], page.classes["plain dot"], page.classes["plain small dot"]] == [
+        "plain: mean 0.3333 of seeds with 0.4000, 0.3000, 0.3000",
+        1,
+        3,
+    ]
+    assert (page.classes["better dot"], page.classes["better small dot"]) == (1, 3)
+    assert page.urls == []
+
+
+def test_the_page_of_one_seed_each_has_no_deviation(tmp_path, six):
+    launcher("compare", "--group", six[0], six[3], "--html", str(tmp_path / "page.html"))
+
+    page = PageReader((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert (page.classes["plain small dot"], page.classes["plain"]) == (2, 0)
+
+
+def test_the_page_of_a_lower_score_that_is_better_says_so(tmp_path):
+    places = []
+    for name, right in RIGHT.items():
+        method, seed = name.split("-seed")
+        report = choice_report(answered(right, "error"), "error", lower=True)
+        training = Training(name=name, method=method, seed=int(seed))
+        run = f"{seed}{method[:5]}"
+        places.append(str(write_evaluation(tmp_path / name, {"qa": report}, name, run, trainings=[training])))
+
+    launcher("compare", "--group", *places, "--html", str(tmp_path / "page.html"))
+
+    page = PageReader((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "error; lower is better" in "".join(page.texts)
+    assert page.classes["worse dot"] == 1
+
+
+def test_a_page_of_groups_about_credentialed_data_is_for_its_owner_only(tmp_path):
+    places = [str(evaluation(tmp_path, name, right, data_use="credentialed")) for name, right in RIGHT.items()]
+
+    launcher("compare", "--group", *places, "--html", str(tmp_path / "page.html"))
+
+    assert stat.S_IMODE((tmp_path / "page.html").stat().st_mode) == 0o600
 
 
 def test_the_method_of_a_recipe_is_all_but_seed_names_and_place():

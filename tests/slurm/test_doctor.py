@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from launcher.artifacts.site_measurements import measurements_of_site
 from launcher.devcluster import DevCluster
+from launcher.run.ledger import read_attempts
 from tests.slurm.site import Site
 from tests.support.recipe_files import write
 
@@ -90,3 +93,19 @@ def test_a_dead_controller_is_one_line_and_exit_code_1(devcluster: DevCluster, t
     path = write(tmp_path, text, "cluster.yaml")
 
     assert Site(devcluster).launcher("doctor", "--cluster", path, exit_code=1) == ""
+
+
+def test_a_submitted_check_measures_is_stopped_and_comes_back(devcluster: DevCluster) -> None:
+    """The recipe is "site_check.yaml"."""
+    profile = yaml.safe_load(devcluster.profile.read_text())
+    profile["gpus"]["per_node"] = 1
+    path = write(devcluster.layout.folder, yaml.safe_dump(profile), "small_nodes.yaml")
+
+    printed = Site(devcluster).launcher("doctor", "--submit", "--rehearse", "--json", "--cluster", path)
+
+    found = {one["topic"]: one for one in json.loads(printed)["findings"]}
+    assert [found[topic]["level"] for topic in ("rendezvous", "between nodes", "stop request", "requeue")] == ["ok"] * 4
+    assert found["rendezvous"]["what"].startswith("2 nodes x 1 ranks on CPU")
+    kept = measurements_of_site(Path(profile["roots"]["runs"]))
+    assert kept is not None and kept.network
+    assert read_attempts(Path(profile["roots"]["runs"], kept.run, "attempts.jsonl"))[0].reason == "time_limit"

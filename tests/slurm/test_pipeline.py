@@ -9,6 +9,8 @@ from launcher.devcluster import DevCluster
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import PipelineDir, RunDir
 from tests.slurm.site import RECIPES, Site, last_step, manifest
+from tests.support.swept_pipelines import write_swept_pipeline
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -67,3 +69,35 @@ def submit(site: Site, path: Path) -> dict[str, list[dict[str, str]]]:
     """Submit the pipeline's rehearsal and return what was said."""
     told: dict[str, list[dict[str, str]]] = json.loads(site.launcher("submit", path, "--rehearse", "--yes", "--json"))
     return told
+
+
+def test_a_sweep_is_an_array_whose_best_point_the_next_stage_reads(devcluster: DevCluster, tmp_path: Path) -> None:
+    site = Site(devcluster)
+    first = submit(site, write_swept_pipeline(tmp_path / "swept.yaml", [2, 4], steps=6))
+    rows = {row["stage"]: row for row in first["stages"]}
+    points = {name: RunDir(Path(rows[name]["folder"])) for name in ("adapt-r=2", "adapt-r=4")}
+    assert [rows[name]["job"].partition("_")[2] for name in points] == ["0", "1"]
+    assert rows["evaluate"]["job"] == "", "it is queued when a point is selected"
+
+    site.preempt(points["adapt-r=4"], step=1)
+    for run in (*points.values(), RunDir(Path(rows["evaluate"]["folder"]))):
+        site.wait_until_finished(run)
+
+    assert [one.reason for one in read_attempts(points["adapt-r=4"].ledger)] == ["preempted", "finished"]
+    folder = PipelineDir(Path(str(first["pipeline"])))
+    assert "adapt: selected `adapt-r=" in folder.log.read_text()
+    before = newest_job(site)
+
+    second = submit(site, write_swept_pipeline(tmp_path / "swept.yaml", [2, 3, 4], steps=6))
+
+    again = {row["stage"]: row for row in second["stages"]}
+    assert {name: RunDir(Path(again[name]["folder"])) for name in points} == points
+    site.wait_until_finished(RunDir(Path(again["adapt-r=3"]["folder"])))
+    evaluated = RunDir(Path(again["evaluate"]["folder"]))
+    log = PipelineDir(Path(str(second["pipeline"]))).log
+    wait_for(lambda: "evaluate: " in log.read_text(), "the evaluation's turn")
+    if "`adapt-r=3`" in log.read_text():
+        site.wait_until_finished(evaluated)
+        assert newest_job(site) == before + 2
+    else:
+        assert newest_job(site) == before + 1, "the evaluation has finished with the same adapter"

@@ -1,27 +1,25 @@
 """What the project is for: runs of 2 nodes x 2 ranks, hybrid shard, real abstracts, that survive whatever happens."""
 
-import os
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
 from launcher.devcluster import DevCluster
+from launcher.devcluster.chaos import ChaosReport, ChaosTarget, Storm, Strike, differing_steps
+from launcher.devcluster.chaos.process_faults import KillRank
+from launcher.devcluster.chaos.slurm_faults import Preempt, ReachTimeLimit
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir, published_steps
 from tests.slurm.site import (
     Site,
     ended,
     joined_losses,
-    last_step,
     logs_text,
-    paused,
-    rank_processes,
     record,
     recorded_losses,
     steps_by_attempt,
 )
+from tests.support.time_accounts import account_of, seconds_by_the_clock
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
@@ -44,31 +42,24 @@ def uninterrupted(site: Site) -> RunDir:
 
 
 @pytest.fixture(scope="module")
-def interrupted(site: Site) -> RunDir:
-    """60 steps with one preemption, one time limit and one `kill -9` of a rank."""
+def storm(site: Site) -> tuple[RunDir, ChaosReport]:
+    """60 steps with one preemption, one time limit and one `kill -9` of a rank, by `launcher devcluster chaos`."""
     run = site.submit_rehearsal()
-    job = record(run).submissions[-1].job_id
 
-    site.preempt(run, step=8)
-    site.wait_for_attempt(run, 1)
+    def resume() -> None:
+        raise AssertionError(f"{run.root} did not come back by itself:\n{logs_text(run)}")
 
-    site.wait_for_step(run, last_step(run) + 2)
-    with paused(run):  # Slurm looks at time limits every 30 s only (PERIODIC_TIMEOUT in its job_mgr.c)
-        site.slurm("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes_to_come(run)}")
-        wait_for(run.stop_request.exists, "Slurm's word that the time is nearly over")
-    site.wait_for_attempt(run, 2)
-    site.slurm("scontrol", "update", f"JobId={job}", "TimeLimit=10")
-
-    site.wait_for_step(run, last_step(run) + 4)
-    os.kill(rank_processes(run)[3], signal.SIGKILL)
-    site.wait_until_finished(run)
-    return run
+    storm = Storm(ChaosTarget(run, site.cluster), resume)
+    strikes = [
+        Strike(number, fault, "training", part, seed=number)
+        for number, (fault, part) in enumerate(((Preempt, 0.14), (ReachTimeLimit, 0.3), (KillRank, 0.6)))
+    ]
+    return run, storm.carry_out(strikes, seed=0)
 
 
-def minutes_to_come(run: RunDir) -> int:
-    """The shortest time limit of the present attempt that leaves it the time to save."""
-    elapsed = time.time() - read_attempts(run.ledger)[-1].started
-    return 1 + int((elapsed + 30) // 60)
+@pytest.fixture(scope="module")
+def interrupted(storm: tuple[RunDir, ChaosReport]) -> RunDir:
+    return storm[0]
 
 
 def test_every_parameter_is_sharded_in_the_node_and_replicated_between_nodes(uninterrupted: RunDir) -> None:
@@ -83,6 +74,7 @@ def test_an_interrupted_run_has_the_losses_of_an_uninterrupted_one(uninterrupted
     assert sorted(expected) == list(range(1, 61))
     assert list(expected.values()) == recorded_losses("biomed-llama-cpt")
     assert joined_losses(interrupted) == expected
+    assert differing_steps(interrupted.metrics, uninterrupted.metrics) == []
 
 
 def test_the_ledger_tells_why_each_attempt_ended(interrupted: RunDir) -> None:
@@ -99,6 +91,25 @@ def test_graceful_stops_redo_no_step_and_a_kill_at_most_the_interval(interrupted
     assert steps[1][0] == steps[0][-1] + 1
     assert steps[2][0] == steps[1][-1] + 1
     assert 0 <= steps[2][-1] - (steps[3][0] - 1) <= 10
+
+
+def test_what_each_fault_cost_is_told(storm: tuple[RunDir, ChaosReport]) -> None:
+    run, report = storm
+    preempted, out_of_time, killed = report.costs
+
+    assert [cost.exit_reason for cost in report.costs][:2] == ["preempted", "time_limit"]
+    assert [(cost.attempts, cost.recovery) for cost in report.costs] == 3 * [(1, "came back")]
+    assert (preempted.redone, out_of_time.redone) == (0, 0)
+    steps = steps_by_attempt(run)
+    assert killed.redone == steps[2][-1] - (steps[3][0] - 1)
+    assert all(cost.seconds is not None and cost.seconds > 0 for cost in report.costs)
+
+
+def test_the_seconds_of_all_kinds_are_those_of_the_clock(interrupted: RunDir) -> None:
+    account = account_of(interrupted)
+
+    assert account.seconds() == pytest.approx(seconds_by_the_clock(interrupted), abs=1)
+    assert account.seconds("idle") == 0
 
 
 def test_a_run_is_one_wandb_run(interrupted: RunDir) -> None:

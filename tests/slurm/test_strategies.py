@@ -4,6 +4,7 @@ It takes long, so `make test` leaves it out. `make long` runs it; docs/strategie
 are what it saw, and tests/train/test_strategies.py compares both with what validation refuses.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from jobs.models.adapters.save import write_adapter
 from jobs.models.tokenizer import load_encoder
 from jobs.train.adapter_checkpoint import gather_adapter
 from launcher.devcluster import DevCluster
+from launcher.run.ledger import read_json_lines
+from launcher.run.paths import RunDir
 from tests.models.test_adapters import adapter
 from tests.models.test_embeddings import expand_tokenizer
 from tests.slurm.site import Site, joined_losses, steps_by_attempt
@@ -24,7 +27,7 @@ from tests.support.corpora import make_corpus
 from tests.support.preference_runs import write_pairs
 from tests.support.prepare_runs import abstracts
 from tests.support.strategy_table import STEPS, STRATEGIES, VARIANTS, Variant, recorded
-from tests.support.training_runs import words
+from tests.support.training_runs import ASSETS, words
 from tests.support.two_step_adapters import STORIES, make_clinical
 
 pytestmark = pytest.mark.long
@@ -41,7 +44,9 @@ def site(small_cluster: DevCluster) -> Site:
     encoder = load_encoder(str(models / "expanded"), "expanded")
     make_corpus(corpora / "abstracts", [encoder.encode(abstracts()[:60])])
     make_corpus(corpora / "words", [words(400)])
-    write_pairs(small_cluster.layout.folder / "data", 24)  # training reads them more than once
+    data = small_cluster.layout.folder / "data"
+    write_pairs(data, 24)  # training reads them more than once
+    shutil.copy(ASSETS / "medquad_80.json.gz", data)
     return Site(small_cluster)
 
 
@@ -73,9 +78,18 @@ def test_what_is_allowed_and_preempted_once_has_the_losses_of_an_uninterrupted_r
 
         assert sorted(joined_losses(whole)) == list(range(1, STEPS + 1))
         assert joined_losses(run) == joined_losses(whole)
+        assert rewards(run) == rewards(whole)
         first, second = steps_by_attempt(run).values()
         assert second[0] == first[-1] + 1
         assert len(steps_by_attempt(whole)) == 1
+
+
+def rewards(run: RunDir) -> dict[int, dict[str, float]]:
+    """What was told of rewards in each step, if anything was."""
+    return {
+        row["step"]: {name: value for name, value in row.items() if name == "kl" or "reward" in name}
+        for row in read_json_lines(run.metrics)
+    }
 
 
 def write(folder: Path, variant: Variant, strategy: str, name: str) -> Path:

@@ -9,13 +9,11 @@ from datetime import datetime
 import pytest
 
 from launcher.devcluster import DevCluster
-from launcher.monitor.time_account import account_for
-from launcher.monitor.traces import kept_limits, read_traces
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir
-from launcher.run.pauses import read_pauses
 from launcher.run.record import RunRecord
 from tests.slurm.site import ONE_RANK, Site, rank_processes
+from tests.support.time_accounts import account_of
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.long
@@ -52,9 +50,7 @@ def test_all_seconds_are_accounted_for(small_cluster: DevCluster) -> None:
 
     run = carry_out(site)
 
-    attempts, record = read_attempts(run.ledger), RunRecord.read(run.record)
-    traces = read_traces(run.metrics, kept_limits(attempts))
-    account = account_for(record, attempts, traces, read_pauses(run.pauses), time.time(), is_over=True)
+    attempts, record, account = read_attempts(run.ledger), RunRecord.read(run.record), account_of(run)
     whole = end_of_job(site, record.submissions[-1].job_id) - record.submissions[0].time
     assert record.submissions[0].time > begin
     assert account.seconds() == pytest.approx(whole, abs=2)  # Slurm says whole seconds

@@ -186,7 +186,7 @@ def test_a_search_is_submitted_by_itself_and_is_no_stage(site: Path, tmp_path: P
     pipeline = tmp_path / "pipeline.yaml"
     pipeline.write_text(json.dumps({"kind": "pipeline", "name": "p", "stages": {"a": {"recipe": str(path)}}}))
     _, said = launcher("validate", str(pipeline), code=2)
-    assert "the recipe of stage `a` has a `sweep` or a `search`, and a stage is one run" in said
+    assert "the recipe of stage `a` has a `search`; write a `sweep` in its place" in said
 
 
 def status(site: Path) -> str:

@@ -1,6 +1,7 @@
 """Running `export` in tests: small models, and a task that is not under Slurm."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -47,11 +48,13 @@ def one_layer(folder: Path) -> Path:
     return path
 
 
-def encoder_classifier(folder: Path, classes: int = 3) -> Path:
+def encoder_classifier(folder: Path, names: Sequence[str] = ("a", "b", "c"), **changes: object) -> Path:
     """An encoder of one layer with a head, as `folder`/models/model; as `kind: classify` exports it."""
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: place for place, name in enumerate(names)}}
     path, source = folder / "models" / "model", ASSETS / "random_bert"
     torch.manual_seed(1)
-    config = BertConfig.from_pretrained(source, num_labels=classes, num_hidden_layers=1, initializer_range=0.2)
+    shape = {"num_hidden_layers": 1, "initializer_range": 0.2}
+    config = BertConfig.from_pretrained(source, num_labels=len(names), **labels, **shape, **changes)
     model = BertForSequenceClassification(config)
     model.save_pretrained(path)
     AutoTokenizer.from_pretrained(source).save_pretrained(path)

@@ -31,6 +31,8 @@ class FakeJob:
     id: str
     submission: SubmissionDir
     conditions: list[str]
+    index: int = 0
+    """Its place in the submission's array."""
     state: str = "PENDING"
     never: bool = False
     """Whether one of its conditions can never be fulfilled."""
@@ -43,8 +45,7 @@ class FakeJob:
     @property
     def run(self) -> RunDir:
         """The run that it carries out."""
-        [row] = read_json_lines(self.submission.manifest)
-        return RunDir(Path(row["run"]))
+        return RunDir(Path(read_json_lines(self.submission.manifest)[self.index]["run"]))
 
 
 @dataclass
@@ -58,13 +59,14 @@ class FakeScheduler:
     accident: Callable[[], None] | None = None
     """What happens next while somebody queues a job, after they looked and before sbatch."""
     has_arrays = True
+    cluster: Cluster | None = None
     count: int = 0
 
     def max_elements(self, _wanted: int) -> int:
         return 1000
 
-    def element(self, job: str, _index: int, _size: int) -> str:
-        return job
+    def element(self, job: str, index: int, size: int) -> str:
+        return f"{job}_{index}" if size > 1 else job
 
     def add(self, submission: SubmissionDir, options: Sequence[str] = ()) -> str:
         """What sbatch does."""
@@ -72,16 +74,19 @@ class FakeScheduler:
         accident, self.accident = self.accident, None
         if accident:
             accident()
-        if self.limit is not None and sum(not job.is_over for job in self.jobs.values()) >= self.limit:
-            raise SlurmError(FULL)
         told = dict(option.removeprefix("--").partition("=")[::2] for option in options)
-        assert told.keys() <= {"dependency", "kill-on-invalid-dep"}
+        assert told.keys() <= {"array", "dependency", "kill-on-invalid-dep"}
+        indices, size = parse_indices(told.get("array", "0")), len(read_json_lines(submission.manifest))
+        if self.limit is not None and sum(not job.is_over for job in self.jobs.values()) + len(indices) > self.limit:
+            raise SlurmError(FULL)
         assert told.get("kill-on-invalid-dep", "no") == "no"
         self.count += 1
-        job = FakeJob(str(self.count), submission, list(filter(None, told.get("dependency", "").split(","))))
-        self.jobs[job.id] = job
+        job = str(self.count)
+        for index in indices:
+            name, conditions = self.element(job, index, size), [*filter(None, told.get("dependency", "").split(","))]
+            self.jobs[name] = FakeJob(name, submission, conditions, index)
         self.look_at_conditions()
-        return job.id
+        return job
 
     def jobs_of(self, submission: SubmissionDir) -> list[str]:
         self._answer()
@@ -151,6 +156,12 @@ class FakeScheduler:
     def _answer(self) -> None:
         if self.is_down:
             raise SlurmError(DOWN)
+
+
+def parse_indices(text: str) -> list[int]:
+    """Read the indices that sbatch is given: `0-2,5`."""
+    parts = [part.partition("-") for part in text.split(",")]
+    return [index for first, _, last in parts for index in range(int(first), int(last or first) + 1)]
 
 
 def write_made(folder: Path, content: str) -> None:

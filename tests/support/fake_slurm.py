@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROGRAM = """#!{python} -ISs
-import json, os, shlex, sys
+import json, os, shlex, sys, time
 from pathlib import Path
 
 state = Path({state!r})
 name, argv = Path(sys.argv[0]).name, sys.argv[1:]
 call = len(list(state.glob(name + ".*.json"))) + 1
 (state / f"{{name}}.{{call:04d}}.json").write_text(json.dumps({{"argv": argv, "environment": dict(os.environ)}}))
+while (state / f"{{name}}.{{call}}.held").exists():
+    time.sleep(0.02)
 failure = state / f"{{name}}.{{call}}.fails"
 queue = state / "queue"
 
@@ -132,6 +134,16 @@ class FakeSlurm:
     def fail(self, command: str, call: int, message: str, queued: bool = False) -> None:
         """Make one call fail; with `queued` the job gets into the queue all the same."""
         (self.state / f"{command}.{call}.fails").write_text(json.dumps([message, queued]), encoding="utf-8")
+
+    def hold(self, command: str, call: int) -> Path:
+        """Make one call wait until the file that is returned is removed."""
+        held = self.state / f"{command}.{call}.held"
+        held.touch()
+        return held
+
+    def was_called(self, command: str, call: int) -> bool:
+        """Tell whether a command was called so many times."""
+        return (self.state / f"{command}.{call:04d}.json").exists()
 
     def calls(self, command: str) -> list[Call]:
         """What a command was called with, in order."""

@@ -1,10 +1,13 @@
 """Pipelines of merges that only write a file, and the people and machines that get in each other's way."""
 
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from threading import Thread
 from types import MappingProxyType
@@ -12,12 +15,14 @@ from unittest.mock import patch
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
-from launcher.load.pipeline import LoadedPipeline, LoadedStage
+from launcher.load.pipeline import LoadedPipeline
 from launcher.load.recipes import LoadedRecipe
+from launcher.load.stage_points import LoadedChoice, LoadedStage
+from launcher.load.sweep_points import Point
 from launcher.load.yaml_tree import Origin, YamlNode
 from launcher.operate import stop as ending
 from launcher.pipeline.advance import advance
-from launcher.pipeline.find import pipelines_with
+from launcher.pipeline.find import list_pipelines, pipelines_with
 from launcher.pipeline.plan import plan_pipeline
 from launcher.pipeline.record import Pipeline
 from launcher.pipeline.states import read_stages
@@ -42,36 +47,68 @@ class StageSpec:
 
     parents: tuple[int, ...]
     seed: int = 0
+    sweep: tuple[int, ...] = ()
+    """Of a sweep: the seeds of its points, which are their losses as well. The lowest is selected."""
 
 
 Spec = tuple[StageSpec, ...]
 
 
-def expected_content(spec: Spec, place: int) -> str:
-    """What a stage makes, worked out from the whole pipeline."""
+def expected_content(spec: Spec, place: int, seed: int | None = None) -> str:
+    """What a stage, or the point with a seed, makes, worked out from the whole pipeline."""
     inputs = [expected_content(spec, parent) for parent in spec[place].parents] or ["base", "adapter"]
-    return content_of(spec[place].seed, inputs)
+    return content_of(min(spec[place].sweep, default=spec[place].seed) if seed is None else seed, inputs)
+
+
+def possible_contents(spec: Spec, place: int) -> set[str | None]:
+    """What a stage may have made, whichever points of sweeps failed on the way."""
+    choices = [possible_contents(spec, parent) for parent in spec[place].parents] or [{"base"}, {"adapter"}]
+    seeds = spec[place].sweep or (spec[place].seed,)
+    return {content_of(seed, [str(one) for one in inputs]) for seed in seeds for inputs in product(*choices)}
 
 
 def content_of(seed: int, inputs: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([seed, *sorted(inputs)]).encode()).hexdigest()[:16]
 
 
-def load(spec: Spec, folder: Path, publish: Mapping[str, str] = MappingProxyType({})) -> LoadedPipeline:
+def load(
+    spec: Spec, folder: Path, publish: Mapping[str, str] = MappingProxyType({}), allow_failed: int = 0
+) -> LoadedPipeline:
     """What loading the file of such a pipeline gives."""
-    stages = []
+    stages, choices = [], []
     for place, stage in enumerate(spec):
-        base, *others = [f"made-{parent}" for parent in stage.parents] or ["base", "adapter"]
-        adapters = [{"path": one} for one in others] or [{"path": "adapter"}]
-        fields = {"kind": "merge", "name": f"stage-{place}", "base_model": base, "adapters": adapters}
-        fields |= {"output": f"made-{place}", "seed": stage.seed, "resources": RESOURCES}
-        recipe = read_recipe(json.dumps(fields))
-        stages.append(LoadedStage(f"s{place}", LoadedRecipe(recipe, folder / "recipe.yaml", "")))
-    listed = {stage.name: {"recipe": "recipe.yaml"} for stage in stages}
+        points = [_stage(folder, place, stage, seed) for seed in stage.sweep] or [_stage(folder, place, stage, None)]
+        stages += points
+        if stage.sweep:
+            names = tuple(point.name for point in points)
+            choices.append(
+                LoadedChoice(f"s{place}", names, "loss", "minimize", allow_failed, ("model", f"made-{place}"))
+            )
+    listed = {f"s{place}": {"recipe": "recipe.yaml"} for place in range(len(spec))}
     recipe = PipelineRecipe.model_validate_json(
         json.dumps({"kind": "pipeline", "name": "p", "stages": listed, "publish": dict(publish)})
     )
-    return LoadedPipeline(recipe, tuple(stages), folder / "p.yaml", "", YamlNode({}, Origin("p.yaml", None)))
+    root = YamlNode({}, Origin("p.yaml", None))
+    return LoadedPipeline(recipe, tuple(stages), folder / "p.yaml", "", root, tuple(choices))
+
+
+def _stage(folder: Path, place: int, stage: StageSpec, seed: int | None) -> LoadedStage:
+    base, *others = [f"made-{parent}" for parent in stage.parents] or ["base", "adapter"]
+    adapters = [{"path": one} for one in others] or [{"path": "adapter"}]
+    fields = {"kind": "merge", "name": f"stage-{place}", "base_model": base, "adapters": adapters}
+    made = f"made-{place}" if seed is None else f"made-{place}.seed-{seed}"
+    fields |= {"output": made, "seed": stage.seed if seed is None else seed, "resources": RESOURCES}
+    recipe = read_recipe(json.dumps(fields))
+    loaded = LoadedRecipe(recipe, folder / "recipe.yaml", "")
+    if seed is None:
+        return LoadedStage(f"s{place}", loaded)
+    point = Point(f"p:s{place}", {"seed": seed}, f"seed={seed}")
+    return LoadedStage(f"s{place}-seed={seed}", replace(loaded, point=point), (), f"s{place}")
+
+
+def _place_and_seed(stage: str | None) -> tuple[int, int | None]:
+    place, _, seed = str(stage)[1:].partition("-seed=")
+    return int(place), int(seed) if seed else None
 
 
 @dataclass
@@ -84,6 +121,8 @@ class World:
     """By the pipeline's folder."""
     made: dict[str, int] = field(default_factory=dict)
     """How many times each content was made."""
+    unmeasured: set[int] = field(default_factory=set)
+    """Seeds of points whose loss is no number."""
 
     def __post_init__(self) -> None:
         for name in ("runs", "models", "corpora", "data", "code/launcher"):
@@ -95,11 +134,18 @@ class World:
         roots = {name: str(self.folder / name) for name in ("runs", "models", "corpora", "data")}
         self.cluster = Cluster.model_validate_json(json.dumps({"name": "test", "roots": roots}))
         queue, find = (lambda _cluster: self.scheduler), self.scheduler.find
-        modules = ("submit.resubmit", "submit.plan_submission", "submit.queue_all", "pipeline.advance")
+        modules = [f"submit.{one}" for one in ("resubmit", "plan_submission", "queue_all")]
+        modules += ["pipeline.advance", "pipeline.submit"]
+        ids = (f"{number:06x}" for number in itertools.count(1))  # newest last, so that a history can be repeated
         self._patches = [
             *(patch(f"launcher.{module}.queue_of", queue) for module in modules),
             *(patch(f"launcher.{module}.find_jobs", find) for module in ("monitor.run_state", "operate.stop")),
-            patch("launcher.operate.stop.end_jobs", self.scheduler.end),
+            *(
+                patch(f"launcher.{module}.end_jobs", self.scheduler.end)
+                for module in ("operate.stop", "pipeline.advance")
+            ),
+            patch("launcher.submit.resubmit.read_submit_limit", lambda _cluster: None),
+            patch("secrets.token_hex", lambda _: next(ids)),
             patch("launcher.pipeline.faults.check_all", lambda *_: []),
             patch("launcher.pipeline.faults.find_unstartable", lambda *_: []),
             patch("launcher.pipeline.plan.read_code", partial(read_code, source=self.folder / "code")),
@@ -111,11 +157,13 @@ class World:
         for one in self._patches:
             one.stop()
 
-    def submit(self, spec: Spec, **publish: str) -> Pipeline | None:
+    def submit(self, spec: Spec, allow_failed: int = 0, **publish: str) -> Pipeline | None:
         """Submit a pipeline; None if it is refused."""
         try:
-            pipeline = submit_pipeline(plan_pipeline(load(spec, self.folder, publish), self.cluster))
+            pipeline = submit_pipeline(plan_pipeline(load(spec, self.folder, publish, allow_failed), self.cluster))
         except (RunError, SlurmError):
+            for kept in list_pipelines(Path(self.cluster.roots.runs)):  # another pipeline may carry out its stages
+                self.specs.setdefault(str(kept.folder.root), spec)
             return None
         self.specs[str(pipeline.folder.root)] = spec
         return pipeline
@@ -160,22 +208,34 @@ class World:
             append_event(run.ledger, number, missing_inputs=True)
             self._end(job, "bad_recipe", "stop", "FAILED")
             return
-        recipe = read_recipe(run.recipe.read_text())
         assert record.pipeline is not None
-        spec, place = self.specs[record.pipeline], int(str(record.stage)[1:])
-        found = [read_made(Path(record.locations.model(one.name))) for one in recipe.inputs()]
-        wanted = [expected_content(spec, parent) for parent in spec[place].parents]
-        assert set(wanted) <= set(found), f"{record.stage} started without complete inputs"
-        identity = identify(recipe, record.locations)
+        self._inputs(run)
+        identity = identify(read_recipe(run.recipe.read_text()), record.locations)
         assert identity is not None
         identity.write(run.identity)
+
+    def _inputs(self, run: RunDir) -> list[str]:
+        """What a run reads of its parents; of a sweep that is one of its points."""
+        record = RunRecord.read(run.record)
+        spec, (place, _) = self.specs[str(record.pipeline)], _place_and_seed(record.stage)
+        inputs = read_recipe(run.recipe.read_text()).inputs()
+        found = {read_made(Path(record.locations.model(one.name))) for one in inputs}
+        if not spec[place].parents:
+            return ["base", "adapter"]
+        wanted = [possible_contents(spec, parent) & found for parent in spec[place].parents]
+        assert all(len(one) == 1 for one in wanted), f"{record.stage} started without complete inputs"
+        return [content for one in wanted for content in one if content]
 
     def finish(self, job: FakeJob) -> None:
         """Let a running job succeed."""
         record = RunRecord.read(job.run.record)
-        spec, place = self.specs[str(record.pipeline)], int(str(record.stage)[1:])
-        content = expected_content(spec, place)
-        write_made(record.locations.folder("model", f"made-{place}"), content)
+        spec, (place, seed) = self.specs[str(record.pipeline)], _place_and_seed(record.stage)
+        content = content_of(spec[place].seed if seed is None else seed, self._inputs(job.run))
+        made = read_recipe(job.run.recipe.read_text()).makes
+        assert made is not None
+        write_made(record.locations.folder("model", made.name), content)
+        loss = math.nan if seed is not None and seed in self.unmeasured else seed
+        job.run.metrics.write_text(json.dumps({"step": 1, "loss": loss}) + "\n")
         self.made[content] = self.made.get(content, 0) + 1
         assert self.made[content] == 1, f"{record.stage} was carried out twice"
         self._end(job, "finished", "done", "COMPLETED")
@@ -227,10 +287,12 @@ class World:
             for name, one in states.items():
                 is_ready = all(states[other].is_finished for other in one.stage.awaits)
                 if is_ready and not one.is_finished:
-                    found.append((name, one.status.state if one.status else "removed"))
+                    found.append((name, one.status.state if one.status else "waits"))
         return found
 
 
 def edit(spec: Spec, place: int, seed: int) -> Spec:
-    """Change what one stage makes."""
-    return (*spec[:place], replace(spec[place], seed=seed), *spec[place + 1 :])
+    """Change what one stage makes; of a sweep, its first point."""
+    old = spec[place]
+    new = replace(old, sweep=(seed, *old.sweep[1:])) if old.sweep else replace(old, seed=seed)
+    return (*spec[:place], new, *spec[place + 1 :])

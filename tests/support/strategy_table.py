@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from launcher.recipe import read_recipe
 from tests.support.preference_runs import preference_recipe
+from tests.support.rl_runs import rl_recipe
 from tests.support.training_runs import cpt_recipe
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,7 +33,7 @@ Results = dict[str, dict[str, dict[str, str]]]
 
 @dataclass(frozen=True)
 class Variant:
-    """A way of training: an adapter, or all weights."""
+    """A way of training: an adapter, or all weights, of a kind."""
 
     name: str
     adapter: dict[str, Any] | None
@@ -57,6 +58,8 @@ class Variant:
             "resources": {"nodes": 2, "gpus_per_node": ranks_per_node},
             **self.own,
         }
+        if self.kind == "rl":
+            return rl_recipe(**sections)
         if self.kind != "cpt":
             return preference_recipe(self.kind, **sections)
         return cpt_recipe(data={"corpora": [{"name": self.corpus}], "packing": self.packing}, **sections)
@@ -71,6 +74,11 @@ class Variant:
             return True
         return False
 
+
+_VOWELS = [{"type": "format", "pattern": ".*[aeiou]"}]
+"""About half of the completions end so."""
+_RLOO = {"algorithm": {"name": "rloo", "iterations": 2}, "rewards": _VOWELS}
+_PPO = {"algorithm": {"name": "ppo", "iterations": 2}, "rewards": _VOWELS}
 
 VARIANTS = (
     Variant("all weights", None),
@@ -103,6 +111,10 @@ VARIANTS = (
         "orthogonal",
         {"method": "orthogonal", "start_from": "mixture", "base_r": 8, "r": 6, "alpha": 12, "lambda1": 0.01},
     ),
+    Variant("`reward`, all weights", None, kind="reward"),
+    Variant("`dpo`, all weights", None, kind="dpo"),
+    Variant("`rl`, rloo, all weights", None, kind="rl", own=_RLOO),
+    Variant("`rl`, ppo, all weights", None, kind="rl", own=_PPO),
 )
 
 

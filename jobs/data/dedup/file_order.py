@@ -6,6 +6,7 @@ of its updates continue those of the baseline. PMC's archives have the date of t
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -59,8 +60,8 @@ def require_order(sources: Sequence[SourcePath], keys: Sequence[Keys]) -> None:
         LauncherError: names two such files and the citation.
     """
     releases = {number: release_of(*one) for number, one in enumerate(sources) if one[1].format == "medline"}
-    known = list(releases.values())
-    doubtful = {number for number, release in releases.items() if release is None or known.count(release) > 1}
+    known = Counter(releases.values())
+    doubtful = {number for number, release in releases.items() if release is None or known[release] > 1}
     for identity, version, claims in _disagreements({number: keys[number] for number in releases}, doubtful):
         for one, other in combinations(claims, 2):
             is_clear = None not in (releases[one], releases[other]) and releases[one] != releases[other]

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from launcher.cli.views.score_wording import MARK, explanation, score_text
+from launcher.cli.views import latex
+from launcher.cli.views.score_wording import explanation, score_text
 from launcher.scores.comparison import ComparedScore, Comparison
 
 _COLUMNS = (
@@ -12,11 +13,6 @@ _COLUMNS = (
     *("difference", "difference_standard_error", "difference_low", "difference_high", "is_log_ratio"),
     *("test", "p", "p_holm", "significant", "detectable"),
 )
-_ESCAPED = {char: f"\\{char}" for char in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
 
 
 def as_plain(found: Comparison) -> dict[str, Any]:
@@ -62,23 +58,16 @@ def csv_rows(found: Comparison) -> Iterator[tuple[Any, ...]]:
 def latex_table(found: Comparison) -> str:
     """Write a table of models by tasks for the package booktabs; comments below it say what the numbers are."""
     blocks = found.blocks()
-    names = [_escape(f"{task} ({metric})") for task, metric in blocks]
-    lines = [rf"\begin{{tabular}}{{l{'r' * len(blocks)}}}", r"\toprule", " & ".join(["model", *names]) + r" \\"]
-    lines.append(r"\midrule")
-    for model in found.models:
-        rows = [next((row for row in block if row.model == model.label), None) for block in blocks.values()]
-        lines.append(" & ".join([_escape(model.label), *map(_latex_cell, rows)]) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([*lines, *(f"% {line}" for line in (*explanation(found), *found.notes))])
+    rows = [
+        (
+            model.label,
+            [_cell(next((row for row in block if row.model == model.label), None)) for block in blocks.values()],
+        )
+        for model in found.models
+    ]
+    heads = ["model", *(f"{task} ({metric})" for task, metric in blocks)]
+    return latex.table(heads, rows, (*explanation(found), *found.notes))
 
 
-def _latex_cell(row: ComparedScore | None) -> str:
-    if row is None:
-        return "--"
-    mark = rf"^{{{MARK}}}" if row.is_marked else ""
-    value, _, error = score_text(row.score, r"\pm ").replace(",", "{,}").partition(" ")
-    return f"${value}{mark}{error and f' {error}'}$"
-
-
-def _escape(text: str) -> str:
-    return "".join(_ESCAPED.get(char, char) for char in text)
+def _cell(row: ComparedScore | None) -> str:
+    return latex.cell(score_text(row.score, latex.SIGN), row.is_marked) if row else latex.cell(None, is_marked=False)

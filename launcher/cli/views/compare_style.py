@@ -19,7 +19,7 @@ table.scores { width: 100%; border-collapse: collapse; font-variant-numeric: tab
 .scores tr.task b { color: var(--ink); }
 .scores tbody th[scope=row] { font-weight: 400; min-width: 9rem; overflow-wrap: anywhere; }
 .scores td.score, .scores td.difference, .scores td.p, .scores td.detectable { white-space: nowrap; }
-.scores td.difference, .scores td.p, .scores td.detectable,
+.scores td.difference, .scores td.p, .scores td.detectable, .scores td.seeds,
 .scores thead th:nth-child(n+4) { text-align: right; }
 .scores td.plot, .scores tr.axis td:last-child { width: 38%; padding: 0 1rem; }
 b.better { color: var(--better); }
@@ -31,6 +31,7 @@ svg line.baseline { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 3 3;
 svg line.better { stroke: var(--better); }
 svg line.worse { stroke: var(--worse); }
 svg line.dot { stroke-width: 10; stroke-linecap: round; }
+svg line.small { stroke-width: 5; opacity: .6; }
 .labels { position: relative; height: 1.2rem; color: var(--soft); font-size: .8rem; }
 .labels span { position: absolute; transform: translateX(-50%); }
 p.small, li, dl { color: var(--soft); font-size: .9rem; }
@@ -48,8 +49,8 @@ code { font-size: .85em; overflow-wrap: anywhere; }
   .scores tbody th[scope=row], .scores tr.task th { width: 100%; }
   .scores td.plot, .scores tr.axis td:last-child { width: 100%; order: 1; padding: 0 1.2rem; }
   .scores tr.axis td:first-child { display: none; }
-  .scores td.p:not(:empty)::before, .scores td.detectable:not(:empty)::before { content: attr(data-name) " ";
-    color: var(--soft); }
+  .scores td.p:not(:empty)::before, .scores td.detectable:not(:empty)::before, .scores td.seeds::before {
+    content: attr(data-name) " "; color: var(--soft); }
 }
 @media print {
   main { max-width: none; padding: 0; }

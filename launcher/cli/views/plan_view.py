@@ -7,7 +7,6 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.cli.views.wording import duration, file_size, quantity
-from launcher.plan.details import WRITE_BYTES
 from launcher.plan.forecast import usable_memory
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def _lines(item: "LoadedRecipe", cluster: "Cluster", found: "TrainingDetails") -
     yield "model", f"{found.parameters:,} parameters{trained}"
     yield from _memory_lines(item, cluster, found)
     yield from _time_lines(found)
-    yield from _safety_lines(cluster, found)
+    yield from safety_lines(cluster, found)
 
 
 def _memory_lines(item: "LoadedRecipe", cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple[str, str]]:
@@ -59,28 +58,32 @@ def _memory_lines(item: "LoadedRecipe", cluster: "Cluster", found: "TrainingDeta
 def _time_lines(found: "TrainingDetails") -> Iterator[tuple[str, str]]:
     if found.step and found.tokens_per_second:
         rate = f"{quantity(found.tokens_per_second)} tokens/s; computes at {found.step.mfu:.0%} of the peak"
-        yield "step", f"{_seconds(found.step.seconds)}, {rate}"
+        yield "step", f"{seconds_words(found.step.seconds)}, {rate}"
         for one in found.step.traffic:
             yield "", f"a rank sends {file_size(one.bytes)} {one.level}: {one.name}"
         for level, seconds in found.step.sending.items():
-            yield "", f"{_seconds(seconds)} of sending {level}, beside {_seconds(found.step.computing)} of computing"
+            computing = seconds_words(found.step.computing)
+            yield "", f"{seconds_words(seconds)} of sending {level}, beside {computing} of computing"
     if found.steps and found.tokens:
         long = f", {found.days:.1f} days" if found.days else ""
         yield "whole run", f"{found.steps:,} steps, {quantity(found.tokens)} tokens{long}"
     if found.gpu_hours:
-        yield "", f"{quantity(found.gpu_hours)} GPU-hours{_costs(found)}"
+        yield "", f"{quantity(found.gpu_hours)} GPU-hours{cost_words(found)}"
 
 
-def _costs(found: "TrainingDetails") -> str:
+def cost_words(found: "TrainingDetails") -> str:
+    """Say what the energy and the price are, after the GPU-hours."""
     energy = f", {found.megawatt_hours:.3g} MWh" if found.megawatt_hours else ""
     return energy + (f", price {found.price:,.0f}" if found.price is not None else "")
 
 
-def _safety_lines(cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple[str, str]]:
+def safety_lines(cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple[str, str]]:
+    """Say what a checkpoint takes, and what warning a stop needs; a name and a text each."""
     if found.checkpoint_bytes and found.save_seconds:
-        rate = f"{_seconds(found.save_seconds)} at {file_size(WRITE_BYTES)}/s"
+        speed = found.checkpoint_bytes / found.save_seconds
+        rate = f"{seconds_words(found.save_seconds)} at {file_size(round(speed))}/s"
         if found.copied:
-            rate = f"training waits {_seconds(found.stall_seconds)} for a copy, which is written in {rate}"
+            rate = f"training waits {seconds_words(found.stall_seconds)} for a copy, which is written in {rate}"
         often = f"; every {duration(found.best_interval)} loses least" if found.best_interval else ""
         yield "checkpoint", f"{file_size(found.checkpoint_bytes)}, {rate}{often}"
     if found.wanted_lead:
@@ -123,7 +126,8 @@ def print_pipeline(name: str, cluster: "Cluster", found: "PipelineForecast") -> 
     table.add_column("after", overflow="fold")
     for stage in found.stages:
         mark, hours = " *" if stage.is_limit else "  ", quantity(stage.gpu_hours) if stage.gpu_hours else "0"
-        table.add_row(stage.name, f"{stage.days:.2f}{mark}", f"{hours}{mark}", ", ".join(stage.awaits))
+        points = f" ({stage.points} points)" if stage.points else ""
+        table.add_row(f"{stage.name}{points}", f"{stage.days:.2f}{mark}", f"{hours}{mark}", ", ".join(stage.awaits))
     out.print(table)
     price = f", price {found.price:,.0f}" if found.price is not None else ""
     out.print(f"all stages: {quantity(found.gpu_hours)} GPU-hours{price}", soft_wrap=True)
@@ -132,7 +136,8 @@ def print_pipeline(name: str, cluster: "Cluster", found: "PipelineForecast") -> 
         out.print("* no estimate: one attempt up to its time limit; a training may need several")
 
 
-def _seconds(value: float | None) -> str:
+def seconds_words(value: float | None) -> str:
+    """Say a time of which fractions of a second matter."""
     if value is None:
         return ""
     return f"{value:.3g} s" if value < 60 else duration(value)

@@ -41,13 +41,15 @@ def print_stage_scores(pipeline: str, scores: Sequence[StageScore], notes: Seque
     out = Console(highlight=False, markup=False, emoji=False)
     out.print(f"{pipeline}: scores of its stages, with 95 % intervals", style="bold")
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("stage", "task", "metric"):
+    has_points = any(one.point for one in scores)
+    for column in ("stage", *(("point",) if has_points else ()), "task", "metric"):
         shown.add_column(column, overflow="fold")
     for column in ("score", "interval", "items"):
         shown.add_column(column, justify="right", no_wrap=True)
     for one in scores:
         interval = "" if one.low is None or one.high is None else f"{number(one.low)} to {number(one.high)}"
-        shown.add_row(one.stage, one.task, one.metric, number(one.value), interval, f"{one.n:,}")
+        point = (one.point,) if has_points else ()
+        shown.add_row(one.stage, *point, one.task, one.metric, number(one.value), interval, f"{one.n:,}")
     out.print(shown)
     for note in notes:
         out.print(f"note: {note}", soft_wrap=True)

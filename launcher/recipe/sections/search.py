@@ -82,20 +82,7 @@ class Search(Section):
         Args:
             reported: The metrics that the recipe reports; the direction is None where it may be either.
         """
-        if not reported:
-            return "metric: this kind of recipe reports no metric; search another recipe"
-        known = find_metric(self.metric, reported)
-        if known is None:
-            return f"metric: `{self.metric}` is not reported by this recipe; write one of " + nearest_first(
-                self.metric, reported
-            )
-        right = reported[known]
-        if self.direction is None and right is None:
-            return f"direction: is not known for `{self.metric}`; write `minimize` or `maximize`"
-        if right and self.direction not in (None, right):
-            better = "lower" if right == "minimize" else "higher"
-            return f"direction: `{self.metric}` is the better the {better}; write `{right}`, or leave it out"
-        return None
+        return metric_fault(self.metric, self.direction, reported)
 
     @override
     def _conflicts(self) -> Iterator[str]:
@@ -106,6 +93,28 @@ class Search(Section):
             yield f"trials: `grid` has {self.grid_size} combinations; write at most {self.grid_size}"
         if self.parallel > self.trials:
             yield f"parallel: {self.parallel} are more than `trials`; write at most {self.trials}"
+
+
+def metric_fault(metric: str, direction: Direction | None, reported: Mapping[str, Direction | None]) -> str | None:
+    """Say what is wrong with the metric that runs are compared by; None if nothing is.
+
+    Args:
+        metric: Its name.
+        direction: Which values are said to be better.
+        reported: The metrics that the recipe reports; the direction is None where it may be either.
+    """
+    if not reported:
+        return "metric: this kind of recipe reports no metric; name another recipe"
+    known = find_metric(metric, reported)
+    if known is None:
+        return f"metric: `{metric}` is not reported by this recipe; write one of {nearest_first(metric, reported)}"
+    right = reported[known]
+    if direction is None and right is None:
+        return f"direction: is not known for `{metric}`; write `minimize` or `maximize`"
+    if right and direction not in (None, right):
+        better = "lower" if right == "minimize" else "higher"
+        return f"direction: `{metric}` is the better the {better}; write `{right}`, or leave it out"
+    return None
 
 
 def find_metric(name: str, reported: Mapping[str, Direction | None]) -> str | None:

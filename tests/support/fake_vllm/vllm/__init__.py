@@ -2,7 +2,7 @@
 
 Arguments are those of the real classes, and what they refuse is refused. Each load and each call is noted in the file
 $FAKE_VLLM_NOTES. $FAKE_VLLM_FAILS says what goes wrong: `no model`, `no memory`, `little memory`, `end`,
-`error`, `abort`, `wait`, or `memory taken 0.75`, where a larger share of the memory is not free.
+`error`, `abort`, `refusal`, `wait`, or `memory taken 0.75`, where a larger share of the memory is not free.
 """
 
 import json
@@ -26,6 +26,14 @@ def note(**what: Any) -> None:
         file.write(json.dumps({"pid": os.getpid(), **what}) + "\n")
 
 
+class VLLMClientError(Exception):
+    """As vLLM's, which is no ValueError."""
+
+
+class VLLMValidationError(VLLMClientError):
+    """As vLLM's."""
+
+
 @dataclass
 class SamplingParams:
     """As vLLM's, which takes more."""
@@ -42,7 +50,9 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 2 or not 0 < self.top_p <= 1 or self.top_k < -1 or self.max_tokens < 1:
-            raise ValueError("a sampling parameter is out of range")
+            raise VLLMValidationError("a sampling parameter is out of range")
+        if 0 < self.temperature < 0.01 or self.seed == -1:
+            raise AssertionError("vLLM would take another value")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
             raise OverflowError("seed does not fit into 64 bits")
 
@@ -63,7 +73,7 @@ class LLM:
         max_lora_rank: int = 16,
         max_loras: int = 1,
         generation_config: str = "auto",
-        gpu_memory_utilization: float = 0.9,
+        gpu_memory_utilization: float = 0.92,
     ) -> None:
         found = {name: value for name, value in locals().items() if name != "self"}
         names = ("PYTHONPATH", "RANK", "CUDA_VISIBLE_DEVICES", "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_NO_USAGE_STATS")
@@ -101,12 +111,7 @@ class LLM:
         os.write(1, f"{NOISE}\n".encode())
         if use_tqdm:
             sys.stderr.write("Processed prompts: Planted\n")
-        if FAILS == "error":
-            raise RuntimeError("EngineCore encountered an issue: Planted")
-        if FAILS == "end":
-            os._exit(9)
-        if FAILS == "wait":
-            signal.pause()
+        _fail()
         if FAILS == "abort":
             return [_output([3], "abort") for _ in prompts]
         self._load(lora_request)
@@ -144,6 +149,17 @@ class LLM:
             if made[-1] in ends or any(one in text for one in params.stop):
                 return _output(made, "stop")
         return _output(made, "length")
+
+
+def _fail() -> None:
+    if FAILS == "error":
+        raise RuntimeError("EngineCore encountered an issue: Planted")
+    if FAILS == "refusal":
+        raise VLLMValidationError("the prompt is too long: Planted")
+    if FAILS == "end":
+        os._exit(9)
+    if FAILS == "wait":
+        signal.pause()
 
 
 def _choose(logits: Any, seen: set[int], params: SamplingParams, random: Any) -> int:

@@ -1,0 +1,152 @@
+"""Letting faults strike a run, one after the other, and bringing it back where a person must."""
+
+import time
+from collections.abc import Callable, Sequence
+from random import Random
+
+from launcher.devcluster.chaos.draw import Strike
+from launcher.devcluster.chaos.fault import ChaosFault, Phase
+from launcher.devcluster.chaos.report import Blow, ChaosReport, costs_of
+from launcher.devcluster.chaos.target import ChaosTarget
+from launcher.errors import LauncherError, RunError, SlurmError
+
+_LOOK, _LOOK_FOR_SAVES = 0.1, 0.002
+_ASK_SLURM = 2.0
+"""Seconds between two questions to Slurm; a run that is twice in no queue does not come back by itself."""
+
+
+class Storm:
+    """Lets faults strike one run.
+
+    Args:
+        target: The run.
+        resume: What a person does when the run does not go on by itself.
+        say: Called with one line about each fault.
+        patience: Seconds after which something that has to happen is given up.
+    """
+
+    def __init__(
+        self,
+        target: ChaosTarget,
+        resume: Callable[[], None],
+        say: Callable[[str], None] = lambda _: None,
+        patience: float = 900,
+    ) -> None:
+        self._target = target
+        self._resume = resume
+        self._say = say
+        self._patience = patience
+        self._blows: list[Blow] = []
+        self._asked = 0.0
+        self._times_away = 0
+
+    def carry_out(self, strikes: Sequence[Strike], seed: int) -> ChaosReport:
+        """Let all faults strike, and wait until the run has finished.
+
+        Raises:
+            LauncherError: The run did not come back.
+        """
+        skipped = []
+        for strike in strikes:
+            if why := self._strike(strike):
+                self._say(f"{strike.fault.name}: {why}")
+                skipped.append((strike.fault.name, why))
+        self._wait(lambda: self._target.has_finished, "the run finishes")
+        attempts, rows = self._target.attempts, self._target.rows
+        costs = costs_of(self._blows, attempts, rows)
+        return ChaosReport(seed, self._target.last_step, len(attempts), tuple(costs), tuple(skipped))
+
+    def _strike(self, strike: Strike) -> str:
+        """Let one fault strike at its moment; say why if it cannot."""
+        fault = strike.fault()
+        if why := fault.why_not(self._target):
+            return why
+        phase = self._await_moment(strike)
+        if self._target.has_finished:
+            return "the run had finished"
+        with self._target.held():
+            attempt, step = self._target.attempts[-1].number, self._target.last_step
+            try:
+                rng = Random(strike.seed)  # noqa: S311 - it has to be repeatable
+                what = fault.inject(self._target, rng)
+            except BaseException:
+                fault.undo(self._target)
+                raise
+            self._blows.append(Blow(fault.name, phase, what, time.time(), attempt, step))
+        self._say(f"step {step}, {phase}: {what}")
+        try:
+            self._await_effect(fault)
+        finally:
+            fault.undo(self._target)
+        return ""
+
+    def _await_moment(self, strike: Strike) -> Phase:
+        """Wait for the moment of a fault; return the phase that the run is then in."""
+        if strike.phase == "starting":
+            self._wait(self._is_starting_or_trains, f"an attempt starts, for {strike.fault.name}")
+            if not self._has_begun():
+                return "starting"
+        self._wait(lambda: self._trains_at(strike), f"the moment of {strike.fault.name}")
+        if strike.phase == "saving":
+            self._wait(lambda: self._target.is_saving, "a checkpoint is being written", _LOOK_FOR_SAVES)
+            return "saving"
+        return "training"
+
+    def _is_starting_or_trains(self) -> bool:
+        return bool(self._target.attempts) and self._target.batch_process() is not None and bool(self._target.ranks())
+
+    def _has_begun(self) -> bool:
+        return self._target.attempts[-1].began is not None
+
+    def _trains_at(self, strike: Strike) -> bool:
+        attempts, rows = self._target.attempts, self._target.rows
+        if not attempts or not rows or rows[-1]["attempt"] != attempts[-1].number or attempts[-1].ended is not None:
+            return False
+        before = self._blows[-1].step if self._blows else 0
+        reached = max(before + 1, int(strike.part * (attempts[-1].total_steps or 0)))
+        has_checkpoint = not strike.fault.needs_checkpoint or self._target.newest_checkpoint is not None
+        return self._target.last_step >= reached and has_checkpoint and bool(self._target.ranks())
+
+    def _await_effect(self, fault: ChaosFault) -> None:
+        if fault.until == "attempt over":
+            self._wait(lambda: self._target.batch_process() is None, f"the attempt ends, after {fault.name}")
+        elif fault.until == "at rest":
+            self._wait(self._is_at_rest, f"the run gives up, after {fault.name}", tends=False)
+        else:
+            time.sleep(fault.until)
+
+    def _wait(self, condition: Callable[[], bool], what: str, pause: float = _LOOK, tends: bool = True) -> None:
+        """Wait until something is so, or the run has finished; resume the run when it does not go on by itself."""
+        deadline = time.monotonic() + self._patience
+        while not condition() and not (tends and self._is_over()):
+            if time.monotonic() > deadline:
+                raise LauncherError(f"chaos: gave up after {self._patience:g} s of waiting until {what}")
+            time.sleep(pause)
+
+    def _is_over(self) -> bool:
+        """Look after the run now and then; tell whether it has finished."""
+        if time.monotonic() - self._asked < _ASK_SLURM:
+            return False
+        self._asked = time.monotonic()
+        if self._target.has_finished:
+            return True
+        if self._is_at_rest():
+            try:
+                self._resume()
+            except RunError as not_yet:
+                self._say(f"{not_yet}")
+            else:
+                self._say("resumed, as a person would")
+                self._times_away = 0
+                if self._blows:
+                    self._blows[-1].resumed += 1
+        return False
+
+    def _is_at_rest(self) -> bool:
+        """Tell whether the run does not go on by itself, twice in a row: between two jobs it is in no queue."""
+        try:
+            is_away = not self._target.is_queued() or self._target.is_on_hold()
+        except SlurmError:
+            return False
+        self._times_away = self._times_away + 1 if is_away else 0
+        return self._times_away > 1
