@@ -8,7 +8,7 @@ BENCHES := submit.py step_overhead.py "step_overhead.py --compile" checkpoint.py
     "sft.py --adapter lora" align.py "align.py --adapter lora" export.py grpo.py molora.py evaluate.py generate.py \
     terminology.py report.py status.py pipeline.py
 
-.PHONY: demo test fast long reproduce chaos gpu install lint style types layers bench docs newest latest constraints
+.PHONY: demo test fast long reproduce chaos gpu install lint style types layers bench docs man newest latest constraints
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -74,6 +74,9 @@ bench: install
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(PYTHON_BIN)/python -m mkdocs build
+
+man: install
+	$(PYTHON_BIN)/python docs/man_pages.py build/man
 
 # The newest versions that setup.cfg allows, in an environment of their own. Whether they work is no part of the gate.
 newest:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from launcher.cli import app
+from launcher.cli.exit_codes import EXIT_CODES
 from launcher.cluster import Cluster
 from launcher.monitor.exit_reasons import EXIT_REASONS
 from launcher.recipe import KINDS
@@ -58,6 +59,7 @@ def reference_pages() -> Iterator[tuple[str, str, str]]:
         yield kind, f"Recipe: {kind}", "\n".join(_section_lines([model], ""))
     yield "cluster", "Cluster profile", "\n".join(_section_lines([Cluster], ""))
     yield "reasons", "Reasons", "\n".join(_reason_lines())
+    yield "exit-codes", "Exit codes", "\n".join(_exit_code_lines())
 
 
 def _reason_lines() -> Iterator[str]:
@@ -70,6 +72,13 @@ def _reason_lines() -> Iterator[str]:
         yield f"| `{name}` | {waits.meaning} | {waits.advice} |"
     limits = "`AssocGrpGRES`, `QOSMaxJobsPerUserLimit` and the like"
     yield f"\nLimits of accounts and QOS ({limits}) are put into words by their parts."
+
+
+def _exit_code_lines() -> Iterator[str]:
+    yield "| code | of a command | of a job | of a rank |\n|---|---|---|---|"
+    for code, what in sorted(EXIT_CODES.items()):
+        yield f"| {code} | {what.command} | {what.job} | {what.rank} |"
+    yield "\n`attach`, `chat` and `debug` end with the exit code of the program that they start."
 
 
 def _command_lines(command: Any, name: str) -> Iterator[str]:

@@ -28,7 +28,7 @@ def remember_nodes(job: BatchJob, evidence: Evidence, end: EndReason, say: Calla
         report = NodeReport(node, trouble, time.time(), job.record.id, attempt.number)
         try:
             report_node(job.submission.root.parents[1], report)  # beside `.submissions`
-            say(f"{node} {trouble}: remembered, see `launcher nodes`")
+            say(f"{node} {trouble}: remembered, see `launcher nodes list`")
         except OSError as error:
             say(f"{node} {trouble}: cannot be remembered: {error}")
 

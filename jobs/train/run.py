@@ -244,8 +244,7 @@ class TrainingRun(Generic[R]):
 
     def _judge_ranks(self, step: int) -> Row:
         """Say what is known of the ranks' speeds at a logged step."""
-        ranks = self._control.of_ranks
-        return self._stragglers.note(step, ranks) if ranks else {}
+        return self._stragglers.note(step, self._control.of_ranks)
 
     def _report(self, straggler: Straggler) -> None:
         self.print(str(straggler))

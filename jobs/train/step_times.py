@@ -117,7 +117,9 @@ class StragglerWatch:
         self._reported: set[int] = set()
 
     def note(self, step: int, ranks: Sequence[OwnTime]) -> dict[str, float | int | None]:
-        """Take in what the ranks measured; return what belongs into the step's row."""
+        """Take in what the ranks measured, if they did; return what belongs into the step's row."""
+        if not ranks:
+            return {}
         self._points.append([*ranks])
         if len(self._points) == POINTS:
             self._judge(step)

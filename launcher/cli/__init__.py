@@ -37,9 +37,13 @@ from launcher.cli import (
     why,
 )
 from launcher.errors import LauncherError
+from launcher.run.typed import DamagedFileError
 
-_NO_BUGS = (errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS, errno.ESTALE)
-"""Errors of a full or protected file system, which a traceback would not explain."""
+NO_BUGS = (
+    *(errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS, errno.ESTALE),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
+)
+"""Errors of a full or protected file system, or of a folder in the place of a file: a traceback explains nothing."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -123,8 +127,11 @@ def run() -> int:
     except LauncherError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return error.exit_code
+    except DamagedFileError as error:
+        print(f"{error}; copy it again, or remove its folder if you no longer need it", file=sys.stderr)  # noqa: T201
+        return 2
     except OSError as error:
-        if error.errno not in _NO_BUGS:
+        if error.errno not in NO_BUGS:
             raise
         print(f"{error.filename or 'disk'}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return 1

@@ -1,12 +1,12 @@
 """`launcher attach` and `launcher stacks`: looking into a run while it runs."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, RunArgument
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.operate.stacks import StackReport
@@ -57,7 +57,7 @@ def stacks(
     found = find_run(profile, run)
     report = ask_for_stacks(found, profile, patience, all_threads)
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2))
+        print_json(asdict(report))
     else:
         _print_stacks(report, found.root.name)
     if report.silent:

@@ -1,11 +1,12 @@
 """`launcher devcluster chaos`: what it prints, and who resumes the run."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import typer
+
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.devcluster import DevCluster
@@ -43,7 +44,7 @@ def break_run(
     report = Storm(target, resume_run, lambda line: typer.echo(line, err=True)).carry_out(strikes, seed)
     if reference is not None:
         report = replace(report, differing=tuple(differing_steps(run.metrics, reference.metrics)))
-    typer.echo(json.dumps(asdict(report), indent=2)) if as_json else _show(report)
+    print_json(asdict(report)) if as_json else _show(report)
     return int(bool(report.differing))
 
 

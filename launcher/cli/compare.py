@@ -1,7 +1,6 @@
 """`launcher compare`: scores of models side by side, with what is known of their differences."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption
 from launcher.cli.completion import complete_recipes_and_runs
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.scores.comparison import Comparison
@@ -103,7 +103,7 @@ def _check_formats(formats: int, group: bool, published: str | None, is_bare: bo
 def _print_json(found: "Comparison", quoted: "PublishedTable | None") -> None:
     from launcher.cli.views.compare_formats import as_plain
 
-    typer.echo(json.dumps(as_plain(found) | ({"published": asdict(quoted)} if quoted else {}), indent=2))
+    print_json({**as_plain(found), "published": quoted and asdict(quoted)}, "models")
 
 
 def _print_for_papers(found: "Comparison", as_latex: bool) -> None:
@@ -160,13 +160,13 @@ def _compare_sweep(
     if not points:
         return False
     refuse_other_forms(f"`{name}` is a sweep", others)
-    for place, metric in enumerate(metrics or [None]):
-        sweep = read_sweep(profile, name, points, metric)
-        groups = group_seeds(sweep)
-        if as_json:
-            typer.echo(json.dumps({"metric": sweep.metric, "groups": [asdict(group) for group in groups]}, indent=2))
-        else:
-            typer.echo("\n" * bool(place) + "\n".join(group_lines(sweep, groups)))
+    wanted: Sequence[str | None] = metrics or [None]
+    found = [read_sweep(profile, name, points, metric) for metric in wanted]
+    if as_json:
+        means = [{"metric": one.metric, "groups": [asdict(group) for group in group_seeds(one)]} for one in found]
+        print_json({"sweep": name, "metrics": means}, "sweep")
+    else:
+        typer.echo("\n\n".join("\n".join(group_lines(one, group_seeds(one))) for one in found))
     return True
 
 

@@ -1,7 +1,6 @@
 """`launcher compare --group`: means over seeds, in all forms that scores of single models have."""
 
 import csv
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import typer
 
 from launcher.cli.html_file import write_html
+from launcher.cli.json_output import print_json
 from launcher.cli.views.seeds_formats import group_rows, groups_as_latex, groups_as_plain
 from launcher.scores.scored_model import ScoredModel
 from launcher.scores.seeds import compare_groups, group_models
@@ -32,7 +32,7 @@ def show_groups(
 
         write_html(html, page_of_groups(found), found.models)
     if shape == "json":
-        typer.echo(json.dumps(groups_as_plain(found), indent=2))
+        print_json(groups_as_plain(found), "groups")
     elif shape == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows(group_rows(found))
     elif shape == "latex":

@@ -1,11 +1,10 @@
 """`launcher compare PIPELINE`: the scores of a whole system, and what its authors report."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.pipeline.record import Pipeline
@@ -42,7 +41,7 @@ def compare_pipeline(
     quoted = _quote(pipeline, published)
     if as_json:
         plain = {"pipeline": pipeline.record.name, "scores": [asdict(one) for one in scores], "notes": notes}
-        typer.echo(json.dumps(plain | ({"published": asdict(quoted)} if quoted else {}), indent=2))
+        print_json({**plain, "published": quoted and asdict(quoted)}, "pipeline")
         return True
     from launcher.cli.views.published_view import print_published, print_stage_scores
 

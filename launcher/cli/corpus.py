@@ -1,6 +1,5 @@
 """`launcher corpus`: what a prepared corpus is made of, whether it is whole, what it says, how two of them differ."""
 
-import json
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.corpora.find import PublishedCorpus
@@ -55,7 +55,7 @@ def show(
         if note:
             typer.echo(f"{note}: documents are not measured; `launcher corpus verify` shows what is wrong", err=True)
     if as_json:
-        _print_reports(reports)
+        print_json({"corpora": reports})
 
 
 @app.command()
@@ -78,7 +78,7 @@ def verify(
         else:
             _print_flaws(found, flaws, quick)
     if as_json:
-        _print_reports(reports)
+        print_json({"corpora": reports})
     raise typer.Exit(1 if is_flawed else 0)
 
 
@@ -125,7 +125,7 @@ def sample(
     if as_json:
         told = {one: {"changes": list(map(asdict, its))} for one, its in changes.items()}
         rows = [asdict(one) | told.get(one.number, {}) for one in documents]
-        typer.echo(json.dumps({"split": split, "documents": rows}, indent=2))
+        print_json({"split": split, "documents": rows})
         return
     if not documents:
         typer.echo(f"{found.folder}: its {split} split holds no documents", err=True)
@@ -155,7 +155,7 @@ def diff(
     is_different = any(one.matters for one in differences)
     if as_json:
         rows = [asdict(one) | {"matters": one.matters} for one in differences]
-        typer.echo(json.dumps({"different": is_different, "differences": rows}, indent=2))
+        print_json({"different": is_different, "differences": rows})
     else:
         print_differences(*corpora, differences)
     raise typer.Exit(1 if is_different else 0)
@@ -184,11 +184,6 @@ def _open_all(texts: list[str], cluster: str | None) -> "list[PublishedCorpus]":
     if errors:
         raise LauncherError("\n".join(dict.fromkeys(errors)))
     return found
-
-
-def _print_reports(reports: list[dict[str, Any]]) -> None:
-    """Print the report of one corpus as it is, those of several in a list."""
-    typer.echo(json.dumps(reports[0] if len(reports) == 1 else {"corpora": reports}, indent=2))
 
 
 @contextmanager

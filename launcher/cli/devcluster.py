@@ -1,6 +1,5 @@
 """`launcher devcluster`: a real Slurm on this machine, to try things and to run the tests."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import JsonOption, RunArgument
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.devcluster import ClusterStatus, DevCluster
@@ -64,7 +64,7 @@ def status(
     """Show daemons, nodes, ports and version."""
     report = _cluster(folder).status()
     if as_json:
-        typer.echo(json.dumps(asdict(report), indent=2, default=str))
+        print_json(asdict(report))
     elif report.settings is None:
         typer.echo(f"no dev cluster in {report.folder}; start one with `launcher devcluster up{_dir_option(folder)}`")
     else:

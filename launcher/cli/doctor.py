@@ -1,11 +1,11 @@
 """`launcher doctor`: what a site will do with runs, before the first one is submitted."""
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption
+from launcher.cli.json_output import print_json
 from launcher.cli.shipped import SHIPPED
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _print_json(found: "Examination") -> None:
 
     preemptions = [{**asdict(one), "seconds_to_save": one.seconds_to_save} for one in found.preemptions]
     report = {**asdict(found), "preemptions": preemptions, "problems": found.problems}
-    typer.echo(json.dumps(report, indent=2))
+    print_json(report)
 
 
 def _print_table(found: "Examination") -> None:

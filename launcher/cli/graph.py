@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.arguments import ClusterOption
+from launcher.cli.arguments import ClusterOption, JsonOption
 from launcher.cli.completion import complete_recipes_and_runs
+from launcher.cli.json_output import print_json
 from launcher.errors import LauncherError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def graph(
             "--follow", metavar="SECONDS", min=1, help="Write the .html again and again until the pipeline is over."
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the stages of a pipeline, what each waits for, how it is doing and how long it took."""
     from launcher.cli.views.graph_view import draw_text
@@ -47,8 +49,13 @@ def graph(
     if follow is not None and (output is None or output.suffix != ".html"):
         raise LauncherError("--follow: writes a page again and again; add `--output FILE.html`")
     nodes, is_over = _read(pipeline, cluster)
-    if output is None:
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({"stages": [asdict(node) for node in nodes], "is_over": is_over})
+    if output is None and not as_json:
         typer.echo("\n".join(draw_text(nodes)))
+    if output is None:
         return
     _write(output, pipeline, nodes, None if is_over else follow)
     typer.echo(f"{output}: {len(nodes)} stages", err=True)

@@ -1,6 +1,5 @@
 """`launcher nodes`: the nodes that gave trouble, which new jobs are not given."""
 
-import json
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -18,18 +18,16 @@ app = typer.Typer(help="Nodes that gave trouble, which new jobs are not given.")
 NodesArgument = Annotated[list[str], typer.Argument(metavar="NODE", help="Names as Slurm has them.")]
 
 
-@app.callback(invoke_without_command=True)
-def nodes(context: typer.Context, cluster: ClusterOption = None, as_json: JsonOption = False) -> None:
+@app.command(name="list")
+def list_suspects(cluster: ClusterOption = None, as_json: JsonOption = False) -> None:
     """List the nodes that failed the preflight check, hung or were slow lately, and until when they are avoided."""
-    if context.invoked_subcommand is not None:
-        return
     from launcher.load import load_cluster
     from launcher.site.suspect_nodes import known_suspects
 
     profile = load_cluster(cluster)
     found = known_suspects(profile)
     if as_json:
-        typer.echo(json.dumps({"nodes": [asdict(one) for one in found]}, indent=2))
+        print_json({"nodes": [asdict(one) for one in found]})
         return
     if not found:
         typer.echo(_nothing(profile))

@@ -1,12 +1,13 @@
 """`launcher pipeline advance`, and what other commands do with a pipeline."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -75,22 +76,31 @@ def refuse_sweep(values: Sequence[str] | None) -> None:
         raise LauncherError(f"--sweep {values[0]}: is for recipes; a pipeline's stages have one value each")
 
 
-def validate_file(path: Path, overrides: Sequence[str], profile: "Cluster | None", rehearse: bool) -> None:
+def validate_file(
+    path: Path, overrides: Sequence[str], profile: "Cluster | None", rehearse: bool, as_json: bool
+) -> None:
     """Check a pipeline, and say what submitting it would do."""
-    from launcher.cli.views.pipeline_plan_view import describe_plan
+    from launcher.cli.views.pipeline_plan_view import describe_plan, list_stages
+    from launcher.errors import RecipeError
     from launcher.load.pipeline import load_pipeline
-    from launcher.pipeline.order import stage_names
     from launcher.pipeline.plan import plan_pipeline
 
-    loaded = load_pipeline(path, overrides, rehearse)
-    if profile is None:
-        typer.echo(f"{path}: ok: {loaded.recipe.name}: {', '.join(stage_names(loaded))}")
+    try:
+        loaded = load_pipeline(path, overrides, rehearse)
+        plan = plan_pipeline(loaded, profile, rehearse) if profile else None
+    except RecipeError as error:
+        if not as_json:
+            raise
+        print_json({"file": str(path), "stages": [], "faults": [vars(one) for one in error.faults]}, "pipeline")
+        raise typer.Exit(2) from None
+    stages = [*(describe_plan(plan) if plan else list_stages(loaded))]
+    if as_json:
+        print_json({"file": str(path), "stages": [one._asdict() for one in stages], "faults": []}, "pipeline")
+    elif plan is None:
+        typer.echo(f"{path}: ok: {loaded.recipe.name}: {', '.join(one.stage for one in stages)}")
         typer.echo("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)", err=True)
-        return
-    plan = plan_pipeline(loaded, profile, rehearse)
-    typer.echo(f"{path}: ok: {loaded.recipe.name}")
-    for line in describe_plan(plan):
-        typer.echo(f"  {line}")
+    else:
+        typer.echo("\n".join([f"{path}: ok: {loaded.recipe.name}", *(f"  {one}" for one in stages)]))
 
 
 def _print_plan(plan: "PipelinePlan") -> None:
@@ -122,7 +132,7 @@ def _report(pipeline: "Pipeline", plan: "PipelinePlan", as_json: bool) -> None:
 
     rows = report_rows(pipeline, plan)
     if as_json:
-        typer.echo(json.dumps({"pipeline": str(pipeline.folder.root), "stages": rows}, indent=1))
+        print_json({"pipeline": str(pipeline.folder.root), "stages": rows}, "pipeline")
         return
     for line in report_lines(rows):
         typer.echo(line)
@@ -143,7 +153,7 @@ def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool, everything: bo
     states, notes = read_stages(pipeline, profile)
     if as_json:
         stages = [stage_as_json(one) for one in states.values()]
-        typer.echo(json.dumps({"pipeline": str(pipeline.folder.root), "stages": stages, "notes": notes}, indent=2))
+        print_json({"pipeline": str(pipeline.folder.root), "stages": stages, "notes": notes}, "pipeline")
         return
     out = console()
     out.print(f"{pipeline.record.name}  {pipeline.folder.root}", markup=False, soft_wrap=True)

@@ -1,6 +1,5 @@
 """`launcher plan`: what a recipe needs, how long it takes and what it costs, before it waits in the queue."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, OverridesOption, RecipesArgument, RehearseOption
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,10 +65,8 @@ def plan(
 def _print_json(
     loaded: "Sequence[LoadedRecipe]", stages: "dict[Path, PipelineForecast]", profile: "Cluster", rows: int
 ) -> None:
-    plain: dict[str, object] = {"recipes": [_as_plain(item, profile, rows) for item in loaded]}
-    if stages:
-        plain["pipelines"] = [{"file": str(path), **asdict(found)} for path, found in stages.items()]
-    typer.echo(json.dumps(plain, indent=1))
+    plain = {"recipes": [_as_plain(item, profile, rows) for item in loaded]}
+    print_json({**plain, "pipelines": [{"file": str(path), **asdict(found)} for path, found in stages.items()]})
 
 
 def _show_all(

@@ -16,6 +16,7 @@ from launcher.cli.arguments import (
     RehearseOption,
     SweepOption,
 )
+from launcher.cli.json_output import print_json
 from launcher.cli.pipeline import validate_file
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def validate(
 
     profile = _profile(cluster)
     if len(files) == 1 and is_pipeline(Path(files[0])):
-        validate_file(Path(files[0]), overrides or (), profile, rehearse)
+        validate_file(Path(files[0]), overrides or (), profile, rehearse, as_json)
         return
     loaded, faults = load_all([Path(file) for file in files], overrides or (), rehearse, sweep or ())
     of_site, sound = _check(loaded, profile) if profile else ([], [True] * len(loaded))
@@ -52,7 +53,7 @@ def validate(
     forecasts = [item.forecast for item in estimate_recipes(loaded, profile)] if profile else [None] * len(loaded)
     if as_json:
         reports = [_report(item, expected) for item, expected in zip(loaded, forecasts, strict=True)]
-        typer.echo(json.dumps({"recipes": reports, "faults": [vars(fault) for fault in faults]}, indent=1))
+        print_json({"recipes": reports, "faults": [vars(fault) for fault in faults]}, "recipes")
         raise typer.Exit(2 if faults else 0)
     sweeps = Counter(
         (item.path, item.point.sweep) for item, good in zip(loaded, sound, strict=True) if item.point and good
@@ -96,14 +97,20 @@ def schema(
         str | None,
         typer.Argument(metavar="KIND|cluster", help="A kind of recipe, or `cluster`; all kinds if left out."),
     ] = None,
+    json_of: Annotated[
+        str | None,
+        typer.Option("--json-of", metavar="COMMAND", help="The schema of what a command prints with `--json` instead."),
+    ] = None,
 ) -> None:
-    """Print the JSON schema of recipes or cluster profiles, for editors."""
+    """Print the JSON schema of recipes or cluster profiles, for editors; with --json-of, that of a command's output."""
     from launcher.cluster import Cluster
     from launcher.errors import LauncherError
     from launcher.recipe import KINDS
     from launcher.recipe.schema import DIALECT, document_schema, recipe_schema
 
-    if kind == "cluster":
+    if json_of is not None:
+        found = _schema_of_output(json_of, kind)
+    elif kind == "cluster":
         found = {"$schema": DIALECT, **document_schema(Cluster)}
     elif kind in (None, "pipeline") or kind in KINDS:
         found = recipe_schema(kind)
@@ -111,6 +118,19 @@ def schema(
         known = ", ".join(f"`{name}`" for name in (*KINDS, "pipeline", "cluster"))
         raise LauncherError(f"schema: `{kind}` is not known; write one of {known}")
     typer.echo(json.dumps(found, indent=2))
+
+
+def _schema_of_output(command: str, kind: str | None) -> dict[str, Any]:
+    from launcher.cli.json_forms import OUTPUTS
+    from launcher.cli.json_schemas import output_schema
+    from launcher.errors import LauncherError
+
+    if kind is not None:
+        raise LauncherError(f"--json-of: has a schema of its own; leave `{kind}` out")
+    if command not in OUTPUTS:
+        known = ", ".join(f"`{name}`" for name in OUTPUTS)
+        raise LauncherError(f"--json-of: `{command}` is no command with `--json`; write one of {known}")
+    return output_schema(command)
 
 
 def init(

@@ -1,12 +1,12 @@
 """`launcher report`: what runs did, how well, where their time went and what it cost, as a page."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, WhereOption
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def report(
     if as_json:
         from launcher.cli.views.report_wording import as_plain
 
-        typer.echo(json.dumps({"runs": [as_plain(one) for one in reports], "notes": notes}, indent=1))
+        print_json({"runs": [as_plain(one) for one in reports], "notes": notes})
 
 
 def _find(profile: "Cluster", text: str, where: "Sequence[str]") -> "list[NamedRun]":

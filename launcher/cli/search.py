@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from launcher.cli.json_output import print_json
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -85,7 +87,7 @@ def submit_search_file(
     _publish(plan.folder)
     if as_json:
         report = {"search": plan.record.name, "folder": str(plan.folder.root), "jobs": queued.jobs}
-        typer.echo(json.dumps({**report, "elements": queued.elements, "left": queued.left}, indent=1))
+        print_json({**report, "elements": queued.elements, "left": queued.left}, "search")
     else:
         _report(plan.record.name, queued)
     return True

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from launcher.cli.arguments import JsonOption
+from launcher.cli.json_output import print_json
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 """A link in a checkout."""
@@ -20,8 +21,6 @@ def recipes(
     as_json: JsonOption = False,
 ) -> None:
     """List the recipes that are shipped, with the published values of five systems; `--copy recipes` to use them."""
-    import json
-
     from rich.console import Console
     from rich.table import Table
 
@@ -31,7 +30,7 @@ def recipes(
     files = sorted((*SHIPPED.glob("*.yaml"), *SHIPPED.glob("pipelines/*.yaml")))
     listed = [recipe for file in files for recipe in _describe(file)]
     if as_json:
-        typer.echo(json.dumps(listed, indent=2))
+        print_json({"recipes": listed})
     else:
         table = Table(box=None, pad_edge=False)
         for header in ("recipe", "kind", "what it does"):
@@ -64,7 +63,9 @@ def _describe(path: Path) -> Iterator[dict[str, str]]:
     """Say what each recipe of a file is; what it leaves out stands in its `base`."""
     import yaml
 
-    for found in yaml.safe_load_all(path.read_text(encoding="utf-8")):
+    for node in yaml.compose_all(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
+        # Not constructed: values below may have tags of recipes (`!replace`).
+        found = {key.value: value.value for key, value in node.value if isinstance(value, yaml.ScalarNode)}
         below = next(_describe(path.parent / found["base"])) if "base" in found else {}
         said = {key: found.get(key, below.get(key)) for key in ("kind", "description")}
         yield {"recipe": path.relative_to(SHIPPED).as_posix()} | said

@@ -1,7 +1,6 @@
 """`launcher status`: all runs in a table, or one run in detail."""
 
 import contextlib
-import json
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
@@ -12,6 +11,7 @@ import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, MetricOption, WhereOption, refuse_where
 from launcher.cli.completion import complete_runs
+from launcher.cli.json_output import print_json
 from launcher.cli.pipeline import show
 from launcher.cli.search import idle_notes
 
@@ -75,7 +75,7 @@ def status(
         return
     statuses, notes = read_statuses(profile, list_runs(profile))
     if as_json:
-        _print_json({"runs": [asdict(one) for one in statuses], "notes": notes})
+        print_json({"runs": [asdict(one) for one in statuses], "notes": notes}, "runs")
     elif not statuses:
         typer.echo(f"no runs in {profile.roots.runs}; `launcher submit RECIPE` makes one")
     else:
@@ -86,14 +86,10 @@ def _show_sweep(sweep: "SweepStatus", as_json: bool, everything: bool) -> None:
     if as_json:
         points = [{"values": one.values, "metrics": one.metrics, **asdict(one.run)} for one in sweep.points]
         best = sweep.best.run.id if sweep.best else None
-        found = {
-            "sweep" if sweep.trials is None else "search": sweep.name,
-            "metric": sweep.metric,
-            "lower_is_better": sweep.lower_is_better,
-            "best": best,
-        }
-        budget = {} if sweep.trials is None else {"trials": sweep.trials}
-        _print_json({**found, **budget, "points": points, "notes": sweep.notes})
+        form = "sweep" if sweep.trials is None else "search"
+        found = {form: sweep.name, **({} if sweep.trials is None else {"trials": sweep.trials})}
+        compared = {"metric": sweep.metric, "lower_is_better": sweep.lower_is_better, "best": best}
+        print_json({**found, **compared, "points": points, "notes": sweep.notes}, form)
         return
     from launcher.cli.views.sweep_view import sweep_lines
 
@@ -127,7 +123,8 @@ def _show_one(one: "RunStatus", notes: "Sequence[str]", as_json: bool, plot: boo
     goodput, evaluations, scores = measure_goodput(run), read_joined_rows(run.evaluations), _read_scores(run)
     if as_json:
         measured = {"goodput": asdict(goodput), "evaluations": evaluations}
-        _print_json({**asdict(one), **measured, "scores": scores and scores.model_dump(mode="json"), "notes": notes})
+        as_plain = scores and scores.model_dump(mode="json")
+        print_json({**asdict(one), **measured, "scores": as_plain, "notes": notes}, "run")
         return
     from launcher.cli.views.status_view import console, print_run
 
@@ -148,7 +145,3 @@ def _read_scores(run: "RunDir") -> "EvaluationScores | None":
     with contextlib.suppress(LauncherError):
         return read_scores(run.outputs)
     return None
-
-
-def _print_json(value: object) -> None:
-    typer.echo(json.dumps(value, indent=2))

@@ -1,11 +1,12 @@
 """What `launcher submit` says: warnings, runs that it queued, and those that there were before."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.run.paths import RunDir
@@ -132,7 +133,7 @@ def report_all(points: "SortedPoints", queued: "Sequence[FrozenRun]", resumed: "
         new = next(rest)
         tasks = {"tasks": _task_rows(new)} if new.record.group else {}
         rows.append({**_row(new.folder, new.record), "reused": False, **tasks})
-    typer.echo(json.dumps({"runs": rows}, indent=1))
+    print_json({"runs": rows}, "runs")
 
 
 def _report(points: "SortedPoints", queued: "Sequence[FrozenRun]", resumed: "Sequence[str]") -> None:
@@ -148,7 +149,7 @@ def _report(points: "SortedPoints", queued: "Sequence[FrozenRun]", resumed: "Seq
         if len(its) <= SHOWN:
             _report_points(its)
     if avoided := dict.fromkeys(node for run in queued for node in run.avoids):
-        typer.echo(f"not on {', '.join(avoided)}, which gave trouble lately (`launcher nodes`)", err=True)
+        typer.echo(f"not on {', '.join(avoided)}, which gave trouble lately (`launcher nodes list`)", err=True)
     if resumed:
         count = len(points.over)
         typer.echo(f"{count} {'runs' if count > 1 else 'run'} taken up again in job {', '.join(resumed)}")

@@ -1,6 +1,5 @@
 """`launcher usage`: what all runs used, by recipe, by state and by what it was spent on."""
 
-import json
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from launcher.monitor.usage import UsageTotal
@@ -34,9 +34,7 @@ def usage(
     if as_json:
         groups = {"recipes": found.recipes, "states": found.states}
         plain: dict[str, Any] = {name: [_as_plain(one) for one in some] for name, some in groups.items()}
-        typer.echo(
-            json.dumps({"since": begin, "total": _as_plain(found.total), **plain, "notes": found.notes}, indent=2)
-        )
+        print_json({"since": begin, "total": _as_plain(found.total), **plain, "notes": found.notes})
         return
     from launcher.cli.views.usage_view import usage_lines
 

@@ -1,6 +1,5 @@
 """`launcher watch`: how runs are doing, again and again, with keys to act on them."""
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, WhereOption, refuse_where
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def watch(
     if as_json:
         look = watched.look()
         found = [{**asdict(one.status), "goodput": asdict(one.goodput), "lines": one.lines[-1:]} for one in look.runs]
-        typer.echo(json.dumps({"time": look.time, "runs": found, "notes": look.notes}, indent=2))
+        print_json({"time": look.time, "runs": found, "notes": look.notes})
     elif svg is not None:
         _save(watched.look(), svg, profile.name)
     elif once or not (sys.stdin.isatty() and sys.stdout.isatty()):

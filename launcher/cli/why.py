@@ -1,18 +1,19 @@
 """`launcher why`: why a run waits, or how it ended, and what to type next."""
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, RunArgument, StageArgument
+from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from launcher.cluster import Cluster
     from launcher.monitor.tracebacks import RankError
+    from launcher.monitor.why import Explanation
     from launcher.run.stacks import SharedStack
 
 _FRAMES = 12
@@ -33,12 +34,19 @@ def why(
 
     profile = load_cluster(cluster)
     if lines := _explain_pipeline(profile, run, stage):
-        typer.echo(json.dumps(lines, indent=2) if as_json else "\n".join(lines))
+        if as_json:
+            print_json({"pipeline": run, "sentences": lines}, "pipeline")
+        else:
+            typer.echo("\n".join(lines))
         return
     explanation = explain_run(profile, find_stage(profile, run, stage) if stage else find_run(profile, run))
     if as_json:
-        typer.echo(json.dumps(asdict(explanation), indent=2))
-        return
+        print_json(asdict(explanation), "run")
+    else:
+        _show(explanation)
+
+
+def _show(explanation: "Explanation") -> None:
     first, *others = explanation.sentences
     typer.echo(f"{explanation.id} is {first}")
     for sentence in others:

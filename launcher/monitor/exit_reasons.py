@@ -32,7 +32,7 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     "node_failure": ExitReason(
         "node failure",
         "A node was lost, or failed the check before the start.",
-        "If it is always the same node, tell the administrators; `launcher nodes` lists the nodes that new jobs avoid.",
+        "If it is always the same node, tell the administrators; `launcher nodes list` says which ones new jobs avoid.",
     ),
     "killed": ExitReason(
         "killed, no reason given",

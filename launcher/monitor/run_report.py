@@ -1,7 +1,6 @@
 """All that a report says of runs: curves, where their time went, what that cost, and what they were made of."""
 
 import contextlib
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from launcher.run.metrics import read_joined_rows
 from launcher.run.paths import RunDir, list_shares
 from launcher.run.pauses import read_pauses
 from launcher.run.record import RunRecord
+from launcher.run.typed import read_resolved
 from launcher.slurm.query import QueryResult
 
 _NO_SCORES = ("time", "step", "attempt", "epoch")
@@ -88,7 +88,7 @@ def read_reports(cluster: Cluster, runs: Sequence[NamedRun]) -> tuple[list[RunRe
 
 def _read(label: str, state: RunState, answer: QueryResult) -> RunReport:
     run, status = state.folder, compose(state, answer)
-    recipe = json.loads(run.recipe.read_bytes()) if run.recipe.is_file() else {}
+    recipe = read_resolved(run.recipe)
     metrics = read_curves(run.metrics, kept_limits(state.attempts))
     pauses = read_pauses(run.pauses)
     until = last_sign_of_life(run) if status.is_over else time.time()

@@ -1,10 +1,10 @@
 """What a run directory says of its run."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError
@@ -13,6 +13,7 @@ from launcher.run.ledger import Attempt, StopRequest, has_finished, read_attempt
 from launcher.run.metrics import Row, read_newest_rows
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
+from launcher.run.typed import DamagedFileError, read_resolved
 from launcher.slurm.query import QueryResult, find_jobs
 
 
@@ -153,9 +154,14 @@ def _total_steps(run: RunDir, attempts: Sequence[Attempt]) -> int | None:
     noted = [attempt.total_steps for attempt in attempts if attempt.total_steps is not None]
     if noted:
         return noted[-1]
-    recipe = json.loads(run.recipe.read_text(encoding="utf-8")) if run.recipe.is_file() else {}
-    if "schedule" not in recipe:
-        return None
+    recipe = read_resolved(run.recipe)
+    try:
+        return _steps_of(recipe) if "schedule" in recipe else None
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise DamagedFileError(f"{run.recipe}: is no recipe ({type(error).__name__}: {error})") from None
+
+
+def _steps_of(recipe: Mapping[str, Any]) -> int | None:
     length, batch = Length(recipe["schedule"]["length"]), recipe["batch"]
     if length.unit == "step":
         return length.value

@@ -10,8 +10,10 @@ import orjson
 
 from launcher.run.ledger import Attempt, parse_json_lines
 from launcher.run.metrics import Row
+from launcher.run.typed import LARGEST
 
 _CHUNK_BYTES = 4 << 20
+_TIMES = (float, int)
 
 
 @dataclass
@@ -98,7 +100,16 @@ def read_steps(path: Path) -> Iterator[tuple[int, list[Row]]]:
             rows = orjson.loads(b"[" + b",".join(lines) + b"]")
         except orjson.JSONDecodeError:
             rows = list(_parse_one_by_one(lines))
-        rows = [row for row in rows if row.__class__ is dict and row.get("step").__class__ is int and "time" in row]
+        rows = [
+            row
+            for row in rows
+            if row.__class__ is dict
+            and row.get("step").__class__ is int
+            and row.get("attempt", 0).__class__ is int
+            and row.get("time").__class__ in _TIMES
+            and 0 <= row["step"] < LARGEST
+            and -LARGEST < row["time"] < LARGEST
+        ]  # `launcher.run.metrics.is_sound` in the time that a million rows leave
         if rows and len({row.get("attempt") for row in rows}) == 1:
             yield rows[0].get("attempt", 0), rows
         else:

@@ -1,6 +1,5 @@
 """What all runs of a folder used: GPU-hours by recipe, by state and by what they were spent on."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from launcher.run.ledger import Attempt, has_finished, read_attempts
 from launcher.run.paths import RunDir, expand, list_shares
 from launcher.run.pauses import read_pauses
 from launcher.run.record import RunRecord
+from launcher.run.typed import read_resolved
 
 UsageState: TypeAlias = Literal["not started", "going on", "stopped", "failed", "finished"]
 """As run directories say it, without asking Slurm; `going on`: queued, running, or lost."""
@@ -190,7 +190,7 @@ def summarise(run: RunDir) -> RunUsage:
         ValueError: A file is damaged.
     """
     record, attempts = RunRecord.read(run.record), read_attempts(run.ledger)
-    recipe = json.loads(run.recipe.read_bytes())
+    recipe = read_resolved(run.recipe)
     traces = read_traces(run.metrics, kept_limits(attempts))
     is_open = bool(attempts) and attempts[-1].ended is None
     until = last_sign_of_life(run) if is_open else 0.0

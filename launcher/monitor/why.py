@@ -105,7 +105,7 @@ def _explain_nodes(state: RunState, cluster: Cluster) -> Iterator[str]:
         if one.node in state.last.nodes:
             told = "; ".join(map(str, one.reports))
             avoided = "new jobs avoid it" if one.is_avoided else "once more, and new jobs avoid it"
-            yield f"{one.node} is remembered (`launcher nodes`): {told}; {avoided}."
+            yield f"{one.node} is remembered (`launcher nodes list`): {told}; {avoided}."
 
 
 def _find_evidence(state: RunState, ended: Attempt | None, is_a_fault: bool) -> Iterator[str]:

@@ -17,11 +17,17 @@ from pydantic import BaseModel
 
 def field_texts(model: type[BaseModel]) -> dict[str, str]:
     """Read what is written under the fields of a model, inherited ones included."""
-    texts: dict[str, str] = {}
-    for owner in reversed(model.__mro__):
-        if issubclass(owner, BaseModel) and owner is not BaseModel:
-            texts |= _own_texts(owner)
+    texts = texts_of(model)
     return {name: text for name, text in texts.items() if name in model.model_fields}  # not of ClassVars
+
+
+def texts_of(owner: type) -> dict[str, str]:
+    """Read what is written under the attributes of a class, inherited ones included."""
+    texts: dict[str, str] = {}
+    for one in reversed(owner.__mro__):
+        if one not in (object, BaseModel):
+            texts |= _own_texts(one)
+    return texts
 
 
 @cache
@@ -53,7 +59,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 @cache
-def _own_texts(owner: type[BaseModel]) -> dict[str, str]:
+def _own_texts(owner: type) -> dict[str, str]:
     definition = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
     assert isinstance(definition, ast.ClassDef)
     texts = {}

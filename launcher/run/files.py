@@ -1,10 +1,16 @@
 """Writing files so that nobody reads a part of one, and who may use a file. Standard library only."""
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 import threading
 from pathlib import Path
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
+"""A link, a folder or a socket is in its place."""
 
 
 def write_all(descriptor: int, content: bytes) -> None:
@@ -16,11 +22,14 @@ def write_all(descriptor: int, content: bytes) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a file that nobody reads yet."""
     # `Path.write_text` takes three times as long, and an array of 1,000 runs writes 4,000 files.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    _write_and_close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), str(path), text)
+
+
+def _write_and_close(descriptor: int, name: str, text: str) -> None:
     try:
         write_all(descriptor, text.encode())
     except OSError as error:  # which names no file, since it only knows the descriptor
-        error.filename = str(path)
+        error.filename = name
         raise
     finally:
         os.close(descriptor)
@@ -31,12 +40,37 @@ def replace_text(path: Path, text: str) -> None:
     folder, name = os.path.split(path)
     staging = os.path.join(folder, f".{name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        write_text(staging, text)
+        descriptor = os.open(staging, _NEW, 0o666)
+    except FileExistsError:
+        # Of a process that was killed; or of somebody who may write here, too, as a link to elsewhere.
+        os.unlink(staging)
+        descriptor = os.open(staging, _NEW, 0o666)
+    try:
+        _write_and_close(descriptor, staging, text)
         os.replace(staging, path)
     except OSError:
         with contextlib.suppress(OSError):  # a part of a file would keep a full disk full
             os.unlink(staging)
         raise
+
+
+def open_lock(path: Path) -> int | None:
+    """Open a file to lock, in a folder that others may write into; None if that cannot be done.
+
+    What somebody else has put there is never followed to another place.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except PermissionError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

@@ -68,7 +68,11 @@ def make_shared(folder: Path, runs_root: Path) -> None:
     for part in dict.fromkeys((index_root(runs_root), folder)):
         with contextlib.suppress(FileExistsError):
             part.mkdir()
-            part.chmod(mode)
+            descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # not what it was replaced by
+            try:
+                os.fchmod(descriptor, mode)
+            finally:
+                os.close(descriptor)
 
 
 def _usable(folder: Path) -> Iterator[RunDir]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from launcher.run.files import replace_text, write_all
+from launcher.run.typed import fits, hints_of, made_of
 
 Reason: TypeAlias = Literal[
     "finished", "preempted", "time_limit", "stopped", "node_failure", "killed", "out_of_memory",
@@ -93,13 +94,16 @@ def _missing_line_end(descriptor: int) -> bytes:
 
 
 def read_attempts(ledger: Path) -> list[Attempt]:
-    """Read the ledger; a torn last line (power cut) is left out."""
+    """Read the ledger; a torn last line (power cut) is left out, and so is a value that its field cannot have."""
     attempts: dict[int, Attempt] = {}
+    hints = hints_of(Attempt)
     for event in read_json_lines(ledger):
-        number = int(event.pop("attempt"))
+        number = event.pop("attempt", None)
+        if not fits(int, number):
+            continue
         attempt = attempts.setdefault(number, Attempt(number))
         for key, value in event.items():
-            if key != "time":
+            if key in hints and key != "number" and fits(hints[key], value):
                 setattr(attempt, key, value)
     return [attempts[number] for number in sorted(attempts)]
 
@@ -126,7 +130,7 @@ def parse_json_lines(content: bytes) -> Iterable[dict[str, Any]]:
     for line in content.splitlines():  # of bytes: those of text end at U+2028 and others, too, which JSON may hold
         try:
             row = json.loads(line.decode("utf-8", errors="replace"))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict):
             yield row
@@ -157,6 +161,6 @@ class StopRequest:
         except PermissionError:
             return cls()
         try:
-            return cls(**json.loads(text or "{}"))
-        except (json.JSONDecodeError, TypeError):
+            return made_of(cls, json.loads(text or "{}"), path)
+        except (ValueError, RecursionError):
             return cls()

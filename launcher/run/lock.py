@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from launcher.run.files import open_lock
 from launcher.run.index import make_shared
 from launcher.run.paths import index_root
 
@@ -56,11 +57,9 @@ def _open(runs_root: Path) -> int | None:
     """Open the file to lock, which all may open who may use the folder of all runs."""
     runs_root.mkdir(parents=True, exist_ok=True)
     make_shared(index_root(runs_root), runs_root)
-    path = index_root(runs_root) / ".lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        with contextlib.suppress(PermissionError):
+    descriptor = open_lock(index_root(runs_root) / ".lock")
+    if descriptor is not None:
+        found = os.fstat(descriptor)
+        if found.st_uid == os.geteuid() and found.st_nlink == 1:  # else it has a name elsewhere, and a mode for that
             os.fchmod(descriptor, stat.S_IMODE(os.stat(runs_root).st_mode) & 0o666)
-    except PermissionError:
-        return None
     return descriptor

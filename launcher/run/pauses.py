@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from launcher.run.ledger import read_json_lines
+from launcher.run.typed import fits, hints_of
 
 PauseKind: TypeAlias = Literal["saving", "evaluating", "exporting"]
 
@@ -34,5 +35,6 @@ class Pause:
 
 def read_pauses(path: Path) -> list[Pause]:
     """Read all pauses in their order; none of runs of earlier versions, which did not note them."""
-    names = Pause.__dataclass_fields__
-    return [Pause(**{name: row[name] for name in names}) for row in read_json_lines(path) if row.keys() >= {*names}]
+    hints = hints_of(Pause)
+    rows = [row for row in read_json_lines(path) if all(fits(hint, row.get(name)) for name, hint in hints.items())]
+    return [Pause(**{name: row[name] for name in hints}) for row in rows]

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launcher.run.files import replace_text
 from launcher.run.locations import Locations
 from launcher.run.paths import PipelineDir
+from launcher.run.typed import made_of, read_object
 
 _encode = json.JSONEncoder().encode  # half the time of json.dumps, and an array of 1,000 runs encodes 34,000 values
 
@@ -91,12 +92,17 @@ class RunRecord:
 
     @classmethod
     def read(cls, path: Path) -> "RunRecord":
-        """Read run.json; a launcher that is newer than the run's own code may have added fields."""
-        found = json.loads(path.read_text(encoding="utf-8"))
-        found["submissions"] = [Submitted(**entry) for entry in found["submissions"]]
-        if found.get("share"):
-            found["share"] = CorpusShare(**found["share"])
-        return cls(**{known.name: found[known.name] for known in fields(cls) if known.name in found})
+        """Read run.json; a launcher that is newer than the run's own code may have added fields.
+
+        Raises:
+            DamagedFileError: It holds something else.
+            OSError: It cannot be read.
+        """
+        found = read_object(path)
+        record = made_of(cls, found, path)
+        record.submissions = [made_of(Submitted, entry, path) for entry in found.get("submissions", ())]
+        record.share = made_of(CorpusShare, record.share, path) if record.share else None
+        return record
 
 
 def was_rehearsed(link: Path) -> bool:

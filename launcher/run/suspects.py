@@ -14,11 +14,12 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from launcher.run.paths import reports_root
+from launcher.run.typed import made_of, read_object
 
 Trouble: TypeAlias = Literal["failed the preflight check", "hung", "was slow", "added by hand", "forgiven"]
 
@@ -88,13 +89,12 @@ def report_node(runs_root: Path, report: NodeReport) -> None:
 
 def read_reports(runs_root: Path) -> list[NodeReport]:
     """Read all reports, the oldest first; what cannot be read is left out."""
-    names, found = NodeReport.__dataclass_fields__, []
+    found = []
     for path in _files(reports_root(runs_root)):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            row = json.loads(path.read_text(encoding="utf-8"))
-            report = NodeReport(**{name: row[name] for name in names if name in row})
-            if is_node_name(report.node) and isinstance(report.time, int | float):
-                found.append(report)
+        with contextlib.suppress(OSError, ValueError):
+            report = made_of(NodeReport, read_object(path), path)
+            if is_node_name(report.node):
+                found.append(replace(report, note=_as_one_line(report.note), run=_as_one_line(report.run)))
     return sorted(found, key=lambda one: one.time)
 
 
@@ -128,9 +128,15 @@ def _is_enough(reports: list[NodeReport]) -> bool:
     return any(one.trouble in _AT_ONCE for one in reports) or len(attempts) >= _ENOUGH
 
 
+def _as_one_line(text: str) -> str:
+    """Leave out what would change the terminal of whoever reads what another user wrote."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def _files(folder: Path) -> Iterator[Path]:
     with contextlib.suppress(OSError):  # there is none yet, or it is not ours to read
-        yield from sorted(path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+        names = [path for path in folder.iterdir() if path.suffix == ".json" and path.name[0] != "."]
+        yield from sorted(path for path in names if path.is_file())  # a pipe would never end
 
 
 def _remove_old(folder: Path) -> None:

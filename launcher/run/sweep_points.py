@@ -11,6 +11,7 @@ from typing import Any
 from launcher.run.files import replace_text
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import RunDir
+from launcher.run.typed import fits, hints_of
 
 _HASH_CHARACTERS = 8
 
@@ -57,7 +58,9 @@ def sweep_dir(runs_root: Path, name: str) -> SweepDir:
 def read_points(runs_root: Path, name: str) -> list[SweptRun]:
     """Read the points of a sweep that have a run; none if there is no such sweep."""
     rows = read_json_lines(sweep_dir(runs_root, name).points)
-    points = [SweptRun(**row) for row in rows]
+    hints = hints_of(SweptRun)
+    sound = [row for row in rows if all(fits(hint, row.get(name)) for name, hint in hints.items())]
+    points = [SweptRun(**{name: row[name] for name in hints}) for row in sound]
     return [point for point in points if RunDir(runs_root / point.run).record.is_file()]
 
 

@@ -8,13 +8,14 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from launcher.run.files import write_all
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.sweep_points import SweptRun, sweep_dir
+from launcher.run.typed import made_of, read_object
 
 
 @dataclass(frozen=True)
@@ -124,14 +125,8 @@ def read_trials(folder: SearchDir) -> list[Trial]:
 
 
 def _read_trial(path: Path) -> Trial:
-    found = json.loads(path.read_bytes())
-    return Trial(**{**_known(Trial, found), "owner": Owner(**_known(Owner, found["owner"]))})
-
-
-def _known(of: type[Trial] | type[Owner], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out fields that a newer launcher has written."""
-    names = {one.name for one in fields(of)}
-    return {key: value for key, value in found.items() if key in names}
+    trial = made_of(Trial, read_object(path), path)
+    return replace(trial, owner=made_of(Owner, trial.owner, path))
 
 
 def claim(folder: SearchDir, trial: Trial) -> bool:
@@ -144,10 +139,11 @@ def newest_owner(folder: SearchDir, trial: Trial) -> tuple[int, Owner]:
     turn, owner = 0, trial.owner
     while True:
         try:
-            found = json.loads(folder.owner(trial.number, turn + 1).read_bytes())
+            path = folder.owner(trial.number, turn + 1)
+            found = read_object(path)
         except FileNotFoundError:
             return turn, owner
-        turn, owner = turn + 1, Owner(**_known(Owner, found))
+        turn, owner = turn + 1, made_of(Owner, found, path)
 
 
 def take_up(folder: SearchDir, trial: Trial, turn: int, owner: Owner) -> bool:

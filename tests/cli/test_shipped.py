@@ -9,12 +9,13 @@ from typer.testing import CliRunner
 
 from launcher.cli import app
 from launcher.errors import LauncherError
+from tests.support.command_line import launcher
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 def test_each_shipped_recipe_is_listed_with_its_kind_and_purpose() -> None:
-    listed = json.loads(CliRunner().invoke(app, ["recipes", "--json"]).stdout)
+    listed = json.loads(launcher("recipes", "--json")[0])["recipes"]
 
     assert {one["recipe"] for one in listed} == {
         path.relative_to(RECIPES).as_posix()

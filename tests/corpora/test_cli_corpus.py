@@ -100,7 +100,7 @@ def test_all_corpora_that_are_not_there_are_named_before_one_is_read(published, 
 def test_show_as_json_holds_the_manifest_and_what_was_measured(published):
     out, _ = launcher("corpus", "show", str(published), "--sequence-length", "512", "--json")
 
-    said = json.loads(out)
+    [said] = json.loads(out)["corpora"]
     assert said["manifest"] == json.loads((published / MANIFEST).read_text())
     assert said["bytes"] == sum(open_published(published).manifest.sizes().values())
     train = said["document_tokens"]["train"]
@@ -233,10 +233,11 @@ def test_a_quick_verify_says_that_it_has_not_read_the_contents(corpus):
 
 
 def test_verify_as_json_lists_the_flaws(corpus):
-    assert json.loads(launcher("corpus", "verify", str(corpus), "--json")[0])["flaws"] == []
+    [sound] = json.loads(launcher("corpus", "verify", str(corpus), "--json")[0])["corpora"]
+    assert sound["flaws"] == []
     (corpus / "train" / "00000.ds").unlink()
 
-    said = json.loads(launcher("corpus", "verify", str(corpus), "--json", code=1)[0])
+    [said] = json.loads(launcher("corpus", "verify", str(corpus), "--json", code=1)[0])["corpora"]
 
     assert said["flaws"] == [{"file": "train/00000.ds", "what": "is missing"}]
     assert said["folder"] == str(corpus)

@@ -346,9 +346,9 @@ def test_json_has_everything(cluster_file: Path, preempted: History) -> None:
     several = json.loads(shown_by(cluster_file, "status", "--json"))
 
     expected = json.loads(json.dumps(asdict(told(preempted))))
-    read_besides = ("goodput", "evaluations", "scores", "notes")
+    read_besides = ("schema_version", "type", "goodput", "evaluations", "scores", "notes")
     assert {key: value for key, value in one.items() if key not in read_besides} == expected
-    assert several == {"runs": [expected], "notes": []}
+    assert several == {"schema_version": 1, "type": "runs", "runs": [expected], "notes": []}
     assert one["goodput"]["redone_steps"] == 0
 
 

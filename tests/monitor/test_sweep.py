@@ -103,7 +103,8 @@ def test_compare_gives_means_and_deviations_over_seeds(site: str, runs: list[Run
 
     printed, _ = launcher("compare", "abstracts", "--cluster", site, "--json")
 
-    best, other = json.loads(printed)["groups"]
+    [means] = json.loads(printed)["metrics"]
+    best, other = means["groups"]
     assert (best["values"], other["values"]) == ({"description": "deep"}, {"description": "wide"})
     assert (best["mean"], other["mean"]) == (pytest.approx(0.85), pytest.approx(0.6))
     assert (best["spread"], other["spread"]) == (pytest.approx(0.005**0.5), pytest.approx(0.02**0.5))

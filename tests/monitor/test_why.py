@@ -259,7 +259,7 @@ def test_slow_ranks_and_nodes_that_are_remembered_are_told(explain: Callable[...
 
     assert any("rank 3 on a2 is slow" in one for one in told.sentences)
     [said] = [one for one in told.sentences if "remembered" in one]
-    assert said.startswith("a2 is remembered (`launcher nodes`): hung (run ab12cd, attempt 0); hung")
+    assert said.startswith("a2 is remembered (`launcher nodes list`): hung (run ab12cd, attempt 0); hung")
     assert said.endswith("new jobs avoid it.")
 
 

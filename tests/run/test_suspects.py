@@ -102,9 +102,18 @@ def test_what_is_no_report_is_passed_over(tmp_path: Path) -> None:
     for number, content in enumerate(("", "[]", '{"node": "gpu02"}', '{"node": "a b", "trouble": "hung", "time": 1}')):
         (folder / f"1-{number}.json").write_text(content)
     (folder / "note.txt").write_text("{}")
+    (folder / "2-folder.json").mkdir()
+    os.mkfifo(folder / "3-pipe.json")
 
     assert [one.node for one in read_reports(tmp_path)] == ["gpu01"]
     assert read_reports(tmp_path / "missing") == []
+
+
+def test_what_another_user_wrote_does_not_change_the_terminal(tmp_path: Path) -> None:
+    report_node(tmp_path, NodeReport("gpu01", "added by hand", NOW, note="a\x1b[2J\nb"))
+
+    [one] = read_reports(tmp_path)
+    assert one.note == "a [2J b"
 
 
 @pytest.mark.parametrize(("text", "expected"), [("gpu01", True), ("a-b.c_1", True), ("gpu[01-04]", False), ("", False),

@@ -1,4 +1,4 @@
-"""Suspect nodes: what new jobs are not given, and `launcher nodes`."""
+"""Suspect nodes: what new jobs are not given, and `launcher nodes list`."""
 
 import json
 import time
@@ -114,15 +114,15 @@ def profile(make_cluster: MakeCluster, tmp_path: Path) -> str:
 
 
 def test_nodes_are_added_listed_and_forgiven(profile: str) -> None:
-    assert launcher("nodes", "--cluster", profile)[0] == "no node gave trouble in the last 7d\n"
+    assert launcher("nodes", "list", "--cluster", profile)[0] == "no node gave trouble in the last 7d\n"
 
     launcher("nodes", "add", "gpu07", "gpu08", "--reason", "its fan is loud", "--cluster", profile)
-    said, _ = launcher("nodes", "--cluster", profile)
+    said, _ = launcher("nodes", "list", "--cluster", profile)
     assert "gpu07  avoided until " in said
     assert "added by hand: its fan is loud" in said
 
     launcher("nodes", "forgive", "gpu07", "--cluster", profile)
-    found = json.loads(launcher("nodes", "--json", "--cluster", profile)[0])["nodes"]
+    found = json.loads(launcher("nodes", "list", "--json", "--cluster", profile)[0])["nodes"]
     assert [(one["node"], one["is_avoided"]) for one in found] == [("gpu08", True)]
 
 

@@ -65,10 +65,10 @@ def test_a_model_whose_layers_are_not_known_is_judged_by_its_loading(clock: list
     assert times.take() == (0.25, 0.0)
 
 
-def judged(points: Sequence[Sequence[OwnTime]]) -> tuple[list[Straggler], dict[str, float | int]]:
+def judged(points: Sequence[Sequence[OwnTime]]) -> tuple[list[Straggler], dict[str, float | int | None]]:
     found: list[Straggler] = []
     watch = StragglerWatch(found.append, lambda rank: f"gpu0{rank}")
-    row: dict[str, float | int] = {}
+    row: dict[str, float | int | None] = {}
     for step, ranks in enumerate(points, 1):
         row = watch.note(step, ranks)
     return found, row
@@ -106,6 +106,10 @@ def test_one_slow_step_makes_no_straggler_nor_do_milliseconds() -> None:
     usual = OwnTime(0.1, 0.9)
     assert judged([[usual, usual]] * (POINTS - 1) + [[usual, OwnTime(0.1, 9)]])[0] == []
     assert judged([[OwnTime(0, 0.001), OwnTime(0, 0.004)]] * POINTS)[0] == []
+
+
+def test_a_rank_that_is_alone_is_not_judged() -> None:
+    assert judged([[]] * POINTS) == ([], {})
 
 
 def test_without_a_measurement_nobody_is_slow() -> None:

@@ -2,44 +2,67 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from typing_extensions import override
+
+from launcher.load.pipeline import LoadedPipeline
+from launcher.pipeline.order import order_stages
 from launcher.pipeline.plan import PipelinePlan, PlannedStage
 from launcher.pipeline.record import Pipeline
 from launcher.run.record import RunRecord
 
 
-def describe_plan(plan: PipelinePlan) -> Iterator[str]:
+class StageToBe(NamedTuple):
+    """What submitting a pipeline does about a stage; of a sweep, about its points together."""
+
+    stage: str
+    awaits: list[str]
+    what: str | None
+    """In words; None where there is no cluster profile to ask."""
+
+    @override
+    def __str__(self) -> str:
+        after = f", after {', '.join(self.awaits)}" if self.awaits and " new" in f" {self.what}" else ""
+        return f"{self.stage}: {self.what}{after}"
+
+
+def list_stages(loaded: LoadedPipeline) -> Iterator[StageToBe]:
+    """Name the stages as they are written, without asking a site."""
+    written = {stage.name: stage.sweep or stage.name for stage in loaded.stages}
+    waits: dict[str, dict[str, None]] = {}
+    for name, awaits in order_stages(loaded).awaits.items():
+        own = written.get(name, name)
+        found = waits.setdefault(own, {})
+        found |= dict.fromkeys(one for one in (written.get(other, other) for other in sorted(awaits)) if one != own)
+    yield from (StageToBe(name, [*awaits], None) for name, awaits in waits.items())
+
+
+def describe_plan(plan: PipelinePlan) -> Iterator[StageToBe]:
     """Say of each stage what will be done; of a sweep, of its points together."""
     written = {stage.record.name: stage.record.sweep or stage.record.name for stage in plan.stages}
     for name, its in _by_stage(plan.stages).items():
         own = {one for one in written if written[one] == name}
         awaits = dict.fromkeys(written[one] for stage in its for one in stage.record.awaits if one not in own)
-        after = f", after {', '.join(awaits)}" if awaits else ""
         points = [stage for stage in its if stage.loaded]
         select = next((stage for stage in its if not stage.loaded), None)
         if select is None and points[0].record.sweep is None:
-            yield f"{name}: {_what(points[0], after)}"
+            yield StageToBe(name, [*awaits], _what(points[0]))
             continue
         counts = Counter(
             "finished" if one.finished else "of another pipeline" if one.shared else "new" for one in points
         )
         counted = ", ".join(f"{count} {state}" for state, count in counts.items())
         selected = f"; selected: {select.finished.root.name}" if select and select.finished else ""
-        after = after if counts["new"] else ""
-        yield f"{name}: {len(points)} point{'s' * (len(points) > 1)}: {counted}{selected}{after}"
+        yield StageToBe(name, [*awaits], f"{len(points)} point{'s' * (len(points) > 1)}: {counted}{selected}")
 
 
-def _state(point: PlannedStage) -> str:
-    return "finished" if point.finished else "of another pipeline" if point.shared else "new"
-
-
-def _what(stage: PlannedStage, after: str) -> str:
+def _what(stage: PlannedStage) -> str:
     if stage.finished:
         return f"finished as {stage.finished.root.name}"
     if stage.shared:
         return f"carried out by {stage.shared.root.name} of another pipeline"
-    return f"a new run{after}"
+    return "a new run"
 
 
 def _by_stage(stages: Sequence[PlannedStage]) -> dict[str, list[PlannedStage]]:
@@ -57,21 +80,20 @@ def report_rows(pipeline: Pipeline, plan: PipelinePlan) -> list[dict[str, Any]]:
         record = RunRecord.read(run.record) if run else None
         job = record.submissions[-1].job_id if record and record.submissions and not stage.finished else ""
         where = {"id": record.id if record else "", "job": job, "folder": str(run.root) if run else ""}
-        more: dict[str, Any] = {"sweep": stage.record.sweep} if stage.record.sweep else {}
-        more |= {"selects": True} if stage.record.select else {}
-        rows.append({"stage": stage.record.name, **where, "reused": stage.finished is not None, **more})
+        of = {"sweep": stage.record.sweep, "selects": stage.record.select is not None}
+        rows.append({"stage": stage.record.name, **where, "reused": stage.finished is not None, **of})
     return rows
 
 
 def report_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Write these rows, those of a sweep's points as one line."""
-    selecting = {row["stage"] for row in rows if "selects" in row}
+    selecting = {row["stage"] for row in rows if row["selects"]}
     points: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        if "sweep" in row:
+        if row["sweep"]:
             points.setdefault(row["sweep"], []).append(row)
-    lines = {row["stage"]: (str(row["id"]), _of_run(row)) for row in rows if "sweep" not in row}
-    lines = {row.get("sweep", row["stage"]): ("", "") for row in rows} | lines
+    lines = {row["stage"]: (str(row["id"]), _of_run(row)) for row in rows if not row["sweep"]}
+    lines = {row["sweep"] or row["stage"]: ("", "") for row in rows} | lines
     lines |= {name: ("", _of_points(its, name in selecting)) for name, its in points.items()}
     width = max(map(len, lines))
     digits = max(len(shown) for shown, _ in lines.values())

@@ -44,12 +44,10 @@ def by_stage(states: Mapping[str, StageState]) -> dict[str, list[StageState]]:
 
 def stage_as_json(one: StageState) -> dict[str, Any]:
     """Write a stage, or a point of one, as JSON."""
-    told: dict[str, Any] = {"stage": one.stage.name, "awaits": one.stage.awaits}
-    told |= {"sweep": one.stage.sweep} if one.stage.sweep else {}
-    if one.stage.select:
-        told |= {"select": asdict(one.stage.select), "verdict": one.verdict.why}
-        return told | (asdict(one.status) if one.status else {"state": "waits"})
-    return told | (asdict(one.status) if one.status else {"state": "removed"})
+    stage = one.stage
+    told: dict[str, Any] = {"stage": stage.name, "awaits": stage.awaits, "sweep": stage.sweep}
+    told |= {"select": stage.select and asdict(stage.select), "verdict": one.verdict.why if stage.select else None}
+    return told | (asdict(one.status) if one.status else {"state": "waits" if stage.select else "removed"})
 
 
 def _add(table: Table, row: Sequence[str]) -> None:

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
-from launcher.cli.views.wording import duration, node_list, quantity
+from launcher.cli.views.wording import duration, moment_of, node_list, quantity
 from launcher.monitor.consumption import ENERGY_ASSUMPTION
 from launcher.monitor.exit_reasons import EXIT_REASONS
 from launcher.monitor.run_report import RunReport
@@ -115,7 +114,7 @@ def _attempt(one: RunReport, attempt: Attempt) -> tuple[str, ...]:
         node_list(attempt.nodes),
         str(attempt.world_size or ""),
         "" if first is None else f"{first}-{trace.last_step if trace else ''}",
-        datetime.fromtimestamp(attempt.started).strftime("%Y-%m-%d %H:%M:%S"),
+        moment_of(attempt.started).strftime("%Y-%m-%d %H:%M:%S"),
         duration(sum(span.seconds for span in spans)),
         duration(useful) if useful else "",
         (attempt.reason or "") if known is None or not known.short else known.short,
@@ -130,7 +129,7 @@ def environment_of(one: RunReport) -> Iterator[tuple[str, str]]:
     resources, container = one.recipe.get("resources") or {}, cluster.get("container") or {}
     yield "kind", record.kind + (" (rehearsal)" if record.rehearsal else "")
     yield "folder", one.status.folder
-    yield "created", datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M:%S")
+    yield "created", moment_of(record.created).strftime("%Y-%m-%d %H:%M:%S")
     yield "data use", str(one.recipe.get("data_use", ""))
     yield "code", f"{record.code_commit or 'no commit'}, snapshot {record.code_hash}"
     yield "fingerprint", record.fingerprint

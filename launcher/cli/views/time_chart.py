@@ -1,10 +1,9 @@
 """What runs did when, as bars of SVG: a bar for each run, from its submission on."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from html import escape
 
-from launcher.cli.views.wording import duration
+from launcher.cli.views.wording import duration, moment_of
 from launcher.monitor.time_account import TIME_KINDS, TimeAccount, TimeKind, TimeSpan
 
 WIDTH = 1000
@@ -25,7 +24,7 @@ def bars(accounts: Sequence[tuple[str, TimeAccount]]) -> str:
     times = [first + (last - first) * part / (_NAMED - 1) for part in range(_NAMED)]
     form = "%H:%M:%S" if last - first < 600 else "%d %b %H:%M"
     marks = (
-        f'<span style="left:{part / (_NAMED - 1):.0%}">{datetime.fromtimestamp(moment).strftime(form)}</span>'
+        f'<span style="left:{part / (_NAMED - 1):.0%}">{moment_of(moment).strftime(form)}</span>'
         for part, moment in enumerate(times)
     )
     return f'<div class="bars">{"".join(rows)}<b></b><div class="along">{"".join(marks)}</div></div>'

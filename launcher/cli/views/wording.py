@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from launcher.recipe import Recipe
 
+_LAST_MOMENT = 250_000_000_000
+"""In the year 9892."""
+
 
 def duration(seconds: float | None) -> str:
     """Two units at most: `45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
@@ -26,11 +29,16 @@ def duration(seconds: float | None) -> str:
     return f"{days} d {hours} h"
 
 
+def moment_of(unix_time: float) -> datetime:
+    """Turn a time into a date; one that no calendar has, as a damaged file may say it, into the nearest."""
+    return datetime.fromtimestamp(min(max(unix_time, 0), _LAST_MOMENT))
+
+
 def clock(unix_time: float | None, now: datetime | None = None) -> str:
     """`14:05` today, `Mon 14:05` within six days, else `2026-08-03 14:05`."""
     if not unix_time:
         return ""
-    moment, now = datetime.fromtimestamp(unix_time), now or datetime.now()
+    moment, now = moment_of(unix_time), now or datetime.now()
     if moment.date() == now.date():
         return moment.strftime("%H:%M")
     near = abs((moment.date() - now.date()).days) < 7
