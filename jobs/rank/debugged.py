@@ -14,6 +14,20 @@ from jobs.rank.ranks import ranks_from
 from launcher.run.batch_process import DEBUGGER
 
 
+class RankDebugger(pdb.Pdb):
+    """A pdb that knows files by where they really are.
+
+    `RUN/code` is a link to the code. pdb follows it to find the file of `b jobs/kinds/cpt.py:40`, but takes names of
+    files that run as they are, and would never stop there.
+    """
+
+    def canonic(self, filename: str) -> str:
+        """Return the one name of a file."""
+        if filename not in self.fncache and not filename.startswith("<"):
+            self.fncache[filename] = os.path.realpath(filename)
+        return super().canonic(filename)
+
+
 def main() -> None:
     """Become the rank."""
     debugger, _, wanted = os.environ[DEBUGGER].partition(":")
@@ -33,7 +47,7 @@ def _run_under_pdb() -> None:
     """Stop before the first line, and again where an exception ends the rank."""
     print("before the first line; for example `b jobs/kinds/cpt.py:40`, then `c`", flush=True)
     try:
-        pdb.Pdb().set_trace()
+        RankDebugger().set_trace()
         _run()
     except BdbQuit:
         os._exit(1)
