@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from jobs.batch import slurm
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         environ = dict(os.environ) if options.local else _of_job(os.environ, options.nodes)
         job = find_job(SubmissionDir(options.submission.absolute()), environ, options.local)
         if options.debugger:
-            _require(options.debugger, job)
+            _require(options.debugger)
         return _shell(job) if options.shell else _attempt(job, options.debugger)
     except (StartRefusedError, UnresolvableError, ContainerError) as error:
         _say(str(error))
@@ -58,22 +57,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--local", action="store_true", help="start the ranks as processes of this machine")
     parser.add_argument("--shell", action="store_true", help="open a shell instead of starting the ranks")
     parser.add_argument("--nodes", type=int, help="use this many nodes of the allocation; all by default")
-    parser.add_argument("--debugger", help="which rank has one: pdb:RANK or debugpy:RANK")
+    parser.add_argument("--debugger", help="which rank has one: pdb:RANK")
     return parser.parse_args(argv)
 
 
-def _require(debugger: str, job: BatchJob) -> None:
+def _require(debugger: str) -> None:
     """Check that a debugger can work.
 
     Raises:
-        StartRefusedError: It is not installed, or there is no terminal for it.
+        StartRefusedError: There is no terminal for it.
     """
     name, _, rank = debugger.partition(":")
     if name == "pdb" and not _has_terminal():
-        raise StartRefusedError(f"--pdb {rank}: there is no terminal for pdb; type this at one, or use --debugpy", 2)
-    if name == "debugpy" and job.record.cluster.get("container") is None and find_spec("debugpy") is None:
-        fix = f"`{sys.executable} -m pip install debugpy`, or the extra `launcher[debug]`"
-        raise StartRefusedError(f"--debugpy {rank}: the package debugpy is not installed; {fix}", 2)
+        raise StartRefusedError(f"--pdb {rank}: there is no terminal for pdb; type this at one", 2)
 
 
 def _of_job(environ: Mapping[str, str], nodes: int | None) -> dict[str, str]:

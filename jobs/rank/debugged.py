@@ -1,6 +1,6 @@
 """`python -m jobs.rank.debugged RUN_DIR --attempt N`: a rank of a debug session, one of which has a debugger.
 
-`LAUNCHER_DEBUGGER` says which rank, and which debugger: `pdb:3`, `debugpy:0`.
+`LAUNCHER_DEBUGGER` says which rank: `pdb:3`.
 """
 
 import os
@@ -9,7 +9,6 @@ import runpy
 import traceback
 from bdb import BdbQuit
 
-from jobs.rank.preflight import node_name
 from jobs.rank.ranks import ranks_from
 from launcher.run.batch_process import DEBUGGER
 
@@ -30,13 +29,11 @@ class RankDebugger(pdb.Pdb):
 
 def main() -> None:
     """Become the rank."""
-    debugger, _, wanted = os.environ[DEBUGGER].partition(":")
+    _, _, wanted = os.environ[DEBUGGER].partition(":")
     if ranks_from(os.environ).rank != int(wanted):
         _run()
-    elif debugger == "pdb":
-        _run_under_pdb()
     else:
-        _run_under_debugpy(int(wanted))
+        _run_under_pdb()
 
 
 def _run() -> None:
@@ -55,22 +52,6 @@ def _run_under_pdb() -> None:
         traceback.print_exc()
         pdb.post_mortem()
         os._exit(1)
-
-
-def _run_under_debugpy(rank: int) -> None:
-    """Wait until an editor has connected; only programs of this node can."""
-    import debugpy
-
-    _, port = debugpy.listen(("127.0.0.1", 0))
-    print(
-        f"rank {rank} waits for a debugger on 127.0.0.1:{port} of {node_name()}; where your editor is, type\n"
-        f"  ssh -N -L {port}:127.0.0.1:{port} {node_name()}\n"
-        f"and attach it to localhost:{port}. Whoever may log in to {node_name()} can attach one, too.",
-        flush=True,
-    )
-    debugpy.wait_for_client()
-    print("a debugger is attached", flush=True)
-    _run()
 
 
 if __name__ == "__main__":

@@ -33,10 +33,6 @@ def debug(
             "--pdb", metavar="RANK", help="Run this rank under pdb, on this terminal instead of rank 0.", min=0
         ),
     ] = None,
-    debugpy: Annotated[
-        int | None,
-        typer.Option("--debugpy", metavar="RANK", help="Have this rank wait for an editor's debugger.", min=0),
-    ] = None,
     patience: Annotated[float, typer.Option(help="Minutes to wait for the nodes.", min=0)] = 10,
     cluster: ClusterOption = None,
 ) -> None:
@@ -55,14 +51,13 @@ def debug(
     if stage:
         target = str(find_stage(profile, target, stage).root)
     changes = [*(overrides or ()), *([f"resources.nodes={nodes}"] if nodes else [])]
-    wanted = [(name, rank) for name, rank in (("pdb", pdb), ("debugpy", debugpy)) if rank is not None]
-    if len(wanted) + shell > 1:
-        raise RunError("--pdb, --debugpy, --shell: choose one of them")
-    debugger = f"{wanted[0][0]}:{wanted[0][1]}" if wanted else None
+    if pdb is not None and shell:
+        raise RunError("--pdb, --shell: choose one of them")
+    debugger = None if pdb is None else f"pdb:{pdb}"
     options = DebugOptions(changes, rehearse, shell, patience * 60, debugger)
     subject = load_target(target, profile, options)
-    for name, rank in wanted:
-        require_rank(subject, f"--{name}", rank)
+    if pdb is not None:
+        require_rank(subject, "--pdb", pdb)
     made = make_run(subject, profile, rehearse)
     if made.starts_at:
         typer.echo(f"starts from a copy of step {made.starts_at}", err=True)

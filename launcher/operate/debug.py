@@ -40,7 +40,7 @@ class DebugOptions:
     patience: float = 600
     """Seconds to wait for an allocation."""
     debugger: str | None = None
-    """Which rank has which debugger: `pdb:3`, `debugpy:0`."""
+    """Which rank has a debugger: `pdb:3`."""
 
 
 @dataclass(frozen=True)
