@@ -6,7 +6,7 @@ PYTEST := $(PYTHON_BIN)/python -m pytest -q
 TESTS := bash .ci/tests $(PYTHON_BIN)/python -q
 BENCHES := submit.py step_overhead.py "step_overhead.py --compile" checkpoint.py prepare.py read.py sft.py \
     "sft.py --adapter lora" align.py "align.py --adapter lora" export.py grpo.py molora.py evaluate.py generate.py \
-    terminology.py report.py status.py pipeline.py
+    terminology.py report.py status.py pipeline.py recovery.py
 
 .PHONY: demo test fast long reproduce chaos gpu install lint style types layers bench docs man newest latest constraints
 .DELETE_ON_ERROR:

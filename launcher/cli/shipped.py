@@ -67,5 +67,5 @@ def _describe(path: Path) -> Iterator[dict[str, str]]:
         # Not constructed: values below may have tags of recipes (`!replace`).
         found = {key.value: value.value for key, value in node.value if isinstance(value, yaml.ScalarNode)}
         below = next(_describe(path.parent / found["base"])) if "base" in found else {}
-        said = {key: found.get(key, below.get(key)) for key in ("kind", "description")}
+        said = {key: found.get(key) or below.get(key, "") for key in ("kind", "description")}
         yield {"recipe": path.relative_to(SHIPPED).as_posix()} | said

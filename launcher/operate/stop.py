@@ -160,7 +160,7 @@ def release(held: Mapping[RunDir, Job], cluster: Cluster) -> list[str]:
     jobs = [*dict.fromkeys(job.id for job in held.values())]
     release_jobs(jobs, cluster)
     for run in held:
-        run.stop_request.unlink(missing_ok=True)
+        StopRequest.withdraw(run.stop_request)
     return jobs
 
 

@@ -152,6 +152,17 @@ class StopRequest:
         replace_text(path, json.dumps(asdict(self)) + "\n")
 
     @classmethod
+    def withdraw(cls, path: Path) -> None:
+        """Remove a request, so that the run goes on.
+
+        What a batch process wrote stays: if it was killed before it could say how its attempt ended, the next start
+        reads it from that, and removes it.
+        """
+        request = cls.read(path)
+        if request is not None and request.reason != "time_limit":
+            path.unlink(missing_ok=True)
+
+    @classmethod
     def read(cls, path: Path) -> "StopRequest | None":
         """Read the request; None when there is none. A file that we may not read is a user's request."""
         try:

@@ -15,7 +15,7 @@ from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
 from launcher.monitor.run_state import read_state
 from launcher.recipe import read_recipe
-from launcher.run.ledger import has_finished, read_attempts, read_json_lines
+from launcher.run.ledger import StopRequest, has_finished, read_attempts, read_json_lines
 from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir, expand, list_shares, submissions_root
 from launcher.run.record import RunRecord
@@ -207,8 +207,9 @@ def _restart(run: RunDir, queue: LocalQueue, missing: Sequence[RunDir]) -> str:
     submission, _, _ = _submission_of(run, RunRecord.read(run.record))
     if alive := queue.jobs_of(submission):
         raise RunError(f"`{run.root.name}`: is running as {alive[0]}; wait until it has stopped")
-    for one in (run, *missing):
-        one.stop_request.unlink(missing_ok=True)
+    run.stop_request.unlink(missing_ok=True)  # it would stop its tasks as well
+    for one in missing:
+        StopRequest.withdraw(one.stop_request)
     job = queue.add(submission)
     for one in missing:
         FrozenRun(one, RunRecord.read(one.record)).add_job(job, submission, time.time())
@@ -227,7 +228,7 @@ def _queue_elements(
     limit = re.search(r"^#SBATCH --array=[^%\n]*(%\d+)$", submission.script.read_text(encoding="utf-8"), re.MULTILINE)
     indices = _ranges([index for index, _ in elements])
     for _, frozen in elements:
-        frozen.folder.stop_request.unlink(missing_ok=True)
+        StopRequest.withdraw(frozen.folder.stop_request)
     array = [f"--array={indices}{limit[1] if limit else ''}"] if size > 1 else []
     avoided = avoid_suspects(queue.cluster, elements[0][1].folder, nodes)
     job = queue.add(submission, [*array, *options, *avoided.options])

@@ -13,6 +13,7 @@ from launcher.cluster import Cluster
 from launcher.errors import LauncherError, RunError
 from launcher.load import LoadedRecipe
 from launcher.monitor.trials import PastTrial, read_past
+from launcher.run.ledger import StopRequest
 from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.sweep_points import sweep_dir
@@ -197,7 +198,7 @@ def forget_failures(folder: SearchDir) -> int:
     record, count = SearchRecord.read(folder.record), 0
     for one in read_past(folder, record.search.metric):
         if one.state in ("failed", "stopped"):
-            RunDir(folder.runs_root / one.trial.run).stop_request.unlink(missing_ok=True)
+            StopRequest.withdraw(RunDir(folder.runs_root / one.trial.run).stop_request)
             count += take_up(folder, one.trial, one.turn, Owner("", stops=one.stops))
     return count
 

@@ -347,6 +347,14 @@ def test_an_attempt_that_did_not_tell_its_end_is_closed_by_the_next_start(staged
     assert (second.number, second.reason) == (1, "finished")
 
 
+def test_an_attempt_that_had_saved_on_request_when_its_process_was_killed_did_not_fail(staged: Staged) -> None:
+    submission, run = staged()
+    append_event(run.ledger, 0, job_id="local-999999999", nodes=["here"], started=1.0, world_size=2, last_step=2)
+    StopRequest("time_limit", 0).write(run.stop_request)
+    run_batch(submission)
+    assert summary(run) == [("time_limit", "stop"), ("finished", "done")]
+
+
 def test_a_person_may_resume_a_run_under_the_number_that_its_process_had_before(staged: Staged) -> None:
     """In a container that is started again processes get the same numbers again."""
     submission, run = staged()

@@ -53,6 +53,14 @@ def test_yes_releases_a_held_run(history: History, profile: str, fake_slurm: Fak
 
     assert [call.argv for call in fake_slurm.calls("scontrol")] == [["release", "7"]]
     assert not fake_slurm.calls("sbatch")
+    assert history.run.stop_request.exists(), "the next start may need it to tell how the attempt ended"
+
+
+def test_yes_withdraws_what_a_person_asked_for(history: History, profile: str) -> None:
+    StopRequest().write(history.run.stop_request)
+
+    launcher("resume", "abc123", profile, "--yes")
+
     assert not history.run.stop_request.exists()
 
 

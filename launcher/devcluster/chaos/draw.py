@@ -6,7 +6,7 @@ from random import Random
 
 from launcher.devcluster.chaos.fault import ChaosFault, Phase
 
-_LAST = 0.85
+_LAST = 0.75
 """Part of a run's steps after which no fault is drawn: what follows has to fit into the rest."""
 
 

@@ -44,9 +44,10 @@ class KillBatchProcess(ChaosFault):
 
 
 class KillNode(ChaosFault):
-    """A power cut of one node."""
+    """A power cut of one node, which comes back when the run has left it."""
 
     name = "kill-node"
+    until = 15.0
 
     def __init__(self) -> None:
         self._node = ""

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from contextlib import suppress
 from random import Random
 
 from typing_extensions import override
@@ -13,6 +14,7 @@ from launcher.devcluster.chaos.target import ChaosTarget
 from launcher.devcluster.processes import wait_until
 from launcher.recipe.quantities import Duration
 
+SECONDS_A_STEP = 5
 SECONDS_TO_SAVE = 30
 """That a run gets after Slurm has told it that its time is nearly over."""
 
@@ -55,11 +57,14 @@ class ReachTimeLimit(ChaosFault):
     def _await_warning(self, target: ChaosTarget) -> None:
         """Wait until the run has heard of it: Slurm looks at time limits every 30 s only (PERIODIC_TIMEOUT).
 
-        A run with few steps could have finished by then. One that would take the wait for a hang goes on meanwhile.
+        A run with few steps could have finished by then, so it does a step now and then, lest this be a hang.
         """
-        hang = target.recipe["limits"]["hang"]
-        if hang is None or Duration(hang).seconds > LONGEST_HANG:
-            wait_until(target.run.stop_request.exists, LONGEST_HANG, "Slurm says that the time is nearly over")
+        deadline = time.monotonic() + LONGEST_HANG
+        while not target.run.stop_request.exists() and time.monotonic() < deadline:
+            with suppress(TimeoutError):
+                wait_until(target.run.stop_request.exists, SECONDS_A_STEP, "Slurm says that the time is nearly over")
+                return
+            target.do_a_step()
 
     def _set(self, target: ChaosTarget, minutes: int) -> None:
         target.cluster.slurm("scontrol", "update", f"JobId={self._job}", f"TimeLimit={minutes}")
@@ -111,13 +116,13 @@ class FreezeController(ChaosFault):
     """slurmctld answers nobody for some seconds."""
 
     name = "freeze-slurmctld"
-    until = 12.0
+    until = 5.0
 
     @override
     def inject(self, target: ChaosTarget, rng: Random) -> str:
         """Stop it."""
         Controller(target.cluster).freeze()
-        return f"slurmctld stands still for {self.until} s"
+        return f"slurmctld stands still for {self.until:g} s"
 
     @override
     def undo(self, target: ChaosTarget) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 
 from launcher.devcluster.chaos.draw import Strike
@@ -13,6 +14,7 @@ from launcher.errors import LauncherError, RunError, SlurmError
 _LOOK, _LOOK_FOR_SAVES = 0.1, 0.002
 _ASK_SLURM = 2.0
 """Seconds between two questions to Slurm; a run that is twice in no queue does not come back by itself."""
+_TRIES = 10
 
 
 class Storm:
@@ -70,14 +72,14 @@ class Storm:
                 rng = Random(strike.seed)  # noqa: S311 - it has to be repeatable
                 what = fault.inject(self._target, rng)
             except BaseException:
-                fault.undo(self._target)
+                self._undo(fault)
                 raise
             self._blows.append(Blow(fault.name, phase, what, time.time(), attempt, step))
         self._say(f"step {step}, {phase}: {what}")
         try:
             self._await_effect(fault)
         finally:
-            fault.undo(self._target)
+            self._undo(fault)
         return ""
 
     def _await_moment(self, strike: Strike) -> Phase:
@@ -88,8 +90,10 @@ class Storm:
                 return "starting"
         self._wait(lambda: self._trains_at(strike), f"the moment of {strike.fault.name}")
         if strike.phase == "saving":
-            self._wait(lambda: self._target.is_saving, "a checkpoint is being written", _LOOK_FOR_SAVES)
-            return "saving"
+            # A busy machine may let this process sleep through a save; then the fault strikes right after it.
+            before = self._target.newest_checkpoint
+            self._wait(lambda: self._saves_or_has_saved(before), "a checkpoint is being written", _LOOK_FOR_SAVES)
+            return "saving" if self._target.is_saving else "training"
         return "training"
 
     def _is_starting_or_trains(self) -> bool:
@@ -107,13 +111,29 @@ class Storm:
         has_checkpoint = not strike.fault.needs_checkpoint or self._target.newest_checkpoint is not None
         return self._target.last_step >= reached and has_checkpoint and bool(self._target.ranks())
 
+    def _saves_or_has_saved(self, before: Path | None) -> bool:
+        return self._target.is_saving or self._target.newest_checkpoint != before
+
     def _await_effect(self, fault: ChaosFault) -> None:
         if fault.until == "attempt over":
-            self._wait(lambda: self._target.batch_process() is None, f"the attempt ends, after {fault.name}")
+            self._wait(self._is_attempt_over, f"the attempt ends, after {fault.name}", tends=False)
         elif fault.until == "at rest":
             self._wait(self._is_at_rest, f"the run gives up, after {fault.name}", tends=False)
         else:
             time.sleep(fault.until)
+
+    def _is_attempt_over(self) -> bool:
+        return self._target.batch_process() is None
+
+    def _undo(self, fault: ChaosFault) -> None:
+        """Take a fault back, also when slurmctld is too busy to answer at once."""
+        for _ in range(_TRIES - 1):
+            try:
+                return fault.undo(self._target)
+            except SlurmError as error:
+                self._say(str(error))
+                time.sleep(_ASK_SLURM)
+        return fault.undo(self._target)
 
     def _wait(self, condition: Callable[[], bool], what: str, pause: float = _LOOK, tends: bool = True) -> None:
         """Wait until something is so, or the run has finished; resume the run when it does not go on by itself."""

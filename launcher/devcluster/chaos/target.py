@@ -4,12 +4,12 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from launcher.devcluster.cluster import DevCluster
-from launcher.devcluster.processes import Process, all_pids
+from launcher.devcluster.processes import Process, all_pids, wait_until
 from launcher.run.batch_process import is_batch_process
 from launcher.run.ledger import Attempt, has_finished, read_attempts, read_json_lines
 from launcher.run.metrics import Row
@@ -18,6 +18,7 @@ from launcher.run.record import RunRecord
 
 STAGING = ".staging"
 """In which rank 0 writes a checkpoint before it is published (`jobs.train.checkpoint`)."""
+_STEP_PATIENCE = 5
 
 
 class ChaosTarget:
@@ -112,6 +113,16 @@ class ChaosTarget:
         finally:
             for rank in ranks - self._frozen:
                 rank.send(signal.SIGCONT)
+
+    def do_a_step(self) -> None:
+        """Let ranks that are held go on until they have logged a step."""
+        before, ranks = self.last_step, set(self.ranks().values())
+        for rank in ranks:
+            rank.send(signal.SIGCONT)
+        with suppress(TimeoutError):
+            wait_until(lambda: self.last_step > before, _STEP_PATIENCE, "a step is done")
+        for rank in ranks:
+            rank.send(signal.SIGSTOP)
 
     def freeze(self, rank: Process) -> None:
         """Let a rank stand still, also when the others go on."""
