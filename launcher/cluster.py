@@ -128,6 +128,9 @@ class SlurmOptions(Section):
     """Node features, e.g. `a100&nvlink`."""
     exclude: Word | None = None
     """Nodes to avoid, e.g. `gpu[03,07]`."""
+    remember: Duration | None = Duration("7d")
+    """How long nodes that failed the preflight check, hung or were slow are remembered and not asked for
+    (`launcher nodes list`). `null`: nothing is remembered."""
     lead: Duration = Duration("5min")
     """How long before the time limit a run is asked to save and stop."""
     requeue: Literal["requeue", "resubmit", "never"] = "requeue"

@@ -52,6 +52,8 @@ class Evidence:
     """Names of the signals that the batch process got."""
     hang: str = ""
     """What the hang monitor found; empty if it found no hang."""
+    hung: tuple[str, ...] = ()
+    """Nodes of the ranks that the others waited for."""
 
     @property
     def attempt(self) -> Attempt:

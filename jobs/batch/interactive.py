@@ -1,7 +1,7 @@
 """`python -m jobs.batch.interactive SUBMISSION_DIR [--local] [--shell]`: one attempt with a person watching.
 
 The counterpart of `jobs.batch.main` for `launcher debug`: same rendezvous, environment, srun and entry point, but
-rank 0 has the terminal, nothing is restarted, and no hang is looked for, since a person may sit at a breakpoint.
+one rank has the terminal, nothing is restarted, and no hang is looked for, since a person may sit at a breakpoint.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jobs.batch import slurm
@@ -18,18 +19,22 @@ from jobs.batch.allocation import BatchJob, StartRefusedError, find_job
 from jobs.batch.attempt import Journal, close_attempt, open_attempt, read_history
 from jobs.batch.evidence import EndReason
 from jobs.batch.launch import Launch, prepare_launch
-from jobs.batch.local_ranks import LocalRanks, rank_environment
+from jobs.batch.local_ranks import LocalRanks, place_of, rank_environment
+from jobs.batch.placeholder import tell_end
 from jobs.batch.rendezvous import UnresolvableError
 from jobs.batch.restart_policy import RestartDecision
 from jobs.batch.srun import ContainerError, contained, srun_argv, srun_environment
 from jobs.batch.terminal import OtherRanks, run_on_terminal
-from launcher.run.batch_process import INTERACTIVE_MODULE
+from launcher.run.batch_process import DEBUGGER, INTERACTIVE_MODULE, START_SECONDS
 from launcher.run.ledger import Attempt, read_attempts
 from launcher.run.paths import SubmissionDir
 from launcher.run.slurm_text import outside_job
 
 _GRACE_SECONDS = 5
 _LOOK_SECONDS = 0.1
+_PATIENCE_SECONDS = 7 * 86400
+"""How long ranks wait at the start for one whose person sits at a prompt."""
+_DEBUGGED = "jobs.rank.debugged"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         environ = dict(os.environ) if options.local else _of_job(os.environ, options.nodes)
         job = find_job(SubmissionDir(options.submission.absolute()), environ, options.local)
-        return _shell(job) if options.shell else _attempt(job)
+        if options.debugger:
+            _require(options.debugger)
+        return _shell(job) if options.shell else _attempt(job, options.debugger)
     except (StartRefusedError, UnresolvableError, ContainerError) as error:
         _say(str(error))
         return error.exit_code if isinstance(error, StartRefusedError) else 1
@@ -50,7 +57,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--local", action="store_true", help="start the ranks as processes of this machine")
     parser.add_argument("--shell", action="store_true", help="open a shell instead of starting the ranks")
     parser.add_argument("--nodes", type=int, help="use this many nodes of the allocation; all by default")
+    parser.add_argument("--debugger", help="which rank has one: pdb:RANK")
     return parser.parse_args(argv)
+
+
+def _require(debugger: str) -> None:
+    """Check that a debugger can work.
+
+    Raises:
+        StartRefusedError: There is no terminal for it.
+    """
+    name, _, rank = debugger.partition(":")
+    if name == "pdb" and not _has_terminal():
+        raise StartRefusedError(f"--pdb {rank}: there is no terminal for pdb; type this at one", 2)
 
 
 def _of_job(environ: Mapping[str, str], nodes: int | None) -> dict[str, str]:
@@ -80,14 +99,17 @@ def _shell(job: BatchJob) -> int:
     return subprocess.run([shell, "-i"], env=_environment(launch, job), cwd=job.run.root, check=False).returncode
 
 
-def _attempt(job: BatchJob) -> int:
+def _attempt(job: BatchJob, debugger: str | None) -> int:
     attempt = open_attempt(job, read_attempts(job.run.ledger))
     say = Journal(job.run.batch_log(attempt.number))
     say(f"attempt {attempt.number} of {job.run.root.name}, interactive: job {job.id} on {', '.join(job.nodes)}")
     code = 1
     try:
-        launch = prepare_launch(job, attempt.number, say)
-        code = _run_local(launch, say) if job.local else _run_slurm(launch, job)
+        launch = replace(prepare_launch(job, attempt.number, say), variables={START_SECONDS: str(_PATIENCE_SECONDS)})
+        if debugger:
+            launch = replace(launch, module=_DEBUGGED, variables={**launch.variables, DEBUGGER: debugger})
+        on_terminal = int(debugger.removeprefix("pdb:")) if debugger and debugger.startswith("pdb:") else 0
+        code = _run_local(launch, say, on_terminal) if job.local else _run_slurm(launch, job, on_terminal)
     finally:
         _close(job, attempt, code)
     return code
@@ -101,8 +123,10 @@ def _close(job: BatchJob, attempt: Attempt, code: int) -> None:
     close_attempt(job.run, attempt, end, RestartDecision("done" if finished else "stop", message))
 
 
-def _run_slurm(launch: Launch, job: BatchJob) -> int:
+def _run_slurm(launch: Launch, job: BatchJob, on_terminal: int) -> int:
     has_terminal = _has_terminal()
+    if has_terminal and on_terminal:
+        return _beside_the_others(launch, job, on_terminal)
     argv = debug_srun_argv(launch, job.nodes, has_terminal)
     environ = _environment(launch, job)
     if has_terminal:
@@ -112,13 +136,28 @@ def _run_slurm(launch: Launch, job: BatchJob) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _run_local(launch: Launch, say: Callable[[str], None]) -> int:
+def _beside_the_others(launch: Launch, job: BatchJob, rank: int) -> int:
+    """Give another rank than 0 the terminal: it runs in a step of its own, and a placeholder among the others."""
+    argv = others_srun_argv(launch, job.nodes, rank)
+    with subprocess.Popen(argv, env=_environment(launch, job), cwd=launch.run.root, stdin=subprocess.DEVNULL) as others:
+        code = 1
+        try:
+            own = replace(launch, variables={**launch.variables, **place_of(launch, rank)})
+            code = _on_terminal(own, alone_srun_argv(own, job.nodes, rank), _environment(own, job), rank)
+        finally:
+            tell_end(launch.run, launch.attempt, code)
+            if code:  # they wait for it
+                others.terminate()
+    return code or others.returncode
+
+
+def _run_local(launch: Launch, say: Callable[[str], None], on_terminal: int) -> int:
     if not _has_terminal():
         ranks = LocalRanks(launch, say)
         return _follow(launch, lambda: None if (end := ranks.poll()) is None else end.exit_code)
-    others = LocalRanks(launch, lambda _: None, _GRACE_SECONDS, first=1)
+    others = LocalRanks(launch, lambda _: None, _GRACE_SECONDS, without=on_terminal)
     try:
-        return _on_terminal(launch, launch.command, rank_environment(launch, 0))
+        return _on_terminal(launch, launch.command, rank_environment(launch, on_terminal), on_terminal)
     finally:
         others.kill()  # SIGTERM only asks them to save at the next step, so SIGKILL follows
         while others.poll() is None:
@@ -129,14 +168,14 @@ def _has_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _on_terminal(launch: Launch, argv: Sequence[str], environ: Mapping[str, str]) -> int:
-    log = launch.run.rank_log(launch.attempt, 0)
-    return run_on_terminal(argv, environ, launch.run.root, _logs(launch, 1).read, log)
+def _on_terminal(launch: Launch, argv: Sequence[str], environ: Mapping[str, str], rank: int = 0) -> int:
+    log = launch.run.rank_log(launch.attempt, rank)
+    return run_on_terminal(argv, environ, launch.run.root, _logs(launch, without=rank).read, log, rank)
 
 
 def _follow(launch: Launch, poll: Callable[[], int | None]) -> int:
     """Print what all ranks write into their logs until there is an exit code."""
-    code, logs = None, _logs(launch, 0)
+    code, logs = None, _logs(launch)
     while code is None:
         time.sleep(_LOOK_SECONDS)
         code = poll()
@@ -145,25 +184,51 @@ def _follow(launch: Launch, poll: Callable[[], int | None]) -> int:
     return code
 
 
-def _logs(launch: Launch, first: int) -> OtherRanks:
-    return OtherRanks({rank: launch.run.rank_log(launch.attempt, rank) for rank in range(first, launch.world_size)})
+def _logs(launch: Launch, without: int | None = None) -> OtherRanks:
+    ranks = (rank for rank in range(launch.world_size) if rank != without)
+    return OtherRanks({rank: launch.run.rank_log(launch.attempt, rank) for rank in ranks})
 
 
 def debug_srun_argv(launch: Launch, nodes: Sequence[str], has_terminal: bool) -> list[str]:
     """Write the srun command of the batch process, but with rank 0 on the terminal if there is one."""
-    words = srun_argv(launch)
-    at = len(words) - len(contained(launch))
-    while words[at].startswith("--container"):
-        at += 1
-    options, command = words[:at], words[at:]
+    options, command = _split(launch)
     options += ["--overlap", f"--nodelist={','.join(nodes)}"]
     if not has_terminal:
         return [*options, *command]
     options = [word for word in options if not word.startswith(("--output=", "--open-mode="))]
-    # pyxis runs the whole command inside the image, apptainer only what follows it.
-    python = sys.executable if command[0] == "apptainer" else launch.command[0]
-    wrapper = [python, "-m", "jobs.batch.rank_log", str(launch.run.root), str(launch.attempt)]
+    wrapper = [*_python(launch, command), "jobs.batch.rank_log", str(launch.run.root), str(launch.attempt)]
     return [*options, "--pty", *wrapper, *command]
+
+
+def others_srun_argv(launch: Launch, nodes: Sequence[str], rank: int) -> list[str]:
+    """Write the srun command of all ranks, of which one is a placeholder."""
+    options, command = _split(launch)
+    place = [str(launch.run.root), str(launch.attempt), str(rank)]
+    wrapper = [*_python(launch, command), "jobs.batch.placeholder", *place]
+    return [*options, "--overlap", f"--nodelist={','.join(nodes)}", *wrapper, *command]
+
+
+def alone_srun_argv(launch: Launch, nodes: Sequence[str], rank: int) -> list[str]:
+    """Write the srun command of one rank that has the terminal, beside the others."""
+    options, command = _split(launch)
+    of_all = ("--nodes=", "--ntasks", "--output=", "--open-mode=", "--distribution=", "--wait=")
+    options = [word for word in options if not word.startswith(of_all)]
+    node = nodes[rank // launch.ranks_per_node]
+    return [*options, "--nodes=1", "--ntasks=1", "--overlap", f"--nodelist={node}", "--pty", *command]
+
+
+def _split(launch: Launch) -> tuple[list[str], list[str]]:
+    """Split the srun command of the batch process into options and command."""
+    words = srun_argv(launch)
+    at = len(words) - len(contained(launch))
+    while words[at].startswith("--container"):
+        at += 1
+    return words[:at], words[at:]
+
+
+def _python(launch: Launch, command: Sequence[str]) -> list[str]:
+    # pyxis runs the whole command inside the image, apptainer only what follows it.
+    return [sys.executable if command[0] == "apptainer" else launch.command[0], "-m"]
 
 
 def _environment(launch: Launch, job: BatchJob) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from jobs.batch import rendezvous, slurm
@@ -28,6 +28,10 @@ class Launch:
     recipe_folder: str = ""
     hang_seconds: int = 0
     """How long the ranks may go without a heartbeat; 0: forever."""
+    module: str = "jobs"
+    """What each rank runs."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """That ranks get besides the usual ones."""
 
     @property
     def world_size(self) -> int:
@@ -39,7 +43,7 @@ class Launch:
         """What each rank runs: the snapshot's code, by the interpreter of this process or of the image."""
         container = self.cluster.get("container")
         python = container["python"] if container else sys.executable
-        return [python, "-u", "-m", "jobs", str(self.run.root), "--attempt", str(self.attempt)]
+        return [python, "-u", "-m", self.module, str(self.run.root), "--attempt", str(self.attempt)]
 
     @property
     def exports(self) -> dict[str, str]:
@@ -57,7 +61,7 @@ class Launch:
             # A folder `jobs` or `wandb` in the working directory must not be taken for ours.
             "PYTHONSAFEPATH": "1",
         }
-        return {**exports, **self.cluster.get("environment", {})}
+        return {**exports, **self.cluster.get("environment", {}), **self.variables}
 
 
 def prepare_launch(job: BatchJob, number: int, say: Callable[[str], None], hang_seconds: int = 0) -> Launch:

@@ -20,11 +20,15 @@ class LocalRanks:
         launch: What to start.
         say: Called with one line about what happens.
         grace_seconds: How long the others get to end when one fails.
-        first: The first rank to start.
+        without: A rank that somebody else starts.
     """
 
     def __init__(
-        self, launch: Launch, say: Callable[[str], None], grace_seconds: float = GRACE_SECONDS, first: int = 0
+        self,
+        launch: Launch,
+        say: Callable[[str], None],
+        grace_seconds: float = GRACE_SECONDS,
+        without: int | None = None,
     ) -> None:
         self._say = say
         self._grace = grace_seconds
@@ -32,7 +36,7 @@ class LocalRanks:
         self._ends: list[RankEnd] = []
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         try:
-            for rank in range(first, launch.world_size):
+            for rank in (one for one in range(launch.world_size) if one != without):
                 self._running[rank] = _start(launch, rank)
         except OSError:  # no rank may run on beside those of the next attempt
             self._signal(signal.SIGKILL)
@@ -77,7 +81,12 @@ class LocalRanks:
 
 
 def rank_environment(launch: Launch, rank: int) -> dict[str, str]:
-    """Make the environment of a rank: this process's, and its place in torchrun's words."""
+    """Make the environment of a rank: this process's, and its place."""
+    return {**os.environ, **launch.exports, **place_of(launch, rank)}
+
+
+def place_of(launch: Launch, rank: int) -> dict[str, str]:
+    """Tell a rank its place, in torchrun's words."""
     place = {
         "RANK": rank,
         "WORLD_SIZE": launch.world_size,
@@ -85,7 +94,7 @@ def rank_environment(launch: Launch, rank: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": launch.ranks_per_node,
         "NODE_RANK": rank // launch.ranks_per_node,
     }
-    return {**os.environ, **launch.exports, **{name: str(value) for name, value in place.items()}}
+    return {name: str(value) for name, value in place.items()}
 
 
 def _start(launch: Launch, rank: int) -> "subprocess.Popen[bytes]":

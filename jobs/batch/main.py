@@ -17,6 +17,7 @@ from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_a
 from jobs.batch.end_reason import find_end_reason
 from jobs.batch.evidence import END_SIGNALS, Evidence
 from jobs.batch.guardian import queue_guardian
+from jobs.batch.node_memory import remember_nodes
 from jobs.batch.notify import Notifier, event_of
 from jobs.batch.requeue import requeue_run
 from jobs.batch.restart_policy import batch_exit_code, decide_restart
@@ -106,6 +107,7 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int
         except OSError as error:  # the next start closes it
             say(f"the ledger cannot take the end of attempt {attempt.number}: {error}; the next start notes it")
         say(f"{end.reason} ({end.source}): {decision.message} -> {decision.action}")
+        remember_nodes(job, evidence, end, say)
         notifier.tell(event_of(end.reason, decision), decision.message, say)
         if decision.action == "restart":
             continue

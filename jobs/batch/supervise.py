@@ -156,6 +156,8 @@ class _Supervisor:
     def _is_given_up(self, ranks: RunningRanks, hang: HangMonitor) -> bool:
         """End ranks that hang; tell whether not even that helps. Slurm takes care of their node then."""
         if hang.notices():
+            for line in hang.stacks():
+                self._say(line)
             self._say(f"{hang.evidence}: ending the ranks")
             ranks.kill(at_once=True)
         if hang.is_unkillable:
@@ -187,6 +189,7 @@ class _Supervisor:
             seen=seen,
             signals=tuple(self._signals.seen),
             hang=self._hang.finding() if self._hang is not None else "",
+            hung=self._hang.suspects() if self._hang is not None and self._hang.has_noticed else (),
         )
 
 

@@ -1,4 +1,4 @@
-"""Rank 0 on the terminal, breakpoints and all, with the lines of the other ranks in between."""
+"""A rank on the terminal, breakpoints and all, with the lines of the other ranks in between."""
 
 import errno
 import fcntl
@@ -74,18 +74,24 @@ class OtherRanks:
 
 
 def run_on_terminal(
-    argv: Sequence[str], environ: Mapping[str, str], folder: Path, others: Callable[[], list[str]], log: Path
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    folder: Path,
+    others: Callable[[], list[str]],
+    log: Path,
+    rank: int = 0,
 ) -> int:
-    """Run rank 0, or the srun that leads to it, on this terminal until it ends.
+    """Run a rank, or the srun that leads to it, on this terminal until it ends.
 
-    Every key goes to it, Ctrl-C among them: it interrupts rank 0 alone, as pdb wants it.
+    Every key goes to it, Ctrl-C among them: it interrupts that rank alone, as pdb wants it.
 
     Args:
         argv: The command.
         environ: Its environment.
         folder: Its working directory.
         others: Returns new lines of other ranks.
-        log: Rank 0's log.
+        log: The rank's log.
+        rank: Which one it is.
 
     Returns:
         Its exit code, 128 + N if signal N ended it.
@@ -94,7 +100,7 @@ def run_on_terminal(
     if process == 0:
         _become(argv, environ, folder)
     with log.open("ab", buffering=0) as copy, _raw_terminal(), _same_size(master):
-        screen = Screen("[rank 0] ", _write_all, copy.write)
+        screen = Screen(f"[rank {rank}] ", _write_all, copy.write)
         _pass_on(master, screen, others)
         screen.show_between(others())
     os.close(master)

@@ -17,7 +17,8 @@ from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup
 from launcher.errors import LauncherError
 from launcher.recipe.kinds.generate import GenerateRecipe
-from launcher.run.paths import expand, is_program
+from launcher.run.files import is_program
+from launcher.run.paths import expand
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 _VERSIONS_SECONDS = 300

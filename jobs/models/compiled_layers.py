@@ -7,7 +7,6 @@ layers another class). Evaluations and generation, whose shapes differ, run as t
 
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -35,7 +34,7 @@ def compile_layers(model: nn.Module) -> int:
     Raises:
         LauncherError: transformers does not say what the model's layers are.
     """
-    layers = [*_layers(model)]
+    layers = layers_of(model)
     if not layers:
         raise LauncherError(
             f"model.compile: transformers does not say what the layers of a {type(model).__name__} are; write `false`"
@@ -48,10 +47,9 @@ def compile_layers(model: nn.Module) -> int:
     return len(layers)
 
 
-def _layers(model: nn.Module) -> Iterator[Any]:
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            yield module
+def layers_of(model: nn.Module) -> list[Any]:
+    """Find the layers of a model, in their order; none where transformers does not say what they are."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _forward(self: nn.Module, *given: Any, **named: Any) -> Any:

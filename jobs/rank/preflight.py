@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.rank.context import Context
+from jobs.rank.node_checks import clock_fault, leftover_faults, shared_memory_faults
 from jobs.rank.start_barrier import MissingRanksError, StartBarrier, open_start_barrier
 from launcher.errors import RunError
 from launcher.run.ledger import append_event, read_attempts
@@ -85,7 +86,7 @@ def preflight(context: Context) -> StartBarrier | None:
     barrier = None
     try:
         attempt = f"{context.run.root}/{context.attempt}"
-        barrier = open_start_barrier(context.ranks, lambda rank: _node_of(context, rank), attempt)
+        barrier = open_start_barrier(context.ranks, lambda rank: node_of(context, rank), attempt)
         found = judge([report]) if barrier is None else Judgement(**barrier.ask_all(report, _judge_for_all))
     except MissingRanksError as error:
         found = Judgement(node=str(error), unfit=error.nodes)
@@ -113,7 +114,7 @@ def _report(context: Context) -> Report:
     faults, shortages = gpu_faults(context), []
     missing = missing_inputs(context.record) if context.ranks.is_main else []
     if context.ranks.local_rank == 0:
-        faults += write_faults(context.run)
+        faults += [*write_faults(context.run), *shared_memory_faults()]
         shortages += space_faults(context.run, context.record.checkpoint_bytes)
     return {
         "rank": context.ranks.rank,
@@ -131,9 +132,12 @@ def judge(reports: Sequence[Report]) -> Judgement:
     """Find what is wrong with the reports of all ranks; a shortage of space is no single node's fault."""
     if missing := [text for report in reports for text in report.get("missing", ())]:
         return Judgement("; ".join(missing), are_inputs_missing=True)
-    wrong = [f"{report['node']}: {fault}" for report in reports for fault in report["faults"] + report["shortages"]]
+    faults = {report["rank"]: [*report["faults"], *_clock_faults(report, reports[0]["node"])] for report in reports}
+    wrong = [
+        f"{report['node']}: {fault}" for report in reports for fault in faults[report["rank"]] + report["shortages"]
+    ]
     if wrong:
-        unfit = [report["node"] for report in reports if report["faults"]]
+        unfit = [report["node"] for report in reports if faults[report["rank"]]]
         return Judgement(node="; ".join(dict.fromkeys(wrong)), unfit=tuple(dict.fromkeys(unfit)))
     for what in ("fingerprint", "code"):
         usual, _ = Counter(report[what] for report in reports).most_common(1)[0]
@@ -144,6 +148,11 @@ def judge(reports: Sequence[Report]) -> Judgement:
     if reports[0]["fingerprint"] != reports[0]["queued"]:
         return Judgement("recipe.json is not the recipe that was queued; submit the changed recipe as a new run")
     return Judgement()
+
+
+def _clock_faults(report: Report, where: str) -> list[str]:
+    fault = clock_fault(report.get("clock", 0.0), where)
+    return [fault] if fault else []
 
 
 def gpu_faults(context: Context) -> list[str]:
@@ -158,9 +167,10 @@ def gpu_faults(context: Context) -> list[str]:
         return [f"{found} of {expected} GPUs are visible"]
     try:
         torch.ones(1, device=f"cuda:{context.ranks.local_rank}").item()
+        free, total = torch.cuda.mem_get_info(context.ranks.local_rank)
     except RuntimeError as error:
         return [f"GPU {context.ranks.local_rank} does not work: {str(error).splitlines()[0]}"]
-    return []
+    return leftover_faults(context.ranks.local_rank, free, total)
 
 
 def write_faults(run: RunDir) -> list[str]:
@@ -237,7 +247,8 @@ def node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
-def _node_of(context: Context, rank: int) -> str:
+def node_of(context: Context, rank: int) -> str:
+    """Name the node of a rank as the ledger has it."""
     nodes = next((entry.nodes for entry in read_attempts(context.run.ledger) if entry.number == context.attempt), [])
     position = rank // context.ranks.local_world_size
     return nodes[position] if position < len(nodes) else f"node {position}"

@@ -6,7 +6,7 @@ Agreement uses CPU tensors over gloo, so it neither waits for the GPU's queue no
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,10 +18,12 @@ import torch.distributed as dist
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from jobs.rank.context import Context
+from jobs.rank.flight_recorder import keep_collectives
 from jobs.rank.ranks import Ranks
 from jobs.rank.stop_flag import StopRequested
 from jobs.rank.watchdog import WATCHDOG
 from launcher.errors import LauncherError
+from launcher.run.collectives import collectives_file
 
 T = TypeVar("T")
 
@@ -65,6 +67,25 @@ class RankGroup:
             claims = tuple(bool(flag) for flag in flags.tolist())
         self._advance()
         return claims
+
+    def any_and_all(self, claims: Sequence[bool], own: Sequence[float]) -> tuple[list[bool], list[list[float]]]:
+        """Tell for each claim whether some rank makes it, and every rank's numbers, in one message.
+
+        Args:
+            claims: Of this rank.
+            own: Numbers of this rank that are not negative; each rank gives as many.
+        """
+        count, ranks = len(claims), range(self.world_size)
+        numbers = torch.zeros(count + len(own) * self.world_size)
+        numbers[:count] = torch.tensor(claims, dtype=torch.float32)
+        first = count + self.rank * len(own)
+        numbers[first : first + len(own)] = torch.tensor(own, dtype=torch.float32)
+        if self.world_size > 1:
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.control)
+        self._advance()
+        told = numbers.tolist()
+        starts = [count + rank * len(own) for rank in ranks]
+        return [flag > 0 for flag in told[:count]], [told[start : start + len(own)] for start in starts]
 
     def from_main(self, value: T) -> T:
         """Return rank 0's value on every rank."""
@@ -147,6 +168,8 @@ def process_group(context: Context) -> Iterator[RankGroup]:
     _init(ranks, device)
     _kept.append(dist.group.WORLD)
     control = dist.new_group(backend="gloo", timeout=_timeout())
+    kept = collectives_file(context.run.collectives(context.attempt), ranks.rank)
+    WATCHDOG.on_hang(lambda: keep_collectives(kept))
     WATCHDOG.heartbeat()
     try:
         yield RankGroup(ranks.rank, ranks.world_size, ranks.local_rank == 0, device, control)

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from jobs.rank.ranks import Ranks
+from launcher.run import batch_process
 
 START_SECONDS = 300
 """How long ranks wait for each other at the start: images and cold file systems differ by minutes."""
@@ -69,6 +70,9 @@ class StartBarrier:
     def ask_all(self, report: dict[str, Any], judge: Callable[[Sequence[dict[str, Any]]], Any]) -> Any:
         """Collect all reports on rank 0, and give its judgement to all ranks.
 
+        Each report gets `clock`: by how many seconds the rank's clock is ahead of rank 0's. How fast a rank looks adds
+        to it.
+
         Args:
             report: This rank's.
             judge: Applied by rank 0 to all reports, in the order of ranks; its result must fit into JSON.
@@ -82,12 +86,18 @@ class StartBarrier:
         self._store.set(f"report/{self._ranks.rank}", json.dumps(report))
         if self._ranks.is_main:
             self._store.set("judgement", json.dumps(self._judge(judge)))
-        elif not self._wait(["judgement"], slack=self._seconds / 10):
-            raise MissingRanksError(f"{self._name(0)} did not answer within {self._seconds:g} s")
+        else:
+            self._compare_clock()
         judged = json.loads(self._store.get("judgement"))
         if judged["absent"]:
             raise MissingRanksError(judged["absent"], judged["nodes"])
         return judged["said"]
+
+    def _compare_clock(self) -> None:
+        if self._wait(["clock"], slack=self._seconds / 10):
+            self._store.set(f"clock/{self._ranks.rank}", str(time.time() - float(self._store.get("clock"))))
+        if not self._wait(["judgement"], slack=self._seconds / 10):
+            raise MissingRanksError(f"{self._name(0)} did not answer within {self._seconds:g} s")
 
     def leave(self) -> None:
         """Wait until every rank has finished its work.
@@ -118,8 +128,14 @@ class StartBarrier:
             missing = [rank for rank in everybody if not self._store.check([f"report/{rank}"])]
             names = ", ".join(self._name(rank) for rank in missing)
             nodes = sorted({self._where(rank) for rank in missing})
+            self._store.set("clock", str(time.time()))  # the others wait for it
             return {"absent": f"{names} did not arrive within {self._seconds:g} s", "nodes": nodes}
         reports = [json.loads(self._store.get(f"report/{rank}")) for rank in everybody]
+        self._store.set("clock", str(time.time()))
+        clocks = [f"clock/{rank}" for rank in everybody if rank]
+        if self._wait(clocks, slack=self._seconds / 20):
+            for report, name in zip(reports[1:], clocks, strict=True):
+                report["clock"] = float(self._store.get(name))
         return {"absent": "", "said": judge(reports)}
 
     def _wait(self, keys: list[str], slack: float = 0) -> bool:
@@ -137,4 +153,4 @@ def open_start_barrier(ranks: Ranks, where: Callable[[int], str], attempt: str) 
     """Open the barrier; None for a rank that is alone, or where torch is not installed."""
     if ranks.world_size == 1 or find_spec("torch") is None:
         return None
-    return StartBarrier(ranks, where, attempt)
+    return StartBarrier(ranks, where, attempt, float(os.environ.get(batch_process.START_SECONDS) or START_SECONDS))

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from jobs.models.parallel import reshard
 from jobs.rank.stop_flag import StopRequested
+from jobs.rank.watchdog import WATCHDOG
 from jobs.train.trainer import GuardedTrainer
 
 Evaluate: TypeAlias = Callable[[GuardedTrainer, Callable[[], bool]], dict[str, float] | None]
@@ -67,7 +68,7 @@ class EvaluationDuringTraining(TrainerCallback):
             trainer.callback_handler.on_prediction_step(trainer.args, state, control)
             return control.should_training_stop and not is_last  # none would come after the last step
 
-        with _left_unchanged(trainer):
+        with WATCHDOG.doing("evaluating"), _left_unchanged(trainer):
             scores = self._evaluate(trainer, stops)
         if scores is not None:
             named, held_out_is_due = {f"eval_{name}": value for name, value in scores.items()}, control.should_evaluate

@@ -29,10 +29,25 @@ class StepMetrics(TrainerCallback):
 
     The loss is the mean over all tokens of the global batch, as Trainer has it before rounding. An attempt that repeats
     steps appends them again: readers take the last row of a step.
+
+    Args:
+        run: Where rows go.
+        attempt: The attempt.
+        speed: Turns seconds into tokens per second and MFU.
+        others: Who gets each row besides.
+        of_ranks: Says what is known of the ranks' speeds at a step.
     """
 
-    def __init__(self, run: RunDir, attempt: int, speed: Speed, others: tuple[Callable[[Row], None], ...]) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        attempt: int,
+        speed: Speed,
+        others: tuple[Callable[[Row], None], ...],
+        of_ranks: Callable[[int], Row] = lambda _: {},
+    ) -> None:
         self._run = run
+        self._of_ranks = of_ranks
         self._attempt = attempt
         self._speed = speed
         self._others = others
@@ -91,6 +106,7 @@ class StepMetrics(TrainerCallback):
             "tokens_per_second": rate,
             "mfu": mfu,
             "memory_gib": _peak_memory_gib(),
+            **self._of_ranks(step),
         }
 
 

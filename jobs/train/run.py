@@ -5,7 +5,7 @@ A kind's page (`jobs.kinds.cpt`) calls the methods of `TrainingRun` in the order
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
@@ -25,6 +25,7 @@ from jobs.models.folder import require_data_use
 from jobs.models.parallel import lay_out
 from jobs.models.recompute import recompute
 from jobs.rank.context import Context
+from jobs.rank.preflight import node_of
 from jobs.rank.process_group import RankGroup, process_group
 from jobs.rank.stop_flag import StopRequested
 from jobs.train.adapter_checkpoint import adapter_callbacks
@@ -37,11 +38,12 @@ from jobs.train.during import EvaluationDuringTraining
 from jobs.train.export import export_model, is_exported, load_tokenizer, manifest_of
 from jobs.train.gradient_guard import GradientGuard
 from jobs.train.lr_schedule import lr_factor
-from jobs.train.metrics import EvaluationMetrics, StepMetrics, print_row
+from jobs.train.metrics import EvaluationMetrics, Row, StepMetrics, print_row
 from jobs.train.micro_batch import explaining_memory, sized
 from jobs.train.nan_guard import FiniteLoss
 from jobs.train.output_link import publish_name, refuse_taken
 from jobs.train.rollouts.samples import Sampled, write_samples
+from jobs.train.step_times import StragglerWatch
 from jobs.train.stop_callback import StepControl
 from jobs.train.throughput import speed_of
 from jobs.train.tracking import open_tracker
@@ -52,6 +54,7 @@ from launcher.errors import LauncherError
 from launcher.recipe.kinds.training import TrainingRecipe
 from launcher.run.ledger import append_event
 from launcher.run.pauses import Pause
+from launcher.run.stragglers import Straggler
 
 R = TypeVar("R", bound=TrainingRecipe)
 
@@ -158,9 +161,13 @@ class TrainingRun(Generic[R]):
         if recipe.model.compile:
             self.print(f"{compile_layers(model)} layers are compiled in the first step, which takes minutes")
         declared = declared_trainable(model, trained_names(self._base_adapters))
-        self._control = StepControl(context, self.group, recipe.checkpoint.interval)
+        self._control = StepControl(context, self.group, recipe.checkpoint.interval, recipe.model.compile)
+        # A rank that is alone has nobody to compare itself with; layers of ZeRO-3 communicate in their forward pass.
+        if self.group.world_size > 1 and self._layout.zero_stage != 3:
+            self._control.times.watch(model)
         self._tracker = open_tracker(context, recipe.tracking)
-        return trainer_class(
+        self._stragglers = StragglerWatch(self._report, partial(node_of, context))
+        trainer = trainer_class(
             CheckpointSaver(self._store, recipe.checkpoint.in_background),
             self._layout,
             partial(lr_factor, schedule=recipe.schedule, total=self._arguments.max_steps),
@@ -179,6 +186,8 @@ class TrainingRun(Generic[R]):
                 *callbacks,
             ],
         )
+        trainer.step_times = self._control.times
+        return trainer
 
     def train(self, trainer: GuardedTrainer, during: Sequence[EvaluationDuringTraining] = ()) -> None:
         """Train to the end.
@@ -233,6 +242,15 @@ class TrainingRun(Generic[R]):
             if self.group.is_main:
                 print(line, flush=True)
 
+    def _judge_ranks(self, step: int) -> Row:
+        """Say what is known of the ranks' speeds at a logged step."""
+        return self._stragglers.note(step, self._control.of_ranks)
+
+    def _report(self, straggler: Straggler) -> None:
+        self.print(str(straggler))
+        with suppress(OSError):  # a full disk is reported elsewhere
+            straggler.append(self.context.run.stragglers(self.context.attempt))
+
     def _metrics(self, model: PreTrainedModel, tokens_per_sequence: float | None) -> list[TrainerCallback]:
         context, recipe = self.context, self.recipe
         if not context.ranks.is_main:
@@ -242,7 +260,7 @@ class TrainingRun(Generic[R]):
             speed = replace(speed, tokens_per_step=round(tokens_per_sequence * recipe.batch.sequences))
         return [
             *([CompileReport()] if recipe.model.compile else []),
-            StepMetrics(context.run, context.attempt, speed, (print_row, self._tracker.log)),
+            StepMetrics(context.run, context.attempt, speed, (print_row, self._tracker.log), self._judge_ranks),
             EvaluationMetrics(context.run.evaluations, context.attempt, self._tracker.log_evaluation),
         ]
 

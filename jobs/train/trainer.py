@@ -5,6 +5,7 @@ one minor version, and tests/kinds/test_cpt.py drives each of them.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing_extensions import override
 
 from jobs.models.adapters.auxiliary_loss import auxiliary_losses
 from jobs.models.parallel import ParallelLayout, describe, fsdp_on_cpu, reshard, verify
+from jobs.rank.watchdog import WATCHDOG
 from jobs.train.adapter_checkpoint import (
     adapter_state,
     checkpoint_trained_parameters,
@@ -33,6 +35,7 @@ from jobs.train.checkpoint_saver import CheckpointSaver
 from jobs.train.isolation_check import require_isolation
 from jobs.train.micro_batch import one_micro_batch
 from jobs.train.sharded_state import sharded_state
+from jobs.train.step_times import StepTimes
 from jobs.train.zero_checkpoint import expect_universal, hyperparameters_of, loadable, settle
 
 
@@ -63,6 +66,8 @@ class GuardedTrainer(Trainer):
         self._lr_factor = lr_factor
         self._packs = packs
         self._auxiliary = auxiliary_losses(trainer["model"])
+        self.step_times: StepTimes | None = None
+        """Told how long fetching batches takes, if anybody wants to know."""
         if layout.uses_fsdp and isinstance(trainer["model"], PeftModel):
             checkpoint_trained_parameters()
         with fsdp_on_cpu():
@@ -92,6 +97,12 @@ class GuardedTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Count nothing: Trainer walks all modules for this in every micro batch, and we count by formula."""
         return 0
+
+    @override
+    def get_batch_samples(self, *arguments: Any, **options: Any) -> Any:
+        """Measure how long this rank takes for the batches of a step."""
+        with self.step_times.loading() if self.step_times else nullcontext():
+            return super().get_batch_samples(*arguments, **options)
 
     @override
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -194,7 +205,7 @@ class GuardedTrainer(Trainer):
         torch's DataLoader draws a number for each pass over its data. After a forward pass FSDP2 keeps the weights of
         its root gathered, for a backward pass that does not come here; other readers would hold memory that it frees.
         """
-        with torch.random.fork_rng(devices=[]):
+        with WATCHDOG.doing("evaluating"), torch.random.fork_rng(devices=[]):
             output = super().evaluation_loop(*arguments, **options)
         reshard(self.model)
         return output
@@ -250,6 +261,7 @@ class GuardedTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         state = self.state
         goes_on = state.global_step < state.max_steps and not self.control.should_training_stop
-        with self._saver.saving(state.global_step, state.best_global_step, goes_on) as folder:
+        saving = self._saver.saving(state.global_step, state.best_global_step, goes_on)
+        with WATCHDOG.doing("saving"), saving as folder:
             super()._save_checkpoint(model, trial)
             self.save_state(folder)

@@ -21,6 +21,7 @@ from launcher.cli import (
     doctor,
     graph,
     logs,
+    nodes,
     operate,
     pipeline,
     plan,
@@ -95,6 +96,7 @@ app.add_typer(corpus.app, name="corpus")
 app.add_typer(pipeline.app, name="pipeline")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(search.app, name="search")
+app.add_typer(nodes.app, name="nodes")
 app.add_typer(devcluster.app, name="devcluster")
 
 

@@ -1,6 +1,5 @@
 """`launcher attach` and `launcher stacks`: looking into a run while it runs."""
 
-import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,26 +64,19 @@ def stacks(
         raise typer.Exit(1)
 
 
-_FRAME = re.compile(r'File "(?:.*/(?:site-packages|code)/)?(?P<file>[^"]+)", line (?P<line>\d+) in (?P<function>.+)')
-
-
-def short_frame(frame: str) -> str:
-    """Write `torch/nn/functional.py:9 in pad`: where packages and the run's code lie is the same for all ranks."""
-    return _FRAME.sub(r"\g<file>:\g<line> in \g<function>", frame)
-
-
 def _print_stacks(report: "StackReport", name: str) -> None:
-    from launcher.cli.views.wording import number_list
+    from launcher.run.numbers import ranks_in_words
+    from launcher.run.stacks import short_frame
 
     for shared in report.stacks:
-        typer.echo(f"rank{'s' * (len(shared.ranks) > 1)} {number_list(shared.ranks)}")
+        typer.echo(ranks_in_words(shared.ranks))
         for thread, frames in shared.threads.items():
             if len(shared.threads) > 1:
                 typer.echo(f"  {thread}")
             for frame in frames:
                 typer.echo(f"    {short_frame(frame)}")
     if report.silent:
-        ranks = f"rank{'s' * (len(report.silent) > 1)} {number_list(report.silent)}"
+        ranks = ranks_in_words(report.silent)
         typer.echo(
             f"{ranks}: no answer. C code keeps the interpreter's lock, the rank is not ready yet, or an older launcher "
             f"submitted the run. Where py-spy is installed and allowed: launcher attach {name} --rank "

@@ -27,6 +27,12 @@ def debug(
     rehearse: RehearseOption = False,
     nodes: Annotated[int | None, typer.Option(help="Short for `--set resources.nodes=N`.", min=1)] = None,
     shell: Annotated[bool, typer.Option("--shell", help="Open a shell on the first node instead.")] = False,
+    pdb: Annotated[
+        int | None,
+        typer.Option(
+            "--pdb", metavar="RANK", help="Run this rank under pdb, on this terminal instead of rank 0.", min=0
+        ),
+    ] = None,
     patience: Annotated[float, typer.Option(help="Minutes to wait for the nodes.", min=0)] = 10,
     cluster: ClusterOption = None,
 ) -> None:
@@ -35,8 +41,9 @@ def debug(
     `breakpoint()` in code that rank 0 runs opens pdb. Of a run, the recipe and a copy of its newest checkpoint
     are used. Uses the allocation this shell is in, or gets one and releases it at the end.
     """
+    from launcher.errors import RunError
     from launcher.load import load_cluster
-    from launcher.operate.debug import DebugOptions, load_target, make_run
+    from launcher.operate.debug import DebugOptions, load_target, make_run, require_rank
     from launcher.operate.debug import debug as carry_out
     from launcher.pipeline.find import find_stage
 
@@ -44,8 +51,14 @@ def debug(
     if stage:
         target = str(find_stage(profile, target, stage).root)
     changes = [*(overrides or ()), *([f"resources.nodes={nodes}"] if nodes else [])]
-    options = DebugOptions(changes, rehearse, shell, patience * 60)
-    made = make_run(load_target(target, profile, options), profile, rehearse)
+    if pdb is not None and shell:
+        raise RunError("--pdb, --shell: choose one of them")
+    debugger = None if pdb is None else f"pdb:{pdb}"
+    options = DebugOptions(changes, rehearse, shell, patience * 60, debugger)
+    subject = load_target(target, profile, options)
+    if pdb is not None:
+        require_rank(subject, "--pdb", pdb)
+    made = make_run(subject, profile, rehearse)
     if made.starts_at:
         typer.echo(f"starts from a copy of step {made.starts_at}", err=True)
     typer.echo(f"run directory: {made.frozen.folder.root}", err=True)

@@ -160,6 +160,12 @@ def _graph() -> Mapping[str, Fields]:
     return {"": {"stages": list[GraphNode], "is_over": bool}}
 
 
+def _nodes_list() -> Mapping[str, Fields]:
+    from launcher.run.suspects import SuspectNode
+
+    return {"": {"nodes": list[SuspectNode]}}
+
+
 def _recipes() -> Mapping[str, Fields]:
     listed: Any = object_of("ShippedRecipe", recipe=str, kind=str, description=str)
     return {"": {"recipes": list[listed]}}
@@ -220,6 +226,7 @@ OUTPUTS: Mapping[str, Callable[[], Mapping[str, Fields]]] = {
     "devcluster status": _devcluster_status,
     "doctor": _doctor,
     "graph": _graph,
+    "nodes list": _nodes_list,
     "plan": _plan,
     "recipes": _recipes,
     "report": _report,

@@ -148,6 +148,8 @@ def _report(points: "SortedPoints", queued: "Sequence[FrozenRun]", resumed: "Seq
             typer.echo(f"{name}: {len(its)} {'runs' if len(its) > 1 else 'run'} in job {', '.join(jobs)}")
         if len(its) <= SHOWN:
             _report_points(its)
+    if avoided := dict.fromkeys(node for run in queued for node in run.avoids):
+        typer.echo(f"not on {', '.join(avoided)}, which gave trouble lately (`launcher nodes list`)", err=True)
     if resumed:
         count = len(points.over)
         typer.echo(f"{count} {'runs' if count > 1 else 'run'} taken up again in job {', '.join(resumed)}")

@@ -9,9 +9,15 @@ from launcher.cli.arguments import ClusterOption, JsonOption, RunArgument, Stage
 from launcher.cli.json_output import print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from launcher.cluster import Cluster
     from launcher.monitor.tracebacks import RankError
     from launcher.monitor.why import Explanation
+    from launcher.run.stacks import SharedStack
+
+_FRAMES = 12
+"""Of a stack; below them is how every rank got to where it is."""
 
 
 def why(
@@ -45,8 +51,7 @@ def _show(explanation: "Explanation") -> None:
     typer.echo(f"{explanation.id} is {first}")
     for sentence in others:
         typer.echo(f"  {sentence}")
-    for error in explanation.errors:
-        _show_error(error)
+    _show_ranks(explanation.errors, explanation.stacks)
     for path in explanation.evidence:
         typer.echo(f"  log: {path}")
     if explanation.commands:
@@ -71,8 +76,26 @@ def _explain_pipeline(profile: "Cluster", name: str, stage: str | None) -> list[
     return [*explain_sweep(stage, read_stages(pipeline, profile)[0], pipeline.record.id)]
 
 
-def _show_error(error: "RankError") -> None:
-    from launcher.cli.views.wording import number_list
+def _show_ranks(errors: "Sequence[RankError]", stacks: "Sequence[SharedStack]") -> None:
+    for error in errors:
+        _show_error(error)
+    for stack in stacks:
+        _show_stack(stack)
 
-    typer.echo(f"  rank{'s' * (len(error.ranks) > 1)} {number_list(error.ranks)}: {error.error}")
+
+def _show_error(error: "RankError") -> None:
+    from launcher.run.numbers import ranks_in_words
+
+    typer.echo(f"  {ranks_in_words(error.ranks)}: {error.error}")
     typer.echo(f"    at {error.place}")
+
+
+def _show_stack(stack: "SharedStack") -> None:
+    from launcher.run.numbers import ranks_in_words
+    from launcher.run.stacks import short_frame
+
+    typer.echo(f"  {ranks_in_words(stack.ranks)} had got to:")
+    for frame in stack.frames[:_FRAMES]:
+        typer.echo(f"    {short_frame(frame)}")
+    if len(stack.frames) > _FRAMES:
+        typer.echo("    ...")

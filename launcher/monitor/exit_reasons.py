@@ -32,7 +32,7 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     "node_failure": ExitReason(
         "node failure",
         "A node was lost, or failed the check before the start.",
-        "If it is always the same node, exclude it in the cluster profile and tell the administrators.",
+        "If it is always the same node, tell the administrators; `launcher nodes list` says which ones new jobs avoid.",
     ),
     "killed": ExitReason(
         "killed, no reason given",
@@ -51,7 +51,8 @@ EXIT_REASONS: dict[Reason | None, ExitReason] = {
     ),
     "hang": ExitReason(
         "hung",
-        "The ranks made no progress for `limits.hang`.",
+        "The ranks made no progress for `limits.hang`, or for much longer than such a step, save or evaluation had "
+        "taken before.",
         "Where each rank was is at the end of its log: `launcher logs RUN --all-ranks`.",
     ),
     "bad_recipe": ExitReason(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.monitor.logs import read_tail
+from launcher.run.stacks import SharedStack, group_stacks, parse_dump
 
 _BEGIN = "Traceback (most recent call last):"
 _FRAME = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>.+)')
@@ -16,6 +17,7 @@ _ERROR = re.compile(r"[A-Za-z_][\w.]*(:|$)")
 _LINES = 4000
 """How much of the end of a log is read; what ranks print after an error is short."""
 _OWN = ("/jobs/", "/launcher/")
+_NO_PROGRESS = "made no progress"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,17 @@ class RankError:
     place: str
     """File, line and function of the last frame, and of the last one in this project if that is another."""
     ranks: tuple[int, ...]
+
+    @property
+    def is_a_hang(self) -> bool:
+        """Whether it is the watchdog's word instead of an error."""
+        return self.error == _NO_PROGRESS
+
+
+def find_stacks(logs: Mapping[int, Path]) -> tuple[SharedStack, ...]:
+    """Find where the watchdog found the ranks; those at the same place together, the odd ones first."""
+    dumps = {rank: parse_dump("\n".join(read_tail(path, _LINES))) for rank, path in logs.items()}
+    return group_stacks({rank: dump for rank, dump in dumps.items() if dump})
 
 
 def find_errors(logs: Mapping[int, Path]) -> list[RankError]:
@@ -78,7 +91,7 @@ def _hang(lines: Sequence[str]) -> tuple[str, str] | None:
         return None
     threads = [frames for _, frames in _threads(lines[begins[-1] + 1 :])]
     own = [frames for frames in threads if any(part in frame["file"] for frame in frames for part in _OWN)]
-    return "made no progress", _where((own or threads or [[]])[-1])
+    return _NO_PROGRESS, _where((own or threads or [[]])[-1])
 
 
 def _threads(lines: Sequence[str]) -> list[tuple[str, list[re.Match[str]]]]:

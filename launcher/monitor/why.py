@@ -9,9 +9,12 @@ from launcher.monitor.find import run_id
 from launcher.monitor.logs import find_failure, rank_logs, scheduler_log
 from launcher.monitor.observed_state import ObservedState, State, decide_state
 from launcher.monitor.run_state import RunState, ask_about, read_state
-from launcher.monitor.tracebacks import RankError, find_errors
+from launcher.monitor.tracebacks import RankError, find_errors, find_stacks
 from launcher.run.ledger import Attempt
-from launcher.run.paths import RunDir
+from launcher.run.paths import RunDir, expand
+from launcher.run.stacks import SharedStack
+from launcher.run.stragglers import read_stragglers
+from launcher.run.suspects import find_suspects
 from launcher.slurm.parse import Job
 from launcher.slurm.reasons import find_reason
 
@@ -29,6 +32,8 @@ class Explanation:
     """What happened and what it means, the most important first."""
     errors: tuple[RankError, ...]
     """What the ranks of the newest attempt that ended failed with."""
+    stacks: tuple[SharedStack, ...]
+    """If it hung: where its ranks were, those at the same place together."""
     evidence: tuple[str, ...]
     """Files that say more."""
     commands: tuple[str, ...]
@@ -43,12 +48,18 @@ def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
     observed, job = decide_state(state, answer), answer.jobs.get(state.job_id)
     ended = next((attempt for attempt in reversed(state.attempts) if attempt.ended or attempt.reason), None)
     is_a_fault = ended is not None and ended.reason not in _EXPECTED
-    errors = find_errors(rank_logs(run, ended.number)) if ended and is_a_fault else []
+    logs = rank_logs(run, ended.number) if ended and is_a_fault else {}
+    stacks = find_stacks(logs) if ended and ended.reason == "hang" else ()
     return Explanation(
         id=run_id(run),
         state=observed.state,
-        sentences=(*_explain_state(observed, job, ended), *(_explain_attempts(state, ended) if ended else ())),
-        errors=tuple(errors),
+        sentences=(
+            *_explain_state(observed, job, ended),
+            *(_explain_attempts(state, ended) if ended else ()),
+            *_explain_nodes(state, cluster),
+        ),
+        errors=tuple(error for error in find_errors(logs) if not (stacks and error.is_a_hang)),
+        stacks=stacks,
         evidence=tuple(_find_evidence(state, ended, is_a_fault)),
         commands=tuple(_next_commands(observed, job, ended, run_id(run))),
     )
@@ -81,6 +92,20 @@ def _explain_attempts(state: RunState, ended: Attempt) -> Iterator[str]:
     if earlier:
         told = ", ".join(f"{one.number} {EXIT_REASONS[one.reason].short or one.reason}" for one in earlier)
         yield f"Attempts before it: {told}."
+
+
+def _explain_nodes(state: RunState, cluster: Cluster) -> Iterator[str]:
+    """Say which ranks of the newest attempt were slow, and what is remembered of its nodes."""
+    if state.last is None:
+        return
+    yield from (f"{straggler}." for straggler in read_stragglers(state.folder.stragglers(state.last.number)))
+    if cluster.slurm.remember is None:
+        return
+    for one in find_suspects(expand(cluster.roots.runs), cluster.slurm.remember.seconds):
+        if one.node in state.last.nodes:
+            told = "; ".join(map(str, one.reports))
+            avoided = "new jobs avoid it" if one.is_avoided else "once more, and new jobs avoid it"
+            yield f"{one.node} is remembered (`launcher nodes list`): {told}; {avoided}."
 
 
 def _find_evidence(state: RunState, ended: Attempt | None, is_a_fault: bool) -> Iterator[str]:

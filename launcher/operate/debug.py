@@ -39,6 +39,8 @@ class DebugOptions:
     shell: bool = False
     patience: float = 600
     """Seconds to wait for an allocation."""
+    debugger: str | None = None
+    """Which rank has a debugger: `pdb:3`."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,18 @@ def load_target(target: str, cluster: Cluster, options: DebugOptions) -> Target:
     recipe = one.recipe.model_copy(update={"name": name, **alone})
     artifacts = RunRecord.read(run.record).locations.artifacts if run else None
     return Target(replace(one, recipe=recipe, path=folder / path.name, artifacts=artifacts), run)
+
+
+def require_rank(target: Target, option: str, rank: int) -> None:
+    """Check that the run will have a rank.
+
+    Raises:
+        RunError: It will not.
+    """
+    count = target.loaded.recipe.resources.world_size
+    if rank >= count:
+        ranks = f"ranks 0 to {count - 1}" if count > 1 else "rank 0 alone"
+        raise RunError(f"{option} {rank}: `{target.loaded.recipe.name}` has {ranks}")
 
 
 def make_run(target: Target, cluster: Cluster, rehearsal: bool) -> DebugRun:
@@ -141,7 +155,8 @@ def debug(
         SlurmError: There is no allocation.
         RunError: The allocation that one is in has too few nodes.
     """
-    command = ["bash", str(made.submission.script), *(["--shell"] if options.shell else [])]
+    debugger = [f"--debugger={options.debugger}"] if options.debugger else []
+    command = ["bash", str(made.submission.script), *(["--shell"] if options.shell else []), *debugger]
     if cluster.executor == "local":
         return subprocess.run(command, check=False).returncode
     has_terminal = sys.stdin.isatty() and sys.stdout.isatty()

@@ -10,19 +10,10 @@ from pathlib import Path
 from launcher.cluster import Cluster
 from launcher.operate.running import RunningAttempt, find_running
 from launcher.run.paths import RunDir
-from launcher.run.stacks import MAIN_THREAD, SIGNAL, parse_stacks
+from launcher.run.stacks import SIGNAL, SharedStack, group_stacks, parse_stacks
 from launcher.slurm.queue import signal_ranks
 
 _POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True)
-class SharedStack:
-    """A stack, and the ranks that are in it."""
-
-    ranks: tuple[int, ...]
-    threads: Mapping[str, tuple[str, ...]]
-    """Frames by thread, the most recent call first; the main thread comes first."""
 
 
 @dataclass(frozen=True)
@@ -62,30 +53,6 @@ def ask_for_stacks(run: RunDir, cluster: Cluster, patience: float, all_threads: 
             break
         time.sleep(_POLL_SECONDS)
     return StackReport(running.number, group_stacks(found, all_threads), tuple(sorted(logs.keys() - found.keys())))
-
-
-def group_stacks(
-    found: Mapping[int, Mapping[str, tuple[str, ...]]], all_threads: bool = False
-) -> tuple[SharedStack, ...]:
-    """Put ranks together that are at the same place.
-
-    Args:
-        found: Frames by rank and thread.
-        all_threads: Whether all threads count, or the main one alone.
-    """
-    groups: dict[object, list[int]] = {}
-    for rank in sorted(found):
-        threads = found[rank]
-        key = tuple(threads.items()) if all_threads else threads.get(MAIN_THREAD)
-        groups.setdefault(key, []).append(rank)
-    shared = [
-        SharedStack(
-            tuple(ranks),
-            {name: frames for name, frames in found[ranks[0]].items() if all_threads or name == MAIN_THREAD},
-        )
-        for ranks in groups.values()
-    ]
-    return tuple(sorted(shared, key=lambda one: (len(one.ranks), one.ranks)))
 
 
 def _send(running: RunningAttempt, cluster: Cluster) -> None:

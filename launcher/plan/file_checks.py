@@ -10,7 +10,7 @@ from launcher.artifacts.corpus_manifest import MANIFEST
 from launcher.errors import Fault, FaultCode, LauncherError
 from launcher.plan.recipe_at_site import RecipeAtSite
 from launcher.recipe.base import Input
-from launcher.run.paths import closed_folder
+from launcher.run.files import closed_folder
 
 if TYPE_CHECKING:
     from launcher.recipe import OutcomesRecipe

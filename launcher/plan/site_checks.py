@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from launcher.errors import Fault
 from launcher.plan.recipe_at_site import RecipeAtSite
-from launcher.run.paths import expand, is_program
+from launcher.run.files import is_program
+from launcher.run.paths import expand
 
 
 def check_gpus(here: RecipeAtSite) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""Writing files so that nobody reads a part of one. Standard library only."""
+"""Writing files so that nobody reads a part of one, and who may use a file. Standard library only."""
 
 import contextlib
 import errno
@@ -79,3 +79,14 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def closed_folder(path: str | Path) -> Path | None:
+    """Return the folder on the way to a path that this user may not enter and list; None if there is none."""
+    deepest = next(folder for folder in Path(path).absolute().parents if os.path.isdir(folder))
+    return None if os.access(deepest, os.R_OK | os.X_OK, effective_ids=True) else deepest
+
+
+def is_program(path: Path) -> bool:
+    """Tell whether a path is a file that this user may execute."""
+    return path.is_file() and os.access(path, os.X_OK)

@@ -87,8 +87,16 @@ class RunDir:
         return self.attempt_logs(attempt) / "preflight.json"
 
     def heartbeat(self, attempt: int) -> Path:
-        """Touched while one attempt makes progress (`jobs.rank.watchdog`)."""
+        """Renewed while one attempt makes progress (`jobs.rank.watchdog`)."""
         return self.attempt_logs(attempt) / "heartbeat"
+
+    def stragglers(self, attempt: int) -> Path:
+        """One JSON line per rank that was much slower than the others (`launcher.run.stragglers`)."""
+        return self.attempt_logs(attempt) / "stragglers.jsonl"
+
+    def collectives(self, attempt: int) -> Path:
+        """Folder of what ranks that hung had recorded of collectives (`launcher.run.collectives`)."""
+        return self.attempt_logs(attempt) / "collectives"
 
     @property
     def checkpoints(self) -> Path:
@@ -242,6 +250,11 @@ def index_root(runs_root: Path) -> Path:
     return runs_root / ".index"
 
 
+def reports_root(runs_root: Path) -> Path:
+    """Folder of what was reported of nodes (`launcher.run.suspects`)."""
+    return runs_root / ".nodes"
+
+
 def snapshots_root(runs_root: Path) -> Path:
     """Folder of the content-addressed code snapshots."""
     return runs_root / ".code"
@@ -279,17 +292,6 @@ def locate(name: str, root: str, recipe_folder: str) -> str:
         return os.path.normpath(Path(recipe_folder) / name)
     below = expand(root) / name
     return str(below) if below.exists() else name
-
-
-def closed_folder(path: str | Path) -> Path | None:
-    """Return the folder on the way to a path that this user may not enter and list; None if there is none."""
-    deepest = next(folder for folder in Path(path).absolute().parents if os.path.isdir(folder))
-    return None if os.access(deepest, os.R_OK | os.X_OK, effective_ids=True) else deepest
-
-
-def is_program(path: Path) -> bool:
-    """Tell whether a path is a file that this user may execute."""
-    return path.is_file() and os.access(path, os.X_OK)
 
 
 def expand(folder: str) -> Path:

@@ -10,6 +10,7 @@ from launcher.slurm.command import TIMEOUT_SECONDS, complaint, run_slurm
 
 GPU_NODES_FORMAT = "%R|%G|%D"
 NODES_FORMAT = "%R|%f|%o"
+NODE_GPUS_FORMAT = "%N|%G"
 PARTITION_LIMITS_FORMAT = "%P|%l|%s|%D|%G"
 QOS_FIELDS = "name,gracetime,preemptmode,preempt,maxsubmitjobsperuser"
 ASSOCIATION_FIELDS = "account,partition,qos,defaultqos,maxsubmitjobs"
@@ -46,6 +47,18 @@ def list_partition_limits(cluster: Cluster, partitions: str | None) -> str:
 def list_nodes(cluster: Cluster) -> str:
     """Print the features and the address of each node, in NODES_FORMAT."""
     return run_slurm(["sinfo", "--noheader", "--Node", f"--format={NODES_FORMAT}"], cluster)
+
+
+def list_nodes_of(cluster: Cluster, partitions: str | None) -> str:
+    """Print the GPUs of each node of partitions, of all if none are named, in NODE_GPUS_FORMAT."""
+    chosen = f"--partition={partitions}" if partitions else "--all"
+    argv = ["sinfo", "--noheader", "--Node", chosen, f"--format={NODE_GPUS_FORMAT}"]
+    return run_slurm(argv, cluster, TIMEOUT_SECONDS)
+
+
+def expand_nodes(cluster: Cluster, nodes: str) -> list[str]:
+    """Name the nodes of a list such as `gpu[03,07]`."""
+    return run_slurm(["scontrol", "show", "hostnames", nodes], cluster, TIMEOUT_SECONDS).split()
 
 
 def default_account(cluster: Cluster) -> str | None:

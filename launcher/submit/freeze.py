@@ -33,12 +33,14 @@ class NewRun:
     share: CorpusShare | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class FrozenRun:
     """A run directory and what its run.json says."""
 
     folder: RunDir
     record: RunRecord
+    avoids: tuple[str, ...] = ()
+    """Suspect nodes that its job was not to be given."""
 
     def add_job(self, job_id: str, submission: SubmissionDir, when: float) -> None:
         """Note in run.json that the run was queued."""

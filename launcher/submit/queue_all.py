@@ -11,6 +11,7 @@ from launcher.errors import LauncherError, SlurmError
 from launcher.monitor.find import run_id
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.site.submit_limit import is_exceeded
+from launcher.site.suspect_nodes import avoid_suspects
 from launcher.slurm.queue import Queue, dependency, queue_of
 from launcher.submit.freeze import Freezer, FrozenRun, NewRun, freeze_submission, make_folder
 from launcher.submit.plan_submission import PlannedRun, PlannedSubmission, SubmissionPlan
@@ -106,8 +107,9 @@ class _AllOrNothing:
     def enqueue(self, submission: SubmissionDir, conditions: Sequence[str], awaited: Sequence[SubmissionDir]) -> None:
         conditions = [*conditions, *(f"afterany:{self.jobs[other]}" for other in awaited)]
         runs = self.runs[submission]
+        avoided = avoid_suspects(self.queue.cluster, runs[0].folder)
         try:
-            job, now = self.queue.add(submission, dependency(conditions)), time.time()
+            job, now = self.queue.add(submission, [*dependency(conditions), *avoided.options]), time.time()
         except SlurmError as error:
             if conditions or not is_exceeded(error) or not all(run.record.sweep for run in runs):
                 raise
@@ -117,6 +119,7 @@ class _AllOrNothing:
             return
         self.jobs[submission] = job
         for index, frozen in enumerate(runs):
+            frozen.avoids = avoided.nodes
             frozen.add_job(self.queue.element(job, index, len(runs)), submission, now)
 
     def _enqueue_part(self, submission: SubmissionDir) -> None:

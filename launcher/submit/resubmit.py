@@ -20,6 +20,7 @@ from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir, expand, list_shares, submissions_root
 from launcher.run.record import RunRecord
 from launcher.site.submit_limit import is_exceeded, read_submit_limit
+from launcher.site.suspect_nodes import avoid_suspects
 from launcher.slurm.local_queue import LocalQueue
 from launcher.slurm.queue import Queue, SlurmQueue, dependency, queue_of
 from launcher.submit.freeze import FrozenRun
@@ -49,7 +50,7 @@ def resubmit(run: RunDir, cluster: Cluster, nodes: int | None = None, conditions
         if nodes is not None:
             _check_nodes(run, cluster, nodes)
         options = [*([] if nodes is None else [f"--nodes={nodes}"]), *dependency(conditions, is_kept=True)]
-        job = _queue_elements(queue, submission, [(index, FrozenRun(run, record))], options)
+        job = _queue_elements(queue, submission, [(index, FrozenRun(run, record))], options, nodes)
         return queue.element(job, index, size)
 
 
@@ -216,7 +217,11 @@ def _restart(run: RunDir, queue: LocalQueue, missing: Sequence[RunDir]) -> str:
 
 
 def _queue_elements(
-    queue: Queue, submission: SubmissionDir, elements: Sequence[tuple[int, FrozenRun]], options: Sequence[str] = ()
+    queue: Queue,
+    submission: SubmissionDir,
+    elements: Sequence[tuple[int, FrozenRun]],
+    options: Sequence[str] = (),
+    nodes: int | None = None,
 ) -> str:
     """Queue some runs of a submission; as many elements of an array run at once as before."""
     size = len(read_json_lines(submission.manifest))
@@ -225,7 +230,8 @@ def _queue_elements(
     for _, frozen in elements:
         StopRequest.withdraw(frozen.folder.stop_request)
     array = [f"--array={indices}{limit[1] if limit else ''}"] if size > 1 else []
-    job = queue.add(submission, [*array, *options])
+    avoided = avoid_suspects(queue.cluster, elements[0][1].folder, nodes)
+    job = queue.add(submission, [*array, *options, *avoided.options])
     for index, frozen in elements:
         frozen.add_job(queue.element(job, index, size), submission, time.time())
     return job

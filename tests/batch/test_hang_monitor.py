@@ -16,6 +16,7 @@ from jobs.batch.hang_monitor import Silence, has_stacks
 from jobs.batch.supervise import Signals, supervise
 from launcher.cluster import Cluster
 from launcher.recipe import read_recipe
+from launcher.run.heartbeat import Bound
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir, SubmissionDir, published_steps
 from launcher.run.record import RunRecord
@@ -107,6 +108,27 @@ def test_time_in_which_the_whole_job_was_suspended_does_not_count(watch: Watch) 
     watch.now += 10 * LIMIT
 
     watch.pass_by(LIMIT / 2)
+
+    assert not watch.silence.is_hang
+
+
+def test_what_the_ranks_say_they_do_decides_how_long_a_silence_may_last(watch: Watch) -> None:
+    Bound(50, "training", 2).write(watch.heartbeat)
+    watch.pass_by(140)
+    assert not watch.silence.is_hang
+
+    watch.pass_by(20)
+
+    assert watch.silence.is_hang
+    assert watch.silence.bound == Bound(50, "training", 2)
+
+
+def test_a_save_that_begins_between_short_steps_has_its_own_time(watch: Watch) -> None:
+    Bound(50, "training", 2).write(watch.heartbeat)
+    watch.pass_by(100)
+    Bound(LIMIT, "saving").write(watch.heartbeat)
+
+    watch.pass_by(LIMIT)
 
     assert not watch.silence.is_hang
 

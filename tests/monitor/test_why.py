@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import time
 from collections.abc import Callable
 from glob import glob
 from pathlib import Path
@@ -9,12 +10,16 @@ from typing import get_args
 
 import pytest
 
-from launcher.cli.views.wording import number_list
+from launcher.cluster import Cluster
 from launcher.monitor import why
 from launcher.monitor.exit_reasons import EXIT_REASONS
 from launcher.monitor.tracebacks import find_errors
 from launcher.monitor.why import Explanation, explain_run
 from launcher.run.ledger import Reason, append_event
+from launcher.run.numbers import number_list
+from launcher.run.stacks import short_frame
+from launcher.run.stragglers import Straggler
+from launcher.run.suspects import NodeReport, report_node
 from launcher.slurm.parse import Job
 from launcher.slurm.query import QueryResult
 from launcher.slurm.reasons import find_reason
@@ -38,11 +43,11 @@ OF_OTHERS = (
 
 
 @pytest.fixture
-def explain(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Explanation]:
+def explain(monkeypatch: pytest.MonkeyPatch, make_cluster: Callable[..., Cluster]) -> Callable[..., Explanation]:
     def told(history: History, *jobs: Job) -> Explanation:
         answer = QueryResult({job.id: job for job in jobs}, frozenset({"squeue", "sacct"}))
         monkeypatch.setattr(why, "ask_about", lambda _, runs: (answer, {one.folder.root: one for one in runs}))
-        return explain_run(None, history.run)  # type: ignore[arg-type]  # only ask_about wants the site
+        return explain_run(make_cluster(), history.run)
 
     return told
 
@@ -234,10 +239,28 @@ def test_a_hang_tells_which_rank_the_others_wait_for(explain: Callable[..., Expl
         history.log(0, rank, *STACKS.format(file="loop" if rank == 2 else "reduce").splitlines())
     told = explain(history.end(0, "hang", "stop", at=90, message="hung"))
 
-    first, others = told.errors
+    assert told.errors == ()
+    first, others = told.stacks
     assert (first.ranks, others.ranks) == ((2,), (0, 1, 3))
-    assert first.error == "made no progress"
-    assert first.place == "/venv/torch/functional.py:9 in pad, called by /code/jobs/train/loop.py:41 in step"
+    assert [short_frame(frame) for frame in first.frames[:2]] == [
+        "/venv/torch/functional.py:9 in pad",
+        "jobs/train/loop.py:41 in step",
+    ]
+
+
+def test_slow_ranks_and_nodes_that_are_remembered_are_told(explain: Callable[..., Explanation], tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    history = History.begin(runs).submit("7", at=0).start(0, "7", at=60)
+    Straggler(3, "a2", 40, 0.5, 2.0, 1.0, "computing").append(history.run.stragglers(0))
+    for attempt, node in enumerate(("a2", "a2", "elsewhere")):
+        report_node(runs, NodeReport(node, "hung", time.time(), "ab12cd", attempt))
+
+    told = explain(history.end(0, "hang", "stop", at=90, message="hung"))
+
+    assert any("rank 3 on a2 is slow" in one for one in told.sentences)
+    [said] = [one for one in told.sentences if "remembered" in one]
+    assert said.startswith("a2 is remembered (`launcher nodes list`): hung (run ab12cd, attempt 0); hung")
+    assert said.endswith("new jobs avoid it.")
 
 
 def test_what_was_noted_is_told_once(explain: Callable[..., Explanation], failed: History) -> None:

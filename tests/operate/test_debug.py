@@ -1,22 +1,27 @@
 """Debugging without Slurm: ranks as processes of this machine, and the parts that are pure."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pexpect
 import pytest
 
-from jobs.batch.interactive import debug_srun_argv
+from jobs.batch import interactive
+from jobs.batch.interactive import alone_srun_argv, debug_srun_argv, others_srun_argv
 from jobs.batch.launch import Launch
 from jobs.batch.terminal import OtherRanks, Screen
 from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.operate.debug import DebugOptions, interactive_script, load_target
+from launcher.run.batch_process import START_SECONDS
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir, published_steps
 from launcher.slurm.allocation import allocation_options
 from tests.support.checkouts import LISTENING, ROOT, copy_checkout, interrupt, typing
+from tests.support.command_line import launcher
 
 SCRIPT = """\
 #!/bin/bash
@@ -187,6 +192,50 @@ def checkout(tmp_path: Path) -> Path:
     )
     (checkout / "cluster.yaml").write_text(profile)
     return checkout
+
+
+def test_a_rank_that_has_the_terminal_is_alone_in_its_step() -> None:
+    launch = replace(make_launch(None), ranks_per_node=2, module="jobs.rank.debugged")
+
+    argv = alone_srun_argv(launch, ["n1", "n2"], 3)
+
+    assert {"--nodes=1", "--ntasks=1", "--nodelist=n2", "--overlap", "--pty", "--chdir=/runs/x"} <= {*argv}
+    assert argv[argv.index("-m") + 1] == "jobs.rank.debugged"
+    assert not any(word.startswith(("--output", "--ntasks-per-node", "--wait")) for word in argv)
+
+
+def test_a_placeholder_stands_for_it_among_the_others() -> None:
+    argv = others_srun_argv(make_launch(None), ["n1", "n2"], 1)
+
+    at = argv.index("jobs.batch.placeholder")
+    assert argv[at + 1 : at + 4] == ["/runs/x", "0", "1"]
+    assert {"--ntasks=2", "--overlap", "--output=logs/attempt-000/rank-%5t.log"} <= {*argv}
+
+
+def test_ranks_of_a_debug_session_wait_for_each_other_for_days() -> None:
+    launch = replace(make_launch(None), variables={START_SECONDS: "604800"})
+
+    assert launch.exports[START_SECONDS] == "604800"
+
+
+def test_a_debugger_that_cannot_work_is_refused(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = SimpleNamespace(record=SimpleNamespace(cluster={}))
+    monkeypatch.setattr(interactive, "find_job", lambda *_: job)
+
+    code = interactive.main([str(checkout), "--local", "--debugger=pdb:1"])
+
+    assert (code, "no terminal for pdb" in capfd.readouterr().err) == (2, True)
+
+
+def test_a_rank_that_there_is_not_and_two_debuggers_are_refused(checkout: Path) -> None:
+    recipe, profile = str(checkout / "recipes" / "tiny.yaml"), str(checkout / "cluster.yaml")
+
+    _, said = launcher("debug", recipe, "--pdb", "1", "--cluster", profile, code=2)
+    assert "--pdb 1: `debug tiny` has rank 0 alone" in said
+    _, said = launcher("debug", recipe, "--pdb", "0", "--shell", "--cluster", profile, code=2)
+    assert "choose one of them" in said
 
 
 @pytest.mark.slow

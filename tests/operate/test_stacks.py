@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli.attach import short_frame
 from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.operate.attach import attach, attaching_argv
 from launcher.operate.running import RunningAttempt
-from launcher.operate.stacks import ask_for_stacks, group_stacks
+from launcher.operate.stacks import ask_for_stacks
 from launcher.run.paths import RunDir
-from launcher.run.stacks import SIGNAL, parse_stacks, write_stacks
+from launcher.run.stacks import SIGNAL, group_stacks, parse_dump, parse_stacks, short_frame, write_stacks
 from tests.support.counting_runs import PROJECT, Play, stage, start_batch
 from tests.support.run_histories import History
 from tests.support.waiting import PATIENCE, wait_for
@@ -48,6 +47,30 @@ def test_ranks_at_the_same_place_are_put_together_the_odd_one_first() -> None:
     assert [one.ranks for one in group_stacks(found)] == [(2,), (0, 1, 3)]
     assert group_stacks(found)[0].threads == {"MainThread": (THERE,)}
     assert [one.ranks for one in group_stacks(found, all_threads=True)] == [(2,), (3,), (0, 1)]
+
+
+DUMP = """\
+step 7
+Timeout (0:00:20)!
+Thread 0x00007f30 [Thread-1] (most recent call first):
+  File "/venv/threading.py", line 324 in wait
+
+Thread 0x00007f32{name} (most recent call first):
+  File "/code/jobs/train/loop.py", line 7 in step
+
+preflight: something else
+  File "elsewhere"
+"""
+
+
+@pytest.mark.parametrize("name", [" [MainThread]", ""])
+def test_the_watchdogs_stacks_are_read_with_and_without_names(name: str) -> None:
+    threads = parse_dump("Timeout (0:00:01)!\n" + DUMP.format(name=name))
+
+    assert threads is not None
+    assert threads["MainThread"] == (HERE,)
+    assert len(threads) == 2
+    assert parse_dump("step 7\n") is None
 
 
 def test_paths_are_printed_from_their_package_on() -> None:

@@ -31,7 +31,8 @@ class Counted:
         return getattr(self._store, name)
 
 
-barrier = StartBarrier(Ranks(rank, size, rank % 8, 8, rank // 8), lambda number: f"node {number // 8}", seconds=1200)
+ranks = Ranks(rank, size, rank % 8, 8, rank // 8)
+barrier = StartBarrier(ranks, lambda number: f"node {number // 8}", "ours", seconds=1200)
 barrier._store = Counted(barrier._store)
 said = barrier.ask_all({"rank": rank}, lambda reports: {"ranks": [report["rank"] for report in reports]})
 barrier.leave()

@@ -2,18 +2,23 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from jobs.batch.rendezvous import choose_port
 from jobs.rank.context import Context, load_context
+from jobs.rank.node_checks import leftover_faults, shared_memory_faults
 from jobs.rank.preflight import (
     Judgement,
     UnfitNodeError,
@@ -121,6 +126,59 @@ def test_a_rank_of_another_run_that_comes_to_the_same_port_is_taken_for_nobody_h
         theirs.ask_all({}, lambda _: "")
     with pytest.raises(MissingRanksError, match="rank 1 on gpu01 did not arrive within 1 s"):
         ours.ask_all({}, lambda _: "")
+
+
+@pytest.mark.usefixtures("meeting_place")
+def test_clocks_are_compared_with_that_of_the_first_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = threading.local()
+    real = time.time
+    monkeypatch.setattr("jobs.rank.start_barrier.time.time", lambda: real() + getattr(own, "ahead", 0))
+
+    def meet(rank: int) -> str:
+        own.ahead = 900 if rank == 2 else 0
+        barrier = StartBarrier(place(rank), where, "ours")
+        message = barrier.ask_all(report(rank), lambda reports: judge(reports).node)
+        barrier.leave()
+        return str(message)
+
+    [told] = {*in_all_ranks(meet)}
+    assert re.fullmatch(r"gpu02: its clock is 9\d\d s ahead of that of gpu01", told)
+
+
+def test_a_node_with_a_wrong_clock_is_unfit() -> None:
+    found = judge([report(0), report(1, clock=0.4), report(2, clock=-300.0), report(3, clock=0.2)])
+
+    assert found == Judgement(node="gpu02: its clock is 300 s behind that of gpu01", unfit=("gpu02",))
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "is_fault"),
+    [
+        (0, 64 * 2**30, True),
+        (2**29, 64 * 2**30, True),
+        (2**30, 64 * 2**30, False),
+        (2**26, 2**26, False),
+        (0, 0, False),
+    ],
+)
+def test_a_full_dev_shm_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, total: int, is_fault: bool
+) -> None:
+    space = SimpleNamespace(f_bavail=free // 4096, f_frsize=4096, f_blocks=total // 4096)
+    monkeypatch.setattr("jobs.rank.node_checks.os.statvfs", lambda _: space)
+
+    assert [f"{tmp_path} has" in fault for fault in shared_memory_faults(tmp_path)] == [True] * is_fault
+
+
+def test_a_system_without_dev_shm_is_fine(tmp_path: Path) -> None:
+    assert shared_memory_faults(tmp_path / "missing") == []
+
+
+@pytest.mark.parametrize(("used", "is_fault"), [(2**29, False), (2**31, False), (10 * 2**30, True)])
+def test_gpu_memory_that_is_in_use_before_the_work_is_a_fault(used: int, is_fault: bool) -> None:
+    total = 80 * 2**30
+
+    assert bool(leftover_faults(1, total - used, total)) is is_fault
 
 
 def report(rank: int, **changes: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from launcher.devcluster import DevCluster
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir
 from tests.slurm.site import LAUNCHER, RECIPES, Site
-from tests.support.checkouts import LISTENING, copy_checkout, interrupt, typing
+from tests.support.checkouts import LISTENING, MEETING, copy_checkout, interrupt, typing
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
@@ -103,6 +103,56 @@ def test_every_line_is_labelled_and_only_rank_0_is_interrupted(clean: Site, chec
         terminal.wait()
 
         assert terminal.exitstatus == 0
+
+
+@pytest.fixture(scope="module")
+def meeting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("meeting"), MEETING)
+
+
+def test_another_rank_than_0_runs_under_pdb_while_the_others_wait_for_it(clean: Site, meeting: Path) -> None:
+    line = 1 + MEETING.splitlines().index('    Path("done").touch()')
+
+    with typing(meeting, clean.environment, *TWO_NODES, "--pdb", "1") as terminal:
+        run = debug_run(terminal)
+        terminal.expect(r"\[rank 1\] before the first line")
+        terminal.expect(r"\(Pdb\) ")
+        terminal.sendline(f"b jobs/__main__.py:{line}")
+        terminal.expect(r"Breakpoint 1 at ")
+        terminal.sendline("c")
+        terminal.expect(r"\[rank 1\] rank 1 of 2")
+        terminal.expect(r"\(Pdb\) ")
+        terminal.sendline("p answer, place.node_rank, os.environ['SLURMD_NODENAME']")
+        terminal.expect(r"\[rank 1\] \(42, 1, '(\S+)'\)")
+        assert terminal.match is not None and not isinstance(terminal.match, type)
+        node = terminal.match.group(1)
+        terminal.sendline("c")
+        terminal.expect("allocation released")
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+
+        assert terminal.exitstatus == 0
+    [attempt] = read_attempts(run.ledger)
+    assert attempt.nodes[1] == node
+    assert "rank 0 of 2" in run.rank_log(0, 0).read_text()
+
+
+def test_pdb_opens_again_where_an_exception_ends_the_rank(clean: Site, meeting: Path) -> None:
+    with typing(meeting, clean.environment, *TWO_NODES, "--pdb", "1") as terminal:
+        run = debug_run(terminal)
+        (run.root / "fails").touch()
+        terminal.expect(r"\(Pdb\) ")
+        terminal.sendline("c")
+        terminal.expect("ValueError: planted")
+        terminal.expect(r"\(Pdb\) ")
+        terminal.sendline("p answer")
+        terminal.expect(r"\[rank 1\] 42")
+        terminal.sendline("q")
+        terminal.expect("allocation released")
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+
+        assert terminal.exitstatus == 1
 
 
 def test_a_killed_launcher_leaves_no_allocation(clean: Site, checkout: Path) -> None:

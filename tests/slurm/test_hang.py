@@ -22,7 +22,7 @@ def test_a_rank_that_is_stopped_is_named_and_the_run_goes_on(devcluster: DevClus
     attempts = site.wait_until_finished(run)
     assert [attempt.reason for attempt in attempts] == ["hang", "finished"], logs_text(run)
     assert f"but none of rank 3 on {attempts[0].nodes[1]}" in attempts[0].message
-    assert all("Timeout (0:01:" in run.rank_log(0, rank).read_text() for rank in range(3))
+    assert all("Timeout (0:0" in run.rank_log(0, rank).read_text() for rank in range(3))
     assert steps_by_attempt(run)[1][0] in (11, 21)  # as many steps as may be done before the signal comes
     assert sorted(joined_losses(run)) == list(range(1, 31))
     assert "hung" in site.launcher("status", run.root)

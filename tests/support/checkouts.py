@@ -39,6 +39,25 @@ while not done.exists():
     time.sleep(0.1)
 '''
 
+MEETING = '''
+"""Ranks that wait for rank 1, without torch."""
+
+import os
+import time
+from pathlib import Path
+
+from jobs.rank.ranks import ranks_from
+
+place = ranks_from(os.environ)
+print(f"rank {place.rank} of {place.world_size}", flush=True)
+if place.rank == 1:
+    answer = 21 * place.world_size
+    Path("done").touch()
+    if Path("fails").exists():
+        raise ValueError("planted")
+while not Path("done").exists():
+    time.sleep(0.1)
+'''
 
 COUNTING = '''
 """A single rank that counts and logs up to the recipe's seed; it saves at the end and when it is asked to stop.

@@ -156,7 +156,7 @@ def start(
     run.attempt_logs(attempt).mkdir(parents=True, exist_ok=True)
     started = Attempt(run, attempt)
     for rank in range(ranks):
-        environ, log = _environment(rank, ranks, nodes, port), run.rank_log(attempt, rank)
+        environ, log = rank_environment(rank, ranks, nodes, port), run.rank_log(attempt, rank)
         started.processes.append(Forked([*program, *arguments], environ, log))
     return started
 
@@ -248,7 +248,8 @@ def free_port() -> int:
     return choose_port(random.SystemRandom().choice(ports[::2]), (ports[0], ports[-1]))
 
 
-def _environment(rank: int, ranks: int, nodes: int, port: int) -> dict[str, str]:
+def rank_environment(rank: int, ranks: int, nodes: int, port: int) -> dict[str, str]:
+    """Environment of a rank, its place in torchrun's words."""
     per_node = ranks // nodes
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "WANDB_"))},

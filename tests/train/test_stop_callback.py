@@ -55,6 +55,20 @@ def test_it_saves_at_every_interval_and_at_the_end(run: RunDir) -> None:
     assert not control.stopped
 
 
+@pytest.mark.parametrize(("compiles", "expected"), [(False, 1), (True, 2)])
+def test_the_watchdog_learns_from_steps_but_not_from_one_that_compiles(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, compiles: bool, expected: int
+) -> None:
+    told: list[tuple[int, str]] = []
+    control = StepControl(context_of(run), ALONE, Interval("5 steps"), compiles)
+    for step in (1, 2, 3):
+        monkeypatch.setattr(control_module.WATCHDOG, "turn_to", lambda what, step=step: told.append((step, what)))
+        control.on_step_begin(ARGUMENTS, TrainerState(), TrainerControl())
+    control.on_train_end(ARGUMENTS, TrainerState(), TrainerControl())
+
+    assert told == [(expected, "training"), (3, "")]
+
+
 def test_a_signal_stops_and_saves_first(run: RunDir) -> None:
     control = control_of(run)
 

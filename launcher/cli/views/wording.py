@@ -86,17 +86,6 @@ def node_list(nodes: Sequence[str]) -> str:
     return ",".join(_bracketed(prefix, numbers) for prefix, numbers in by_prefix.items())
 
 
-def number_list(numbers: Sequence[int]) -> str:
-    """Write `0-3, 7`, numbers that follow each other as ranges."""
-    ranges: list[list[int]] = []
-    for number in sorted(numbers):
-        if ranges and number == ranges[-1][-1] + 1:
-            ranges[-1][1:] = [number]
-        else:
-            ranges.append([number])
-    return ", ".join("-".join(map(str, ends)) for ends in ranges)
-
-
 def _bracketed(prefix: str, numbers: Sequence[str]) -> str:
     if len(numbers) == 1:
         return prefix + numbers[0]

@@ -265,7 +265,8 @@ class Limits(Section):
     hang: Duration | None = Duration("30min")
     """How long an attempt may go without a heartbeat before it is ended as hung. Each step, batch of an evaluation and
     stage of a checkpoint or export is a heartbeat; for `prepare`, `outcomes` and `vocabulary`, text that was read.
-    Loading the model and the first step together have this long, too. `null`: no limit."""
+    Loading the model and the first step together have this long, too; once steps, saves and evaluations are known, ten
+    times the longest of their kind, if that is less. `null`: no limit."""
 
 
 def schedule_conflicts(schedule: Schedule) -> Iterator[str]:
