@@ -133,6 +133,7 @@ class World:
         write_made(self.folder / "models" / "made-0", "of an earlier pipeline, with a name that stages use, too")
         roots = {name: str(self.folder / name) for name in ("runs", "models", "corpora", "data")}
         self.cluster = Cluster.model_validate_json(json.dumps({"name": "test", "roots": roots}))
+        self.scheduler.cluster = self.cluster
         queue, find = (lambda _cluster: self.scheduler), self.scheduler.find
         modules = [f"submit.{one}" for one in ("resubmit", "plan_submission", "queue_all")]
         modules += ["pipeline.advance", "pipeline.submit"]
