@@ -184,17 +184,18 @@ class _Advance:
 
     def _hand_over(self, stage: StageRecord, run: RunDir, other: RunDir, choice: Choice) -> None:
         """Give a stage that never started to the run that does the same, for all pipelines that have it."""
-        for pipeline in pipelines_with(run):
-            for its in pipeline.record.stages:
-                if pipeline.run_of(its.name) == run:
-                    pipeline.link_artifact(its, other)
-                    pipeline.link_stage(its.name, other)
+        # First of all: while Slurm does not answer, the run stays what it is.
         for member in (*list_shares(run), run):
             job = RunRecord.read(member.record).submissions[-1]
             if stage.sweep:  # its submission is that of all points
                 end_jobs([job.job_id], self.cluster)
             else:
                 queue_of(self.cluster).cancel(SubmissionDir(Path(job.folder)))
+        for pipeline in pipelines_with(run):
+            for its in pipeline.record.stages:
+                if pipeline.run_of(its.name) == run:
+                    pipeline.link_artifact(its, other)
+                    pipeline.link_stage(its.name, other)
         self.handed_over.add(stage.name)
         self.told.append(f"{stage.name}: is carried out by `{other.root.name}`, so its own job is cancelled")
         if stage.name in choice.finished:
