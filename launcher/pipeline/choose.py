@@ -99,9 +99,7 @@ def _runs_in_flight(pipeline: Pipeline, cluster: Cluster) -> Mapping[str, RunDir
         if one.is_finished:
             going.add(name)
             continue
-        is_going = one.is_alive or one.may_advance
-        if pipeline.is_stopped:  # a run that has not started never will; one that has may finish before it stops
-            is_going = one.is_alive and not one.is_waiting
+        is_going = one.is_alive or (one.may_advance and not pipeline.is_stopped)
         if one.stage.select:
             going |= {name} if set(one.stage.awaits) <= going else set()
         elif one.run and is_going and set(one.stage.awaits) <= going:
