@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def doctor(folder: Path, **environ: str) -> str:
     (folder / "cluster.yaml").write_text(f"name: here\nexecutor: local\nroots: {{{roots}}}\n")
     argv = ["-m", "launcher", "doctor", "--cluster", str(folder / "cluster.yaml")]
     said, _ = pexpect.run(
-        " ".join([sys.executable, *argv]), env={**os.environ, "TERM": "xterm-256color", **environ}, withexitstatus=True,
+        shlex.join([sys.executable, *argv]), env={**os.environ, "TERM": "xterm-256color", **environ}, withexitstatus=True,
         encoding="utf-8", timeout=None,
     )  # fmt: skip
     return str(said)
