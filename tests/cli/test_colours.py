@@ -15,11 +15,9 @@ def doctor(folder: Path, **environ: str) -> str:
     """Run a command that prints in colours, on a terminal."""
     roots = ", ".join(f"{name}: {folder}" for name in ("runs", "corpora", "models"))
     (folder / "cluster.yaml").write_text(f"name: here\nexecutor: local\nroots: {{{roots}}}\n")
-    argv = ["-m", "launcher", "doctor", "--cluster", str(folder / "cluster.yaml")]
-    said, _ = pexpect.run(
-        shlex.join([sys.executable, *argv]), env={**os.environ, "TERM": "xterm-256color", **environ}, withexitstatus=True,
-        encoding="utf-8", timeout=None,
-    )  # fmt: skip
+    command = shlex.join([sys.executable, "-m", "launcher", "doctor", "--cluster", str(folder / "cluster.yaml")])
+    environment = {**os.environ, "TERM": "xterm-256color", **environ}
+    said, _ = pexpect.run(command, env=environment, withexitstatus=True, encoding="utf-8", timeout=None)
     return str(said)
 
 
