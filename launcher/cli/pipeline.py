@@ -165,9 +165,13 @@ def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool, everything: bo
 def stop(pipeline: "Pipeline", profile: "Cluster", at_once: bool) -> None:
     """Stop or cancel all stages that are queued or running, the last ones first; nothing is queued any more."""
     from launcher.operate import stop as ending
+    from launcher.run.ledger import StopRequest
 
     pipeline.folder.stop_request.touch()
-    for name, runs in reversed(_alive(pipeline, profile).items()):
+    alive = _alive(pipeline, profile)
+    for run in (run for runs in alive.values() for run in runs):
+        StopRequest().write(run.stop_request)  # all of them first: Slurm may not answer, and start one of them later
+    for name, runs in reversed(alive.items()):
         if len(runs) > 1:
             count = (ending.cancel_all if at_once else ending.stop_all)(runs, profile)
             typer.echo(f"{name}: {count} points {'cancelled' if at_once else 'asked to save and stop'}")

@@ -18,6 +18,7 @@ from launcher.pipeline.find import pipelines_with
 from launcher.pipeline.point_queue import QUEUE_IS_FULL, PointQueue
 from launcher.pipeline.record import Pipeline, StageRecord, replace_link
 from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
+from launcher.run.ledger import StopRequest
 from launcher.run.locations import Locations
 from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir, list_shares
@@ -167,6 +168,8 @@ class _Advance:
 
     def _keep_alive(self, one: StageState, run: RunDir, choice: Choice) -> None:
         """Let a job that waits for a failed one wait for the job that took its place, or go if it is not needed."""
+        if self.resume:
+            StopRequest.withdraw(run.stop_request)
         is_stuck = any(NEVER_SATISFIED in member.why for member in one.members)
         has_lost = any(name in self.handed_over for name in one.stage.awaits)
         if not (one.is_waiting and (is_stuck or has_lost or self.resume)):

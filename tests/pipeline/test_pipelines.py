@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from launcher.cli.pipeline import stop as stop_pipeline
 from launcher.cli.views.pipeline_view import stages_table
-from launcher.errors import LauncherError, RecipeError
+from launcher.errors import LauncherError, RecipeError, SlurmError
 from launcher.load.pipeline import is_pipeline, load_pipeline
 from launcher.pipeline.find import find_pipeline, find_stage
 from launcher.pipeline.states import read_stages
@@ -215,6 +216,39 @@ def test_a_cancelled_pipeline_queues_nothing_until_it_is_resumed(world: World) -
     world.run_to_the_end()
     assert states(world) == dict.fromkeys(["s0", "s1", "s2"], "finished")
     assert list(world.made.values()) == [1, 1, 1]
+
+
+def test_what_is_cancelled_while_slurm_does_not_answer_does_nothing_when_it_starts(world: World) -> None:
+    pipeline = world.submit(CHAIN)
+    assert pipeline
+    world.scheduler.is_down = True
+    with pytest.raises(SlurmError):
+        stop_pipeline(pipeline, world.cluster, at_once=True)
+    world.scheduler.restart()
+
+    [job] = world.scheduler.startable()
+    world.start(job)
+
+    assert not world.scheduler.running()
+    world.advance(pipeline, resume=True)
+    world.run_to_the_end()
+    assert states(world) == dict.fromkeys(["s0", "s1", "s2"], "finished")
+    assert list(world.made.values()) == [1, 1, 1]
+
+
+def test_resuming_at_once_takes_back_what_cancelling_asked_for(world: World) -> None:
+    pipeline = world.submit(CHAIN)
+    assert pipeline
+    world.scheduler.is_down = True
+    with pytest.raises(SlurmError):
+        stop_pipeline(pipeline, world.cluster, at_once=True)
+    world.scheduler.restart()
+
+    world.advance(pipeline, resume=True)
+
+    for _ in CHAIN:
+        run_next(world)
+    assert states(world) == dict.fromkeys(["s0", "s1", "s2"], "finished")
 
 
 def test_a_changed_input_is_noticed(world: World) -> None:

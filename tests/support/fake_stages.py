@@ -31,7 +31,7 @@ from launcher.recipe import read_recipe
 from launcher.recipe.identity import identify
 from launcher.recipe.pipeline import PipelineRecipe
 from launcher.run.index import register
-from launcher.run.ledger import append_event, has_finished, read_attempts
+from launcher.run.ledger import StopRequest, append_event, has_finished, read_attempts
 from launcher.run.paths import PipelineDir, RunDir
 from launcher.run.record import RunRecord
 from launcher.run.stage_inputs import missing_inputs
@@ -191,7 +191,9 @@ class World:
         """What `launcher cancel PIPELINE` does."""
         pipeline.folder.stop_request.touch()
         for one in reversed(read_stages(pipeline, self.cluster)[0].values()):
-            if one.is_alive and one.run and not self.scheduler.is_down:
+            if one.is_alive and one.run and self.scheduler.is_down:
+                StopRequest().write(one.run.stop_request)
+            elif one.is_alive and one.run:
                 ending.cancel(one.run, self.cluster)
 
     def start(self, job: FakeJob) -> None:
