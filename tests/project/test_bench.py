@@ -12,9 +12,13 @@ from tests.support.waiting import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = {path.name for path in (ROOT / "bench").glob("*.py")}
-REPEATED = ("align.py", "grpo.py", "read.py", "recovery.py", "status.py", "step_overhead.py")
+REPEATED = (
+    *("align.py", "checkpoint.py", "export.py", "grpo.py", "read.py", "recovery.py", "status.py"),
+    "step_overhead.py",
+)
 """For `make long`: report.py starts the launcher as status.py does, sft.py starts a job and its peer as they do, and
-prepare.py reads what read.py does. tests/slurm/test_story.py preempts as recovery.py does."""
+prepare.py reads what read.py does. tests/slurm/test_story.py preempts as recovery.py does, and tests of exports compare
+their speed."""
 
 
 def benches_of_make() -> list[str]:

@@ -35,7 +35,7 @@ GRACE = 120
 """Seconds that a step and a save may take, however busy this machine is."""
 ROUNDS = 3
 """Runs in which each step has to be stopped at: a busy machine can let a first step end before this test holds it."""
-_OF_THE_MACHINE = ("time", "attempt", "tokens_per_second", "mfu", "memory_gib")
+_OF_THE_MACHINE = ("time", "attempt", "tokens_per_second", "mfu", "memory_gib", "slowest_rank", "slowest_speed")
 
 
 @pytest.mark.parametrize("kind", CASES)

@@ -29,7 +29,7 @@ for name, port in {runs}.items():
     GradientState._reset_state()
     rl.main(load_context(RunDir(Path(sys.argv[1]) / name), 1, ranks_from(os.environ)))
 """
-_OF_THE_MACHINE = ("time", "attempt", "tokens_per_second", "mfu", "memory_gib")
+_OF_THE_MACHINE = ("time", "attempt", "tokens_per_second", "mfu", "memory_gib", "slowest_rank", "slowest_speed")
 
 MOVING = {"steps": 2, "share": 0.5}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
