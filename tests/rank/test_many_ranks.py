@@ -54,7 +54,7 @@ def test_ranks_that_meet_ask_the_store_a_fixed_number_of_times(tmp_path: Path, s
     found: list[dict[str, Any]] = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
     assert all(one["said"] == {"ranks": list(range(size))} for one in found)
     first, *others = (one["calls"] for one in found)
-    # Its report, the time, the judgement, that it is done, that all are, and that it has left; each report, each clock of
+    # Its report, the time, the judgement, that it is done, that all are, that it has left; each report, each clock of
     # the others, and the judgement.
     assert (first["set"], first["get"]) == (6, 2 * size)
     assert {(calls["set"], calls["get"]) for calls in others} == {(4, 2)}
