@@ -27,6 +27,7 @@ from bench.support.beside_trl import (
     train_by_trl,
     trl_settings,
 )
+from bench.support.sft_examples import sft_examples
 from launcher.run.paths import RunDir
 from tests.support.training_runs import cpt_recipe
 
@@ -66,32 +67,11 @@ def trl_run(run: RunDir) -> Measured:
     trainer = trl.SFTTrainer(
         model=model,
         args=config,
-        train_dataset=_examples(run, recipe, recipe.schedule.length.value * recipe.batch.sequences),
+        train_dataset=sft_examples(run, recipe, SOURCE, recipe.schedule.length.value * recipe.batch.sequences),
         processing_class=AutoTokenizer.from_pretrained(model_folder(run)),
         peft_config=lora_config(recipe),
     )
     return train_by_trl(trainer, recipe)
-
-
-def _examples(run: RunDir, recipe: Any, count: int) -> Any:
-    """Our examples, in the order in which our job reads them, as TRL wants them."""
-    from datasets import Dataset
-
-    from jobs.data.chat.samples import ChatSamples
-    from jobs.data.chat.store import open_sequences
-    from jobs.data.chat.tokenised_source import finished_source
-    from jobs.kinds.sft import _order
-    from jobs.models.labels import IGNORED
-
-    source = finished_source(run.examples, SOURCE)
-    assert source is not None
-    sources = open_sequences(run.examples, [source], "train")
-    samples = ChatSamples(sources, _order(recipe, sources), count)
-    rows = [samples[index] for index in range(count)]
-    ids = [row["input_ids"].tolist() for row in rows]
-    return Dataset.from_dict(
-        {"input_ids": ids, "completion_mask": [(row["labels"] != IGNORED).int().tolist() for row in rows]}
-    )
 
 
 if __name__ == "__main__":

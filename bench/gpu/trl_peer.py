@@ -9,6 +9,7 @@ from typing import Any
 from bench.gpu.bare_loop import peak_memory
 from bench.gpu.our_job import loaded_recipe, run_name, speed_of
 from bench.gpu.trainings import LORA, SOURCE, Sizes, Training, options_of_program
+from bench.support.sft_examples import sft_examples
 from launcher.run.paths import RunDir
 
 
@@ -50,7 +51,7 @@ def train(one: Training, recipe: Any, run: RunDir, options: Any) -> tuple[list[f
     trainer = trl.SFTTrainer(
         model=_model(one, model, options.device),
         args=trl.SFTConfig(**_settings(recipe, steps, run.root.parent / "trl", options.device)),
-        train_dataset=_examples(run, recipe, steps * batch.sequences),
+        train_dataset=sft_examples(run, recipe, SOURCE, steps * batch.sequences),
         processing_class=AutoTokenizer.from_pretrained(model),
         callbacks=[clock := Clock()],
         peft_config=None if one.stage == "sft" else LoraConfig(**lora, target_modules=LORA["targets"]),
@@ -98,29 +99,6 @@ def _settings(recipe: Any, steps: int, folder: Path, device: str) -> dict[str, A
         "gradient_checkpointing": False,
         "train_sampling_strategy": "sequential",
     }
-
-
-def _examples(run: RunDir, recipe: Any, count: int) -> Any:
-    """Our examples, in the order in which our job reads them, as TRL wants them."""
-    from datasets import Dataset
-
-    from jobs.data.chat.samples import ChatSamples
-    from jobs.data.chat.store import open_sequences
-    from jobs.data.chat.tokenised_source import finished_source
-    from jobs.kinds.sft import _order
-    from jobs.models.labels import IGNORED
-
-    source = finished_source(run.examples, SOURCE)
-    assert source is not None
-    sources = open_sequences(run.examples, [source], "train")
-    samples = ChatSamples(sources, _order(recipe, sources), count)
-    rows = [samples[index] for index in range(count)]
-    return Dataset.from_dict(
-        {
-            "input_ids": [row["input_ids"].tolist() for row in rows],
-            "completion_mask": [(row["labels"] != IGNORED).int().tolist() for row in rows],
-        }
-    )
 
 
 if __name__ == "__main__":

@@ -61,8 +61,3 @@ def sort_loaded(loaded: LoadedPipeline) -> dict[str, set[str]]:
         stage = written.get(name, name)
         found.setdefault(stage, set()).update({written.get(one, one) for one in awaits} - {stage})
     return {name: found[name] for name in sort_stages(found)}
-
-
-def stage_names(loaded: LoadedPipeline) -> list[str]:
-    """Name the stages as they are written, in their order."""
-    return [*sort_loaded(loaded)]

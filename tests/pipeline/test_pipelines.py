@@ -11,6 +11,7 @@ from launcher.cli.views.pipeline_view import stages_table
 from launcher.errors import LauncherError, RecipeError, SlurmError
 from launcher.load.pipeline import is_pipeline, load_pipeline
 from launcher.pipeline.find import find_pipeline, find_stage
+from launcher.pipeline.record import Pipeline
 from launcher.pipeline.states import read_stages
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir
@@ -218,13 +219,18 @@ def test_a_cancelled_pipeline_queues_nothing_until_it_is_resumed(world: World) -
     assert list(world.made.values()) == [1, 1, 1]
 
 
-def test_what_is_cancelled_while_slurm_does_not_answer_does_nothing_when_it_starts(world: World) -> None:
+def cancelled_while_slurm_is_away(world: World) -> Pipeline:
     pipeline = world.submit(CHAIN)
     assert pipeline
     world.scheduler.is_down = True
     with pytest.raises(SlurmError):
         stop_pipeline(pipeline, world.cluster, at_once=True)
     world.scheduler.restart()
+    return pipeline
+
+
+def test_what_is_cancelled_while_slurm_does_not_answer_does_nothing_when_it_starts(world: World) -> None:
+    pipeline = cancelled_while_slurm_is_away(world)
 
     [job] = world.scheduler.startable()
     world.start(job)
@@ -237,12 +243,7 @@ def test_what_is_cancelled_while_slurm_does_not_answer_does_nothing_when_it_star
 
 
 def test_resuming_at_once_takes_back_what_cancelling_asked_for(world: World) -> None:
-    pipeline = world.submit(CHAIN)
-    assert pipeline
-    world.scheduler.is_down = True
-    with pytest.raises(SlurmError):
-        stop_pipeline(pipeline, world.cluster, at_once=True)
-    world.scheduler.restart()
+    pipeline = cancelled_while_slurm_is_away(world)
 
     world.advance(pipeline, resume=True)
 

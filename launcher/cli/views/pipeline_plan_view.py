@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from typing_extensions import override
 
 from launcher.load.pipeline import LoadedPipeline
-from launcher.pipeline.order import order_stages
+from launcher.pipeline.order import sort_loaded
 from launcher.pipeline.plan import PipelinePlan, PlannedStage
 from launcher.pipeline.record import Pipeline
 from launcher.run.record import RunRecord
@@ -29,13 +29,7 @@ class StageToBe(NamedTuple):
 
 def list_stages(loaded: LoadedPipeline) -> Iterator[StageToBe]:
     """Name the stages as they are written, without asking a site."""
-    written = {stage.name: stage.sweep or stage.name for stage in loaded.stages}
-    waits: dict[str, dict[str, None]] = {}
-    for name, awaits in order_stages(loaded).awaits.items():
-        own = written.get(name, name)
-        found = waits.setdefault(own, {})
-        found |= dict.fromkeys(one for one in (written.get(other, other) for other in sorted(awaits)) if one != own)
-    yield from (StageToBe(name, [*awaits], None) for name, awaits in waits.items())
+    yield from (StageToBe(name, sorted(awaits), None) for name, awaits in sort_loaded(loaded).items())
 
 
 def describe_plan(plan: PipelinePlan) -> Iterator[StageToBe]:
