@@ -3,7 +3,8 @@
 Same model, same prompt tokens in the same order, same random numbers, same reward and optimizer, one process and one
 thread each, in pairs of runs whose order alternates, each in a fresh process; ratios are medians over the pairs, and
 the rewards of both have to agree. The model is a Llama of random weights with a vocabulary of 32,000, the prompts are
-MedQuAD's questions, the reward is the share of one token. All weights are trained.
+MedQuAD's questions, the reward is the share of one token,
+which the model says now and then. All weights are trained.
 
     python bench/grpo.py [--rounds 3] [--steps 8] [--json] [--smallest]
 """
@@ -82,6 +83,16 @@ def trl_run(run: RunDir) -> Measured:
     return train_by_trl(trainer, recipe, value="reward")
 
 
+def favour_token(folder: Path) -> None:
+    """Make the model say the token that is rewarded in some places, so that rewards differ and there is a gradient."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    token = AutoTokenizer.from_pretrained(folder / "model").get_vocab()[TOKEN]
+    model.get_output_embeddings().weight.data[token] *= 24
+    model.save_pretrained(folder / "model")
+
+
 if __name__ == "__main__":
     options = parse(__doc__, steps=8, has_adapter=False)
-    sys.exit(main(__file__, options, Work(_recipe(options.steps), trl_run, value="reward")))
+    sys.exit(main(__file__, options, Work(_recipe(options.steps), trl_run, value="reward", prepare=favour_token)))

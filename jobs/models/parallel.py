@@ -49,6 +49,11 @@ class ParallelLayout:
         """DeepSpeed's stage, or None where DeepSpeed has no part in it."""
         return zero_stage(self.parallel.strategy)
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether a single rank trains a model that nothing shards."""
+        return self.world_size == 1 and self.parallel.strategy == "ddp"
+
     def __str__(self) -> str:
         return f"{self.parallel.strategy}: {self.replicas} x {self.shard_size} ranks"
 
@@ -145,29 +150,33 @@ def fsdp_mixed_precision(precision: Precision) -> Any:
 
 
 @contextmanager
-def fsdp_on_cpu() -> Iterator[None]:
-    """Let accelerate use FSDP2 on CPUs while its Trainer is created.
+def prepared_as(layout: ParallelLayout) -> Iterator[None]:
+    """Let accelerate prepare a model as the layout says while its Trainer is created, where it would not by itself.
 
     accelerate 1.15 enables FSDP on every kind of device but the CPU. There it silently ignores the FSDP plugin and
     trains DDP, though torch's FSDP2 runs on gloo. A rehearsal on CPUs has to take the path of the run on GPUs, so this
-    does for MULTI_CPU what accelerate's AcceleratorState does for MULTI_GPU. `verify` fails if that ever stops working.
+    does for MULTI_CPU what accelerate's AcceleratorState does for MULTI_GPU. And it wraps the model of a single rank
+    into DDP, which copies all gradients into buckets that nobody reduces. `verify` fails if either ever stops working.
     """
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import DistributedType
 
     original = AcceleratorState.__init__
 
-    def init_with_fsdp(self: Any, *args: Any, **kwargs: Any) -> None:
+    def init_as_planned(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         plugin = kwargs.get("fsdp_plugin")
-        if plugin is None or self.distributed_type != DistributedType.MULTI_CPU:
+        if plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            if self._mixed_precision != "no":
+                plugin.set_mixed_precision(self._mixed_precision)
+            self.fsdp_plugin, chosen = plugin, DistributedType.FSDP
+        elif layout.is_alone and self.distributed_type in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            chosen = DistributedType.NO
+        else:
             return
-        if self._mixed_precision != "no":
-            plugin.set_mixed_precision(self._mixed_precision)
-        self.fsdp_plugin, self.distributed_type = plugin, DistributedType.FSDP
-        PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        self.distributed_type = PartialState._shared_state["distributed_type"] = chosen
 
-    AcceleratorState.__init__ = init_with_fsdp
+    AcceleratorState.__init__ = init_as_planned
     try:
         yield
     finally:
@@ -199,8 +208,9 @@ def verify(model: nn.Module, layout: ParallelLayout) -> None:
         _verify_deepspeed(model, layout.zero_stage)
     elif layout.uses_fsdp:
         _verify_fsdp(model, layout)
-    elif layout.world_size > 1 and not isinstance(model, nn.parallel.DistributedDataParallel):
-        raise _not_in_effect(layout, f"the model is a {type(model).__name__}, not DistributedDataParallel")
+    elif layout.is_alone is isinstance(model, nn.parallel.DistributedDataParallel):
+        expected = "bare" if layout.is_alone else "in DistributedDataParallel"
+        raise _not_in_effect(layout, f"the model is a {type(model).__name__}, not {expected}")
 
 
 def describe(model: nn.Module) -> str:

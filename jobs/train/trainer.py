@@ -23,7 +23,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from typing_extensions import override
 
 from jobs.models.adapters.auxiliary_loss import auxiliary_losses
-from jobs.models.parallel import ParallelLayout, describe, fsdp_on_cpu, reshard, verify
+from jobs.models.parallel import ParallelLayout, describe, prepared_as, reshard, verify
 from jobs.rank.watchdog import WATCHDOG
 from jobs.train.adapter_checkpoint import (
     adapter_state,
@@ -70,7 +70,7 @@ class GuardedTrainer(Trainer):
         """Told how long fetching batches takes, if anybody wants to know."""
         if layout.uses_fsdp and isinstance(trainer["model"], PeftModel):
             checkpoint_trained_parameters()
-        with fsdp_on_cpu():
+        with prepared_as(layout):
             super().__init__(**trainer)
         self.remove_callback(PrinterCallback)
         self.add_callback(saver)

@@ -250,7 +250,7 @@ from torch.distributed.tensor import DTensor
 
 if "--without-patch" in sys.argv:
     sys.argv.remove("--without-patch")
-    trainer.fsdp_on_cpu = nullcontext
+    trainer.prepared_as = nullcontext
 prepare = trainer.GuardedTrainer._prepare_for_training
 def spy(self, *arguments):
     prepared = prepare(self, *arguments)
