@@ -33,7 +33,7 @@ def _recipe(steps: int) -> dict[str, Any]:
         algorithm={"name": "grpo", "generations": GENERATIONS},
         generation={"max_new_tokens": NEW_TOKENS},
         rewards=[{"type": "token", "token": TOKEN}],
-        optim={"lr": 1e-4},
+        optim={"lr": 1e-6},
         schedule={"length": f"{steps} steps", "warmup": "2 steps"},
         checkpoint={"interval": f"{steps} steps"},
     ) | {"data": {"sources": [source], "chat_template": "plain", "too_long": "truncate"}}

@@ -76,7 +76,6 @@ def main(script: str, options: argparse.Namespace, work: Work) -> int:
     worst = max(abs(a - b) for a, b in zip(ours[0]["values"], trl[0]["values"], strict=True))
     assert worst < work.tolerance, f"{work.value} differs by {worst}: it is not the same work"
     assert len(set(ours[0]["values"])) > 1, f"{work.value} is always the same: nothing is learned"
-    print("VALUES", ours[0]["values"], trl[0]["values"])
     return _report(ours, trl, tokens, options)
 
 

@@ -135,3 +135,7 @@ def test_a_plain_model_is_never_taken_for_a_parallel_one(strategy: str) -> None:
 
 def test_one_rank_has_nothing_to_share_under_ddp() -> None:
     verify(nn.Linear(2, 2), layout_of(1, 1, strategy="ddp"))
+
+    wrapped = object.__new__(nn.parallel.DistributedDataParallel)
+    with pytest.raises(RuntimeError, match=r"DistributedDataParallel, not bare"):
+        verify(wrapped, layout_of(1, 1, strategy="ddp"))
