@@ -89,7 +89,8 @@ def favour_token(folder: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     token = AutoTokenizer.from_pretrained(folder / "model").get_vocab()[TOKEN]
-    model.get_output_embeddings().weight.data[token] *= 24
+    embeddings: Any = model.get_output_embeddings()
+    embeddings.weight.data[token] *= 24
     model.save_pretrained(folder / "model")
 
 
