@@ -8,7 +8,7 @@ BENCHES := submit.py step_overhead.py "step_overhead.py --compile" checkpoint.py
     "sft.py --adapter lora" align.py "align.py --adapter lora" export.py grpo.py molora.py evaluate.py generate.py \
     terminology.py report.py status.py pipeline.py recovery.py
 
-.PHONY: demo test fast long reproduce chaos gpu install lint style types layers bench docs man newest latest constraints
+.PHONY: demo test fast long reproduce chaos slurm-versions gpu install lint style types layers bench docs man newest latest constraints
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.installed
@@ -58,6 +58,10 @@ reproduce: install
 chaos: install
 	bash .ci/slurm-packages
 	$(PYTEST) -m long tests/slurm/test_chaos.py -s
+
+# The tests on Slurm with the versions of three Debian releases, into the table of docs/installing.md; as root, about an hour.
+slurm-versions: install
+	bash .ci/slurm-versions $(RELEASES)
 
 # At most eight minutes. Installs nothing, so that it runs where nothing can be fetched: PYTHON=python3 names another
 # Python than that of .venv. What that lacks is skipped, and the report says so.

@@ -21,6 +21,8 @@ from launcher.run.paths import expand
 from launcher.site.limits import SlurmReport, ask_slurm
 from launcher.slurm.site_query import has_slurm
 
+TRIED_SLURM = ("22.05", "24.11", "26.05")
+"""Versions with which the tests on Slurm ran: those of docs/slurm-versions.json."""
 _LOCAL_ADDRESSES = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -71,6 +73,7 @@ def examine(cluster: Cluster, environ: Mapping[str, str] | None = None) -> Exami
 
 def judge_slurm(slurm: SlurmReport, preemptions: list[Preemption], cluster: Cluster) -> Iterator[Finding]:
     """Judge what Slurm said. Pure."""
+    yield version_finding(slurm.site.version)
     yield from limits.partition_findings(cluster, slurm.site)
     yield from limits.access_findings(cluster, slurm)
     yield from limits.gpu_findings(cluster, slurm.site)
@@ -81,6 +84,15 @@ def judge_slurm(slurm: SlurmReport, preemptions: list[Preemption], cluster: Clus
             yield replace(finding, what=where + finding.what)
     yield from exit_code_findings(cluster, slurm)
     yield from limits.queue_findings(cluster, slurm)
+
+
+def version_finding(version: str) -> Finding:
+    """Say whether the launcher was tried with this version of Slurm. Pure."""
+    tried = ", ".join(TRIED_SLURM)
+    if version.startswith(tuple(f"{one}." for one in TRIED_SLURM)):
+        return ok("Slurm", f"{version}; the launcher is tested with {tried}")
+    fix = "`launcher doctor --submit` tries what the launcher needs"
+    return note("Slurm", f"{version}; the launcher is tested with {tried}", fix)
 
 
 def _machine_findings(cluster: Cluster, environ: Mapping[str, str], nodes_are_elsewhere: bool) -> Iterator[Finding]:

@@ -1,12 +1,13 @@
 """`launcher doctor`: Slurm's words and a profile in, findings out."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from launcher.cluster import Cluster
 from launcher.doctor import Finding
-from launcher.doctor.examine import judge_slurm
+from launcher.doctor.examine import TRIED_SLURM, judge_slurm, version_finding
 from launcher.doctor.limits import partitions_of
 from launcher.doctor.preemption import Preemption, preemption_of
 from launcher.site.limits import SlurmReport, parse_associations, parse_features, parse_qos
@@ -20,6 +21,8 @@ from tests.support.slurm_reports import (
     facts,
     site,
 )
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def preemption(said: SlurmReport, cluster: Cluster) -> Preemption:
@@ -41,6 +44,7 @@ def test_a_dev_cluster_has_no_problem(tmp_path: Path) -> None:
     found = judge(facts(), site(tmp_path))
 
     assert levels(found) == {
+        "Slurm": "ok",
         "partition": "ok",
         "GPUs": "ok",
         "time limit": "ok",
@@ -54,6 +58,17 @@ def test_a_dev_cluster_has_no_problem(tmp_path: Path) -> None:
     assert (
         "6 s later at the earliest: we requeue it once it has saved; if it has not, Slurm does" in found["requeue"].what
     )
+
+
+def test_the_versions_that_were_tried_are_those_on_record() -> None:
+    on_record = json.loads((DOCS / "slurm-versions.json").read_text(encoding="utf-8"))
+
+    assert sorted({version.rpartition(".")[0] for version in on_record}) == sorted(TRIED_SLURM)
+    assert {version: version_finding(version).level for version in ("22.05.8", "23.02.6", "2.05")} == {
+        "22.05.8": "ok",
+        "23.02.6": "note",
+        "2.05": "note",
+    }
 
 
 def test_a_site_of_slurm_25_without_preemption_says_so(tmp_path: Path) -> None:
