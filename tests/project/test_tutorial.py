@@ -8,18 +8,15 @@ from typer.testing import CliRunner
 
 from launcher.cli import app
 from launcher.load import load_recipes
+from tests.support.tutorial import PAGE, write_files
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
 RECIPES = ("pubmed.yaml", "adapt.yaml", "measure.yaml", "merge.yaml")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write the files of the page, beside the copied recipes."""
-    for name, text in re.findall(r'```yaml title="([\w.]+)"\n(.*?)```', PAGE, re.DOTALL):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    write_files(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
