@@ -1,14 +1,23 @@
 """Pages that people can read: colours that stand apart in light and dark, and pictures that have a text."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
 from launcher.cli.views import compare_style, graph_page, graph_view, report_style
 
 ROOT = Path(__file__).parents[2]
+DRAWINGS = sorted(
+    ROOT / "docs" / name
+    for name in re.findall(r"\]\((images/[\w-]+\.svg)\)", (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8"))
+)
+BEHIND_TEXT = ("--paper", "--plain", "--good", "--mark", "--bad", "--other")
+PHONE = 358
+"""Pixels that a picture gets on a phone of 390."""
 STYLES = {
     "report": (report_style.STYLE, {"--paper": ("--ink", "--soft")}),
     "compare": (compare_style.STYLE, {"--paper": ("--ink", "--soft", "--better", "--worse")}),
@@ -59,3 +68,33 @@ def test_a_picture_without_a_text_is_found(checks: ModuleType, tmp_path: Path) -
 def test_pictures_of_the_handbook_have_texts() -> None:
     for path in (ROOT / "docs").rglob("*.md"):
         assert "![](" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: str(path.stem))
+def test_drawings_can_be_read_in_light_and_dark(checks: ModuleType, path: Path) -> None:
+    drawn = path.read_text(encoding="utf-8")
+    pairs = dict.fromkeys(BEHIND_TEXT, ("--ink", "--soft"))
+
+    assert len([*checks.palettes(drawn)]) == 2
+    assert [*checks.weak_pairs(drawn, pairs)] == []
+
+
+@pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: str(path.stem))
+def test_drawings_are_large_enough_on_a_phone_and_tell_what_they_show(path: Path) -> None:
+    drawn = path.read_text(encoding="utf-8")
+    root = ElementTree.fromstring(drawn)
+    own = "{http://www.w3.org/2000/svg}"
+    width = float(root.attrib["viewBox"].split()[2])
+    sizes = [float(size) for size in re.findall(r"font: (?:\d+ )?(\d+)px", drawn)]
+
+    assert sizes
+    assert min(sizes) * PHONE / width >= 11.5
+    assert len(root.findtext(f"{own}title") or "") > 10
+    assert len(root.findtext(f"{own}desc") or "") > 100
+    assert not re.search(r"href|url\((?!#)|@import|<script", drawn)  # nothing from elsewhere
+
+
+def test_the_page_of_pictures_has_one_for_each_idea() -> None:
+    page = (ROOT / "docs" / "concepts.md").read_text(encoding="utf-8")
+
+    assert len(DRAWINGS) == len(re.findall(r"^## ", page, re.MULTILINE)) > 0

@@ -1,15 +1,15 @@
-"""What the documents say exists: commands, options, links, modules."""
+"""What the documents say exists: links, files, recipes, modules."""
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
-import typer.main
 
 from launcher.artifacts.corpus_manifest import FORMAT
-from launcher.cli import app
 from launcher.errors import RecipeError
 from launcher.load import load_recipes
+from launcher.monitor.observed_state import State
 from launcher.recipe import KINDS
 from launcher.run.paths import RunDir
 
@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(path for name in ("bench", "docs", "recipes") for path in (ROOT / name).rglob("*.md"))]
 )
-COMMAND = typer.main.get_command(app)
 
 
 def typed_commands(document: Path) -> list[str]:
@@ -30,20 +29,6 @@ def typed_commands(document: Path) -> list[str]:
 
 def test_there_are_documents_with_commands() -> None:
     assert sum(len(typed_commands(document)) for document in DOCUMENTS) > 10
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_and_options_exist(document: Path) -> None:
-    for typed in typed_commands(document):
-        own = typed.split()[1:]
-        own = own[: own.index("--")] if "--" in own else own  # what follows is another program's
-        words = [word for word in own if not word.startswith("...")]
-        command = COMMAND
-        while words and words[0] in getattr(command, "commands", {}):
-            command = command.commands[words.pop(0)]
-        assert not hasattr(command, "commands"), f"`{typed}`: no such command"
-        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-        assert {word for word in words if word.startswith("-")} <= known | {"--help"}, typed
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -103,6 +88,15 @@ def test_troubleshooting_knows_the_format_of_corpora() -> None:
     assert re.findall(
         r"format: Input should be (\d+); copy it again, or remove the folder and prepare the corpus again", text
     ) == [str(FORMAT)]
+
+
+@pytest.mark.parametrize("name", ["reading-runs.md", "concepts.md"])
+def test_every_state_of_a_run_is_explained(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+    assert [
+        state for state in get_args(State) if not re.search(rf"^\| {state} \||\*{state}\*", text, re.MULTILINE)
+    ] == []
 
 
 def test_the_page_on_recipes_leads_to_the_keys_of_every_kind() -> None:
