@@ -36,6 +36,7 @@ from launcher.cli import (
     watch,
     why,
 )
+from launcher.cli.verbosity import TalkingGroup
 from launcher.errors import LauncherError
 from launcher.run.typed import DamagedFileError
 
@@ -54,6 +55,7 @@ def _print_version(wanted: bool) -> None:
 
 app = typer.Typer(
     name="launcher",
+    cls=TalkingGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
