@@ -39,7 +39,7 @@ class Verbosity(IntEnum):
     VERBOSE = 2
 
 
-class _State(threading.local):
+class _OwnLines(threading.local):
     is_saying = False
     """Whether this thread is writing a line of `--verbose`: that may open files itself."""
 
@@ -52,7 +52,7 @@ class _Decisions(logging.Handler):
 
 _level = Verbosity.NORMAL
 _is_hooked = False
-_state = _State()
+_own_lines = _OwnLines()
 
 
 def tell(text: str) -> None:
@@ -124,7 +124,7 @@ def _options() -> "list[Any]":
 
 def _report(event: str, arguments: tuple[Any, ...]) -> None:
     """Say what Python reports to audit hooks, see https://docs.python.org/3/library/audit_events.html."""
-    if _level is not Verbosity.VERBOSE or _state.is_saying:
+    if _level is not Verbosity.VERBOSE or _own_lines.is_saying:
         return
     if event == "open":
         path, mode, flags = arguments
@@ -154,7 +154,7 @@ def _command_line(argv: str | Sequence[Any], environ: Mapping[Any, Any]) -> str:
 
 
 def _say(text: str) -> None:
-    _state.is_saying = True
+    _own_lines.is_saying = True
     with contextlib.suppress(OSError, ValueError):  # the reader of stderr went away
         typer.echo(f"[{text}]" if "\n" not in text else f"[{text.splitlines()[0]} ...]", err=True)
-    _state.is_saying = False
+    _own_lines.is_saying = False
