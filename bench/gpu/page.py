@@ -181,7 +181,8 @@ def _others(done: dict[str, Any]) -> Iterator[str]:
         yield f"{halving['from']} sequences became {halving['to']} in {halving['attempts']} attempts.</p>"
     if flash := machine.get("flash"):
         yield "<h2>Attention of torch</h2>"
-        yield _table(("kernel", "forward"), [[escape(name), f"{1e3 * seconds:.3g} ms"] for name, seconds in flash.items()])
+        rows = [[escape(name), f"{1e3 * seconds:.3g} ms"] for name, seconds in flash.items()]
+        yield _table(("kernel", "forward"), rows)
 
 
 def _tests(done: dict[str, Any]) -> Iterator[str]:

@@ -127,14 +127,14 @@ def run() -> int:
     except SystemExit as leaving:
         return int(leaving.code or 0)
     except LauncherError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - typer is over
         return error.exit_code
     except DamagedFileError as error:
-        print(f"{error}; copy it again, or remove its folder if you no longer need it", file=sys.stderr)  # noqa: T201
+        print(f"{error}; copy it again, or remove its folder if you no longer need it", file=sys.stderr)  # noqa: T201 - typer is over
         return 2
     except OSError as error:
         if error.errno not in NO_BUGS:
             raise
-        print(f"{error.filename or 'disk'}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        print(f"{error.filename or 'disk'}: {error.strerror}", file=sys.stderr)  # noqa: T201 - typer is over
         return 1
     return 0
