@@ -57,6 +57,7 @@ app = typer.Typer(
     name="launcher",
     cls=TalkingGroup,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -60,6 +60,12 @@ def test_each_command_takes_both_and_means_the_same_by_their_letters() -> None:
         assert [one for one in options if {"-q", "-v"} & {*one}] == [["--quiet", "-q"], ["--verbose", "-v"]], name
 
 
+def test_each_command_has_help_by_its_letter() -> None:
+    for words in ((), ("submit",), ("corpus",), ("corpus", "show")):
+        assert launcher(*words, "-h") == launcher(*words, "--help")
+        assert launcher(*words, "-h")[0].startswith("Usage: ")
+
+
 @pytest.mark.parametrize("place", ["before", "behind"])
 def test_quiet_leaves_out_hints_and_nothing_else(place: str, recipe: Path) -> None:
     usual, hint = launcher("validate", str(recipe))
