@@ -32,10 +32,12 @@ def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _overview(commands: list[tuple[str, Any]]) -> Iterator[str]:
-    yield _head("launcher", typer.main.get_command(app).help or "")
+    program = typer.main.get_command(app)
+    yield _head("launcher", program.help or "")
     yield ".SH SYNOPSIS\n.B launcher\n.I COMMAND\n[options]\n.SH COMMANDS"
     for name, command in commands:
         yield f".TP\n.B {_roff(name)}\n{_roff(_sentences(command)[0])}"
+    yield from _options(program, typer.Context(program, info_name="launcher"))
     yield ".SH EXIT STATUS"
     for code, what in sorted(EXIT_CODES.items()):
         if what.command:
@@ -50,11 +52,15 @@ def _page(name: str, command: Any) -> Iterator[str]:
     yield _head(name, _sentences(command)[0])
     yield f".SH SYNOPSIS\n.B {_roff(name)}\n{_roff(' '.join(command.collect_usage_pieces(context)))}"
     yield ".SH DESCRIPTION\n" + "\n.PP\n".join(map(_roff, _paragraphs(command)))
+    yield from _options(command, context)
+    yield ".SH SEE ALSO\n.BR launcher (1)"
+
+
+def _options(command: Any, context: Any) -> Iterator[str]:
     records = [record for option in command.params if (record := option.get_help_record(context))]
     yield ".SH OPTIONS"
     for names, said in records:
         yield f".TP\n.B {_roff(names)}\n{_roff(' '.join(said.split()))}"
-    yield ".SH SEE ALSO\n.BR launcher (1)"
 
 
 def _head(name: str, purpose: str) -> str:

@@ -41,20 +41,20 @@ if __name__ == "__main__":
     atexit.register(end_at_once)  # the first one registered is the last one called
     gc.disable()  # until all is imported
 
-from pydantic import ValidationError  # noqa: E402
+from pydantic import ValidationError
 
-from jobs.rank.context import Context, load_context  # noqa: E402
-from jobs.rank.identity import note_identity  # noqa: E402
-from jobs.rank.library_messages import hide_harmless_messages  # noqa: E402
-from jobs.rank.preflight import UnfitNodeError, node_name, preflight  # noqa: E402
-from jobs.rank.ranks import ranks_from  # noqa: E402
-from jobs.rank.redact_errors import describe_invalid, redacting  # noqa: E402
-from jobs.rank.required_packages import require_packages  # noqa: E402
-from jobs.rank.secrets import load_secrets  # noqa: E402
-from jobs.train.micro_batch import DoesNotFitError  # noqa: E402
-from launcher.errors import LauncherError  # noqa: E402
-from launcher.run.ledger import append_event  # noqa: E402
-from launcher.run.paths import CONTINUE, DOES_NOT_FIT, FINISHED, NEVER_RESTART, RunDir  # noqa: E402
+from jobs.rank.context import Context, load_context
+from jobs.rank.identity import note_identity
+from jobs.rank.library_messages import hide_harmless_messages
+from jobs.rank.preflight import UnfitNodeError, node_name, preflight
+from jobs.rank.ranks import ranks_from
+from jobs.rank.redact_errors import describe_invalid, redacting
+from jobs.rank.required_packages import require_packages
+from jobs.rank.secrets import load_secrets
+from jobs.train.micro_batch import DoesNotFitError
+from launcher.errors import LauncherError
+from launcher.run.ledger import append_event
+from launcher.run.paths import CONTINUE, DOES_NOT_FIT, FINISHED, NEVER_RESTART, RunDir
 
 
 def main() -> int:

@@ -29,6 +29,8 @@ td.bad { color: var(--bad); }
 svg { width: 9rem; height: .8rem; display: block; }
 rect.ours { fill: var(--ours); } rect.peer { fill: var(--peer); }
 """
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""No script, no request, should a name ever get past the escaping."""
 Rows = Sequence[Sequence[str]]
 
 
@@ -41,6 +43,7 @@ def page(report: dict[str, Any]) -> str:
     ]  # fmt: skip
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><title>GPU report</title>'
         f"<style>{_STYLE}</style></head><body><main>{''.join(parts)}</main></body></html>\n"
@@ -144,7 +147,7 @@ def _memory(done: dict[str, Any]) -> Iterator[str]:
 def _collectives(done: dict[str, Any]) -> Iterator[str]:
     found = done.get("all-reduce", {}).get("result")
     if found:
-        yield f"<h2>All-reduce by {found['backend']} among {found['ranks']} ranks</h2>"
+        yield f"<h2>All-reduce by {escape(found['backend'])} among {found['ranks']} ranks</h2>"
         yield _table(
             ("bytes", "time", "bus bandwidth"),
             [
@@ -178,7 +181,8 @@ def _others(done: dict[str, Any]) -> Iterator[str]:
         yield f"{halving['from']} sequences became {halving['to']} in {halving['attempts']} attempts.</p>"
     if flash := machine.get("flash"):
         yield "<h2>Attention of torch</h2>"
-        yield _table(("kernel", "forward"), [[name, f"{1e3 * seconds:.3g} ms"] for name, seconds in flash.items()])
+        rows = [[escape(name), f"{1e3 * seconds:.3g} ms"] for name, seconds in flash.items()]
+        yield _table(("kernel", "forward"), rows)
 
 
 def _tests(done: dict[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ def main() -> int:
     """Start the program in place of this one; return an exit code if that is not possible."""
     try:
         words = chat_argv(os.environ)
-        os.execvpe(words[0], words, without_overrides(os.environ))  # noqa: S606
+        os.execvpe(words[0], words, without_overrides(os.environ))  # noqa: S606 - an argument list, no shell
     except ContainerError as error:
         print(error, file=sys.stderr, flush=True)
     except OSError as error:

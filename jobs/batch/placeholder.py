@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     """Replace this process by the command, or wait for the rank on the terminal."""
     run, attempt, rank, command = RunDir(Path(argv[0])), int(argv[1]), int(argv[2]), argv[3:]
     if int(os.environ["SLURM_PROCID"]) != rank:
-        os.execvp(command[0], command)  # noqa: S606
+        os.execvp(command[0], command)  # noqa: S606 - an argument list, no shell
     path = end_file(run, attempt)
     while not path.exists():
         time.sleep(_LOOK_SECONDS)

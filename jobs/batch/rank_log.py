@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
         log = os.open(run.rank_log(attempt, rank), flags, 0o644)
         os.dup2(log, sys.stdout.fileno())
         os.dup2(log, sys.stderr.fileno())
-    os.execvp(command[0], command)  # noqa: S606
+    os.execvp(command[0], command)  # noqa: S606 - an argument list, no shell
 
 
 if __name__ == "__main__":

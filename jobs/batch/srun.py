@@ -148,7 +148,7 @@ class SrunRanks:
         answer = slurm.signal_steps(self._job_id, "USR2")
         return "USR2 sent to all ranks" if answer.ok else f"USR2 was not sent: {answer.text}"
 
-    def kill(self, at_once: bool = False) -> None:  # noqa: ARG002
+    def kill(self, at_once: bool = False) -> None:  # noqa: ARG002 - local ranks use it
         """End srun, which kills its ranks; Slurm ends what remains with the job."""
         self._srun.send_signal(signal.SIGTERM)
 

@@ -112,7 +112,7 @@ def _become(argv: Sequence[str], environ: Mapping[str, str], folder: Path) -> No
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # it may be ignored here, and that would be inherited
         os.chdir(folder)
-        os.execvpe(argv[0], list(argv), dict(environ))  # noqa: S606
+        os.execvpe(argv[0], list(argv), dict(environ))  # noqa: S606 - an argument list, no shell
     except OSError as error:
         sys.stderr.write(f"{argv[0]}: {error.strerror}\n")
     finally:

@@ -46,7 +46,7 @@ class ChatSettings:
         try:
             # Also what is not in use at temperature 0.
             Decoding(top_p=made.top_p, top_k=made.top_k, temperature=made.temperature or 1.0)
-            made.decoding  # noqa: B018
+            made.decoding  # noqa: B018 - raises if they do not fit
         except ValidationError as error:
             raise LauncherError(_describe(error)) from None
         if not 0 <= made.seed < 2**32:

@@ -36,6 +36,7 @@ from launcher.cli import (
     watch,
     why,
 )
+from launcher.cli.verbosity import TalkingGroup
 from launcher.errors import LauncherError
 from launcher.run.typed import DamagedFileError
 
@@ -54,7 +55,9 @@ def _print_version(wanted: bool) -> None:
 
 app = typer.Typer(
     name="launcher",
+    cls=TalkingGroup,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -125,14 +128,14 @@ def run() -> int:
     except SystemExit as leaving:
         return int(leaving.code or 0)
     except LauncherError as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        print(error, file=sys.stderr)  # noqa: T201 - typer is over
         return error.exit_code
     except DamagedFileError as error:
-        print(f"{error}; copy it again, or remove its folder if you no longer need it", file=sys.stderr)  # noqa: T201
+        print(f"{error}; copy it again, or remove its folder if you no longer need it", file=sys.stderr)  # noqa: T201 - typer is over
         return 2
     except OSError as error:
         if error.errno not in NO_BUGS:
             raise
-        print(f"{error.filename or 'disk'}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        print(f"{error.filename or 'disk'}: {error.strerror}", file=sys.stderr)  # noqa: T201 - typer is over
         return 1
     return 0

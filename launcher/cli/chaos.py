@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-import typer
-
 from launcher.cli.json_output import print_json
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from launcher.devcluster import DevCluster
@@ -41,7 +40,7 @@ def break_run(
             resume(run, profile)
 
     target = ChaosTarget(run, cluster)
-    report = Storm(target, resume_run, lambda line: typer.echo(line, err=True)).carry_out(strikes, seed)
+    report = Storm(target, resume_run, tell).carry_out(strikes, seed)
     if reference is not None:
         report = replace(report, differing=tuple(differing_steps(run.metrics, reference.metrics)))
     print_json(asdict(report)) if as_json else _show(report)

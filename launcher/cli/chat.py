@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from launcher.cli.arguments import ClusterOption
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,11 +91,11 @@ def chat(
     code = carry_out(
         ChatPlan(request, resources, here, patience * 60),
         profile,
-        lambda job_id: typer.echo(f"allocation {job_id}", err=True),
+        lambda job_id: tell(f"allocation {job_id}"),
         _print_waiting,
     )
     if profile.executor == "slurm" and not here and "SLURM_JOB_ID" not in os.environ:
-        typer.echo("allocation released", err=True)
+        tell("allocation released")
     raise typer.Exit(code)
 
 
@@ -183,4 +184,4 @@ def _print_waiting(job: "Job") -> None:
     from launcher.cli.views.wording import clock
 
     start = f", starts about {clock(job.start)}" if job.start else ""
-    typer.echo(f"job {job.id} {job.explanation}{start}", err=True)
+    tell(f"job {job.id} {job.explanation}{start}")

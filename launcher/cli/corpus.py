@@ -13,6 +13,7 @@ import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption
 from launcher.cli.json_output import print_json
+from launcher.cli.verbosity import is_quiet
 
 if TYPE_CHECKING:
     from launcher.corpora.find import PublishedCorpus
@@ -193,8 +194,9 @@ def _bar(size: int) -> Iterator[Callable[[int], None]]:
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     # No thread refreshes it: a fork while that holds the terminal's lock would leave workers waiting forever.
+    is_seen = sys.stderr.isatty() and not is_quiet()
     with Progress(
-        *columns, console=Console(stderr=True), auto_refresh=False, transient=True, disable=not sys.stderr.isatty()
+        *columns, console=Console(stderr=True), auto_refresh=False, transient=True, disable=not is_seen
     ) as bar:
         task = bar.add_task("", total=size)
         yield lambda read: bar.update(task, completed=read, refresh=True)

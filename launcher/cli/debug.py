@@ -7,6 +7,7 @@ import typer
 
 from launcher.cli.arguments import ClusterOption, OverridesOption, RehearseOption, StageArgument
 from launcher.cli.completion import complete_recipes_and_runs
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from launcher.slurm.parse import Job
@@ -60,13 +61,11 @@ def debug(
         require_rank(subject, "--pdb", pdb)
     made = make_run(subject, profile, rehearse)
     if made.starts_at:
-        typer.echo(f"starts from a copy of step {made.starts_at}", err=True)
-    typer.echo(f"run directory: {made.frozen.folder.root}", err=True)
-    code = carry_out(
-        made, profile, options, lambda job_id: typer.echo(f"allocation {job_id}", err=True), _print_waiting
-    )
+        tell(f"starts from a copy of step {made.starts_at}")
+    tell(f"run directory: {made.frozen.folder.root}")
+    code = carry_out(made, profile, options, lambda job_id: tell(f"allocation {job_id}"), _print_waiting)
     if profile.executor == "slurm" and "SLURM_JOB_ID" not in os.environ:
-        typer.echo("allocation released", err=True)
+        tell("allocation released")
     raise typer.Exit(code)
 
 
@@ -74,4 +73,4 @@ def _print_waiting(job: "Job") -> None:
     from launcher.cli.views.wording import clock
 
     start = f", starts about {clock(job.start)}" if job.start else ""
-    typer.echo(f"job {job.id} {job.explanation}{start}", err=True)
+    tell(f"job {job.id} {job.explanation}{start}")

@@ -7,6 +7,7 @@ import typer
 from launcher.cli.arguments import ClusterOption, JsonOption
 from launcher.cli.json_output import print_json
 from launcher.cli.shipped import SHIPPED
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -48,7 +49,7 @@ def _check(cluster: "Cluster", nodes: int, rehearse: bool) -> "Examination":
     from launcher.operate.site_check import check_site
     from launcher.site.partitions import ask_site
 
-    check = check_site(SHIPPED / "site_check.yaml", cluster, nodes, rehearse, lambda line: typer.echo(line, err=True))
+    check = check_site(SHIPPED / "site_check.yaml", cluster, nodes, rehearse, tell)
     return Examination(cluster.name, ask_site(cluster).version, tuple(site_check_findings(check)))
 
 

@@ -8,6 +8,7 @@ import typer
 from launcher.cli.arguments import ClusterOption, JsonOption
 from launcher.cli.completion import complete_recipes_and_runs
 from launcher.cli.json_output import print_json
+from launcher.cli.verbosity import tell
 from launcher.errors import LauncherError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def graph(
     if output is None:
         return
     _write(output, pipeline, nodes, None if is_over else follow)
-    typer.echo(f"{output}: {len(nodes)} stages", err=True)
+    tell(f"{output}: {len(nodes)} stages")
     while follow is not None and not is_over:
         _wait(follow)
         nodes, is_over = _read(pipeline, cluster)

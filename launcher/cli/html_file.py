@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import typer
-
+from launcher.cli.verbosity import tell
 from launcher.errors import LauncherError
 from launcher.scores.scored_model import ScoredModel
 
@@ -23,4 +22,4 @@ def write_html(path: Path, page: str, models: Sequence[ScoredModel]) -> None:
         path.touch()
         path.chmod(0o600)
     path.write_text(page, encoding="utf-8")
-    typer.echo(f"written: {path}", err=True)
+    tell(f"written: {path}")

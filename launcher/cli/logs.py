@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.arguments import ClusterOption, RunArgument, StageArgument
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -90,7 +91,7 @@ def _say_where(run: "RunDir", attempt: int, shown: Mapping[str, Path]) -> None:
     others = f"; ranks 0 to {ranks[-1]}: `--rank N`, `--all-ranks`" if len(ranks) > 1 else ""
     earlier = f"; earlier attempts: `--attempt 0` to `{attempt - 1}`" if attempt else ""
     what = next(iter(shown.values())) if len(shown) == 1 else run.attempt_logs(attempt)
-    typer.echo(f"==> {what}{others}{earlier}", err=True)
+    tell(f"==> {what}{others}{earlier}")
 
 
 def _print_tails(shown: Mapping[str, Path], lines: int) -> None:
@@ -107,7 +108,7 @@ def _print_failure(run: "RunDir", attempt: int, shown_rank: int) -> None:
     failure = find_failure(run, attempt)
     if failure is None:
         return
-    typer.echo(f"==> rank {failure.rank} failed first ({failure.evidence}): {failure.log}", err=True)
+    tell(f"==> rank {failure.rank} failed first ({failure.evidence}): {failure.log}")
     if failure.rank != shown_rank:
         for line in read_tail(failure.log, FAILURE_LINES):
             typer.echo(f"[rank {failure.rank}] {line}")
@@ -131,13 +132,13 @@ def _follow(
         for number, label, line in follower.lines():
             if number != attempt:
                 attempt = number
-                typer.echo(f"==> attempt {attempt}", err=True)
+                tell(f"==> attempt {attempt}")
             typer.echo(f"{label}{line}")
     except KeyboardInterrupt:
-        typer.echo("the run continues; `launcher stop` saves and stops it", err=True)
+        tell("the run continues; `launcher stop` saves and stops it")
         return
     [status], _ = read_statuses(profile, [run])
-    typer.echo(f"==> {status.state}{f': {status.why}' if status.why else ''}", err=True)
+    tell(f"==> {status.state}{f': {status.why}' if status.why else ''}")
 
 
 def _wait_for_start(profile: "Cluster", run: "RunDir") -> None:
@@ -156,7 +157,7 @@ def _wait_for_start(profile: "Cluster", run: "RunDir") -> None:
             start = f", starts about {clock(status.start_estimate)}" if status.start_estimate else ""
             words = f"==> {status.state}: {status.why}{start}"
             if words != shown:
-                typer.echo(words, err=True)
+                tell(words)
             shown = words
             if status.is_over:
                 return
@@ -170,6 +171,6 @@ def _show_scheduler_log(run: "RunDir", lines: int) -> bool:
     log = None if attempts_with_logs(run) else scheduler_log(run)
     if log is None:
         return False
-    typer.echo(f"==> no attempt has started; output of the batch script: {log}", err=True)
+    tell(f"==> no attempt has started; output of the batch script: {log}")
     sys.stdout.writelines(f"{line}\n" for line in read_tail(log, lines or None))
     return True

@@ -141,8 +141,11 @@ def _confirm_release(run: "RunDir", held: "Sequence[Job]", yes: bool, nodes: int
 
 def save(runs: RunsArgument, cluster: ClusterOption = None) -> None:
     """Ask running runs to save a checkpoint and continue."""
+    from launcher.operate.owners import naming_the_owner
+
     for run, _ in _each(runs, cluster):
-        run.save_request.touch()
+        with naming_the_owner(run):
+            run.save_request.touch()
         typer.echo(f"{run.root.name}: asked to save after the current step")
 
 

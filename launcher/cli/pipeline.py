@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.json_output import print_json
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -98,7 +99,7 @@ def validate_file(
         print_json({"file": str(path), "stages": [one._asdict() for one in stages], "faults": []}, "pipeline")
     elif plan is None:
         typer.echo(f"{path}: ok: {loaded.recipe.name}: {', '.join(one.stage for one in stages)}")
-        typer.echo("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)", err=True)
+        tell("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)")
     else:
         typer.echo("\n".join([f"{path}: ok: {loaded.recipe.name}", *(f"  {one}" for one in stages)]))
 
@@ -111,7 +112,7 @@ def _print_plan(plan: "PipelinePlan") -> None:
     for one in {id(stage.plan): stage.plan for stage in plan.to_do if stage.plan}.values():
         for submission in one.submissions:
             typer.echo(submission.script, nl=False)
-    typer.echo("nothing was written or queued", err=True)
+    tell("nothing was written or queued")
 
 
 def _ask_if_large(plan: "PipelinePlan") -> None:
@@ -140,8 +141,8 @@ def _report(pipeline: "Pipeline", plan: "PipelinePlan", as_json: bool) -> None:
     if not plan.to_do:
         typer.echo("all stages have finished; nothing is queued (--rerun queues them again)", err=True)
         return
-    typer.echo(f"\nlauncher status {name}        all stages\nlauncher logs {name} STAGE   what one prints", err=True)
-    typer.echo(f"launcher stop {name}          save and stop", err=True)
+    tell(f"\nlauncher status {name}        all stages\nlauncher logs {name} STAGE   what one prints")
+    tell(f"launcher stop {name}          save and stop")
 
 
 def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool, everything: bool = False) -> None:

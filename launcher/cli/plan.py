@@ -8,6 +8,7 @@ import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, OverridesOption, RecipesArgument, RehearseOption
 from launcher.cli.json_output import print_json
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -177,7 +178,7 @@ def _draw(
         replace_text(path, page(planned, {one.stem: found for one, found in stages.items()}, profile))
     except OSError as error:
         raise LauncherError(f"--html {path}: {error.strerror}; name a file that can be written") from None
-    typer.echo(f"{path}: written", err=True)
+    tell(f"{path}: written")
 
 
 def _why_nothing(item: "LoadedRecipe", profile: "Cluster") -> str:

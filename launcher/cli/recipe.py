@@ -18,6 +18,7 @@ from launcher.cli.arguments import (
 )
 from launcher.cli.json_output import print_json
 from launcher.cli.pipeline import validate_file
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -67,7 +68,7 @@ def validate(
     if faults:
         raise RecipeError(faults)
     if not profile:
-        typer.echo("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)", err=True)
+        tell("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)")
 
 
 def _repetitions(item: "LoadedRecipe", count: int) -> str:
@@ -161,7 +162,7 @@ def init(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text, encoding="utf-8")
     typer.echo(f"{output}: {found}")
-    typer.echo(f"read it and correct the folders; then: launcher validate RECIPE --cluster {output}", err=True)
+    tell(f"read it and correct the folders; then: launcher validate RECIPE --cluster {output}")
 
 
 def _profile(name: str | None) -> "Cluster | None":

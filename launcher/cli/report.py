@@ -7,6 +7,7 @@ import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, WhereOption
 from launcher.cli.json_output import print_json
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,4 +101,4 @@ def _write(path: Path, runs: "Sequence[str]", reports: "Sequence[RunReport]", no
         path.write_text(page(title, reports, notes), encoding="utf-8")
     else:
         replace_text(path, page(title, reports, notes))
-    typer.echo(f"written: {path}", err=True)
+    tell(f"written: {path}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.json_output import print_json
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -81,7 +82,7 @@ def submit_search_file(
     warn(plan.corners.recipes)
     if dry_run:
         typer.echo(script_of(plan), nl=False)
-        typer.echo(f"{plan.record.name}: {_budget(plan)}\nnothing was written or queued", err=True)
+        tell(f"{plan.record.name}: {_budget(plan)}\nnothing was written or queued")
         return True
     queued = submit_search(plan)
     _publish(plan.folder)
@@ -147,7 +148,7 @@ def _report(name: str, queued: "QueuedElements") -> None:
         typer.echo(f"{name}: {queued.left} trials left, and {queued.alive} elements are queued or running already")
     else:
         typer.echo(f"{name}: all trials are over; write more `trials` to go on")
-    typer.echo(f"\nlauncher status '{name}'  its trials, and the best of them", err=True)
+    tell(f"\nlauncher status '{name}'  its trials, and the best of them")
 
 
 def idle_notes(folder: "SearchDir", profile: "Cluster", found: "SweepStatus") -> list[str]:

@@ -23,6 +23,7 @@ from launcher.cli.logs import follow_run
 from launcher.cli.pipeline import refuse_sweep, submit_file
 from launcher.cli.search import render_search, submit_search_file
 from launcher.cli.submit_report import report_all, tell_known, tell_turn, tell_waiting, warn
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
@@ -207,8 +208,8 @@ def _print_scripts(plan: "SubmissionPlan") -> None:
     for one in plan.submissions:
         typer.echo(one.script, nl=False)
         typer.echo(f"# ^ {one.folder.script}: {_contents(plan, one)}\n")
-    typer.echo(_summary(plan), err=True)
-    typer.echo("nothing was written or queued", err=True)
+    tell(_summary(plan))
+    tell("nothing was written or queued")
 
 
 def _print_starts(plan: "SubmissionPlan") -> None:
@@ -284,7 +285,7 @@ def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:
         for status in statuses:
             words = f"{status.state}: {status.why}" if status.why else status.state
             if shown.get(status.id) != words:
-                typer.echo(f"{status.id}  {status.name}  {words}", err=True)
+                tell(f"{status.id}  {status.name}  {words}")
             shown[status.id] = words
         # The batch process closes an attempt just after its ranks finished, and lets the run be found by its identity.
         closed = all(not one.attempts or one.attempts[-1].ended is not None for one in statuses)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from launcher.cli.json_output import print_json
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from launcher.run.paths import RunDir
@@ -69,7 +70,7 @@ def tell_known(points: "SortedPoints") -> None:
 
 def tell_turn() -> None:
     """Say why nothing happens for a moment."""
-    typer.echo("another process is queueing runs below this `roots.runs`; waiting for it to be done", err=True)
+    tell("another process is queueing runs below this `roots.runs`; waiting for it to be done")
 
 
 def tell_waiting(waiting: "Mapping[str, Sequence[RunDir]]") -> None:
@@ -149,12 +150,12 @@ def _report(points: "SortedPoints", queued: "Sequence[FrozenRun]", resumed: "Seq
         if len(its) <= SHOWN:
             _report_points(its)
     if avoided := dict.fromkeys(node for run in queued for node in run.avoids):
-        typer.echo(f"not on {', '.join(avoided)}, which gave trouble lately (`launcher nodes list`)", err=True)
+        tell(f"not on {', '.join(avoided)}, which gave trouble lately (`launcher nodes list`)")
     if resumed:
         count = len(points.over)
         typer.echo(f"{count} {'runs' if count > 1 else 'run'} taken up again in job {', '.join(resumed)}")
     for name in points.sweeps:
-        typer.echo(f"\nlauncher status '{name}'  its points, and the best of them", err=True)
+        tell(f"\nlauncher status '{name}'  its points, and the best of them")
 
 
 def _report_points(runs: "Sequence[FrozenRun]") -> None:
@@ -174,8 +175,8 @@ def _report_runs(runs: "Sequence[FrozenRun]") -> None:
             first, last = its_tasks[0]["id"], its_tasks[-1]["id"]
             typer.echo(f"  after its {len(its_tasks)} tasks, {first} to {last}, in job {jobs}")
     first = rows[0]["id"]
-    typer.echo(f"\nlauncher status          all runs\nlauncher logs -f {first}  what it prints", err=True)
-    typer.echo(f"launcher stop {first}     save and stop", err=True)
+    tell(f"\nlauncher status          all runs\nlauncher logs -f {first}  what it prints")
+    tell(f"launcher stop {first}     save and stop")
 
 
 def _row(folder: "RunDir", record: "RunRecord") -> dict[str, str]:

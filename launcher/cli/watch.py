@@ -12,6 +12,7 @@ import typer
 
 from launcher.cli.arguments import ClusterOption, JsonOption, WhereOption, refuse_where
 from launcher.cli.json_output import print_json
+from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +110,7 @@ def _save(look: "Look", path: Path, site: str) -> None:
     from launcher.cli.views.watch_view import to_svg
 
     path.write_text(to_svg(look, _PICTURE_WIDTH, f"launcher watch, {site}"), encoding="utf-8")
-    typer.echo(f"{path}: {len(look.runs)} runs", err=True)
+    tell(f"{path}: {len(look.runs)} runs")
 
 
 class _Live:

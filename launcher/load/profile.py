@@ -1,5 +1,6 @@
 """Finding and reading the cluster profile."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from launcher.load.translate import fault_at, validate
 from launcher.load.yaml_tree import Origin, YamlNode
 from launcher.run.paths import expand
 
+_LOG = logging.getLogger(__name__)
 CONFIG = Path("~/.config/launcher")
 _HINT = "write one with `launcher init`, or start a Slurm on this machine with `launcher devcluster up`"
 
@@ -58,6 +60,7 @@ def find_profile(name: str | None) -> Path:
         wanted = f"no cluster profile `{name}`"
     for place in places:
         if place.is_file():
+            _LOG.info("cluster profile: %s", place)
             return place
     raise LauncherError(f"{wanted}: looked for {', '.join(map(str, places))}; {_HINT}, and name it with `--cluster`")
 

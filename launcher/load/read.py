@@ -13,6 +13,8 @@ def read_documents(path: Path) -> Parsed:
     """Read a YAML file: its documents, and every fault of its text."""
     try:
         return _parse(str(path), path.read_bytes())
+    except IsADirectoryError:
+        return Parsed(faults=[Fault(str(path), None, "", "is a folder; name a file in it", "not-found")])
     except OSError as error:
         return Parsed(faults=[Fault(str(path), None, "", f"{error.strerror or error}; check the path", "not-found")])
 

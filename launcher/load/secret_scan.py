@@ -15,14 +15,19 @@ ADVICE = (
 # Prefixes that issuers chose so that scanners find them:
 # https://huggingface.co/docs/hub/security-tokens, https://docs.wandb.ai, https://platform.openai.com,
 # https://github.blog/2021-04-05-behind-githubs-new-authentication-token-formats,
+# https://docs.npmjs.com/about-access-tokens, https://pypi.org/help/#apitoken, https://cloud.google.com/docs/authentication,
+# https://www.rfc-editor.org/rfc/rfc7519 (tokens of three parts that begin with `{"` in base64),
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html; who knows the address of a webhook can
 # write into its channel: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|local-[A-Za-z0-9]{40}|wandb_v\d_[A-Za-z0-9_]{20,}"
     r"|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,}|glpat-[A-Za-z0-9_-]{20,}|xox[abprs]-[A-Za-z0-9-]{20,}"
+    r"|xapp-[A-Za-z0-9-]{20,}|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{36}|pypi-AgE[A-Za-z0-9_-]{50,}"
+    r"|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
     r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])|-----BEGIN [A-Z ]*PRIVATE KEY-----"
     r"|hooks\.slack\.com/services/[A-Za-z0-9/]+|discord(?:app)?\.com/api/webhooks/[A-Za-z0-9/_-]+"
+    r"|[a-z0-9.-]+\.webhook\.office\.com/[A-Za-z0-9/@_-]+|api\.telegram\.org/bot\d+:[A-Za-z0-9_-]+"
     r")|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
 )
 _KEYISH = r"(?:\b|_|-)key|token(?!i[sz])|secret|passw|credential"

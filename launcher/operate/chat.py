@@ -116,7 +116,7 @@ def _has_terminal() -> bool:
 def _become(argv: list[str], environment: dict[str, str]) -> NoReturn:
     """Go on as another program, so that keys and signals reach it, and it ends when this one is ended."""
     sys.stdout.flush()
-    os.execvpe(argv[0], argv, environment)  # noqa: S606
+    os.execvpe(argv[0], argv, environment)  # noqa: S606 - an argument list, no shell
 
 
 @contextmanager

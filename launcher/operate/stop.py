@@ -9,6 +9,7 @@ from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.monitor.run_state import RunState, read_state
 from launcher.monitor.status import RunStatus, compose, read_statuses
+from launcher.operate.owners import naming_the_owner
 from launcher.run.ledger import StopRequest, append_event
 from launcher.run.paths import RunDir, list_shares
 from launcher.run.trials import search_of
@@ -59,12 +60,15 @@ def _keep_out(runs: Sequence[RunState]) -> None:
 
 
 def _end(alive: Sequence[RunState], cluster: Cluster) -> list[str]:
-    for one in alive:
-        StopRequest().write(one.folder.stop_request)  # so that it ends at once if Slurm requeues it
     jobs = [*dict.fromkeys(one.job_id for one in alive)]
-    end_jobs(jobs, cluster)
-    for one in alive:
-        _close(one, "launcher cancel", "cancelled")
+    if not jobs:
+        return []
+    with naming_the_owner(alive[0].folder):
+        for one in alive:
+            StopRequest().write(one.folder.stop_request)  # so that it ends at once if Slurm requeues it
+        end_jobs(jobs, cluster)
+        for one in alive:
+            _close(one, "launcher cancel", "cancelled")
     return jobs
 
 
@@ -97,15 +101,18 @@ def stop_all(runs: Sequence[RunDir], cluster: Cluster) -> int:
 
 def _ask_to_stop(alive: Sequence[RunState], statuses: Mapping[RunDir, RunStatus], cluster: Cluster) -> bool:
     """Ask runs to stop, and take those out of the queue that wait there; return whether some are working."""
-    for one in alive:  # all of them first: what waits for a share must not start when that has stopped
-        StopRequest().write(one.folder.stop_request)
+    if not alive:
+        return False
     waiting = [one for one in alive if statuses[one.folder].state in ("queued", "requeued")]
     working = {one.job_id for one in alive if one not in waiting}
     # Without Slurm one process carries out all of them in turn; the one that works is to save.
     ended = [one.job_id for one in waiting if one.job_id not in working and not _is_trial(one)]
-    end_jobs([*dict.fromkeys(ended)], cluster)
-    for one in waiting:
-        _close(one, "launcher stop", "removed from the queue")
+    with naming_the_owner(alive[0].folder):
+        for one in alive:  # all of them first: what waits for a share must not start when that has stopped
+            StopRequest().write(one.folder.stop_request)
+        end_jobs([*dict.fromkeys(ended)], cluster)
+        for one in waiting:
+            _close(one, "launcher stop", "removed from the queue")
     return bool(working)
 
 

@@ -1,5 +1,6 @@
 """Runs that finished already: the same recipe, but for where and how fast, with the same inputs."""
 
+import logging
 from collections.abc import Sequence
 
 from launcher.cluster import Cluster
@@ -8,6 +9,8 @@ from launcher.recipe.identity import identify, recipe_checksum
 from launcher.run.index import find_finished, may_be_finished
 from launcher.run.locations import Locations
 from launcher.run.paths import RunDir, expand, index_root
+
+_LOG = logging.getLogger(__name__)
 
 
 def find_reusable(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> dict[int, RunDir]:
@@ -32,6 +35,10 @@ def find_finished_run(item: LoadedRecipe, cluster: Cluster) -> RunDir | None:
     """Find the newest finished run of a recipe with its present inputs; None if there is none."""
     runs_root = expand(cluster.roots.runs)
     if not may_be_finished(runs_root, recipe_checksum(item.recipe)):
+        _LOG.info("%s: no run of this recipe has finished", item.recipe.name)
         return None
     identity = identify(item.recipe, Locations(cluster.roots.model_dump(), item.folder, item.artifacts))
-    return find_finished(runs_root, identity) if identity else None
+    found = find_finished(runs_root, identity) if identity else None
+    told = f"finished as {found.root}" if found else "no run of this recipe has finished with these inputs"
+    _LOG.info("%s: %s", item.recipe.name, told)
+    return found

@@ -6,6 +6,7 @@ state have the same content.
 """
 
 import hashlib
+import logging
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from launcher.errors import LauncherError
 from launcher.run.files import replace_text
 from launcher.run.paths import snapshots_root
 
+_LOG = logging.getLogger(__name__)
 PACKAGES = ("launcher", "jobs")
 _HASH_CHARACTERS = 16
 _SETTLED_SECONDS = 60
@@ -108,6 +110,7 @@ def read_code(runs_root: Path, source: Path | None = None) -> Snapshot:
             known = _hash(files)
     finally:
         commit = _commit(git)
+    _LOG.info("code snapshot: %s, %s", snapshots / known, "is to be written" if files else "as it is")
     return Snapshot(snapshots / known, commit, state.digest if state.is_settled else None, files)
 
 

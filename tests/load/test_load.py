@@ -215,9 +215,9 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_fault(tmp_path: Path) ->
     assert load_recipes(path)[0].recipe.name == "tiny"
 
 
-@pytest.mark.parametrize("name", ["missing.yaml", "."])
-def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RecipeError, match="check the path"):
+@pytest.mark.parametrize(("name", "said"), [("missing.yaml", "check the path"), (".", "is a folder; name a file in")])
+def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path, name: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
         load_recipes(tmp_path / name)
 
 

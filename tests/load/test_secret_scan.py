@@ -20,6 +20,14 @@ HEX = "0123456789abcdef" * 2 + "01234567"
         "wandb_v1_" + "a1B2" * 9,
         "AKIA" + "ABCD2345" * 2,
         "glpat-" + "a1B2" * 5,
+        "xapp-" + "1-A02-" * 5,
+        "AIza" + "Sy1_-" * 7,
+        "ya29." + "a0-_" * 8,
+        "npm_" + "a1B2" * 9,
+        "pypi-AgE" + "a1B2" * 20,
+        "eyJ" + "hbGciOi" * 2 + ".eyJ" + "zdWIiOi" * 2 + "." + "c2ln_-" * 3,
+        "https://site.webhook.office.com/webhookb2/a1B2@c3",
+        "https://api.telegram.org/bot123456:a1B2_-",
     ],
 )
 @pytest.mark.parametrize("place", ["description: {}", "tracking: {{tags: [a, {}]}}", "seed: 1  # mine is {}", "# {}"])
@@ -27,7 +35,8 @@ def test_a_token_is_found_in_values_and_comments_and_not_repeated(tmp_path: Path
     (said,) = faults(tmp_path, RECIPE + place.format(secret) + "\n")
 
     assert said.startswith("recipe.yaml:16: ")
-    assert f"`{secret[:4]}…` looks like a secret; put it into the environment or the profile's `secrets_file`" in said
+    shown = secret.removeprefix("https://")[:4]
+    assert f"`{shown}…` looks like a secret; put it into the environment or the profile's `secrets_file`" in said
     assert secret not in said
 
 
@@ -48,6 +57,8 @@ def test_an_opaque_value_is_a_secret_under_a_name_that_says_so(tmp_path: Path, k
         "description: task-aware-pretraining-of-a-large-model",
         "secrets: [WANDB_API_KEY, A_VERY_LONG_NAME_OF_A_SECRET_THAT_IS_ONLY_A_NAME_1234567890]",
         "# tokenizer: 0123456789abcdef0123456789abcdef",
+        "# eyJ is how base64 of a mapping begins: eyJhIjoxfQ.x",
+        "# the office: https://www.office.com/launch, https://telegram.org/blog",
         "# see https://example.org/a:b and user@example.org",
     ],
 )

@@ -176,7 +176,7 @@ def test_the_page_shows_rates_ratios_and_what_is_missing() -> None:
         assert said in text, said
     assert text.index("ended with 1: Error") < text.index("needs trl")
     assert "<script" not in text
-    assert "http" not in text
+    assert "http:" not in text and "https:" not in text
 
 
 @pytest.mark.slow

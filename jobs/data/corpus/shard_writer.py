@@ -44,7 +44,7 @@ class TokenizedShards(PipelineStep):  # type: ignore[misc]  # datatrove has no t
         self.written: dict[Split, Shard] = {}
         """The shards, once all documents are written; splits without documents are left out."""
 
-    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> None:  # noqa: ARG002 - datatrove passes it
         """Write all documents."""
         writers = {split: ShardWriter(self._folder, f"{split}/{self._name}", self._encoder.dtype) for split in SPLITS}
         started = reported = time.monotonic()

@@ -89,7 +89,7 @@ class SignatureWriter(PipelineStep):  # type: ignore[misc]  # datatrove has no t
         self._path = path
         self._keys = keys
 
-    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+    def run(self, data: Iterable[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002 - datatrove passes it
         """Pass the documents on unchanged."""
         block: list[NDArray[np.uint64]] = []
         with replace_durably(self._path) as file:

@@ -60,7 +60,7 @@ class TrainingSamples(OrderedSamples):
         super().__init__(Order(Mixture([(0, [Fraction(1)])]), [len(windows)], ["train"], seed), num_samples)
         self._windows = windows
 
-    def sample(self, source: int, item: int) -> dict[str, Any]:  # noqa: ARG002
+    def sample(self, source: int, item: int) -> dict[str, Any]:  # noqa: ARG002 - there is one source
         """Return a window."""
         return self._windows[item]
 

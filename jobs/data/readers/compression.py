@@ -55,7 +55,7 @@ class _NoStream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:  # noqa: ARG002
+    def readinto(self, buffer: Any) -> int:  # noqa: ARG002 - as io.RawIOBase
         raise EOFError("it is empty")
 
 

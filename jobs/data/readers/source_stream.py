@@ -171,7 +171,7 @@ class SourceStream:
             try:
                 for number, line in enumerate(_bounded_lines(stream), 1):
                     if number == 1 and line is not None:
-                        line = without_bom(line)  # noqa: PLW2901
+                        line = without_bom(line)  # noqa: PLW2901 - read as if it had none
                     if line is None:
                         self.count += 1
                         self.record_error(number, f"is longer than {MAX_RECORD_BYTES // 2**20} MiB")

@@ -5,18 +5,13 @@ from html import escape
 from typing import Any
 
 from launcher.cli.views.compare_style import STYLE
+from launcher.cli.views.html_page import html_page
 from launcher.scores.scored_model import ScoredModel
 
 
 def whole_page(title: str, parts: Iterable[str]) -> str:
     """Write a page of its title and what follows."""
-    head = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>',
-        f"<style>{STYLE}</style></head><body><main><h1>{escape(title)}</h1>",
-    ]
-    return "\n".join([*head, *parts, "</main></body></html>\n"])
+    return html_page(title, STYLE, parts)
 
 
 def heads(names: Sequence[str]) -> str:

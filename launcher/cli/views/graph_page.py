@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from launcher.cli.views.graph_view import GraphNode, draw_svg
+from launcher.cli.views.html_page import html_page
 
 _STYLE = """
 :root { --ink: #1d2329; --soft: #59636e; --paper: #ffffff; --rule: #d5dae0; }
@@ -36,14 +37,11 @@ def page(title: str, nodes: Sequence[GraphNode], refresh: int | None = None) -> 
     note = f"<p>Written again every {refresh} s until the pipeline is over.</p>" if refresh else ""
     head = "".join(f'<th scope="col">{name}</th>' for name in _COLUMNS)
     rows = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(node))}</tr>" for node in nodes)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{again}'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style></head><body><main><h1>{escape(title)}</h1>"
-        f'<div class="drawing">{draw_svg(nodes)}</div>'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}</main></body></html>\n"
-    )
+    parts = [
+        f'<div class="drawing">{draw_svg(nodes)}</div>',
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note}",
+    ]
+    return html_page(title, _STYLE, parts, again)
 
 
 def _cells(node: GraphNode) -> tuple[str, ...]:

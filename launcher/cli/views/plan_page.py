@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from launcher.cli.views.html_page import html_page
 from launcher.cli.views.plan_bars import PARTS, MemoryBar, memory_bars, memory_legend, time_bars
 from launcher.cli.views.plan_bars import STYLE as BARS
 from launcher.cli.views.plan_view import cost_words, safety_lines, seconds_words
@@ -45,18 +46,13 @@ def page(recipes: Sequence[RecipePlan], pipelines: "dict[str, PipelineForecast]"
         cluster: Where all of them are to run.
     """
     title = "Plan: " + ", ".join([*(one.loaded.recipe.name for one in recipes), *pipelines])
-    lines = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>',
-        f"<style>{STYLE}{BARS}</style></head><body><main><h1>{escape(title)}</h1>",
+    parts = [
         f'<p class="soft">On {escape(cluster.name)}. All numbers are estimates by formulas; nothing was loaded or '
         "queued.</p>",
         *(line for one in recipes for line in _recipe(one, cluster)),
         *(line for name, found in pipelines.items() for line in _pipeline(name, found)),
-        "</main></body></html>\n",
     ]
-    return "\n".join(lines)
+    return html_page(title, STYLE + BARS, parts)
 
 
 def _recipe(one: RecipePlan, cluster: "Cluster") -> Iterator[str]:

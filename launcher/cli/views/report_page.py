@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from launcher.cli.views.html_page import html_page
 from launcher.cli.views.line_chart import ChartLine, chart, drawable, legend
 from launcher.cli.views.report_style import STYLE
 from launcher.cli.views.report_wording import (
@@ -39,11 +40,7 @@ _MOST_CHARTS = 40
 def page(title: str, reports: Sequence[RunReport], notes: Sequence[str]) -> str:
     """Write the page."""
     made = datetime.fromtimestamp(time.time()).strftime("%Y-%m-%d %H:%M")
-    lines = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title>',
-        f"<style>{STYLE}</style></head><body><main><h1>{escape(title)}</h1>",
+    parts = [
         f'<p class="soft">{len(reports)} run{"s" * (len(reports) != 1)}, as of {made}</p>',
         *_restriction(reports),
         *_table(*summary_rows(reports)),
@@ -57,9 +54,8 @@ def page(title: str, reports: Sequence[RunReport], notes: Sequence[str]) -> str:
         *(line for one in reports for line in _run(one, is_open=len(reports) == 1)),
         "<h2>What the words mean</h2>",
         *_definitions([*DEFINITIONS, ("energy, at most", ENERGY_ASSUMPTION)]),
-        "</main></body></html>\n",
     ]
-    return "\n".join(filter(None, lines))
+    return html_page(title, STYLE, parts)
 
 
 def _restriction(reports: Sequence[RunReport]) -> Iterator[str]:
