@@ -26,7 +26,7 @@ from launcher.run.record import RunRecord, Submitted
 from launcher.run.slurm_text import outside_job
 
 PATIENCE_SECONDS = 600
-"""How long a guardian goes on asking a slurmctld that is away, for each of its two questions; its job has 30 minutes."""
+"""How long a guardian goes on asking a slurmctld that is away, with each of two questions; its job has half an hour."""
 
 _OPTIONS = ("--ntasks=1", "--cpus-per-task=1", "--mem=500M", "--time=30", "--no-requeue", "--parsable")
 _OF_PROFILE = ("partition", "account", "qos", "reservation")

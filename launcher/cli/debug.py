@@ -41,6 +41,7 @@ def debug(
     `breakpoint()` in code that rank 0 runs opens pdb. Of a run, the recipe and a copy of its newest checkpoint
     are used. Uses the allocation this shell is in, or gets one and releases it at the end.
     """
+    from launcher.cli.views.wording import not_on
     from launcher.errors import RunError
     from launcher.load import load_cluster
     from launcher.operate.debug import DebugOptions, load_target, make_run, require_rank
@@ -62,6 +63,8 @@ def debug(
     if made.starts_at:
         typer.echo(f"starts from a copy of step {made.starts_at}", err=True)
     typer.echo(f"run directory: {made.frozen.folder.root}", err=True)
+    if made.avoided.nodes:
+        typer.echo(not_on(made.avoided.nodes), err=True)
     code = carry_out(
         made, profile, options, lambda job_id: typer.echo(f"allocation {job_id}", err=True), _print_waiting
     )
