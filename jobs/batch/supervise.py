@@ -112,7 +112,7 @@ class _Supervisor:
         return self.gather(outcome)
 
     def _ask_to_stop(self, ranks: RunningRanks, why: str) -> None:
-        """Ask in two ways at once: a STOP file for rank 0, a signal forevery rank. A person's STOP is left alone."""
+        """Ask in two ways at once: a STOP file for rank 0, a signal for every rank. A person's STOP is left alone."""
         stop_file = self._job.run.stop_request
         try:
             if StopRequest.read(stop_file) is None:

@@ -42,7 +42,7 @@ class Flaw:
 
 
 def check_sizes(corpus: PublishedCorpus) -> list[Flaw]:
-    """Look foreverything that can be found without reading shards."""
+    """Look for everything that can be found without reading shards."""
     return [*_check_folder(corpus), *_check_counts(corpus), *_check_tokenizer(corpus), *_check_files(corpus)]
 
 

@@ -1,6 +1,6 @@
 """As much of W&B's server as its real client needs to start, feed, finish and resume a run. Loopback only.
 
-Two interfaces: GraphQL foreverything about runs, and `file_stream`, to which the client sends
+Two interfaces: GraphQL for everything about runs, and `file_stream`, to which the client sends
 history lines with the offset of the first.
 """
 

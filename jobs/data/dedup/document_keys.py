@@ -1,6 +1,6 @@
 """Keys of the documents of a source file, by which `finalise` decides which documents stay in the corpus.
 
-Duplicates and older versions are known only when everything has been read. So a few bytes forevery document are kept
+Duplicates and older versions are known only when everything has been read. So a few bytes for every document are kept
 beside the shards, and documents are dropped without reading the text again.
 """
 

@@ -20,7 +20,7 @@ class Places(Protocol):
 
 
 class Order:
-    """Each source gives all its items once, in an order of its own forevery epoch, before it gives one twice.
+    """Each source gives all its items once, in an order of its own for every epoch, before it gives one twice.
 
     Args:
         mixture: Chooses the source of each place.

@@ -6,7 +6,7 @@ Each projection of a feed-forward layer computes, in addition to its frozen weig
     p = softmax(W_g x + b_g),   s = alpha / r  (alpha / sqrt(r) with rsLoRA)
 
 with a router (W_g, b_g) of its own, and all shared experts as one LoRA of rank r x their number. As published, it uses
-no dropout. The published code computes the outputs of every expert forevery token and discards most. Here A of all
+no dropout. The published code computes the outputs of every expert for every token and discards most. Here A of all
 experts is one product, the gates set what was not chosen to zero, and B of all experts is one product, which sums up:
 as many products, but without E outputs of the projection's width for each token. The experts of a projection are one
 tensor for A and one for B. So an expert without tokens has a gradient of zeros, there is no parameter that DDP, FSDP2
