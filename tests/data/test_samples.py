@@ -1,4 +1,4 @@
-"""Samples: every token once, documents kept apart, the same order foreverybody."""
+"""Samples: every token once, documents kept apart, the same order for everybody."""
 
 import json
 import pickle
