@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from launcher.devcluster import DevCluster, Shape
 from launcher.devcluster.chaos import ChaosFault, ChaosReport, ChaosTarget, Storm, Strike, differing_steps
+from launcher.devcluster.chaos.process_faults import KillRank
 from launcher.devcluster.chaos.slow_faults import SkewClock, SlowDisk, set_clock
 from launcher.devcluster.chaos.tracking_faults import DeleteWandbRun
 from launcher.errors import RunError
@@ -77,8 +78,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
         yield server
 
 
-def break_once(site: Site, run: RunDir, fault: type[ChaosFault], part: float = 0.25) -> ChaosReport:
-    """Let one fault strike a run while it trains, and wait until it has finished."""
+def break_it(site: Site, run: RunDir, *faults: type[ChaosFault]) -> ChaosReport:
+    """Let faults strike a run while it trains, and wait until it has finished."""
 
     def resume() -> None:
         words = [*LAUNCHER, "resume", str(run.root), "--yes"]
@@ -86,10 +87,9 @@ def break_once(site: Site, run: RunDir, fault: type[ChaosFault], part: float = 0
         if done.returncode:
             raise RunError(done.stderr)
 
-    report = Storm(ChaosTarget(run, site.cluster), resume, print).carry_out(
-        [Strike(0, fault, "training", part, seed=1)], 1
-    )
-    assert [cost.fault for cost in report.costs] == [fault.name], report.skipped
+    strikes = [Strike(place, fault, "training", 0.25 + place / 4, seed=1) for place, fault in enumerate(faults)]
+    report = Storm(ChaosTarget(run, site.cluster), resume, print).carry_out(strikes, 1)
+    assert [cost.fault for cost in report.costs] == [fault.name for fault in faults], report.skipped
     return report
 
 
@@ -108,7 +108,7 @@ def test_a_node_with_a_wrong_clock_costs_an_attempt_at_most(
 ) -> None:
     run = site.submit_rehearsal(*SETTINGS)
 
-    [cost] = break_once(site, run, fault).costs
+    [cost] = break_it(site, run, fault).costs
 
     skewed = cost.what.split()[4]
     assert cost.recovery == "came back"
@@ -138,7 +138,7 @@ def test_a_clock_is_wrong_on_its_node_alone(cluster: DevCluster) -> None:
 def test_a_slow_disk_makes_saves_longer_and_is_no_hang(site: Site, undisturbed: RunDir) -> None:
     run = site.submit_rehearsal(*SETTINGS)
 
-    [cost] = break_once(site, run, SlowDisk).costs
+    [cost] = break_it(site, run, SlowDisk).costs
 
     assert (cost.recovery, cost.exit_reason) == ("went on", "")
     assert differing_steps(run.metrics, undisturbed.metrics) == [], logs_text(run)
@@ -151,9 +151,10 @@ def test_a_deleted_wandb_run_ends_no_training_and_is_told(site: Site, undisturbe
     tracked = Site(site.cluster, secrets={"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY})
     run = tracked.submit_rehearsal(*SETTINGS, "tracking.mode=online")
 
-    [cost] = break_once(tracked, run, DeleteWandbRun).costs
+    deleted, _ = break_it(tracked, run, DeleteWandbRun, KillRank).costs
 
-    assert (cost.recovery, cost.what) == ("went on", f"W&B run {record(run).wandb_id} deleted")
+    assert (deleted.recovery, deleted.what) == ("went on", f"W&B run {record(run).wandb_id} deleted")
+    assert [attempt.reason for attempt in read_attempts(run.ledger)] == ["killed", "finished"], logs_text(run)
     assert differing_steps(run.metrics, undisturbed.metrics) == [], logs_text(run)
-    log = run.rank_log(0, 0).read_text()
-    assert "W&B: " in log and "training continues without it" in log, log[-3000:]
+    assert f"W&B: run {record(run).wandb_id} was deleted there" in run.rank_log(1, 0).read_text()
+    assert KEY not in run.rank_log(1, 0).read_text()
