@@ -12,28 +12,58 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from threading import Lock, Thread
 
 from jobs.batch import slurm
 from jobs.batch.allocation import BatchJob
 from jobs.batch.attempt import Journal
 from jobs.batch.requeue import repoint_dependents
-from launcher.run.ledger import Attempt, StopRequest, read_attempts
+from launcher.run.ledger import Attempt, StopRequest, append_event, read_attempts
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.record import RunRecord, Submitted
 from launcher.run.slurm_text import outside_job
 
-_OPTIONS = ("--ntasks=1", "--cpus-per-task=1", "--mem=500M", "--time=15", "--no-requeue", "--parsable")
+PATIENCE_SECONDS = 600
+"""How long a guardian goes on asking a slurmctld that is away, with each of two questions; its job has half an hour."""
+
+_OPTIONS = ("--ntasks=1", "--cpus-per-task=1", "--mem=500M", "--time=30", "--no-requeue", "--parsable")
 _OF_PROFILE = ("partition", "account", "qos", "reservation")
+_QUEUEING = Lock()
+"""Held while a guardian is being queued: the next attempt of the same job finds that one, and queues no other."""
 
 
-def queue_guardian(job: BatchJob, say: Journal) -> None:
-    """Queue the guardian of this job, unless it has one: a requeued job keeps it."""
-    if job.local or not job.slurm_options.get("guardian"):
-        return
-    waiting = slurm.waiting_jobs()
-    if waiting is None or any(f"afternotok:{job.id}(" in f"{conditions}(" for conditions in waiting.values()):
-        return
+def queue_guardian(job: BatchJob, attempt: int, say: Journal) -> None:
+    """Queue the guardian of this job, unless it has one: a requeued job keeps it.
+
+    This goes on beside the attempt, for minutes if slurmctld is away.
+
+    Args:
+        job: This start of the batch process.
+        attempt: Number of the attempt; its part of the ledger says so if there is no guardian.
+        say: Takes a line for the log.
+    """
+    if not job.local and job.slurm_options.get("guardian"):
+        Thread(target=_queue, args=(job, attempt, say), daemon=True).start()
+
+
+def _queue(job: BatchJob, attempt: int, say: Journal) -> None:
+    with _QUEUEING:
+        answer = slurm.patiently(partial(_queue_once, job))
+    if not answer.ok:
+        _give_up(job.run, attempt, f"it was not queued: {answer.text}", say)
+    elif answer.text:
+        say(f"guardian: job {answer.text}")
+
+
+def _queue_once(job: BatchJob) -> slurm.CommandResult:
+    """Queue a guardian if there is none; a slurmctld that was too busy may have taken one without an answer."""
+    waiting = slurm.ask_waiting()
+    if not waiting.ok:
+        return waiting
+    if any(f"afternotok:{job.id}(" in f"{conditions}(" for conditions in slurm.parse_waiting(waiting.text).values()):
+        return slurm.CommandResult(True, "")
     program = [sys.executable, "-m", "jobs.batch.guardian", str(job.run.root), str(job.submission.root)]
     places = [f"--{name}={job.slurm_options[name]}" for name in _OF_PROFILE if job.slurm_options.get(name)]
     argv = [
@@ -42,8 +72,16 @@ def queue_guardian(job: BatchJob, say: Journal) -> None:
         *(f"--chdir={job.run.root}", f"--output={job.submission.root / 'guardian-%j.log'}"),
         f"--wrap=exec {shlex.join(program)}",
     ]
-    answer = slurm.ask(*argv, environ=outside_job(os.environ))
-    say(f"guardian: {f'job {answer.text}' if answer.ok else f'not queued: {answer.text}'}")
+    return slurm.ask(*argv, environ=outside_job(os.environ))
+
+
+def _give_up(run: RunDir, attempt: int, why: str, say: Journal) -> None:
+    """Write down why nobody brings this run back, for `launcher why`."""
+    say(f"guardian: {why}")
+    try:
+        append_event(run.ledger, attempt, guardian=why)
+    except OSError as error:
+        say(f"the ledger cannot take this: {error}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,37 +92,50 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     run, submission = RunDir(options.run), SubmissionDir(options.submission)
     last = read_attempts(run.ledger)[-1]
-    record = RunRecord.read(run.record)
-    if why := _why_not(run, record, last):
+    say = Journal(run.batch_log(last.number))
+    why, states = _why_not(run, last), slurm.CommandResult(True, "")
+    if not why:
+        states = slurm.ask_states(last.job_id, PATIENCE_SECONDS)
+        why = _why_not(run, last) or _why_not_by(states.text if states.ok else "", last)  # minutes may have passed
+    if why:
         print(f"{run.root.name}: {why}; nothing to do", flush=True)
         return 0
+    if not states.ok:
+        _give_up(run, last.number, f"it could not learn whether job {last.job_id} was cancelled: {states.text}", say)
+        return 1
     index = last.job_id.partition("_")[2] or None
     # The next start notes how the attempt ended, and counts it.
-    answer = slurm.resubmit(str(submission.script), index, last.job_id, len(last.nodes))
-    print(f"{run.root.name}: the batch process of job {last.job_id} was killed; sbatch: {answer.text}", flush=True)
+    answer = slurm.resubmit(
+        str(submission.script), index, last.job_id, nodes=len(last.nodes), patience=PATIENCE_SECONDS
+    )
     if not answer.ok:
+        _give_up(run, last.number, f"it could not queue the run again: {answer.text}", say)
         return 1
+    say(f"guardian: the batch process of job {last.job_id} was killed; queued again as job {answer.text}")
+    record = RunRecord.read(run.record)
     record.submissions.append(Submitted(answer.text, str(submission.root), time.time()))
     record.write(run.record)
-    repoint_dependents(last.job_id, answer.text, lambda text: print(text, flush=True))
+    repoint_dependents(last.job_id, answer.text, say)
     return 0
 
 
-def _why_not(run: RunDir, record: RunRecord, last: Attempt) -> str | None:
-    """Say why the run needs no guardian; None if it does."""
-    if last.ended is not None or last.reason == "finished":
-        return f"attempt {last.number} told how it ended ({last.reason})"
-    if record.submissions and record.submissions[-1].job_id != last.job_id:
-        return f"it was queued again as job {record.submissions[-1].job_id}"
+def _why_not(run: RunDir, last: Attempt) -> str:
+    """Say why the run needs no guardian, as far as its directory tells; empty if it may need one."""
+    now, submissions = read_attempts(run.ledger)[-1], RunRecord.read(run.record).submissions
+    if now.ended is not None or now.reason == "finished":
+        return f"attempt {now.number} told how it ended ({now.reason})"
+    newest = submissions[-1].job_id if submissions else last.job_id
+    if newest != last.job_id or now.job_id != last.job_id:
+        return f"it was queued again as job {newest}"
     request = StopRequest.read(run.stop_request)
-    if request is not None and request.reason == "user":
-        return "a person asked it to stop"
-    state = slurm.show_job(last.job_id).get("JobState", "")
-    if state.startswith("CANCELLED"):
+    return "a person asked it to stop" if request is not None and request.reason == "user" else ""
+
+
+def _why_not_by(states: str, last: Attempt) -> str:
+    """Say why the run needs no guardian, by the states of its job; empty if they tell nothing against it."""
+    if "CANCELLED" in states.split():
         return f"job {last.job_id} was cancelled"
-    if slurm.is_running(last.job_id):
-        return f"job {last.job_id} is running"
-    return None
+    return f"job {last.job_id} is running" if slurm.is_running_state(states) else ""
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int
         attempt = _start(job, notifier)
         say = Journal(job.run.batch_log(attempt.number))
         say(f"attempt {attempt.number} of {job.run.root.name}: job {job.id} on {', '.join(job.nodes)}")
-        queue_guardian(job, say)
+        queue_guardian(job, attempt.number, say)
         notifier.tell("started", f"attempt {attempt.number} on {', '.join(job.nodes)}", say)
         evidence = supervise(job, attempt, signals, say)
         end = find_end_reason(evidence)

@@ -24,9 +24,12 @@ PATIENCE_SECONDS = 300
 """How long to try again while slurmctld is away or too busy: a restart or a takeover by the backup takes minutes, and
 without a second try all runs that end meanwhile would be lost."""
 
-PAUSE_SECONDS = 10
+PAUSE_SECONDS = 1.0
+"""Before the second try; twice as long before each further one."""
 
-_BUSY = re.compile(r"timed out|did not answer|[Uu]nable to contact|temporarily unable")
+LONGEST_PAUSE_SECONDS = 30.0
+
+_BUSY = re.compile(r"timed out|did not answer|[Uu]nable to contact|temporarily unable|Zero Bytes")
 """What Slurm's commands say when slurmctld is too busy (https://slurm.schedmd.com/high_throughput.html)."""
 
 
@@ -105,10 +108,25 @@ def hostnames(nodelist: str) -> list[str]:
 
 def is_running(job_id: str) -> bool | None:
     """Tell whether squeue knows the job as started and not over; None when squeue does not tell."""
-    answer = _patiently(partial(ask, "squeue", "--noheader", "--jobs", job_id, "--states=all", "--format=%T"))
-    if not answer.ok:
-        return False if "Invalid job id" in answer.text else None
-    return any(state in STATES and STATES[state].phase == "running" for state in answer.text.split())
+    answer = ask_states(job_id)
+    return is_running_state(answer.text) if answer.ok else None
+
+
+def ask_states(job_id: str, patience: float | None = None) -> CommandResult:
+    """Ask for the states of a job, or of the elements of an array; none if Slurm has forgotten it.
+
+    Args:
+        job_id: The job.
+        patience: Seconds after which an absent slurmctld is asked no more; `PATIENCE_SECONDS` if left out.
+    """
+    question = partial(ask, "squeue", "--noheader", "--jobs", job_id, "--states=all", "--format=%T")
+    answer = patiently(question, patience)
+    return CommandResult(True, "") if "Invalid job id" in answer.text else answer
+
+
+def is_running_state(states: str) -> bool:
+    """Tell whether one of these states, with spaces between them, is of a job that has started and is not over."""
+    return any(state in STATES and STATES[state].phase == "running" for state in states.split())
 
 
 def signal_steps(job_id: str, name: str) -> CommandResult:
@@ -116,13 +134,18 @@ def signal_steps(job_id: str, name: str) -> CommandResult:
     return ask("scancel", f"--signal={name}", job_id)
 
 
-def _patiently(command: Callable[[], CommandResult]) -> CommandResult:
-    """Repeat a command that the run depends on while slurmctld is away or too busy."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    answer = command()
+def patiently(command: Callable[[], CommandResult], patience: float | None = None) -> CommandResult:
+    """Repeat a command that the run depends on while slurmctld is away or too busy.
+
+    Args:
+        command: What to ask.
+        patience: Seconds after which it is asked no more; `PATIENCE_SECONDS` if left out.
+    """
+    deadline = time.monotonic() + (PATIENCE_SECONDS if patience is None else patience)
+    pause, answer = PAUSE_SECONDS, command()
     while not answer.ok and time.monotonic() < deadline and (_BUSY.search(answer.text) or _is_controller_away()):
-        time.sleep(PAUSE_SECONDS)
-        answer = command()
+        time.sleep(pause)
+        pause, answer = min(2 * pause, LONGEST_PAUSE_SECONDS), command()
     return answer
 
 
@@ -141,7 +164,7 @@ def requeue(job_id: str, restart_count: int) -> CommandResult:
         job_id: The job, or this element of an array.
         restart_count: How many times it was requeued when this process started.
     """
-    return _patiently(partial(_requeue_once, job_id, restart_count))
+    return patiently(partial(_requeue_once, job_id, restart_count))
 
 
 def _requeue_once(job_id: str, restart_count: int) -> CommandResult:
@@ -160,14 +183,22 @@ def update_job(job_id: str, field: str, value: str) -> CommandResult:
 
 
 def waiting_jobs() -> dict[str, str] | None:
-    """This user's jobs that have not started, and what they wait for; None when squeue does not tell.
+    """This user's jobs that have not started, and what they wait for; None when squeue does not tell."""
+    answer = patiently(ask_waiting)
+    return parse_waiting(answer.text) if answer.ok else None
+
+
+def ask_waiting() -> CommandResult:
+    """Ask once for this user's jobs that have not started."""
+    return ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%i|%E")
+
+
+def parse_waiting(text: str) -> dict[str, str]:
+    """Parse what `ask_waiting` was told: jobs, and what they wait for.
 
     The elements of an array that have not started are one job, under the array's id.
     """
-    answer = ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%i|%E")
-    if not answer.ok:
-        return None
-    rows = [line.strip().partition("|") for line in answer.text.splitlines()]
+    rows = [line.strip().partition("|") for line in text.splitlines()]
     return {job.partition("_[")[0]: conditions for job, _, conditions in rows}
 
 
@@ -193,7 +224,12 @@ def replace_awaited(conditions: str, old: str, new: str) -> str | None:
 
 
 def resubmit(
-    script: str, array_index: str | None, job_id: str, nodes: int | None = None, exclude: str | None = None
+    script: str,
+    array_index: str | None,
+    job_id: str,
+    nodes: int | None = None,
+    exclude: str | None = None,
+    patience: float | None = None,
 ) -> CommandResult:
     """Queue the same script as a new job; the text of the answer is its id.
 
@@ -203,6 +239,7 @@ def resubmit(
         job_id: This job, as the ledger names it.
         nodes: How many nodes it gets; as many as the script says if left out.
         exclude: Nodes that the new job is not given; those of the script if left out.
+        patience: Seconds after which an absent slurmctld is asked no more; `PATIENCE_SECONDS` if left out.
     """
     only = [f"--array={array_index}"] if array_index is not None else []
     size = [f"--nodes={nodes}"] if nodes is not None else []
@@ -212,7 +249,7 @@ def resubmit(
     environ = outside_job(os.environ) | {RESUBMITTED_BY: job_id}
     if "PYTHONPATH" in environ:  # each submission puts the code in front once more
         environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(environ["PYTHONPATH"].split(os.pathsep)))
-    answer = _patiently(partial(_resubmit_once, argv, environ, job_id))
+    answer = patiently(partial(_resubmit_once, argv, environ, job_id), patience)
     if not answer.ok:
         return answer
     found = re.findall(r"^(\d+)(?:;\S+)?$", answer.text, re.MULTILINE)

@@ -44,8 +44,8 @@ def clock_fault(seconds: float, where: str) -> str | None:
     """Check a clock.
 
     Args:
-        seconds: By how much it is ahead of that of the first node.
-        where: Name of the first node.
+        seconds: By how much it is ahead of one that is right.
+        where: Name of the node that has this one.
     """
     if abs(seconds) <= CLOCK_SECONDS:
         return None

@@ -7,6 +7,7 @@ the batch process reads it.
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -118,6 +119,7 @@ def _report(context: Context) -> Report:
         shortages += space_faults(context.run, context.record.checkpoint_bytes)
     return {
         "rank": context.ranks.rank,
+        "file_clock": file_clock(context.run),
         "node": node_name(),
         "fingerprint": fingerprint(json.loads(context.run.recipe.read_text(encoding="utf-8"))),
         "code": code_hash(Path(__file__).parents[2]),
@@ -132,7 +134,8 @@ def judge(reports: Sequence[Report]) -> Judgement:
     """Find what is wrong with the reports of all ranks; a shortage of space is no single node's fault."""
     if missing := [text for report in reports for text in report.get("missing", ())]:
         return Judgement("; ".join(missing), are_inputs_missing=True)
-    faults = {report["rank"]: [*report["faults"], *_clock_faults(report, reports[0]["node"])] for report in reports}
+    usual_clock = _usual_clock(reports)
+    faults = {report["rank"]: [*report["faults"], *_clock_faults(report, usual_clock)] for report in reports}
     wrong = [
         f"{report['node']}: {fault}" for report in reports for fault in faults[report["rank"]] + report["shortages"]
     ]
@@ -150,8 +153,19 @@ def judge(reports: Sequence[Report]) -> Judgement:
     return Judgement()
 
 
-def _clock_faults(report: Report, where: str) -> list[str]:
-    fault = clock_fault(report.get("clock", 0.0), where)
+def _usual_clock(reports: Sequence[Report]) -> Report:
+    """Find the report of a node whose clock is right: the median of all nodes, or the one that files agree with.
+
+    The first node's own clock may be the wrong one, and with two nodes no majority tells.
+    """
+    nodes = [*{report["node"]: report for report in reversed(reports)}.values()]
+    if len(nodes) == 2:
+        return min(reversed(nodes), key=lambda report: abs(report.get("file_clock", 0.0)))
+    return sorted(nodes, key=lambda report: report.get("clock", 0.0))[(len(nodes) - 1) // 2]
+
+
+def _clock_faults(report: Report, usual: Report) -> list[str]:
+    fault = clock_fault(report.get("clock", 0.0) - usual.get("clock", 0.0), usual["node"])
     return [fault] if fault else []
 
 
@@ -184,6 +198,21 @@ def write_faults(run: RunDir) -> list[str]:
         with suppress(OSError):
             probe.unlink()
     return []
+
+
+def file_clock(run: RunDir) -> float:
+    """By how many seconds this node's clock is ahead of the times of files in the run directory; 0 if that is unknown.
+
+    A file server sets them by its own clock. Where the node itself sets them they say nothing, which is 0, too.
+    """
+    probe = run.root / f".preflight-{uuid.uuid4().hex}"
+    try:
+        probe.touch()
+        ahead = time.time() - probe.stat().st_mtime
+        probe.unlink()
+    except OSError:  # `write_faults` reports it
+        return 0.0
+    return ahead
 
 
 def space_faults(run: RunDir, expected: int | None) -> list[str]:

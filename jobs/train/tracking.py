@@ -11,6 +11,7 @@ appended.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from jobs.rank.context import Context
 from jobs.train.event_log import EventLog, open_events
 from launcher.artifacts.scores import Score
 from launcher.errors import LauncherError
+from launcher.recipe.quantities import Duration
 from launcher.recipe.sections.common import Tracking
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import CONTINUE, FINISHED
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 STEP_METRIC = "train/global_step"
 FINISH_TIMEOUT = 30
 """Seconds to wait for the upload of the last points; a preempted rank has little time."""
+INIT_TIMEOUT = 90
+"""Seconds to wait for W&B's server at the start, as W&B does by itself."""
+_DELETED = "previously created and deleted"
+"""How W&B refuses the id of a deleted run (https://github.com/wandb/wandb/issues/10669)."""
 _TABLE_ROWS = 10_000
 """W&B shows no more rows of a table."""
 SENT_AGAIN = 10
@@ -171,7 +177,7 @@ def open_tracker(context: Context, tracking: Tracking) -> Tracker:
         )
     run = None
     with _only_warn():
-        run = _open_wandb(context, tracking)
+        run = _open_unless_deleted(context, tracking)
     tracker = Tracker(run, tracking.log_interval, events)
     if context.attempt:
         tracker.log_again(read_json_lines(context.run.metrics)[-SENT_AGAIN:])
@@ -188,6 +194,25 @@ def _open_events(context: Context, tracking: Tracking) -> EventLog | None:
 def _server(context: Context) -> str | None:
     url: str | None = context.record.cluster.get("wandb_base_url")
     return url
+
+
+def _open_unless_deleted(context: Context, tracking: Tracking) -> Any | None:
+    """Open the W&B run; None if somebody deleted it there, which W&B's client finds out by asking until it gives up."""
+    mark, online = context.run.wandb_deleted, tracking.mode == "online"
+    if not (online and mark.exists()):
+        try:
+            return _open_wandb(context, tracking)
+        except Exception as error:  # W&B's own classes are for failures of any kind
+            if not online or _DELETED not in str(error):
+                raise
+            mark.parent.mkdir(exist_ok=True)
+            mark.touch()
+    print(
+        f"W&B: run {context.record.wandb_id} was deleted there, and W&B gives no id out again; training continues "
+        f"without it. If somebody restores it, remove {mark}",
+        flush=True,
+    )
+    return None
 
 
 def _open_wandb(context: Context, tracking: Tracking) -> Any:
@@ -209,21 +234,25 @@ def _open_wandb(context: Context, tracking: Tracking) -> Any:
             "attempt": context.attempt,
         },
         allow_val_change=True,
-        settings=_settings(context.recipe.data_use == "credentialed", _server(context)),
+        settings=_settings(context.recipe.data_use == "credentialed", _server(context), context.recipe.limits.hang),
     )
     run.define_metric(STEP_METRIC)
     run.define_metric("*", step_metric=STEP_METRIC, step_sync=True)
     return run
 
 
-def _settings(credentialed: bool, server: str | None) -> Any:
+def _settings(credentialed: bool, server: str | None, hang: Duration | None) -> Any:
     """Send numbers and the recipe, never code, console output or the state of a git checkout.
 
     Args:
         credentialed: Leave out the machine's name, folders and command line, too.
         server: Where to send it; W&B's own choice if None.
+        hang: After how long without a heartbeat the attempt is ended; W&B gives up before.
     """
     import wandb
+
+    longest = hang.seconds / 2 if hang is not None else INIT_TIMEOUT
+    is_chosen = "WANDB_INIT_TIMEOUT" in os.environ
 
     return wandb.Settings(
         console="off",
@@ -235,9 +264,10 @@ def _settings(credentialed: bool, server: str | None) -> Any:
         host="" if credentialed else None,
         x_disable_meta=credentialed,
         x_disable_machine_info=credentialed,
-        finish_timeout=FINISH_TIMEOUT,
+        finish_timeout=min(FINISH_TIMEOUT, longest),
         finish_timeout_raises=False,
         silent=True,
+        **({} if is_chosen else {"init_timeout": min(INIT_TIMEOUT, longest)}),
         **({"base_url": server} if server else {}),
     )
 

@@ -76,8 +76,9 @@ def chat(
     """
     import os
 
+    from launcher.cli.views.wording import not_on
     from launcher.load import load_cluster
-    from launcher.operate.chat import ChatPlan, login_host
+    from launcher.operate.chat import ChatPlan, choose_nodes, login_host
     from launcher.operate.chat import chat as carry_out
     from launcher.operate.chat_subject import SubjectOptions, find_subject
 
@@ -88,8 +89,11 @@ def chat(
         found.append(find_subject(compare, profile, SubjectOptions((), template, dtype)))
     request = _request(found, profile, web, port, login_host(here, profile), (temperature, length, seed))
     resources = _resources(found, profile, gpus, cpus, memory, time)
+    plan = choose_nodes(ChatPlan(request, resources, here, patience * 60), profile)
+    if plan.avoided.nodes:
+        typer.echo(not_on(plan.avoided.nodes), err=True)
     code = carry_out(
-        ChatPlan(request, resources, here, patience * 60),
+        plan,
         profile,
         lambda job_id: tell(f"allocation {job_id}"),
         _print_waiting,

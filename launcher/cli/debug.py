@@ -42,6 +42,7 @@ def debug(
     `breakpoint()` in code that rank 0 runs opens pdb. Of a run, the recipe and a copy of its newest checkpoint
     are used. Uses the allocation this shell is in, or gets one and releases it at the end.
     """
+    from launcher.cli.views.wording import not_on
     from launcher.errors import RunError
     from launcher.load import load_cluster
     from launcher.operate.debug import DebugOptions, load_target, make_run, require_rank
@@ -63,6 +64,8 @@ def debug(
     if made.starts_at:
         tell(f"starts from a copy of step {made.starts_at}")
     tell(f"run directory: {made.frozen.folder.root}")
+    if made.avoided.nodes:
+        tell(not_on(made.avoided.nodes))
     code = carry_out(made, profile, options, lambda job_id: tell(f"allocation {job_id}"), _print_waiting)
     if profile.executor == "slurm" and "SLURM_JOB_ID" not in os.environ:
         tell("allocation released")

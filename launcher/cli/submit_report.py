@@ -138,6 +138,8 @@ def report_all(points: "SortedPoints", queued: "Sequence[FrozenRun]", resumed: "
 
 
 def _report(points: "SortedPoints", queued: "Sequence[FrozenRun]", resumed: "Sequence[str]") -> None:
+    from launcher.cli.views.wording import not_on
+
     alone = [run for run in queued if run.record.sweep is None]
     if alone:
         _report_runs(alone)
@@ -150,7 +152,7 @@ def _report(points: "SortedPoints", queued: "Sequence[FrozenRun]", resumed: "Seq
         if len(its) <= SHOWN:
             _report_points(its)
     if avoided := dict.fromkeys(node for run in queued for node in run.avoids):
-        tell(f"not on {', '.join(avoided)}, which gave trouble lately (`launcher nodes list`)")
+        tell(not_on(tuple(avoided)))
     if resumed:
         count = len(points.over)
         typer.echo(f"{count} {'runs' if count > 1 else 'run'} taken up again in job {', '.join(resumed)}")

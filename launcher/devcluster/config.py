@@ -108,6 +108,7 @@ def _controller_lines(settings: Settings, layout: Layout) -> list[str]:
         f"SlurmctldLogFile={layout.logs}/slurmctld.log",
         f"SlurmdLogFile={layout.logs}/slurmd-%n.log",
         "MailProg=/bin/true",
+        f"TaskProlog={layout.task_prolog}",
         f"SlurmdTimeout={SLURMD_TIMEOUT_SECONDS}",
         "KillWait=5",
         "ReturnToService=2",
@@ -166,6 +167,22 @@ def _partition_lines() -> list[str]:
         f" GraceTime={GRACE_SECONDS}",
         f"PartitionName={HIGH_PARTITION} {common} PriorityTier=10 PreemptMode=OFF",
     ]
+
+
+def task_prolog(layout: Layout) -> str:
+    """Return the script that slurmd runs before each task: `export NAME=VALUE` lines of the node that it is on.
+
+    srun passes its environment on: what is preloaded on the node of a batch script must not reach ranks on other nodes.
+    """
+    return f"""\
+#!/bin/sh
+if [ -n "$FAKETIME_TIMESTAMP_FILE" ]; then
+    echo "unset LD_PRELOAD"
+    echo "unset FAKETIME_TIMESTAMP_FILE"
+fi
+lines={layout.node_environments}/$SLURMD_NODENAME
+[ ! -e "$lines" ] || cat "$lines"
+"""
 
 
 def gres_conf(settings: Settings, layout: Layout) -> str:

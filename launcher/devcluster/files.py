@@ -43,6 +43,7 @@ def write_files(settings: Settings, layout: Layout) -> None:
     }
     for path, text in texts.items():
         _write(path, text.encode())
+    _write(layout.task_prolog, config.task_prolog(layout).encode(), mode=0o755)
     # slurmdbd refuses a file that others may read.
     _write(layout.folder / "slurmdbd.conf", config.slurmdbd_conf(settings, layout).encode(), mode=0o600)
 
@@ -77,7 +78,13 @@ def locked(layout: Layout) -> Iterator[None]:
 
 
 def _make_folders(settings: Settings, layout: Layout) -> None:
-    folders = [layout.munge_key.parent, layout.database_socket.parent, layout.logs, layout.processes]
+    folders = [
+        layout.munge_key.parent,
+        layout.database_socket.parent,
+        layout.logs,
+        layout.processes,
+        layout.node_environments,
+    ]
     folders += [layout.state, layout.devices, *layout.user_folders]
     folders += [layout.spool / name for name in settings.node_names]
     for folder in folders:

@@ -76,6 +76,16 @@ class Layout:
         return self.folder / "processes"
 
     @property
+    def task_prolog(self) -> Path:
+        """The script whose output changes the environment of what starts on a node."""
+        return self.folder / "task-prolog"
+
+    @property
+    def node_environments(self) -> Path:
+        """What that script prints: a file for each node that is to be different."""
+        return self.folder / "node-environments"
+
+    @property
     def spool(self) -> Path:
         """One folder a node, for its slurmd and job steps."""
         return self.folder / "spool"

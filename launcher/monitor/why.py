@@ -56,6 +56,7 @@ def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
         sentences=(
             *_explain_state(observed, job, ended),
             *(_explain_attempts(state, ended) if ended else ()),
+            *_explain_guardian(state),
             *_explain_nodes(state, cluster),
         ),
         errors=tuple(error for error in find_errors(logs) if not (stacks and error.is_a_hang)),
@@ -92,6 +93,15 @@ def _explain_attempts(state: RunState, ended: Attempt) -> Iterator[str]:
     if earlier:
         told = ", ".join(f"{one.number} {EXIT_REASONS[one.reason].short or one.reason}" for one in earlier)
         yield f"Attempts before it: {told}."
+
+
+def _explain_guardian(state: RunState) -> Iterator[str]:
+    """Say why the newest attempt has no guardian that would bring it back, if it may still need one."""
+    if state.last is not None and state.last.guardian and state.last.ended is None:
+        yield (
+            f"The guardian of attempt {state.last.number} gave up: {state.last.guardian}. If the batch process is "
+            "killed, the run does not come back by itself."
+        )
 
 
 def _explain_nodes(state: RunState, cluster: Cluster) -> Iterator[str]:

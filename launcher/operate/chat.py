@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +22,7 @@ from launcher.recipe.sections.chat import ChatRequest
 from launcher.recipe.sections.common import Resources
 from launcher.run.batch_process import CHAT_MODULE, CHAT_SITE, CHAT_VARIABLE, CONTAINED_CHAT_MODULE
 from launcher.run.paths import SubmissionDir, expand, submissions_root
+from launcher.site.suspect_nodes import Avoided, choose_avoided
 from launcher.slurm.allocation import hold_allocation, inside_argv
 from launcher.slurm.command import slurm_environment
 from launcher.slurm.parse import Job
@@ -41,6 +42,16 @@ class ChatPlan:
     """On this machine, even if the profile is that of a cluster."""
     patience: float = 600
     """Seconds to wait for an allocation."""
+    avoided: Avoided = field(default_factory=Avoided)
+    """Nodes that the allocation is not to have."""
+
+
+def choose_nodes(plan: ChatPlan, cluster: Cluster) -> ChatPlan:
+    """Keep a new allocation away from nodes that gave trouble lately."""
+    if plan.here or os.environ.get("SLURM_JOB_ID"):
+        return plan
+    wanted = plan.resources
+    return replace(plan, avoided=choose_avoided(cluster, wanted.nodes, wanted.gpus_per_node))
 
 
 def chat(plan: ChatPlan, cluster: Cluster, on_start: Callable[[str], None], on_wait: Callable[[Job], None]) -> int:
@@ -62,7 +73,7 @@ def chat(plan: ChatPlan, cluster: Cluster, on_start: Callable[[str], None], on_w
     submissions_root(expand(cluster.roots.runs)).mkdir(parents=True, exist_ok=True)
     snapshot.publish()
     script = _script(plan, cluster, snapshot.folder)
-    with _allocation(script, cluster, plan.patience, on_wait) as job_id:
+    with _allocation(script, cluster, plan, on_wait) as job_id:
         on_start(job_id)
         argv = inside_argv(job_id, _shell(cluster), _has_terminal(), plan.resources.cpus_per_task)
         with _interrupts_for_the_program():
@@ -85,12 +96,12 @@ def _shell(cluster: Cluster) -> list[str]:
 
 
 @contextmanager
-def _allocation(script: str, cluster: Cluster, patience: float, on_wait: Callable[[Job], None]) -> Iterator[str]:
+def _allocation(script: str, cluster: Cluster, plan: ChatPlan, on_wait: Callable[[Job], None]) -> Iterator[str]:
     inside = os.environ.get("SLURM_JOB_ID")
     if inside:
         yield inside
         return
-    with hold_allocation(script, cluster, patience, on_wait) as job_id:
+    with hold_allocation(script, cluster, plan.patience, on_wait, plan.avoided.options) as job_id:
         yield job_id
 
 

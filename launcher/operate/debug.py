@@ -18,6 +18,7 @@ from launcher.run.batch_process import BATCH_MODULE, INTERACTIVE_MODULE
 from launcher.run.files import link_or_copy
 from launcher.run.paths import RunDir, SubmissionDir, published_steps
 from launcher.run.record import RunRecord
+from launcher.site.suspect_nodes import Avoided, choose_avoided
 from launcher.slurm.allocation import hold_allocation, inside_argv
 from launcher.slurm.command import slurm_environment
 from launcher.slurm.parse import Job
@@ -62,6 +63,8 @@ class DebugRun:
     nodes: int
     starts_at: int
     """Step of the checkpoint copied from another run; 0 without one."""
+    avoided: Avoided
+    """Nodes that its allocation is not to have."""
 
 
 def load_target(target: str, cluster: Cluster, options: DebugOptions) -> Target:
@@ -120,7 +123,9 @@ def make_run(target: Target, cluster: Cluster, rehearsal: bool) -> DebugRun:
     freeze_submission(planned.folder, script, [new])
     step = _copy_checkpoint(target.run, folder) if target.run and not rehearsal else 0
     frozen = freezer.freeze_run(new, planned.folder)
-    return DebugRun(frozen, planned.folder, script, recipe.recipe.resources.nodes, step)
+    wanted = recipe.recipe.resources
+    avoided = Avoided() if _own_allocation() else choose_avoided(cluster, wanted.nodes, wanted.gpus_per_node)
+    return DebugRun(frozen, planned.folder, script, wanted.nodes, step, avoided)
 
 
 def _copy_checkpoint(source: RunDir, run: RunDir) -> int:
@@ -172,12 +177,17 @@ def debug(
                 shutil.rmtree(root)
 
 
+def _own_allocation() -> str | None:
+    """Id of the allocation that this process is in."""
+    return os.environ.get("SLURM_JOB_ID")
+
+
 @contextmanager
 def _allocation(made: DebugRun, cluster: Cluster, patience: float, on_wait: Callable[[Job], None]) -> Iterator[str]:
     """Use the allocation that this process is in and keep it; else get one."""
-    inside = os.environ.get("SLURM_JOB_ID")
+    inside = _own_allocation()
     if inside is None:
-        with hold_allocation(made.script, cluster, patience, on_wait) as job_id:
+        with hold_allocation(made.script, cluster, patience, on_wait, made.avoided.options) as job_id:
             yield job_id
         return
     nodes = int(os.environ.get("SLURM_JOB_NUM_NODES", made.nodes))

@@ -63,6 +63,8 @@ class Attempt:
     """Why a rank could not continue, in one line: recipe, data, a micro batch, a full disk, a killed worker."""
     missing_inputs: bool = False
     """Whether the ranks ended because a stage before theirs had not finished."""
+    guardian: str = ""
+    """Why the guardian gave up, so that a run whose batch process was killed does not come back by itself."""
     announced: int | None = None
     """The exit code that this rank then left with; srun may report another rank's exit code first."""
 

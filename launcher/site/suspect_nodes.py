@@ -31,23 +31,34 @@ def known_suspects(cluster: Cluster) -> list[SuspectNode]:
 
 
 def avoid_suspects(cluster: Cluster, run: RunDir, nodes: int | None = None) -> Avoided:
-    """Choose the nodes that a job is not to be given; asks Slurm only if there are suspect ones.
+    """Choose the nodes that the job of a run is not to be given.
 
     Args:
         cluster: Where the job goes.
         run: One of the runs that it carries out; all want the same of Slurm.
         nodes: How many it needs; as many as the recipe says if left out.
     """
+    wanted: dict[str, int] = json.loads(run.recipe.read_bytes())["resources"]
+    return choose_avoided(cluster, nodes or int(wanted["nodes"]), int(wanted["gpus_per_node"]))
+
+
+def choose_avoided(cluster: Cluster, nodes: int, gpus: int) -> Avoided:
+    """Choose the nodes that a job is not to be given; asks Slurm only if there are suspect ones.
+
+    Args:
+        cluster: Where the job goes.
+        nodes: How many it needs.
+        gpus: How many of each node.
+    """
     suspects = [one.node for one in known_suspects(cluster) if one.is_avoided]
     if not suspects or cluster.executor != "slurm":
         return Avoided()
-    wanted: dict[str, int] = json.loads(run.recipe.read_bytes())["resources"]
     try:
         excluded = expand_nodes(cluster, cluster.slurm.exclude) if cluster.slurm.exclude else []
-        able = nodes_able(list_nodes_of(cluster, cluster.slurm.partition), int(wanted["gpus_per_node"]))
+        able = nodes_able(list_nodes_of(cluster, cluster.slurm.partition), gpus)
     except SlurmError:  # without knowing what is left, nothing is excluded
         return Avoided(kept=tuple(suspects))
-    return choose(suspects, able - {*excluded}, nodes or int(wanted["nodes"]), excluded)
+    return choose(suspects, able - {*excluded}, nodes, excluded)
 
 
 def choose(suspects: Sequence[str], able: set[str], needed: int, excluded: Sequence[str]) -> Avoided:

@@ -26,7 +26,9 @@ _BATCH_ONLY = ("--signal", "--requeue", "--no-requeue", "--export", "--chdir", "
 
 
 @contextmanager
-def hold_allocation(script: str, cluster: Cluster, patience: float, on_wait: Callable[[Job], None]) -> Iterator[str]:
+def hold_allocation(
+    script: str, cluster: Cluster, patience: float, on_wait: Callable[[Job], None], options: Sequence[str] = ()
+) -> Iterator[str]:
     """Get the allocation that a batch script asks for, and give it back at the end of a `with` block.
 
     salloc keeps an allocation as long as its command runs. Here that is a `cat` that reads from a pipe of this
@@ -37,6 +39,7 @@ def hold_allocation(script: str, cluster: Cluster, patience: float, on_wait: Cal
         cluster: The site.
         patience: How many seconds to wait for it.
         on_wait: Called with the waiting job whenever Slurm gives another reason or start time.
+        options: Further options of salloc.
 
     Yields:
         The job id.
@@ -45,7 +48,8 @@ def hold_allocation(script: str, cluster: Cluster, patience: float, on_wait: Cal
         SlurmError: Slurm refuses, or there is no allocation in time; with its reason and its estimate.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
-        salloc = _Salloc(cluster, output, _start(["salloc", *allocation_options(script), "cat"], cluster, output))
+        argv = ["salloc", *allocation_options(script), *options, "cat"]
+        salloc = _Salloc(cluster, output, _start(argv, cluster, output))
         try:
             yield salloc.wait(patience, on_wait)
         finally:

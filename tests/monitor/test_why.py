@@ -248,6 +248,19 @@ def test_a_hang_tells_which_rank_the_others_wait_for(explain: Callable[..., Expl
     ]
 
 
+def test_a_run_whose_guardian_gave_up_is_told_so_until_its_attempt_is_over(
+    explain: Callable[..., Explanation], tmp_path: Path
+) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    append_event(history.run.ledger, 0, guardian="it was not queued: squeue did not answer within 60 s")
+
+    said = "The guardian of attempt 0 gave up: it was not queued: squeue did not answer within 60 s. "
+    for state in ("RUNNING", "NODE_FAIL"):
+        assert any(one.startswith(said) for one in explain(history, Job("7", state, "squeue")).sentences)
+    history.end(0, "preempted", "requeue", at=100, last_step=10)
+    assert "guardian" not in " ".join(explain(history, Job("7", "PENDING", "squeue")).sentences)
+
+
 def test_slow_ranks_and_nodes_that_are_remembered_are_told(explain: Callable[..., Explanation], tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     history = History.begin(runs).submit("7", at=0).start(0, "7", at=60)

@@ -1,6 +1,7 @@
 """How the chat program is started: the script, the words of srun, what travels in the environment."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ import pytest
 from jobs.batch.contained_chat import chat_argv
 from launcher.cluster import Cluster
 from launcher.operate import chat as starting
-from launcher.operate.chat import ChatPlan
+from launcher.operate.chat import ChatPlan, choose_nodes
 from launcher.recipe.sections.chat import ChatRequest, ChatSubject
 from launcher.recipe.sections.common import Resources
 from launcher.recipe.sections.evaluated_model import EvaluatedModel
 from launcher.run.batch_process import CHAT_SITE, CHAT_VARIABLE
+from launcher.run.paths import expand
+from launcher.run.suspects import NodeReport, report_node
 from launcher.slurm.allocation import allocation_options, inside_argv
 from tests.support.command_line import launcher
+from tests.support.fake_slurm import FakeSlurm
 
 ASSETS = Path(__file__).parents[2] / "recipes" / "assets"
 MakeCluster = Callable[..., Cluster]
@@ -41,6 +45,20 @@ def test_the_allocation_is_one_gpu_and_the_program_gets_its_cores(make_cluster: 
     argv = inside_argv("7", starting._shell(cluster), True, 3)
     assert argv[:7] == ["srun", "--jobid=7", "--overlap", "--nodes=1", "--ntasks=1", "--cpus-per-task=3", "--pty"]
     assert not any("models" in word for word in argv)
+
+
+def test_a_node_that_gave_trouble_is_not_asked_for_unless_one_has_an_allocation(
+    make_cluster: MakeCluster, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = make_cluster()
+    runs = expand(cluster.roots.runs)
+    runs.mkdir(exist_ok=True)
+    report_node(runs, NodeReport("gpu02", "failed the preflight check", time.time(), "ab12cd"))
+    fake_slurm.answer("sinfo", "gpu01|gpu:4\ngpu02|gpu:4\n")
+
+    assert choose_nodes(plan(), cluster).avoided.options == ("--exclude=gpu02",)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert choose_nodes(plan(), cluster).avoided.options == ()
 
 
 def test_a_credentialed_model_makes_files_private(make_cluster: MakeCluster) -> None:

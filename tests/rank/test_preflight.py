@@ -151,6 +151,22 @@ def test_a_node_with_a_wrong_clock_is_unfit() -> None:
     assert found == Judgement(node="gpu02: its clock is 300 s behind that of gpu01", unfit=("gpu02",))
 
 
+def test_the_node_whose_clock_is_wrong_is_named_also_if_it_is_the_first_one() -> None:
+    of_three = [report(0), *(report(rank, node=f"gpu0{rank + 1}", clock=300.0) for rank in (1, 2))]
+    told = "gpu01: its clock is 300 s behind that of gpu0"
+    assert (judge(of_three).unfit, judge(of_three).node[:-1]) == (("gpu01",), told)
+
+    # Of two nodes files know better, in either order.
+    behind, right = report(0, file_clock=-300.0), report(1, node="gpu02", clock=300.0, file_clock=0.1)
+    assert judge([behind, right]).unfit == ("gpu01",)
+    right, ahead = report(0, file_clock=0.1), report(1, node="gpu02", clock=300.0, file_clock=300.1)
+    assert judge([right, ahead]).unfit == ("gpu02",)
+
+
+def test_without_a_majority_and_without_times_of_files_the_first_node_is_believed() -> None:
+    assert judge([report(0), report(1, node="gpu02", clock=300.0)]).unfit == ("gpu02",)
+
+
 @pytest.mark.parametrize(
     ("free", "total", "is_fault"),
     [

@@ -29,7 +29,7 @@ from launcher.errors import RunError
 from launcher.monitor.usage import summarise
 from launcher.run.paths import RunDir
 from tests.slurm.conftest import running_cluster
-from tests.slurm.site import LAUNCHER, ONE_RANK, RECIPES, Site, joined_losses, logs_text
+from tests.slurm.site import LAUNCHER, ONE_RANK, RECIPES, Site, joined_losses, logs_text, record
 from tests.support.time_accounts import account_of, seconds_by_the_clock
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3 * 3600)]
@@ -133,7 +133,7 @@ def test_a_sweep_under_six_faults_has_the_table_of_an_undisturbed_one(site: Site
     tell(json.dumps([asdict(report) for report in reports]))
     for run in calm:
         site.wait_until_finished(run)
-    assert table_of(site, f"stormy-{seed}") == table_of(site, f"calm-{seed}")
+    assert table_of(site, stormy) == table_of(site, calm)
     for one, other in zip(stormy, calm, strict=True):
         assert differing_steps(one.metrics, other.metrics) == [], logs_text(one)
         assert_all_time_is_accounted_for(one)
@@ -145,9 +145,9 @@ def submit_sweep(site: Site, name: str) -> list[RunDir]:
     return site.submit(RECIPES / "biomed_llama_cpt.yaml", "--rehearse", *words, "--sweep", "optim.lr=1e-3,2e-3,4e-3")
 
 
-def table_of(site: Site, name: str) -> list[tuple[dict[str, object], float]]:
+def table_of(site: Site, points: Sequence[RunDir]) -> list[tuple[dict[str, object], float]]:
     """What `launcher status` says of a sweep: the values of each point, and what it came to."""
-    told = json.loads(site.launcher("status", f"{name}-rehearsal", "--json"))
+    told = json.loads(site.launcher("status", str(record(points[0]).sweep), "--json"))
     return [(point["values"], point["metrics"]["loss"]) for point in told["points"]]
 
 

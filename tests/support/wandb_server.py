@@ -31,6 +31,8 @@ class StoredRun:
     exit_codes: list[int] = field(default_factory=list)
     """One for each time the client said the run was over."""
     preempting: bool = False
+    deleted: bool = False
+    """Its id is never given out again (https://github.com/wandb/wandb/issues/6395)."""
 
 
 class WandbServer(ThreadingHTTPServer):
@@ -50,7 +52,7 @@ class WandbServer(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: the client resets idle connections."""
 
-    def answer(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:  # noqa: PLR0911 - one each
         """Answer a GraphQL operation; unknown ones with nothing, which the client takes for `not supported`."""
         name = variables.get("name") or variables.get("runName") or variables.get("run")
         project = variables.get("project") or variables.get("model") or "uncategorized"
@@ -74,6 +76,12 @@ class WandbServer(ThreadingHTTPServer):
                     {"name": file, "uploadUrl": f"{self.url}/upload/{file}"} for file in variables.get("files", [])
                 ]
                 return {"createRunFiles": {"runID": name, "uploadHeaders": [], "files": files}}
+            case "Run":
+                there = name in self.runs and not self.runs[name].deleted
+                return {"project": {"run": {"id": name} if there else None}}
+            case "DeleteRun":
+                self.runs[variables["id"]].deleted = True
+                return {"deleteRun": {"clientMutationId": None}}
             case "RunStoppedStatus":
                 return {"project": {"run": {"stopped": False}}}
             case _:
@@ -111,7 +119,7 @@ class WandbServer(ThreadingHTTPServer):
     def _bucket(self, name: str) -> dict[str, Any] | None:
         """What a client that resumes needs to know; `wandbConfig.t` tells it that the run was started before."""
         run = self.runs.get(name)
-        if run is None:
+        if run is None or run.deleted:
             return None
         tail = [json.dumps(line) for line in run.history[-1:]]
         return {
@@ -146,13 +154,23 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self._body() or b"{}")
         stream = STREAM.fullmatch(self.path)
+        if stream and self.server.runs[stream["run"]].deleted:
+            self._reply({"error": "run not found"}, 404)
+            return
         if stream:
             self.server.stream(stream["run"], body)
             self._reply({})
             return
         operation = body.get("operationName") or OPERATION.search(body["query"])[1]
         self.server.operations.append(operation)
-        self._reply({"data": self.server.answer(operation, body.get("variables") or {})})
+        variables = body.get("variables") or {}
+        if operation == "UpsertBucket" and (run := self.server.runs.get(variables.get("name"))) and run.deleted:
+            message = f"run {variables['name']} was previously created and deleted; try a new run id"
+            self._reply(
+                {"errors": [{"message": message, "path": ["upsertBucket"]}], "data": {"upsertBucket": None}}, 409
+            )
+            return
+        self._reply({"data": self.server.answer(operation, variables)})
 
     def _body(self) -> bytes:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -161,9 +179,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.received.append(content)
         return content
 
-    def _reply(self, answer: dict[str, Any]) -> None:
+    def _reply(self, answer: dict[str, Any], status: int = 200) -> None:
         content = json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()

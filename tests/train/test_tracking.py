@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from jobs.train.metrics import Row
-from jobs.train.tracking import open_tracker
+from jobs.train.tracking import _settings, open_tracker
 from launcher.errors import LauncherError
+from launcher.recipe.quantities import Duration
 from launcher.run.paths import CONTINUE, FINISHED, RunDir
 from launcher.run.record import RunRecord
 from tests.support.training_runs import context_of, make_run
@@ -197,6 +198,32 @@ def test_a_server_that_is_not_there_costs_a_warning(tmp_path: Path, server: Wand
 
     assert "W&B:" in said
     assert "continues without it" in said
+
+
+def test_a_run_that_was_deleted_is_told_at_once_by_all_attempts_but_the_first(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    run = make_run(tmp_path, tracking={"mode": "online"}, limits={"hang": "20s"})
+    with wandb_server() as own:
+        attempt(run, own, 0, first=1, last=2, finished=False)
+        own.runs["abc123"].deleted = True
+        patient = {"WANDB_INIT_TIMEOUT": "5"}
+        first = attempt(run, own, 1, first=3, last=4, finished=False, **patient)
+        asked = len(own.operations)
+        again = attempt(run, own, 2, first=5, last=6, finished=True, **patient)
+
+    told = "W&B: run abc123 was deleted there, and W&B gives no id out again; training continues without it"
+    assert told in first and told in again
+    assert str(run.wandb_deleted) in first
+    assert len(own.operations) == asked
+
+
+def test_w_and_b_gives_up_before_the_watchdog_does() -> None:
+    settings = _settings(False, None, Duration("30s"))
+
+    assert (settings.init_timeout, settings.finish_timeout) == (15, 15)
+    settings = _settings(False, None, Duration("30min"))
+    assert (settings.init_timeout, settings.finish_timeout) == (90, 30)
 
 
 def test_switched_off_it_leaves_nothing(tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ def machine(recipe: "Recipe") -> str:
     return f"{tasks} tasks x {each}, then 1 that finalises" if tasks > 1 else f"1 task x {each}"
 
 
+def not_on(nodes: Sequence[str]) -> str:
+    """Say which nodes a job is kept away from."""
+    return f"not on {', '.join(nodes)}, which gave trouble lately (`launcher nodes list`)"
+
+
 def node_list(nodes: Sequence[str]) -> str:
     """Write `gpu-[01-02,07]`, as Slurm does, where names differ in a last number; else names with commas."""
     by_prefix: dict[str, list[str]] = {}

@@ -10,9 +10,9 @@ Phase: TypeAlias = Literal["starting", "training", "saving"]
 """Of an attempt: before its first step; between two steps; while a checkpoint is being written."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
-Until: TypeAlias = Literal["attempt over", "at rest"] | float
-"""When a fault is taken back: when the attempt that it struck is over; when the run does not go on by itself; or after
-so many seconds."""
+Until: TypeAlias = Literal["attempt over", "steps again", "at rest"] | float
+"""When a fault is taken back: when the attempt that it struck is over; when a later one has done a step; when the run
+does not go on by itself; or after so many seconds."""
 
 
 class ChaosFault(ABC):

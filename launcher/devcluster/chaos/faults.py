@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from launcher.devcluster.chaos.fault import ChaosFault
 from launcher.devcluster.chaos.file_faults import FillDisk, FlipCheckpoint, ForbidWriting, TearCheckpoint, TearLedger
 from launcher.devcluster.chaos.process_faults import FreezeRank, HangRank, KillBatchProcess, KillNode, KillRank
+from launcher.devcluster.chaos.slow_faults import SkewClock, SlowDisk
 from launcher.devcluster.chaos.slurm_faults import (
     FreezeController,
     Hold,
@@ -14,12 +15,14 @@ from launcher.devcluster.chaos.slurm_faults import (
     Requeue,
     RestartController,
 )
+from launcher.devcluster.chaos.tracking_faults import DeleteWandbRun
 from launcher.errors import LauncherError
 
 FAULTS: tuple[type[ChaosFault], ...] = (
     *(Preempt, ReachTimeLimit, KillRank, KillBatchProcess, KillNode, FreezeRank, HangRank),
     *(FillDisk, ForbidWriting, TearCheckpoint, FlipCheckpoint, TearLedger),
     *(RestartController, FreezeController, KillRankUnheard, Requeue, Hold),
+    *(SlowDisk, SkewClock, DeleteWandbRun),
 )
 
 

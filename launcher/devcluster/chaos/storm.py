@@ -117,6 +117,9 @@ class Storm:
     def _await_effect(self, fault: ChaosFault) -> None:
         if fault.until == "attempt over":
             self._wait(self._is_attempt_over, f"the attempt ends, after {fault.name}", tends=False)
+        elif fault.until == "steps again":
+            struck = self._blows[-1].attempt
+            self._wait(lambda: self._is_past(struck) or self._is_at_rest(), "steps are done again", tends=False)
         elif fault.until == "at rest":
             self._wait(self._is_at_rest, f"the run gives up, after {fault.name}", tends=False)
         else:
@@ -124,6 +127,11 @@ class Storm:
 
     def _is_attempt_over(self) -> bool:
         return self._target.batch_process() is None
+
+    def _is_past(self, attempt: int) -> bool:
+        """Tell whether a later attempt has done a step."""
+        rows = self._target.rows
+        return bool(rows) and int(rows[-1]["attempt"]) > attempt
 
     def _undo(self, fault: ChaosFault) -> None:
         """Take a fault back, also when slurmctld is too busy to answer at once."""

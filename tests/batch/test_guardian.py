@@ -1,0 +1,158 @@
+"""The guardian where Slurm is away for a while, or stays away: it tries again, and says why it gave up."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.batch import guardian, slurm
+from jobs.batch.allocation import BatchJob
+from jobs.batch.attempt import Journal
+from jobs.batch.guardian import queue_guardian
+from launcher.cluster import Cluster
+from launcher.run.ledger import append_event, read_attempts
+from launcher.run.paths import RunDir, SubmissionDir
+from launcher.run.record import RunRecord, Submitted
+from tests.batch.test_batch_slurm import AWAY_TWICE, Commands
+from tests.support.counting_runs import Play, write_run
+from tests.support.waiting import wait_for
+
+AWAY = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+STAYS_AWAY = f'echo "{AWAY}" >&2; exit 1'
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Slurm's commands; nobody waits long for them."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(slurm, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(guardian, "PATIENCE_SECONDS", 0.2)
+    return Commands(tmp_path)
+
+
+@pytest.fixture
+def job(tmp_path: Path, make_cluster: Callable[..., Cluster]) -> BatchJob:
+    """Job 5, whose batch process opened an attempt and was killed."""
+    run, submission = RunDir(tmp_path / "run"), SubmissionDir(tmp_path / "submission")
+    recipe = Play().recipe.model_dump(mode="json")
+    write_run(run, recipe, make_cluster(slurm={"guardian": True}))
+    record = RunRecord.read(run.record)
+    record.submissions.append(Submitted("5", str(submission.root), 0.0))
+    record.write(run.record)
+    run.attempt_logs(0).mkdir(parents=True)
+    append_event(run.ledger, 0, job_id="5", nodes=["gpu1"], started=1.0)
+    return BatchJob(submission, run, recipe, record, {"SLURM_JOB_ID": "5"}, local=False)
+
+
+def guard(job: BatchJob) -> int:
+    return guardian.main([str(job.run.root), str(job.submission.root)])
+
+
+def jobs_of(job: BatchJob) -> list[str]:
+    return [one.job_id for one in RunRecord.read(job.run.record).submissions]
+
+
+def given_up(job: BatchJob) -> str:
+    return read_attempts(job.run.ledger)[-1].guardian
+
+
+def away_twice(folder: Path, answer: str) -> str:
+    return AWAY_TWICE.format(folder=folder, answer=answer)
+
+
+def test_a_slurm_that_is_away_for_a_while_is_asked_until_it_answers(
+    commands: Commands, job: BatchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guardian, "PATIENCE_SECONDS", 60)
+    commands.say("squeue", away_twice(tmp_path, "echo FAILED"))
+    commands.say("sbatch", "echo 6")
+
+    assert guard(job) == 0
+
+    assert (jobs_of(job), given_up(job)) == (["5", "6"], "")
+
+
+@pytest.mark.parametrize("answer", ["CANCELLED", "RUNNING"])
+def test_what_slurm_says_once_it_is_back_counts(
+    commands: Commands, job: BatchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(guardian, "PATIENCE_SECONDS", 60)
+    commands.say("squeue", away_twice(tmp_path, f"echo {answer}"))
+    commands.say("sbatch", "echo 6")
+
+    assert guard(job) == 0
+
+    assert (jobs_of(job), given_up(job)) == (["5"], "")
+
+
+def test_a_run_that_somebody_resumed_while_slurm_was_away_is_left_alone(
+    commands: Commands, job: BatchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resume_meanwhile(*_: object) -> slurm.CommandResult:
+        job.record.submissions.append(Submitted("7", str(job.submission.root), 2.0))
+        job.record.write(job.run.record)
+        return slurm.CommandResult(True, "FAILED")
+
+    monkeypatch.setattr(slurm, "ask_states", resume_meanwhile)
+    commands.say("sbatch", "echo 6")
+
+    assert guard(job) == 0
+
+    assert jobs_of(job) == ["5", "7"]
+
+
+def test_a_guardian_that_cannot_learn_how_the_job_ended_says_so(commands: Commands, job: BatchJob) -> None:
+    commands.say("squeue", STAYS_AWAY)
+    commands.say("sbatch", "echo 6")
+
+    assert guard(job) == 1
+
+    assert given_up(job) == f"it could not learn whether job 5 was cancelled: {AWAY}"
+    assert given_up(job) in job.run.batch_log(0).read_text()
+    assert jobs_of(job) == ["5"]
+
+
+def test_a_guardian_that_cannot_queue_the_run_says_so(commands: Commands, job: BatchJob) -> None:
+    commands.say("squeue", "echo FAILED")
+    commands.say("sbatch", 'echo "sbatch: error: Batch job submission failed: Invalid account" >&2; exit 1')
+
+    assert guard(job) == 1
+
+    assert given_up(job).startswith("it could not queue the run again: sbatch: error: Batch job submission failed")
+
+
+def test_the_guardian_of_an_attempt_that_starts_while_slurm_is_away_is_queued_later(
+    commands: Commands, job: BatchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 60)
+    commands.say("squeue", away_twice(tmp_path, ""))
+    commands.say("sbatch", f'echo "$@" >{tmp_path}/argv; echo 6')
+    say = Journal(job.run.batch_log(0))
+
+    queue_guardian(job, 0, say)
+
+    wait_for(lambda: say.path.exists() and "guardian: job 6" in say.path.read_text(), "the guardian")
+    assert "--dependency=afternotok:5 " in (tmp_path / "argv").read_text()
+    assert given_up(job) == ""
+
+
+def test_an_attempt_without_a_guardian_says_why(commands: Commands, job: BatchJob) -> None:
+    commands.say("squeue", STAYS_AWAY)
+
+    queue_guardian(job, 0, Journal(job.run.batch_log(0)))
+
+    wait_for(lambda: given_up(job), "what the ledger says")
+    assert given_up(job) == f"it was not queued: {AWAY}"
+
+
+def test_a_job_that_has_a_guardian_gets_no_second_one(commands: Commands, job: BatchJob, tmp_path: Path) -> None:
+    commands.say("squeue", f"echo asked >>{tmp_path}/asked; echo '9|afternotok:5(unfulfilled)'")
+    commands.say("sbatch", f"touch {tmp_path}/queued; echo 6")
+
+    queue_guardian(job, 0, Journal(job.run.batch_log(0)))
+    queue_guardian(job, 1, Journal(job.run.batch_log(0)))
+
+    wait_for(lambda: (tmp_path / "asked").exists() and (tmp_path / "asked").read_text().count("\n") == 2, "both")
+    wait_for(lambda: not guardian._QUEUEING.locked(), "the end of the second question")
+    assert not (tmp_path / "queued").exists()
