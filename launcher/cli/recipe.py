@@ -216,7 +216,7 @@ def _batch(item: "LoadedRecipe", start: int | None) -> str:
     batch, ranks = recipe.batch, _count(recipe.resources.world_size, "rank")
     made_of = f"{batch.micro_batch} x {recipe.accumulation_steps} accumulation steps x {ranks}"
     made_of = made_of if start or not is_auto else f"micro batches (`auto`: chosen for a cluster profile) x {ranks}"
-    first = ", to start with," if start else ""
+    first = ", to start with" if start else ""
     return (
         f"; global batch {batch.sequences} sequences = {made_of}{first} "
         f"({batch.sequences * batch.sequence_length:,} tokens)"

@@ -116,7 +116,7 @@ def test_a_section_with_several_forms_tells_what_they_share_once(reference: Modu
 @pytest.mark.parametrize(("page", "model"), [*KINDS.items(), ("cluster", Cluster)])
 def test_the_reference_has_every_key(site: Path, page: str, model: type[BaseModel]) -> None:
     text = (site / "reference" / f"{page}.html").read_text(encoding="utf-8")
-    keys = {key.rpartition(".")[-1] for key in re.findall(r"<td><code>([\w.]+)</code></td>", text)}
+    keys = {key.rpartition(".")[-1] for key in re.findall(r"<td><code[^>]*>([\w.]+)</code></td>", text)}
 
     assert keys >= set(keys_of(model))
 
@@ -127,7 +127,7 @@ def test_the_reference_has_every_command_and_option(site: Path) -> None:
     headings = re.findall(r"<h2[^>]*>(launcher [^<]+)<", text)
 
     assert headings == list(command_names(typer.main.get_command(app), "launcher"))
-    assert "<code>--max-parallel INT</code>" in text
+    assert ">--max-parallel INT</code>" in text
 
 
 @pytest.mark.slow
@@ -143,3 +143,12 @@ def test_parts_that_are_included_from_elsewhere_are_there(site: Path) -> None:
     assert "tells the same story" in (site / "index.html").read_text(encoding="utf-8")
     assert "never requeued" in (site / "interruptions.html").read_text(encoding="utf-8")
     assert not any("--8&lt;--" in path.read_text(encoding="utf-8") for path in site.rglob("*.html"))
+
+
+@pytest.mark.slow
+def test_options_and_keys_are_kept_on_one_line_and_long_commands_are_not(site: Path) -> None:
+    text = (site / "tutorial.html").read_text(encoding="utf-8")
+
+    assert '<code class="whole">--rehearse</code>' in text
+    assert "<code>recipes/prepare_medline.yaml</code>" in text
+    assert ".md-typeset code.whole { white-space: nowrap; }" in (site / "style.css").read_text(encoding="utf-8")
