@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from jobs.train.metrics import Row
 
 STEP_METRIC = "train/global_step"
+DELETED = "deleted"
+"""A file beside W&B's own, there once W&B has said that the run was deleted: no attempt waits for it again."""
 FINISH_TIMEOUT = 30
 """Seconds to wait for the upload of the last points; a preempted rank has little time."""
 INIT_TIMEOUT = 90
@@ -198,7 +200,7 @@ def _server(context: Context) -> str | None:
 
 def _open_unless_deleted(context: Context, tracking: Tracking) -> Any | None:
     """Open the W&B run; None if somebody deleted it there, which W&B's client finds out by asking until it gives up."""
-    mark, online = context.run.wandb_deleted, tracking.mode == "online"
+    mark, online = context.run.wandb / DELETED, tracking.mode == "online"
     if not (online and mark.exists()):
         try:
             return _open_wandb(context, tracking)

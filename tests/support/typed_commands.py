@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 import typer
 import typer.main
@@ -12,6 +13,8 @@ from launcher.cli import app
 _COMMAND = typer.main.get_command(app)
 _PLACEHOLDER = re.compile(r"[A-Z]+")
 """`N`, `RANK`: what the reader replaces by a number or a name."""
+_EVERYWHERE = {"-q", "--quiet", "-v", "--verbose"}
+"""What may stand before a command as well."""
 
 
 def console_commands(text: str) -> Iterator[list[str]]:
@@ -66,12 +69,12 @@ def why_refused(arguments: Sequence[str], is_partial: bool = False) -> str | Non
     """
     command, path = _COMMAND, ["launcher"]
     words = ["1" if _PLACEHOLDER.fullmatch(word) else word for word in arguments if word not in ("...", "--help")]
+    words = words[len(list(takewhile(_EVERYWHERE.__contains__, words))) :]
     while words and words[0] in getattr(command, "commands", {}):
         path.append(words[0])
         command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
-    if hasattr(
-        command, "commands"
-    ):  # options of a whole program act as soon as they are parsed: only names are checked
+    if hasattr(command, "commands"):
+        # Options of a whole program act as soon as they are parsed: only names are checked.
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         is_known = set(words) <= known and (is_partial or words)
         return None if is_known else f"{' '.join(path)}: no such command"

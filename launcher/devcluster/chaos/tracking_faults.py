@@ -60,7 +60,7 @@ def _ask(target: ChaosTarget, operation: str, query: str, variables: dict[str, A
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {key}"}
     request = Request(f"{server}/graphql", body, headers)  # noqa: S310 - the address of the site
     try:
-        with urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310
+        with urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310 - likewise
             told = json.loads(answer.read())
     except (URLError, ValueError) as error:
         raise LauncherError(f"chaos: W&B does not answer {operation}: {error}") from None
