@@ -111,10 +111,16 @@ VARIANTS = (
         "orthogonal",
         {"method": "orthogonal", "start_from": "mixture", "base_r": 8, "r": 6, "alpha": 12, "lambda1": 0.01},
     ),
-    Variant("`reward`, all weights", None, kind="reward"),
-    Variant("`dpo`, all weights", None, kind="dpo"),
-    Variant("`rl`, rloo, all weights", None, kind="rl", own=_RLOO),
-    Variant("`rl`, ppo, all weights", None, kind="rl", own=_PPO),
+    *(
+        Variant(f"`{kind}`, {algorithm}{weights}", adapter, kind=kind, own=own)
+        for kind, algorithm, own in (
+            ("reward", "", {}),
+            ("dpo", "", {}),
+            ("rl", "rloo, ", _RLOO),
+            ("rl", "ppo, ", _PPO),
+        )
+        for weights, adapter in (("all weights", None), ("lora", {"method": "lora", "r": 8}))
+    ),
 )
 
 
