@@ -18,8 +18,19 @@ from launcher.slurm.site_query import show_config
 SLURM_DEFAULT_ARRAY_SIZE = 1001
 """MaxArraySize where the site sets none (https://slurm.schedmd.com/slurm.conf.html)."""
 
-# What `sbatch --test-only` says on stderr (Slurm 22.05).
-_ESTIMATE = re.compile(r"to start at (?P<start>\S+) using .* on nodes? (?P<nodes>\S+) in partition (?P<partition>\S+)")
+# What `sbatch --test-only` says on stderr (Slurm 22.05; 26.05 has an ` a` before `using`).
+_ESTIMATE = re.compile(
+    r"to start at (?P<start>\S+)(?: a)? using .* on nodes? (?P<nodes>\S+) in partition (?P<partition>\S+)"
+)
+
+
+def estimate_in_words(printed: str) -> str:
+    """Say what `sbatch --test-only` printed about the start of a job; as it is, if it has another form."""
+    found = _ESTIMATE.search(printed)
+    if not found:
+        return printed.strip()
+    when = datetime.fromisoformat(found["start"])
+    return f"would start {when:%a %d %b %H:%M} on {found['nodes']} (partition {found['partition']})"
 
 
 def job_comment(submission: SubmissionDir) -> str:
@@ -82,12 +93,7 @@ class SlurmQueue:
 
     def estimate_start(self, script: str) -> str:
         """Ask Slurm when a script would start, in words; nothing is queued."""
-        printed = call_slurm(["sbatch", "--test-only"], self.cluster, stdin=script).stderr
-        found = _ESTIMATE.search(printed)
-        if not found:
-            return printed.strip()
-        when = datetime.fromisoformat(found["start"])
-        return f"would start {when:%a %d %b %H:%M} on {found['nodes']} (partition {found['partition']})"
+        return estimate_in_words(call_slurm(["sbatch", "--test-only"], self.cluster, stdin=script).stderr)
 
     def jobs_of(self, submission: SubmissionDir) -> list[str]:
         """List what is queued or running of a submission, array elements one by one."""
