@@ -15,6 +15,7 @@ from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
 from launcher.pipeline.choose import Choice, recipe_of
 from launcher.pipeline.find import pipelines_with
+from launcher.pipeline.note_queued import forget_queued, note_queued
 from launcher.pipeline.point_queue import QUEUE_IS_FULL, PointQueue
 from launcher.pipeline.record import Pipeline, StageRecord, replace_link
 from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
@@ -65,6 +66,8 @@ class _Advance:
     """The jobs of stages that are queued or running."""
     handed_over: set[str] = field(default_factory=set)
     """Stages whose own jobs were cancelled, since another run does the same."""
+    conditioned: set[str] = field(default_factory=set)
+    """Stages whose jobs were just given what they wait for."""
     is_full: bool = False
 
     @cached_property
@@ -73,6 +76,7 @@ class _Advance:
         return PointQueue(self.cluster, self.told, self.jobs)
 
     def run(self) -> None:
+        before = forget_queued(self.pipeline)
         states, _ = read_stages(self.pipeline, self.cluster)
         choice = Choice(self.cluster, self.pipeline.folder.root.name)
         for one in states.values():
@@ -89,6 +93,7 @@ class _Advance:
             elif one.may_advance or (self.resume and one.may_resume):
                 self._take_up(one, choice)
         self.points.flush()
+        note_queued(self.pipeline, before, choice.finished, self.jobs, self.conditioned)
 
     def _select(self, one: StageState, choice: Choice) -> None:
         """Let the best point be what a stage came to, once all of its points have ended."""
@@ -146,6 +151,7 @@ class _Advance:
     def _queue(self, one: StageState, run: RunDir, conditions: Sequence[str]) -> None:
         try:
             self._resubmit(one, run, conditions)
+            self.conditioned.add(one.stage.name)
         except RunError as error:  # a process that was killed, or that had no lock, has queued it
             self.told.append(str(error))
         except SlurmError as error:
@@ -214,6 +220,7 @@ class _Advance:
         for job, further in jobs_waiting(one):
             queue_of(self.cluster).set_conditions(job, [*conditions, *further])
             self.told.append(f"{one.stage.name}: job {job} waits for {', '.join(waiting) or 'nothing'} now")
+        self.conditioned.add(one.stage.name)
 
     def _settle(self, stage: StageRecord, run: RunDir) -> None:
         """Give a finished result its names."""

@@ -33,6 +33,7 @@ from launcher.recipe.pipeline import PipelineRecipe
 from launcher.run.index import register
 from launcher.run.ledger import StopRequest, append_event, has_finished, read_attempts
 from launcher.run.paths import PipelineDir, RunDir
+from launcher.run.queued_stages import needs_advance
 from launcher.run.record import RunRecord
 from launcher.run.stage_inputs import missing_inputs
 from launcher.submit.snapshot import read_code
@@ -121,6 +122,8 @@ class World:
     """By the pipeline's folder."""
     made: dict[str, int] = field(default_factory=dict)
     """How many times each content was made."""
+    spared: int = 0
+    """How many times the end of a stage left nothing to do."""
     unmeasured: set[int] = field(default_factory=set)
     """Seeds of points whose loss is no number."""
 
@@ -262,10 +265,20 @@ class World:
         number = read_attempts(run.ledger)[-1].number
         append_event(run.ledger, number, reason=reason, action=action, ended=float(number))
 
-    def advance_after(self, job: FakeJob) -> None:
-        """What the batch process does when a stage has ended."""
-        for pipeline in pipelines_with(job.run):
+    def advance_after(self, job: FakeJob, is_checked: bool = False) -> None:
+        """What the batch process does when a stage has ended.
+
+        Args:
+            job: The stage's job.
+            is_checked: Look whether there is indeed nothing to do where the batch process sees that there is not.
+        """
+        is_needed = not has_finished(read_attempts(job.run.ledger)) or needs_advance(job.run)
+        self.spared += not is_needed
+        for pipeline in pipelines_with(job.run) if is_needed else ():
             self.advance(pipeline)
+        if is_checked and not is_needed and not self.scheduler.is_down:
+            told = [line for pipeline in pipelines_with(job.run) for line in advance(pipeline, self.cluster)]
+            assert told == [], f"{job.run.root.name} ended, and nobody did this: {told}"
 
     def run_to_the_end(self) -> None:
         """Let everything happen that happens by itself, without further accidents."""
