@@ -27,7 +27,7 @@ def advance_pipelines(job: BatchJob, has_just_finished: bool, say: Journal) -> N
     if job.record.pipeline is None or job.record.share is not None:
         return
     try:
-        if has_just_finished and not needs_advance(job.run):
+        if has_just_finished and not job.is_trial and not needs_advance(job.run):
             say("pipeline: all stages are queued")
             return
     except OSError as error:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from launcher.monitor.status import RunStatus
     from launcher.pipeline.record import Pipeline
     from launcher.pipeline.states import StageState
+    from launcher.recipe.sections.search import Search
 
 
 def graph(
@@ -95,15 +96,20 @@ def _read(pipeline: str, cluster: str | None) -> "tuple[list[GraphNode], bool]":
         loaded = load_pipeline(Path(pipeline))
         kinds = {stage.sweep or stage.name: stage.loaded.recipe.kind for stage in loaded.stages}
         points = Counter(stage.sweep for stage in loaded.stages if stage.sweep)
+        searches = {stage.name: stage.loaded.recipe.search for stage in loaded.stages}
         order = sort_loaded(loaded).items()
         return [
-            GraphNode(name, kinds[name], tuple(sorted(awaits)), detail=f"{points[name]} points" if points[name] else "")
+            GraphNode(name, kinds[name], tuple(sorted(awaits)), detail=_size(points[name], searches.get(name)))
             for name, awaits in order
         ], True
     profile = load_cluster(cluster)
     found = require_pipeline(profile, pipeline)
     states, _ = read_stages(found, profile)
     return [_node(found, name, its, states) for name, its in by_stage(states).items()], is_over(states)
+
+
+def _size(points: int, search: "Search | None") -> str:
+    return f"{search.budget} trials" if search else f"{points} points" if points else ""
 
 
 def _node(
@@ -123,7 +129,8 @@ def _node(
     [one] = its
     if one.status is None:
         return GraphNode(name, "", before, "removed")
-    return GraphNode(name, one.status.kind, before, one.status.state, _detail(pipeline, one.status), one.status.id)
+    detail = f"{one.status.step} of {one.status.total_steps} trials" if one.search else _detail(pipeline, one.status)
+    return GraphNode(name, one.status.kind, before, one.status.state, detail, one.status.id)
 
 
 def _sweep_detail(points: "Sequence[StageState]") -> str:

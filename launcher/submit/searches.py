@@ -119,22 +119,27 @@ def submit_search(plan: SearchPlan) -> QueuedElements:
     Raises:
         SlurmError: Slurm refused.
     """
-    root, mode = plan.corners.runs_root, 0o777 if plan.record.is_open else 0o700
-    root.joinpath(".submissions").mkdir(parents=True, exist_ok=True)
-    plan.corners.snapshot.publish()
-    with one_at_a_time(root):
+    with one_at_a_time(plan.corners.runs_root):
         is_new = plan.is_new
-        plan.folder.root.parent.mkdir(exist_ok=True)
-        plan.folder.root.mkdir(mode, exist_ok=True)
         try:
-            for folder in (plan.folder.trials, plan.folder.staging, plan.folder.elements):
-                folder.mkdir(exist_ok=True)
-            plan.record.write(plan.folder.record)
+            freeze_search(plan)
             return queue_missing(plan.folder, plan.record.site)
         except BaseException:
             if is_new:
                 shutil.rmtree(plan.folder.root, ignore_errors=True)
             raise
+
+
+def freeze_search(plan: SearchPlan) -> None:
+    """Write what the nodes need; what there is of it is replaced."""
+    root, mode = plan.corners.runs_root, 0o777 if plan.record.is_open else 0o700
+    root.joinpath(".submissions").mkdir(parents=True, exist_ok=True)
+    plan.corners.snapshot.publish()
+    plan.folder.root.parent.mkdir(exist_ok=True)
+    plan.folder.root.mkdir(mode, exist_ok=True)
+    for folder in (plan.folder.trials, plan.folder.staging, plan.folder.elements):
+        folder.mkdir(exist_ok=True)
+    plan.record.write(plan.folder.record)
 
 
 def queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
