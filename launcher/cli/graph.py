@@ -142,10 +142,13 @@ def _detail(pipeline: "Pipeline", status: "RunStatus") -> str:
     import time
 
     from launcher.cli.views.wording import duration
+    from launcher.run.paths import RunDir
+    from launcher.run.record import RunRecord
 
     attempts = status.attempts
     taken = sum((each.ended or time.time()) - each.started for each in attempts)
-    if status.state == "finished" and status.created < pipeline.record.created:
+    its_own = RunRecord.read(RunDir(Path(status.folder)).record).pipeline == str(pipeline.folder.root)
+    if status.state == "finished" and not its_own:
         return "finished before"
     if len(attempts) > 1:
         return f"{duration(taken)}, {len(attempts)} attempts"

@@ -139,7 +139,9 @@ class _Advance:
             return
         self.is_busy = True
         elements = f"{queued.elements} element{'s' * (queued.elements != 1)}"
-        self.told.append(f"{one.stage.name}: queued {elements} for {queued.left} trials as job {', '.join(queued.jobs)}")
+        self.told.append(
+            f"{one.stage.name}: queued {elements} for {queued.left} trials as job {', '.join(queued.jobs)}"
+        )
 
     def _take_up(self, one: StageState, choice: Choice) -> None:
         """Queue a stage whose inputs are there or on their way; nothing if a run elsewhere does its work."""

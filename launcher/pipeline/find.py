@@ -69,8 +69,8 @@ def find_stage(cluster: Cluster, pipeline: str, stage: str) -> RunDir:
         raise RunError(f"`{found.record.name}`: stage `{stage}`: {said}; name one of its points: {listed}")
     if run is None and its[stage].search:
         raise RunError(
-            f"`{found.record.name}`: stage `{stage}` is a search of which no trial is selected yet; name a trial, which "
-            f"`launcher status {pipeline}:{stage}` lists"
+            f"`{found.record.name}`: stage `{stage}` is a search of which no trial is selected yet; name a trial, "
+            f"which `launcher status {pipeline}:{stage}` lists"
         )
     if run is None:
         raise RunError(f"`{found.record.name}`: the run of stage `{stage}` was removed; submit the pipeline again")

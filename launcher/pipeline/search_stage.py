@@ -63,7 +63,7 @@ def recall_trial(stage: StageRecord, run: RunDir) -> Verdict:
 def _select(stage: StageRecord, folder: SearchDir, past: Sequence[PastTrial]) -> Verdict:
     assert stage.select is not None
     finished = {one.trial.run: RunDir(folder.runs_root / one.trial.run) for one in past if one.state == "finished"}
-    return select_best(stage.select, finished) if finished else Verdict(None, "no trial has finished")
+    return select_best(stage.select, finished, "trials") if finished else Verdict(None, "no trial has finished")
 
 
 def _state(folder: SearchDir, past: Sequence[PastTrial], is_over: bool, cluster: Cluster) -> tuple[State, str]:
@@ -71,17 +71,20 @@ def _state(folder: SearchDir, past: Sequence[PastTrial], is_over: bool, cluster:
     is_stopped = folder.stop_request.exists()
     if is_over and not is_stopped:
         return "finished", ""
-    if not folder.submissions():
-        return ("stopped", "was stopped before it began") if is_stopped else ("not submitted", "")
     try:
         alive = alive_elements(folder, cluster)
     except SlurmError as error:
         return "running", f"Slurm does not answer ({error})"
     if alive:
         return ("running" if any(one.state == "open" for one in past) else "queued"), ""
-    if is_stopped:
-        return "stopped", ""
-    if past and all(one.state == "failed" for one in past):
+    return ("stopped", "") if is_stopped else _rest(past)
+
+
+def _rest(past: Sequence[PastTrial]) -> tuple[State, str]:
+    """Say why none of a search's jobs is queued or running."""
+    if not past:  # it never was; or whoever queued it was killed on the way, or its jobs were before they had a trial
+        return "not submitted", ""
+    if all(one.state == "failed" for one in past):
         return "failed", "every trial failed"
     return "lost", "none of its jobs is queued or running"
 

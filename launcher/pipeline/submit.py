@@ -24,7 +24,7 @@ from launcher.run.trials import SearchDir, find_search
 from launcher.slurm.queue import queue_of
 from launcher.submit.queue_all import freeze_only
 from launcher.submit.search_record import SearchRecord
-from launcher.submit.searches import freeze_search
+from launcher.submit.searches import freeze_search, prepare_elements
 
 
 def submit_pipeline(plan: PipelinePlan, on_wait: Callable[[], object] = lambda: None) -> Pipeline:
@@ -118,7 +118,7 @@ def remove(pipeline: Pipeline) -> None:
     noted. So the queue is searched.
     """
     own, queue = _own_runs(pipeline), queue_of(pipeline.cluster)
-    searches = [search.root for search in _own_searches(pipeline)]
+    searches = [path for search in _own_searches(pipeline) for path in (search.prepared.resolve(), search.root)]
     records = [RunRecord.read(one.record) for run in own for one in (*list_shares(run), run)]
     submissions = [Path(name) for name in dict.fromkeys(one.frozen_for for one in records if one.frozen_for)]
     for folder in submissions:
@@ -197,6 +197,7 @@ def _freeze_searches(plan: PipelinePlan, made: list[Path]) -> None:
         if search.is_new:
             made.append(search.folder.root)
             freeze_search(search)
+            made.append(prepare_elements(search).root)
 
 
 def _note_points(pipeline: Pipeline, plan: PipelinePlan) -> None:

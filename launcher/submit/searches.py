@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from launcher.cluster import Cluster
 from launcher.errors import LauncherError, RunError
 from launcher.load import LoadedRecipe
 from launcher.monitor.trials import PastTrial, read_past
-from launcher.run.ledger import StopRequest
+from launcher.run.ledger import StopRequest, read_json_lines
 from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.sweep_points import sweep_dir
@@ -164,12 +165,15 @@ def _queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
     if count <= 0:
         return QueuedElements((), 0, left, alive)
     size = count if queue.has_arrays else 1
-    submission = _freeze_elements(folder, record, cluster, size)
+    prepared = None if past or alive else _find_prepared(folder, size)
+    submission = prepared or _freeze_elements(folder, record, cluster, size)
+    (folder.elements / submission.root.name).touch()  # the search knows of it before Slurm does
     try:
         jobs = tuple(queue.add(submission) for _ in range(1 if queue.has_arrays else count))
     except BaseException:
         queue.cancel(submission)
-        shutil.rmtree(submission.root, ignore_errors=True)
+        if not prepared:
+            shutil.rmtree(submission.root, ignore_errors=True)
         (folder.elements / submission.root.name).unlink(missing_ok=True)
         raise
     return QueuedElements(jobs, count, left, alive)
@@ -209,7 +213,7 @@ def forget_failures(folder: SearchDir) -> int:
 
 
 def _freeze_elements(folder: SearchDir, record: SearchRecord, cluster: Cluster, size: int) -> SubmissionDir:
-    """Make the folder of a submission; the search knows of it before Slurm does."""
+    """Make the folder of a submission."""
     submission = _free_folder(folder)
     try:
         submission.root.mkdir(0o777 if record.is_open else 0o700)
@@ -220,8 +224,24 @@ def _freeze_elements(folder: SearchDir, record: SearchRecord, cluster: Cluster, 
     row = json.dumps({"search": str(folder.root)}) + "\n"
     submission.manifest.write_text(row * size, encoding="utf-8")
     submission.script.write_text(_render(record, cluster, submission, size), encoding="utf-8")
-    (folder.elements / submission.root.name).touch()
     return submission
+
+
+def prepare_elements(plan: SearchPlan) -> SubmissionDir:
+    """Write the first submission of a search that a node will queue: nodes have no templates of scripts."""
+    record, search = plan.record, plan.record.search
+    size = min(search.parallel, search.budget) if queue_of(record.site).has_arrays else 1
+    submission = _freeze_elements(plan.folder, record, record.site, size)
+    plan.folder.prepared.symlink_to(f"../../.submissions/{submission.root.name}")
+    return submission
+
+
+def _find_prepared(folder: SearchDir, size: int) -> SubmissionDir | None:
+    """Find the submission that was written before, if it has as many elements."""
+    if not folder.prepared.is_symlink():
+        return None
+    submission = SubmissionDir(folder.runs_root / ".submissions" / Path(os.readlink(folder.prepared)).name)
+    return submission if submission.script.is_file() and len(read_json_lines(submission.manifest)) == size else None
 
 
 def _free_folder(folder: SearchDir) -> SubmissionDir:
