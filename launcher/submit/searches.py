@@ -19,7 +19,7 @@ from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.sweep_points import sweep_dir
 from launcher.run.trials import Owner, SearchDir, find_search, take_up
-from launcher.slurm.queue import queue_of
+from launcher.slurm.queue import dependency, queue_of
 from launcher.submit.plan_submission import SubmissionPlan
 from launcher.submit.render import Request, render
 from launcher.submit.search_record import SearchRecord
@@ -111,7 +111,8 @@ def plan_search(corners: SubmissionPlan, items: Sequence[LoadedRecipe]) -> Searc
 
 def script_of(plan: SearchPlan) -> str:
     """Render the script that a new search would send."""
-    return _render(plan.record, plan.record.site, _free_folder(plan.folder), plan.record.search.parallel)
+    size = min(plan.record.search.parallel, plan.corners.options.max_parallel or sys.maxsize)
+    return _render(plan.record, plan.record.site, _free_folder(plan.folder), size)
 
 
 def submit_search(plan: SearchPlan) -> QueuedElements:
@@ -124,7 +125,8 @@ def submit_search(plan: SearchPlan) -> QueuedElements:
         is_new = plan.is_new
         try:
             freeze_search(plan)
-            return queue_missing(plan.folder, plan.record.site)
+            most, after = plan.corners.options.max_parallel, plan.corners.dependencies
+            return queue_missing(plan.folder, plan.record.site, after, most)
         except BaseException:
             if is_new:
                 shutil.rmtree(plan.folder.root, ignore_errors=True)
@@ -143,25 +145,33 @@ def freeze_search(plan: SearchPlan) -> None:
     plan.record.write(plan.folder.record)
 
 
-def queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
+def queue_missing(
+    folder: SearchDir, cluster: Cluster, conditions: Sequence[str] = (), most: int | None = None
+) -> QueuedElements:
     """Queue elements for the trials of a search that are missing or not over, if there are too few.
+
+    Args:
+        folder: The search.
+        cluster: Its site.
+        conditions: What the elements wait for: `afterok:12`.
+        most: How many there may be at once, if not as many as the search says.
 
     Raises:
         RunError: It was stopped, and its elements are not gone yet.
         SlurmError: Slurm refused; nothing was queued.
     """
     with one_at_a_time(folder.runs_root):
-        return _queue_missing(folder, cluster)
+        return _queue_missing(folder, cluster, conditions, most)
 
 
-def _queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
+def _queue_missing(folder: SearchDir, cluster: Cluster, conditions: Sequence[str], most: int | None) -> QueuedElements:
     record = SearchRecord.read(folder.record)
     search, queue = record.search, queue_of(cluster)
     alive = len(require_no_leavers(folder, cluster))
     folder.stop_request.unlink(missing_ok=True)
     past = read_past(folder, search.metric)
     left = max(0, search.budget - len(past)) + sum(one.state == "open" for one in past)
-    count = min(search.parallel, left) - alive
+    count = min(search.parallel, left, most or left) - alive
     if count <= 0:
         return QueuedElements((), 0, left, alive)
     size = count if queue.has_arrays else 1
@@ -169,7 +179,8 @@ def _queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
     submission = prepared or _freeze_elements(folder, record, cluster, size)
     (folder.elements / submission.root.name).touch()  # the search knows of it before Slurm does
     try:
-        jobs = tuple(queue.add(submission) for _ in range(1 if queue.has_arrays else count))
+        options = dependency(conditions)
+        jobs = tuple(queue.add(submission, options) for _ in range(1 if queue.has_arrays else count))
     except BaseException:
         queue.cancel(submission)
         if not prepared:
