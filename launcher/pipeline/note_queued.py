@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from launcher.pipeline.record import Pipeline
 from launcher.run.paths import RunDir
-from launcher.run.queued_stages import QueuedStage, are_as_queued, read_queued, write_queued
+from launcher.run.queued_stages import QueuedStage, are_as_queued, queued_path, read_queued, write_queued
 from launcher.run.record import RunRecord
 
 
@@ -15,7 +15,7 @@ def forget_queued(pipeline: Pipeline) -> dict[str, QueuedStage]:
         What it said; nothing if that is not so any more.
     """
     noted = read_queued(pipeline.folder) or {}
-    pipeline.folder.queued.unlink(missing_ok=True)
+    queued_path(pipeline.folder).unlink(missing_ok=True)
     return noted if are_as_queued(pipeline.folder, noted) else {}
 
 

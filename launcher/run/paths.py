@@ -233,11 +233,6 @@ class PipelineDir:
         """What was queued, and why."""
         return self.root / "advance.log"
 
-    @property
-    def queued(self) -> Path:
-        """There while all stages are queued: the job of each (`launcher.run.queued_stages`)."""
-        return self.root / "queued.json"
-
 
 def list_shares(run: RunDir) -> list[RunDir]:
     """Runs of the tasks that work for a run, in their order; none for a run on its own."""

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from launcher.run.files import replace_text
 from launcher.run.ledger import has_finished, read_attempts
@@ -29,15 +30,20 @@ class QueuedStage:
     """Whether there is something to do once it has finished: its result gets a name at the site."""
 
 
+def queued_path(pipeline: PipelineDir) -> Path:
+    """There while all stages are queued: the job of each."""
+    return pipeline.root / "queued.json"
+
+
 def write_queued(pipeline: PipelineDir, stages: Mapping[str, QueuedStage]) -> None:
     """Write queued.json."""
-    replace_text(pipeline.queued, json.dumps({name: vars(one) for name, one in stages.items()}) + "\n")
+    replace_text(queued_path(pipeline), json.dumps({name: vars(one) for name, one in stages.items()}) + "\n")
 
 
 def read_queued(pipeline: PipelineDir) -> dict[str, QueuedStage] | None:
     """Read queued.json; None if it is not there, or holds something else."""
     try:
-        found = json.loads(pipeline.queued.read_bytes())
+        found = json.loads(queued_path(pipeline).read_bytes())
         return {name: QueuedStage(**one) for name, one in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return None
