@@ -7,6 +7,7 @@ from typing import Literal
 
 from jobs.batch.allocation import BatchJob
 from jobs.batch.attempt import Journal
+from launcher.run.queued_stages import needs_advance
 from launcher.run.slurm_text import outside_job
 from launcher.run.sweep_points import sweep_dir
 
@@ -14,10 +15,23 @@ TIMEOUT_SECONDS = 300
 """It asks Slurm some questions, each of which may take a minute at a busy site."""
 
 
-def advance_pipelines(job: BatchJob, say: Journal) -> None:
-    """Queue the stages that this run was waited for by; anybody can do it later if it fails here."""
+def advance_pipelines(job: BatchJob, has_just_finished: bool, say: Journal) -> None:
+    """Queue the stages that this run was waited for by; anybody can do it later if it fails here.
+
+    Args:
+        job: This start of the batch process; the ledger says how it ended.
+        has_just_finished: Whether the run has, in this process. Then there is often nothing to do, which a look at some
+            files tells sooner than a program can start.
+        say: Takes what was done.
+    """
     if job.record.pipeline is None or job.record.share is not None:
         return
+    try:
+        if has_just_finished and not job.is_trial and not needs_advance(job.run):
+            say("pipeline: all stages are queued")
+            return
+    except OSError as error:
+        say(f"pipeline: {error}")
     _advance("pipeline", job, say, job.record.pipeline)
 
 

@@ -114,6 +114,9 @@ class RunningRanks(Protocol):
     def poll(self) -> Outcome | None:
         """Tell how the ranks ended; None while any of them runs."""
 
+    def wait(self, seconds: float) -> None:
+        """Wait for the ranks' end, but not for long."""
+
     def ask_to_stop(self) -> str:
         """Deliver USR2 to every rank; return what to say about it."""
 

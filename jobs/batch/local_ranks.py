@@ -1,5 +1,6 @@
 """Starting the ranks as processes of this machine, where there is no Slurm."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -53,6 +54,11 @@ class LocalRanks:
         if self._running and self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._signal(signal.SIGKILL)
         return None if self._running else deciding_outcome(self._ends, Outcome(0))
+
+    def wait(self, seconds: float) -> None:
+        """Wait until one of them ends, but no longer than this."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            next(iter(self._running.values())).wait(timeout=seconds)
 
     def ask_to_stop(self) -> str:
         """Send USR2 to every rank."""

@@ -112,7 +112,7 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int
         if decision.action == "restart":
             continue
         if decision.action in ("done", "stop"):
-            advance_pipelines(job, say)
+            advance_pipelines(job, decision.action == "done", say)
             advance_sweep(job, say)
         if decision.action in ("done", "stop") or not job.local:
             if not requeue_run(job, attempt, end.unfit, decision, say):
@@ -161,7 +161,7 @@ def _check_start(job: BatchJob, attempts: Sequence[Attempt], notifier: Notifier)
             append_event(job.run.ledger, finished.number, ended=ended, action="done", source="ledger")
             say = Journal(job.run.batch_log(finished.number))
             _register(job, say)
-            advance_pipelines(job, say)
+            advance_pipelines(job, False, say)
             advance_sweep(job, say)
             notifier.tell("finished", "", say)
         raise StartRefusedError(f"{job.run.root.name}: finished in attempt {finished.number}; nothing to do", FINISHED)

@@ -100,6 +100,8 @@ def node_address(name: str) -> str | None:
 
 def hostnames(nodelist: str) -> list[str]:
     """Expand `gpu[01-04]`; the text itself when Slurm does not tell and there is nothing to expand."""
+    if re.fullmatch(r"[\w.-]+", nodelist):
+        return [nodelist]
     answer = ask("scontrol", "show", "hostnames", nodelist)
     if answer.ok and answer.text:
         return answer.text.split()

@@ -1,5 +1,6 @@
 """Starting the ranks with srun: one per GPU, each a direct child of slurmstepd, so that signals reach it."""
 
+import contextlib
 import os
 import re
 import signal
@@ -142,6 +143,13 @@ class SrunRanks:
             return None
         self._reader.join(timeout=10)
         return deciding_outcome(self._ends, Outcome(128 - code if code < 0 else code, self._last_line))
+
+    def wait(self, seconds: float) -> None:
+        """Wait until srun ends, which closes its stderr first, but no longer than this."""
+        self._reader.join(timeout=seconds)
+        if not self._reader.is_alive():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._srun.wait(timeout=seconds)
 
     def ask_to_stop(self) -> str:
         """Send USR2 to every rank of the job."""

@@ -108,7 +108,7 @@ class _Supervisor:
                 self._prune(ranks)
             if self._hang is not None and self._is_given_up(ranks, self._hang):
                 return self.gather(Outcome(128 + signal.SIGKILL))
-            time.sleep(POLL_SECONDS)
+            ranks.wait(POLL_SECONDS)
         return self.gather(outcome)
 
     def _ask_to_stop(self, ranks: RunningRanks, why: str) -> None:

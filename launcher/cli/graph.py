@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from launcher.monitor.status import RunStatus
     from launcher.pipeline.record import Pipeline
     from launcher.pipeline.states import StageState
+    from launcher.recipe.sections.search import Search
 
 
 def graph(
@@ -96,15 +97,20 @@ def _read(pipeline: str, cluster: str | None) -> "tuple[list[GraphNode], bool]":
         loaded = load_pipeline(Path(pipeline))
         kinds = {stage.sweep or stage.name: stage.loaded.recipe.kind for stage in loaded.stages}
         points = Counter(stage.sweep for stage in loaded.stages if stage.sweep)
+        searches = {stage.name: stage.loaded.recipe.search for stage in loaded.stages}
         order = sort_loaded(loaded).items()
         return [
-            GraphNode(name, kinds[name], tuple(sorted(awaits)), detail=f"{points[name]} points" if points[name] else "")
+            GraphNode(name, kinds[name], tuple(sorted(awaits)), detail=_size(points[name], searches.get(name)))
             for name, awaits in order
         ], True
     profile = load_cluster(cluster)
     found = require_pipeline(profile, pipeline)
     states, _ = read_stages(found, profile)
     return [_node(found, name, its, states) for name, its in by_stage(states).items()], is_over(states)
+
+
+def _size(points: int, search: "Search | None") -> str:
+    return f"{search.budget} trials" if search else f"{points} points" if points else ""
 
 
 def _node(
@@ -124,7 +130,8 @@ def _node(
     [one] = its
     if one.status is None:
         return GraphNode(name, "", before, "removed")
-    return GraphNode(name, one.status.kind, before, one.status.state, _detail(pipeline, one.status), one.status.id)
+    detail = f"{one.status.step} of {one.status.total_steps} trials" if one.search else _detail(pipeline, one.status)
+    return GraphNode(name, one.status.kind, before, one.status.state, detail, one.status.id)
 
 
 def _sweep_detail(points: "Sequence[StageState]") -> str:
@@ -136,10 +143,13 @@ def _detail(pipeline: "Pipeline", status: "RunStatus") -> str:
     import time
 
     from launcher.cli.views.wording import duration
+    from launcher.run.paths import RunDir
+    from launcher.run.record import RunRecord
 
     attempts = status.attempts
     taken = sum((each.ended or time.time()) - each.started for each in attempts)
-    if status.state == "finished" and status.created < pipeline.record.created:
+    its_own = RunRecord.read(RunDir(Path(status.folder)).record).pipeline == str(pipeline.folder.root)
+    if status.state == "finished" and not its_own:
         return "finished before"
     if len(attempts) > 1:
         return f"{duration(taken)}, {len(attempts)} attempts"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.json_output import print_json
+from launcher.cli.search import stop_search
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from launcher.pipeline.plan import PipelinePlan
     from launcher.pipeline.record import Pipeline
     from launcher.run.paths import RunDir
+    from launcher.run.trials import SearchDir
 
 app = typer.Typer(help="Pipelines, where another command does not do.", no_args_is_help=True)
 
@@ -172,6 +174,8 @@ def stop(pipeline: "Pipeline", profile: "Cluster", at_once: bool) -> None:
     alive = _alive(pipeline, profile)
     for run in (run for runs in alive.values() for run in runs):
         StopRequest().write(run.stop_request)  # all of them first: Slurm may not answer, and start one of them later
+    for search in _searches(pipeline, profile):
+        stop_search(search, profile, at_once)
     for name, runs in reversed(alive.items()):
         if len(runs) > 1:
             count = (ending.cancel_all if at_once else ending.stop_all)(runs, profile)
@@ -182,6 +186,14 @@ def stop(pipeline: "Pipeline", profile: "Cluster", at_once: bool) -> None:
         else:
             typer.echo(f"{name}: {ending.stop(runs[0], profile)}")
     typer.echo(f"`launcher resume {pipeline.record.id}` continues {pipeline.record.name}")
+
+
+def _searches(pipeline: "Pipeline", profile: "Cluster") -> "list[SearchDir]":
+    """Give the searches that are queued or running."""
+    from launcher.pipeline.states import read_stages
+
+    states = read_stages(pipeline, profile)[0].values()
+    return [one.search.folder for one in states if one.search and one.is_alive]
 
 
 def _alive(pipeline: "Pipeline", profile: "Cluster") -> "dict[str, list[RunDir]]":

@@ -1,6 +1,7 @@
 """`launcher search ask | judge`: what nodes call between the trials of a search, and while one is under way."""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from launcher.run.trials import SearchDir
     from launcher.submit.plan_submission import SubmitOptions
     from launcher.submit.searches import QueuedElements, SearchPlan
+
+POLL_SECONDS = (0.5, 15)
+"""Pause between two looks: short at first, then long, since each asks Slurm."""
+_REFUSED = {
+    "--rerun": "a search keeps the trials that it has; write another `name` to begin anew",
+    "--follow": "a search has many trials; `launcher logs TRIAL --follow` follows one of them",
+    "--test-only": "is not for searches; `--dry-run` prints the script, which `sbatch --test-only` takes",
+}
 
 app = typer.Typer(help="Searches, where another command does not do.", no_args_is_help=True)
 
@@ -63,7 +72,7 @@ def judge(
 
 def submit_search_file(
     wanted: "Sequence[LoadedRecipe]", profile: "Cluster", options: "SubmitOptions", others: "Mapping[str, object]",
-    *, dry_run: bool, as_json: bool,
+    *, dry_run: bool, as_json: bool, wait: bool = False,
 ) -> bool:  # fmt: skip
     """Queue a search, or what is missing of it; False if the recipes are no search.
 
@@ -78,7 +87,7 @@ def submit_search_file(
     if plan is None:
         return False
     if given := [name for name, value in others.items() if value]:
-        raise LauncherError(f"{given[0]}: is not for searches; leave it out")
+        raise LauncherError(f"{given[0]}: {_REFUSED[given[0]]}")
     warn(plan.corners.recipes)
     if dry_run:
         typer.echo(script_of(plan), nl=False)
@@ -91,7 +100,30 @@ def submit_search_file(
         print_json({**report, "elements": queued.elements, "left": queued.left}, "search")
     else:
         _report(plan.record.name, queued)
+    if wait and not _all_end(plan.folder, profile):
+        raise typer.Exit(1)
     return True
+
+
+def _all_end(folder: "SearchDir", profile: "Cluster") -> bool:
+    """Wait until no element is queued or running, telling how many trials are over; say whether all of them are."""
+    from launcher.monitor.trials import read_past
+    from launcher.submit.search_record import SearchRecord
+    from launcher.submit.searches import alive_elements
+
+    record, shown, (pause, longest) = SearchRecord.read(folder.record), -1, POLL_SECONDS
+    search = record.search
+    while True:
+        alive = alive_elements(folder, profile)
+        past = read_past(folder, search.metric)
+        over = sum(one.state != "open" for one in past)
+        if over != shown:
+            typer.echo(f"{record.name}: {over} of {search.budget} trials are over", err=True)
+        shown = over
+        if not alive:
+            return over >= search.budget and any(one.state == "finished" for one in past)
+        time.sleep(pause)
+        pause = min(1.5 * pause, longest)
 
 
 def render_search(wanted: "Sequence[LoadedRecipe]", profile: "Cluster", options: "SubmitOptions") -> bool:

@@ -54,10 +54,10 @@ def status(
     from launcher.monitor.searches import read_search
     from launcher.monitor.status import read_statuses
     from launcher.monitor.sweep import find_sweep, read_sweep, search_named, select
-    from launcher.pipeline.find import find_pipeline
+    from launcher.pipeline.find import find_pipeline, find_stage_search
 
     profile = load_cluster(cluster)
-    if run is not None and (search := search_named(profile, run)):
+    if run is not None and (search := search_named(profile, run) or find_stage_search(profile, run)):
         found = read_search(search, profile, where or (), metric)
         idle = () if where else idle_notes(search, profile, found)
         _show_sweep(replace(found, notes=(*found.notes, *idle)), as_json, everything)

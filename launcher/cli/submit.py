@@ -114,9 +114,8 @@ def submit(
         return
     wanted = _load(recipes, overrides or (), rehearse, sweep or ())
     options = SubmitOptions(tuple(after), max_parallel, rehearse)
-    not_of_searches = {"--after": after, "--max-parallel": max_parallel, "--test-only": test_only, "--rerun": rerun}
-    not_of_searches |= {"--wait": wait, "--follow": follow}
-    if submit_search_file(wanted, profile, options, not_of_searches, dry_run=dry_run, as_json=as_json):
+    refused = {"--test-only": test_only, "--rerun": rerun, "--follow": follow}
+    if submit_search_file(wanted, profile, options, refused, dry_run=dry_run, as_json=as_json, wait=wait):
         return
     shows = _print_scripts if dry_run else _print_starts if test_only else None
     runs = _submit_recipes(wanted, profile, options, rerun, shows=shows, yes=yes, as_json=as_json)

@@ -116,12 +116,11 @@ def _load_stages(
             Override(one.keys, relocate(one.value, folder)) for one in (*fitting, *_settings(own), *_points(own))
         ]
         loaded = load_document(composer, document, path, settings, rehearse) if document else []
-        loaded = loaded[: pipeline.recipe.max_points]
-        if loaded and loaded[0].recipe.search:
-            message = (
-                f"the recipe of stage `{name}` has a `search`; write a `sweep` in its place, or submit it by itself"
-            )
-            composer.refuse(own.origin, "structure", message)
+        if loaded and loaded[0].recipe.search is None:
+            loaded = loaded[: pipeline.recipe.max_points]
+        elif loaded and (made := loaded[0].recipe.makes) and made.type not in ("model", "adapter"):
+            message = f"a search selects models, and this recipe makes a {made.type}; write a `sweep` in its place"
+            composer.refuse(own.origin, "structure", message, f"stages.{name}")
         faults += [(path, fault) for fault in composer.all_faults(path)]
         if loaded:
             for key, message in find_select_faults(stage, loaded):

@@ -25,6 +25,10 @@ class LoadedStage:
     needs: tuple[str, ...] = ()
     sweep: str | None = None
     """Of a point: the stage as it is written."""
+    corners: tuple[LoadedRecipe, ...] = ()
+    """Of a search: recipes at the corners of its space."""
+    best: "LoadedChoice | None" = None
+    """Of a search: how its best trial is selected."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,10 @@ def read_points(
     Returns:
         The stages, and what selects one of them.
     """
+    if search := loaded[0].recipe.search:
+        select = stage.select or Select(metric=search.metric, direction=search.direction)
+        best = _choice(name, (), select, loaded[0])
+        return [LoadedStage(name, replace(loaded[0], point=None), stage.needs, None, tuple(loaded), best)], None
     if loaded[0].point is None:
         return [LoadedStage(name, loaded[0], stage.needs)], None
     made = {recipe.makes.name for recipe in (item.recipe for item in loaded) if recipe.makes}
@@ -71,9 +79,13 @@ def read_points(
 
 def find_select_faults(stage: PipelineStage, loaded: Sequence[LoadedRecipe]) -> Iterator[tuple[str, str]]:
     """Name what is wrong with a stage's `select`, with the key below it."""
+    search = loaded[0].recipe.search
     if stage.select is None:
         return
-    if loaded[0].point is None:
+    if search and stage.select.allow_failed:
+        yield "allow_failed", "is for sweeps; a search passes over trials that failed, so leave it out"
+        return
+    if loaded[0].point is None and not search:
         yield "", "the stage has no `sweep`, so there is nothing to select from; write one, or remove `select`"
         return
     select = stage.select
@@ -82,7 +94,7 @@ def find_select_faults(stage: PipelineStage, loaded: Sequence[LoadedRecipe]) -> 
     ):
         key, _, message = fault.partition(": ")
         yield key, message
-    if select.allow_failed >= len(loaded):
+    if not search and select.allow_failed >= len(loaded):
         yield "allow_failed", f"{select.allow_failed} leaves none of {len(loaded)} points; write a smaller number"
 
 

@@ -15,8 +15,10 @@ from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
 from launcher.pipeline.choose import Choice, recipe_of
 from launcher.pipeline.find import pipelines_with
+from launcher.pipeline.note_queued import forget_queued, note_queued
 from launcher.pipeline.point_queue import QUEUE_IS_FULL, PointQueue
 from launcher.pipeline.record import Pipeline, StageRecord, replace_link
+from launcher.pipeline.search_stage import SearchState
 from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
 from launcher.run.ledger import StopRequest
 from launcher.run.locations import Locations
@@ -26,6 +28,7 @@ from launcher.run.record import RunRecord
 from launcher.run.stage_inputs import missing_inputs
 from launcher.slurm.queue import end_jobs, queue_of
 from launcher.submit.resubmit import resubmit, resubmit_group
+from launcher.submit.searches import forget_failures, queue_missing
 
 
 def advance(pipeline: Pipeline, cluster: Cluster, resume: bool = False) -> list[str]:
@@ -65,7 +68,11 @@ class _Advance:
     """The jobs of stages that are queued or running."""
     handed_over: set[str] = field(default_factory=set)
     """Stages whose own jobs were cancelled, since another run does the same."""
+    conditioned: set[str] = field(default_factory=set)
+    """Stages whose jobs were just given what they wait for."""
     is_full: bool = False
+    is_busy: bool = False
+    """Whether a search is queued or running."""
 
     @cached_property
     def points(self) -> PointQueue:
@@ -73,6 +80,7 @@ class _Advance:
         return PointQueue(self.cluster, self.told, self.jobs)
 
     def run(self) -> None:
+        before = forget_queued(self.pipeline)
         states, _ = read_stages(self.pipeline, self.cluster)
         choice = Choice(self.cluster, self.pipeline.folder.root.name)
         for one in states.values():
@@ -84,11 +92,14 @@ class _Advance:
                 self._keep_alive(one, one.run, choice)
             elif self.pipeline.is_stopped:
                 continue
+            elif one.search:
+                self._search(one, one.search, choice)
             elif one.stage.select:
                 self._select(one, choice)
             elif one.may_advance or (self.resume and one.may_resume):
                 self._take_up(one, choice)
         self.points.flush()
+        note_queued(self.pipeline, before, choice.finished, self.jobs, self.conditioned)
 
     def _select(self, one: StageState, choice: Choice) -> None:
         """Let the best point be what a stage came to, once all of its points have ended."""
@@ -104,6 +115,33 @@ class _Advance:
         self.told.append(f"{one.stage.name}: selected {one.verdict.why}")
         self._settle(one.stage, run)
         choice.note_finished(one.stage, run)
+
+    def _search(self, one: StageState, search: SearchState, choice: Choice) -> None:
+        """Queue a search whose inputs are there, and select its best trial once all of them are over."""
+        self._select(one, choice)
+        is_to_do = one.may_advance or (self.resume and one.may_resume)
+        if one.verdict.run or not is_to_do or any(name not in choice.finished for name in one.stage.awaits):
+            self.is_busy |= one.is_alive
+            return
+        if self.is_full or (self.cluster.executor == "local" and (self.is_busy or self.jobs)):
+            return
+        forget_failures(search.folder)
+        try:
+            queued = queue_missing(search.folder, self.cluster)
+        except RunError as error:  # its jobs are still ending
+            self.told.append(str(error))
+            return
+        except SlurmError as error:
+            if not QUEUE_IS_FULL.search(str(error)):
+                raise
+            self.is_full = True
+            self.told.append(f"{one.stage.name}: is queued later: {error}")
+            return
+        self.is_busy = True
+        elements = f"{queued.elements} element{'s' * (queued.elements != 1)}"
+        self.told.append(
+            f"{one.stage.name}: queued {elements} for {queued.left} trials as job {', '.join(queued.jobs)}"
+        )
 
     def _take_up(self, one: StageState, choice: Choice) -> None:
         """Queue a stage whose inputs are there or on their way; nothing if a run elsewhere does its work."""
@@ -121,7 +159,7 @@ class _Advance:
         waiting = [name for name in stage.awaits if name not in choice.finished]
         if self.is_full or self.points.is_full or any(name not in self.jobs for name in waiting):
             return
-        if self.cluster.executor == "local" and (waiting or self.jobs):
+        if self.cluster.executor == "local" and (waiting or self.jobs or self.is_busy):
             return
         if not waiting and (missing := missing_inputs(RunRecord.read(run.record))):
             self.told.append(f"{stage.name}: {'; '.join(missing)}")
@@ -146,6 +184,7 @@ class _Advance:
     def _queue(self, one: StageState, run: RunDir, conditions: Sequence[str]) -> None:
         try:
             self._resubmit(one, run, conditions)
+            self.conditioned.add(one.stage.name)
         except RunError as error:  # a process that was killed, or that had no lock, has queued it
             self.told.append(str(error))
         except SlurmError as error:
@@ -214,6 +253,7 @@ class _Advance:
         for job, further in jobs_waiting(one):
             queue_of(self.cluster).set_conditions(job, [*conditions, *further])
             self.told.append(f"{one.stage.name}: job {job} waits for {', '.join(waiting) or 'nothing'} now")
+        self.conditioned.add(one.stage.name)
 
     def _settle(self, stage: StageRecord, run: RunDir) -> None:
         """Give a finished result its names."""

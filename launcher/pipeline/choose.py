@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from launcher.cluster import Cluster
 from launcher.pipeline.find import list_pipelines
-from launcher.pipeline.record import Pipeline, StageRecord, made_at
+from launcher.pipeline.record import Pipeline, StageRecord, made_for
+from launcher.pipeline.search_stage import read_search
 from launcher.pipeline.selection import select_best
 from launcher.pipeline.states import read_stages
 from launcher.recipe import Recipe, read_recipe
@@ -63,6 +64,14 @@ class Choice:
             self.note_finished(stage, run)
         return run
 
+    def select_trial(self, stage: StageRecord) -> RunDir | None:
+        """Find the trial that a search selects; None if not all trials are over."""
+        found = read_search(stage, expand(self.cluster.roots.runs), self.cluster)
+        run = found.verdict.run if found else None
+        if run:
+            self.note_finished(stage, run)
+        return run
+
     def _are_known(self, awaited: Iterable[str]) -> bool:
         return all(name in self.finished or name in self.shared or name in self.going for name in awaited)
 
@@ -71,8 +80,7 @@ class Choice:
         self.finished[stage.name] = run
         if stage.makes:
             artifact, name = stage.makes
-            lies = made_at(run) if stage.select else RunRecord.read(run.record).locations.folder(artifact, name)
-            self.made[root_of(artifact), name] = str(lies)
+            self.made[root_of(artifact), name] = str(made_for(stage, run))
 
     def _find_finished(self, recipe: Recipe, folder: str) -> RunDir | None:
         root = expand(self.cluster.roots.runs)

@@ -1,6 +1,7 @@
 """What is wrong with a pipeline: with the recipes of its stages, or with what they make together."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from launcher.cluster import Cluster
@@ -39,7 +40,8 @@ def _by_stage(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe]) -> dict
     """Give the recipes of each stage as it is written: one, or one for each point of its sweep."""
     found: dict[str, list[LoadedRecipe]] = {}
     for stage in loaded.stages:
-        found.setdefault(stage.sweep or stage.name, []).append(items[stage.name])
+        its = [replace(one, artifacts=items[stage.name].artifacts) for one in stage.corners] or [items[stage.name]]
+        found.setdefault(stage.sweep or stage.name, []).extend(its)
     return found
 
 

@@ -8,6 +8,8 @@ from launcher.errors import RunError
 from launcher.monitor.find import FOLDER
 from launcher.pipeline.record import Pipeline
 from launcher.run.paths import PipelineDir, RunDir, expand
+from launcher.run.record import RunRecord
+from launcher.run.trials import SearchDir, find_search
 
 _SHOWN = 10
 
@@ -65,11 +67,29 @@ def find_stage(cluster: Cluster, pipeline: str, stage: str) -> RunDir:
         said = "nothing is selected yet" if stage in its else "it is a sweep"
         listed = ", ".join(f"`{name}`" for name in points[:_SHOWN]) + (" ..." if len(points) > _SHOWN else "")
         raise RunError(f"`{found.record.name}`: stage `{stage}`: {said}; name one of its points: {listed}")
+    if run is None and its[stage].search:
+        raise RunError(
+            f"`{found.record.name}`: stage `{stage}` is a search of which no trial is selected yet; name a trial, "
+            f"which `launcher status {pipeline}:{stage}` lists"
+        )
     if run is None:
         raise RunError(f"`{found.record.name}`: the run of stage `{stage}` was removed; submit the pipeline again")
     return run
 
 
+def find_stage_search(cluster: Cluster, text: str) -> SearchDir | None:
+    """Find the search that `PIPELINE:STAGE` names; None if it names none."""
+    name, _, stage = text.rpartition(":")
+    found = find_pipeline(cluster, name) if name else None
+    searches = [one.search for one in found.record.stages if one.name == stage and one.search] if found else []
+    return find_search(expand(cluster.roots.runs), searches[0]) if searches else None
+
+
 def pipelines_with(run: RunDir) -> list[Pipeline]:
-    """List the pipelines that have a stage which this run carries out."""
-    return [one for one in list_pipelines(run.root.parent) if run in one.runs().values()]
+    """List the pipelines that have a stage which this run carries out, or of which it is a trial."""
+    sweep = RunRecord.read(run.record).sweep if run.record.is_file() else None
+    return [
+        one
+        for one in list_pipelines(run.root.parent)
+        if run in one.runs().values() or (sweep and any(stage.search == sweep for stage in one.record.stages))
+    ]

@@ -16,12 +16,13 @@ from launcher.load.recipes import LoadedRecipe
 from launcher.pipeline.choose import Choice
 from launcher.pipeline.faults import find_faults
 from launcher.pipeline.order import StageOrder, order_stages
-from launcher.pipeline.record import Selection, StageRecord, made_at
+from launcher.pipeline.record import Selection, StageRecord, made_for
 from launcher.recipe.identity import look_at_input, recipe_checksum
 from launcher.run.locations import Locations
 from launcher.run.paths import PipelineDir, RunDir
 from launcher.submit.plan_submission import SubmissionPlan, SubmitOptions, plan_submission, runs_root_of
 from launcher.submit.render import slug
+from launcher.submit.searches import SearchPlan, plan_search
 from launcher.submit.snapshot import Snapshot, read_code
 
 
@@ -38,6 +39,8 @@ class PlannedStage:
     """A run of another pipeline that is doing it."""
     plan: SubmissionPlan | None = None
     """Its own run, together with the other points of a sweep that need one; None if it needs none."""
+    search: SearchPlan | None = None
+    """Of a search that is not over."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class PipelinePlan:
 
     @property
     def to_do(self) -> list[PlannedStage]:
-        """The stages that get a run of their own."""
-        return [stage for stage in self.stages if stage.plan is not None]
+        """The stages that get a run of their own, and the searches that are not over."""
+        return [stage for stage in self.stages if stage.plan is not None or stage.search is not None]
 
 
 def plan_pipeline(
@@ -100,6 +103,7 @@ def _plan_stages(
     choice = Choice(plan.cluster, plan.folder.root.name)
     sweeps = {stage.name: stage.sweep for stage in loaded.stages}
     choices = {one.name: one for one in loaded.choices}
+    bests = {stage.name: stage.best for stage in loaded.stages}
     for name, awaits in order.awaits.items():
         if one := choices.get(name):
             select = Selection(one.metric, one.direction, one.allow_failed)
@@ -108,6 +112,12 @@ def _plan_stages(
             continue
         item, made = items[name], items[name].recipe.makes
         makes = (made.type, made.name) if made else None
+        if best := bests.get(name):
+            select = Selection(best.metric, best.direction)
+            search = f"{loaded.recipe.name}:{name}:{keys[name][:8]}"
+            record = StageRecord(name, tuple(sorted(awaits)), makes, keys[name], select=select, search=search)
+            yield PlannedStage(record, item, None if plan.rerun else choice.select_trial(record))
+            continue
         record = StageRecord(name, tuple(sorted(awaits)), makes, keys[name], sweeps[name])
         run = None if plan.rerun else choice.choose(record, item.recipe, item.folder, record.awaits)
         is_finished = name in choice.finished
@@ -118,14 +128,38 @@ def _with_plans(stages: Sequence[PlannedStage], plan: PipelinePlan, snapshot: Sn
     """Plan the runs that stages need; the points of a sweep have one plan together."""
     together: dict[str, list[LoadedRecipe]] = {}
     for stage in stages:
-        if stage.loaded and not stage.finished and not stage.shared:
+        if _needs_run(stage) and stage.loaded:
             item = replace(stage.loaded, stage=stage.record.name)
             together.setdefault(stage.record.sweep or stage.record.name, []).append(item)
     options = SubmitOptions(rehearsal=plan.rehearsal, pipeline=plan.folder.root, check=False)
     plans = {name: plan_submission(its, plan.cluster, options, snapshot) for name, its in together.items()}
     for stage in stages:
-        needs_run = stage.loaded and not stage.finished and not stage.shared
-        yield replace(stage, plan=plans[stage.record.sweep or stage.record.name]) if needs_run else stage
+        if stage.record.search and not stage.finished:
+            yield replace(stage, search=_plan_search(stage, plan, snapshot))
+        else:
+            yield replace(stage, plan=plans[stage.record.sweep or stage.record.name]) if _needs_run(stage) else stage
+
+
+def _needs_run(stage: PlannedStage) -> bool:
+    return bool(stage.loaded and not stage.finished and not stage.shared and not stage.record.search)
+
+
+def _plan_search(stage: PlannedStage, plan: PipelinePlan, snapshot: Snapshot) -> SearchPlan:
+    """Plan the search of a stage, whose trials name nothing: the pipeline names the best of them."""
+    name, record = stage.record.name, stage.record
+    [corners] = [one.corners for one in plan.loaded.stages if one.name == name]
+    output = {"output": None} if record.makes else {}
+    items = [
+        replace(
+            one,
+            recipe=one.recipe.model_copy(update={"name": record.search, **output}),
+            artifacts=plan.folder.artifacts,
+            stage=name,
+        )
+        for one in corners
+    ]
+    options = SubmitOptions(rehearsal=plan.rehearsal, pipeline=plan.folder.root, stage=name, check=False)
+    return plan_search(plan_submission(items, plan.cluster, options, snapshot), items)
 
 
 def _new_folder(root: Path, name: str) -> PipelineDir:
@@ -146,7 +180,7 @@ def _taken_names(plan: PipelinePlan) -> Iterator[Fault]:
         place = Locations(plan.cluster.roots.model_dump(), "").folder(artifact, name)
         if not os.path.lexists(place):
             continue
-        finished = made_at(stage.finished) if stage.finished else None
+        finished = made_for(stage.record, stage.finished) if stage.finished else None
         if finished is None or os.path.realpath(finished) != os.path.realpath(place):
             message = f"`{place}` exists already, and is something else; write another name, or remove it"
             yield plan.loaded.place(f"publish.{name}", message, "name-taken")
@@ -158,6 +192,7 @@ def _keys(
     """Give each stage a checksum of its recipe, of what it reads from elsewhere, and of the stages before it."""
     keys: dict[str, str] = {}
     choices = {one.name: one for one in loaded.choices}
+    bests = {stage.name: stage.best for stage in loaded.stages}
     for name, reads in order.reads.items():
         if one := choices.get(name):
             how = [one.metric, one.direction, one.allow_failed, one.makes]
@@ -166,6 +201,8 @@ def _keys(
         item = items[name]
         locations = Locations(cluster.roots.model_dump(), item.folder)
         parts: list[object] = [salt, recipe_checksum(item.recipe)]
+        if (search := item.recipe.search) and (best := bests[name]):
+            parts += [search.model_dump(mode="json"), best.metric, best.direction]
         for each in (*item.recipe.inputs(), *item.recipe.optional_inputs()):
             content = None if each.key in reads else look_at_input(each, locations)
             parts.append([each.key, keys[reads[each.key]] if each.key in reads else content and content.as_json()])

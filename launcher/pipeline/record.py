@@ -31,7 +31,9 @@ class StageRecord:
     sweep: str | None = None
     """Of a point of a sweep: the stage as it is written."""
     select: "Selection | None" = None
-    """Of a stage that has no run of its own: how it selects one of those that it waits for."""
+    """Of a stage that has no run of its own: how it selects one of those that it waits for, or one of its trials."""
+    search: str | None = None
+    """Of a stage that is a search: the search's name."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def _read_stage(found: dict[str, Any]) -> StageRecord:
         key=found["key"],
         sweep=found.get("sweep"),
         select=Selection(**select) if select else None,
+        search=found.get("search"),
     )
 
 
@@ -126,7 +129,7 @@ class Pipeline:
         if stage.makes is None:
             return
         place = Locations({}, "", self.folder.artifacts).folder(*stage.makes)
-        made = made_at(run) if stage.select else RunRecord.read(run.record).locations.folder(*stage.makes)
+        made = made_for(stage, run)
         if made is not None and made != place:
             replace_link(place, str(made))
 
@@ -140,6 +143,15 @@ def made_at(run: RunDir) -> Path | None:
     """Where what a run makes for others lies, or will lie; None if it makes nothing that has a name."""
     made = read_recipe(run.recipe.read_text(encoding="utf-8")).makes
     return RunRecord.read(run.record).locations.folder(made.type, made.name) if made else None
+
+
+def made_for(stage: StageRecord, run: RunDir) -> Path | None:
+    """Where what a stage makes lies, or will lie, if a run carries it out; None if it makes nothing that has a name."""
+    if stage.makes is None:
+        return None
+    if stage.search:  # the trial's own recipe names nothing
+        return run.outputs / "model"
+    return made_at(run) if stage.select else RunRecord.read(run.record).locations.folder(*stage.makes)
 
 
 def replace_link(link: Path, target: str) -> None:

@@ -25,22 +25,23 @@ class Verdict:
     """Whether points are still to end."""
 
 
-def select_best(select: Selection, finished: Mapping[str, RunDir]) -> Verdict:
+def select_best(select: Selection, finished: Mapping[str, RunDir], noun: str = "points") -> Verdict:
     """Select one of the points that have finished.
 
     Args:
         select: How.
         finished: The runs by the names of their points, in the order of the recipe.
+        noun: What they are called.
     """
     sign = 1 if select.direction == "minimize" else -1
     values = {name: read_value(run, select.metric) for name, run in finished.items()}
     known = {name: value for name, value in values.items() if value is not None}
     if not known:
-        return Verdict(None, f"none of {len(finished)} points has a number as `{select.metric}`")
+        return Verdict(None, f"none of {len(finished)} {noun} has a number as `{select.metric}`")
     best = min(known, key=lambda name: sign * known[name])
     without = [name for name in values if name not in known]
     passed = f"; passed over without a number: {list_points(without)}" if without else ""
-    return Verdict(finished[best], f"`{best}` of {len(finished)} points, {select.metric} {known[best]:.6g}{passed}")
+    return Verdict(finished[best], f"`{best}` of {len(finished)} {noun}, {select.metric} {known[best]:.6g}{passed}")
 
 
 def recall(select: Selection, run: RunDir, points: Mapping[str, RunDir | None]) -> Verdict:

@@ -7,6 +7,7 @@ from functools import cached_property
 from launcher.cluster import Cluster
 from launcher.monitor.status import RunStatus, read_statuses
 from launcher.pipeline.record import Pipeline, StageRecord
+from launcher.pipeline.search_stage import SearchState, read_search, recall_trial
 from launcher.pipeline.selection import Verdict, list_points, recall, select_best
 from launcher.run.paths import RunDir
 
@@ -23,6 +24,8 @@ class StageState:
     status: RunStatus | None
     points: "tuple[StageState, ...]" = ()
     """Of a selection: what it selects from."""
+    search: SearchState | None = None
+    """Of a search, as long as no trial is selected."""
 
     @property
     def members(self) -> tuple[RunStatus, ...]:
@@ -40,7 +43,7 @@ class StageState:
     @property
     def is_alive(self) -> bool:
         """Whether it waits in Slurm's queue, or runs, or nobody can tell; of a selection, whether a point does."""
-        if self.stage.select and self.run is None:
+        if self.points and self.run is None:
             return any(point.is_alive for point in self.points)
         return self.status is not None and not self.status.is_over
 
@@ -55,6 +58,8 @@ class StageState:
 
         Of a selection: whether it can be made now.
         """
+        if self.search:
+            return self.verdict.run is not None or self.search.status.state == "not submitted"
         if self.stage.select:
             return self.run is None and self.verdict.run is not None
         if self.status is None:
@@ -68,6 +73,10 @@ class StageState:
     def verdict(self) -> Verdict:
         """Which of its points a selection selects, or why it selects none yet."""
         assert self.stage.select is not None
+        if self.search:
+            return self.search.verdict
+        if self.stage.search:
+            return recall_trial(self.stage, self.run) if self.run else Verdict(None, "its search was removed")
         if self.run is not None:
             return recall(self.stage.select, self.run, {point.stage.name: point.run for point in self.points})
         unfinished = [point for point in self.points if not point.is_finished]
@@ -86,7 +95,7 @@ class StageState:
 
 
 def read_stages(pipeline: Pipeline, cluster: Cluster) -> tuple[dict[str, StageState], tuple[str, ...]]:
-    """Read how the stages are doing; Slurm is asked once.
+    """Read how the stages are doing; Slurm is asked once, and for each search that is under way.
 
     Returns:
         The stages in their order, and notes about what could not be read.
@@ -95,10 +104,13 @@ def read_stages(pipeline: Pipeline, cluster: Cluster) -> tuple[dict[str, StageSt
     statuses, notes = read_statuses(cluster, [*runs.values()]) if runs else ([], ())
     by_folder = {one.folder: one for one in statuses}
     states: dict[str, StageState] = {}
+    root = pipeline.folder.root.parent
     for stage in pipeline.record.stages:
         run = runs.get(stage.name)
-        points = tuple(states[name] for name in stage.awaits) if stage.select else ()
-        states[stage.name] = StageState(stage, run, by_folder.get(str(run.root)) if run else None, points)
+        points = tuple(states[name] for name in stage.awaits) if stage.select and not stage.search else ()
+        status = by_folder.get(str(run.root)) if run else None
+        search = read_search(stage, root, cluster) if stage.search and run is None else None
+        states[stage.name] = StageState(stage, run, search.status if search else status, points, search)
     return states, notes
 
 

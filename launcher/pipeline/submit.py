@@ -20,8 +20,11 @@ from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir, list_shares
 from launcher.run.record import RunRecord, fingerprint
 from launcher.run.sweep_points import SweptRun, write_points
+from launcher.run.trials import SearchDir, find_search
 from launcher.slurm.queue import queue_of
 from launcher.submit.queue_all import freeze_only
+from launcher.submit.search_record import SearchRecord
+from launcher.submit.searches import freeze_search, prepare_elements
 
 
 def submit_pipeline(plan: PipelinePlan, on_wait: Callable[[], object] = lambda: None) -> Pipeline:
@@ -97,7 +100,8 @@ def _require_shared(plan: PipelinePlan) -> None:
 def _jobs(pipeline: Pipeline) -> list[list[str]]:
     """List the jobs of each run that was made for a pipeline."""
     records = [RunRecord.read(one.record) for run in _own_runs(pipeline) for one in (*list_shares(run), run)]
-    return [[entry.job_id for entry in record.submissions] for record in records]
+    elements = [[one.root.name for one in search.submissions()] for search in _own_searches(pipeline)]
+    return [*([entry.job_id for entry in record.submissions] for record in records), *elements]
 
 
 def _is_under_way(pipeline: Pipeline) -> bool:
@@ -114,14 +118,22 @@ def remove(pipeline: Pipeline) -> None:
     noted. So the queue is searched.
     """
     own, queue = _own_runs(pipeline), queue_of(pipeline.cluster)
+    searches = [path for search in _own_searches(pipeline) for path in (search.prepared.resolve(), search.root)]
     records = [RunRecord.read(one.record) for run in own for one in (*list_shares(run), run)]
     submissions = [Path(name) for name in dict.fromkeys(one.frozen_for for one in records if one.frozen_for)]
     for folder in submissions:
         with contextlib.suppress(SlurmError):
             queue.cancel(SubmissionDir(folder))
     pipeline.folder.record.unlink(missing_ok=True)  # what is left, if this is killed, is no pipeline
-    for path in [*submissions, *(run.root for run in own), pipeline.folder.root]:
+    for path in [*submissions, *(run.root for run in own), *searches, pipeline.folder.root]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _own_searches(pipeline: Pipeline) -> list[SearchDir]:
+    names = [stage.search for stage in pipeline.record.stages if stage.search]
+    found = [find_search(pipeline.folder.root.parent, name) for name in names]
+    own = str(pipeline.folder.root)
+    return [search for search in found if search and SearchRecord.read(search.record).pipeline == own]
 
 
 def _own_runs(pipeline: Pipeline) -> list[RunDir]:
@@ -153,6 +165,7 @@ def _freeze(plan: PipelinePlan) -> Pipeline:
             part.mkdir(parents=True)
         write_text(folder.recipe_as_written, plan.loaded.text)
         runs = _freeze_runs(plan, made)
+        _freeze_searches(plan, made)
         for stage in plan.stages:
             if run := runs.get(stage.record.name):
                 pipeline.link_stage(stage.record.name, run)
@@ -176,6 +189,15 @@ def _freeze_runs(plan: PipelinePlan, made: list[Path]) -> dict[str, RunDir]:
         made += [*(run.folder.root for run in frozen), *(part.folder.root for part in one.submissions)]
         runs |= {str(run.record.stage): run.folder for run in frozen}
     return runs
+
+
+def _freeze_searches(plan: PipelinePlan, made: list[Path]) -> None:
+    """Write the searches that are new, and note in `made` what was made; another pipeline may have the same one."""
+    for search in (stage.search for stage in plan.stages if stage.search):
+        if search.is_new:
+            made.append(search.folder.root)
+            freeze_search(search)
+            made.append(prepare_elements(search).root)
 
 
 def _note_points(pipeline: Pipeline, plan: PipelinePlan) -> None:
@@ -209,5 +231,7 @@ def _record(plan: PipelinePlan) -> PipelineRecord:
 
 def ask_start(plan: PipelinePlan) -> str:
     """Ask Slurm when the first stage would start."""
-    first = next(stage.plan for stage in plan.stages if stage.plan is not None)
+    first = next((stage.plan for stage in plan.stages if stage.plan is not None), None)
+    if first is None:
+        return "the first stage is a search, which is queued at once"
     return queue_of(plan.cluster).estimate_start(first.submissions[0].script)

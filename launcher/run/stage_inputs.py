@@ -32,7 +32,8 @@ def _find_missing(folder: PipelineDir, stage: str | None) -> Iterator[str]:
     stages = {one["name"]: one for one in json.loads(folder.record.read_text(encoding="utf-8"))["stages"]}
     for name in stages[stage]["awaits"]:
         if stages[name].get("select") and not os.path.lexists(folder.stage(name)):
-            yield f"no point of stage `{name}` is selected yet; `launcher status {folder.root.name}` shows why"
+            what = "trial" if stages[name].get("search") else "point"
+            yield f"no {what} of stage `{name}` is selected yet; `launcher status {folder.root.name}` shows why"
             continue
         run = RunDir(folder.root.parent / Path(os.readlink(folder.stage(name))).name)
         if not has_finished(read_attempts(run.ledger)):

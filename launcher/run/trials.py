@@ -84,6 +84,11 @@ class SearchDir:
         return self.root / "elements"
 
     @property
+    def prepared(self) -> Path:
+        """A link to the first submission of elements, if it was written before it could be queued."""
+        return self.root / "prepared"
+
+    @property
     def stop_request(self) -> Path:
         """There while no trial is to be started."""
         return self.root / "STOP"

@@ -14,6 +14,7 @@ from launcher.recipe.base import Direction
 from launcher.recipe.identity import recipe_checksum
 from launcher.recipe.sections.search import Search
 from launcher.run.files import replace_text
+from launcher.run.paths import PipelineDir
 from launcher.run.record import fingerprint
 
 _MAY_CHANGE = ("trials", "parallel", "pruner", "seed", "method")
@@ -77,7 +78,9 @@ class SearchRecord:
             content["output"] = None
         label = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
         point = Point(self.name, values, label)
-        return LoadedRecipe(read_recipe(json.dumps(content)), Path(self.path), self.text, point=point)
+        artifacts = PipelineDir(Path(self.pipeline)).artifacts if self.pipeline else None
+        recipe = read_recipe(json.dumps(content))
+        return LoadedRecipe(recipe, Path(self.path), self.text, point=point, artifacts=artifacts)
 
     def write(self, path: Path) -> None:
         """Write search.json."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,12 +14,12 @@ from launcher.cluster import Cluster
 from launcher.errors import LauncherError, RunError
 from launcher.load import LoadedRecipe
 from launcher.monitor.trials import PastTrial, read_past
-from launcher.run.ledger import StopRequest
+from launcher.run.ledger import StopRequest, read_json_lines
 from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.sweep_points import sweep_dir
 from launcher.run.trials import Owner, SearchDir, find_search, take_up
-from launcher.slurm.queue import queue_of
+from launcher.slurm.queue import dependency, queue_of
 from launcher.submit.plan_submission import SubmissionPlan
 from launcher.submit.render import Request, render
 from launcher.submit.search_record import SearchRecord
@@ -110,7 +111,8 @@ def plan_search(corners: SubmissionPlan, items: Sequence[LoadedRecipe]) -> Searc
 
 def script_of(plan: SearchPlan) -> str:
     """Render the script that a new search would send."""
-    return _render(plan.record, plan.record.site, _free_folder(plan.folder), plan.record.search.parallel)
+    size = min(plan.record.search.parallel, plan.corners.options.max_parallel or sys.maxsize)
+    return _render(plan.record, plan.record.site, _free_folder(plan.folder), size)
 
 
 def submit_search(plan: SearchPlan) -> QueuedElements:
@@ -119,52 +121,70 @@ def submit_search(plan: SearchPlan) -> QueuedElements:
     Raises:
         SlurmError: Slurm refused.
     """
-    root, mode = plan.corners.runs_root, 0o777 if plan.record.is_open else 0o700
-    root.joinpath(".submissions").mkdir(parents=True, exist_ok=True)
-    plan.corners.snapshot.publish()
-    with one_at_a_time(root):
+    with one_at_a_time(plan.corners.runs_root):
         is_new = plan.is_new
-        plan.folder.root.parent.mkdir(exist_ok=True)
-        plan.folder.root.mkdir(mode, exist_ok=True)
         try:
-            for folder in (plan.folder.trials, plan.folder.staging, plan.folder.elements):
-                folder.mkdir(exist_ok=True)
-            plan.record.write(plan.folder.record)
-            return queue_missing(plan.folder, plan.record.site)
+            freeze_search(plan)
+            most, after = plan.corners.options.max_parallel, plan.corners.dependencies
+            return queue_missing(plan.folder, plan.record.site, after, most)
         except BaseException:
             if is_new:
                 shutil.rmtree(plan.folder.root, ignore_errors=True)
             raise
 
 
-def queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
+def freeze_search(plan: SearchPlan) -> None:
+    """Write what the nodes need; what there is of it is replaced."""
+    root, mode = plan.corners.runs_root, 0o777 if plan.record.is_open else 0o700
+    root.joinpath(".submissions").mkdir(parents=True, exist_ok=True)
+    plan.corners.snapshot.publish()
+    plan.folder.root.parent.mkdir(exist_ok=True)
+    plan.folder.root.mkdir(mode, exist_ok=True)
+    for folder in (plan.folder.trials, plan.folder.staging, plan.folder.elements):
+        folder.mkdir(exist_ok=True)
+    plan.record.write(plan.folder.record)
+
+
+def queue_missing(
+    folder: SearchDir, cluster: Cluster, conditions: Sequence[str] = (), most: int | None = None
+) -> QueuedElements:
     """Queue elements for the trials of a search that are missing or not over, if there are too few.
+
+    Args:
+        folder: The search.
+        cluster: Its site.
+        conditions: What the elements wait for: `afterok:12`.
+        most: How many there may be at once, if not as many as the search says.
 
     Raises:
         RunError: It was stopped, and its elements are not gone yet.
         SlurmError: Slurm refused; nothing was queued.
     """
     with one_at_a_time(folder.runs_root):
-        return _queue_missing(folder, cluster)
+        return _queue_missing(folder, cluster, conditions, most)
 
 
-def _queue_missing(folder: SearchDir, cluster: Cluster) -> QueuedElements:
+def _queue_missing(folder: SearchDir, cluster: Cluster, conditions: Sequence[str], most: int | None) -> QueuedElements:
     record = SearchRecord.read(folder.record)
     search, queue = record.search, queue_of(cluster)
     alive = len(require_no_leavers(folder, cluster))
     folder.stop_request.unlink(missing_ok=True)
     past = read_past(folder, search.metric)
     left = max(0, search.budget - len(past)) + sum(one.state == "open" for one in past)
-    count = min(search.parallel, left) - alive
+    count = min(search.parallel, left, most or left) - alive
     if count <= 0:
         return QueuedElements((), 0, left, alive)
     size = count if queue.has_arrays else 1
-    submission = _freeze_elements(folder, record, cluster, size)
+    prepared = None if past or alive else _find_prepared(folder, size)
+    submission = prepared or _freeze_elements(folder, record, cluster, size)
+    (folder.elements / submission.root.name).touch()  # the search knows of it before Slurm does
     try:
-        jobs = tuple(queue.add(submission) for _ in range(1 if queue.has_arrays else count))
+        options = dependency(conditions)
+        jobs = tuple(queue.add(submission, options) for _ in range(1 if queue.has_arrays else count))
     except BaseException:
         queue.cancel(submission)
-        shutil.rmtree(submission.root, ignore_errors=True)
+        if not prepared:
+            shutil.rmtree(submission.root, ignore_errors=True)
         (folder.elements / submission.root.name).unlink(missing_ok=True)
         raise
     return QueuedElements(jobs, count, left, alive)
@@ -204,7 +224,7 @@ def forget_failures(folder: SearchDir) -> int:
 
 
 def _freeze_elements(folder: SearchDir, record: SearchRecord, cluster: Cluster, size: int) -> SubmissionDir:
-    """Make the folder of a submission; the search knows of it before Slurm does."""
+    """Make the folder of a submission."""
     submission = _free_folder(folder)
     try:
         submission.root.mkdir(0o777 if record.is_open else 0o700)
@@ -215,8 +235,24 @@ def _freeze_elements(folder: SearchDir, record: SearchRecord, cluster: Cluster, 
     row = json.dumps({"search": str(folder.root)}) + "\n"
     submission.manifest.write_text(row * size, encoding="utf-8")
     submission.script.write_text(_render(record, cluster, submission, size), encoding="utf-8")
-    (folder.elements / submission.root.name).touch()
     return submission
+
+
+def prepare_elements(plan: SearchPlan) -> SubmissionDir:
+    """Write the first submission of a search that a node will queue: nodes have no templates of scripts."""
+    record, search = plan.record, plan.record.search
+    size = min(search.parallel, search.budget) if queue_of(record.site).has_arrays else 1
+    submission = _freeze_elements(plan.folder, record, record.site, size)
+    plan.folder.prepared.symlink_to(f"../../.submissions/{submission.root.name}")
+    return submission
+
+
+def _find_prepared(folder: SearchDir, size: int) -> SubmissionDir | None:
+    """Find the submission that was written before, if it has as many elements."""
+    if not folder.prepared.is_symlink():
+        return None
+    submission = SubmissionDir(folder.runs_root / ".submissions" / Path(os.readlink(folder.prepared)).name)
+    return submission if submission.script.is_file() and len(read_json_lines(submission.manifest)) == size else None
 
 
 def _free_folder(folder: SearchDir) -> SubmissionDir:

@@ -27,6 +27,9 @@ class Deaf:
     def poll(self) -> None:
         return None
 
+    def wait(self, seconds: float) -> None:
+        assert seconds > 0
+
     def ask_to_stop(self) -> str:
         return "USR2 sent to all ranks"
 
@@ -41,6 +44,9 @@ class Obedient:
 
     def poll(self) -> Outcome | None:
         return self.outcome
+
+    def wait(self, seconds: float) -> None:
+        assert seconds > 0
 
     def ask_to_stop(self) -> str:
         self.outcome = Outcome(75)

@@ -27,11 +27,11 @@ from tests.support.fake_stages import Spec, StageSpec, World, edit
 
 @st.composite
 def specs(draw: st.DrawFn, most: int) -> Spec:
-    """Pipelines in which a stage reads what up to three earlier ones make; some stages are sweeps."""
-    stages = []
+    """Pipelines in which a stage reads what up to three earlier ones make; in half of them some stages are sweeps."""
+    stages, sizes = [], draw(st.sampled_from([[0], [0, 0, 2, 3]]))
     for place in range(draw(st.integers(1, most))):
         parents = draw(st.lists(st.integers(0, place - 1), max_size=3, unique=True)) if place else []
-        sweep = tuple(range(50 * place + 1000, 50 * place + 1000 + draw(st.sampled_from([0, 0, 2, 3]))))
+        sweep = tuple(range(50 * place + 1000, 50 * place + 1000 + draw(st.sampled_from(sizes))))
         stages.append(StageSpec(tuple(sorted(parents)), place, sweep))
     return tuple(stages)
 
@@ -68,12 +68,27 @@ class PipelineMachine(RuleBasedStateMachine):
         self.world.start(self._pick(data, self.world.scheduler.startable()))
 
     @precondition(lambda self: self.world.scheduler.running())
-    @rule(data=st.data(), how=st.sampled_from(["finish", "finish", "finish", "fail", "preempt"]), tells=st.booleans())
-    def end(self, data: st.DataObject, how: str, tells: bool) -> None:
+    @rule(
+        data=st.data(),
+        how=st.sampled_from(["finish", "finish", "finish", "fail", "preempt"]),
+        tells=st.booleans(),
+        is_checked=st.booleans(),
+    )
+    def end(self, data: st.DataObject, how: str, tells: bool, is_checked: bool) -> None:
         job = self._pick(data, self.world.scheduler.running())
         {"finish": self.world.finish, "fail": self.world.fail, "preempt": self.world.preempt}[how](job)
         if tells and how != "preempt":  # else its node died before it could
-            self.world.advance_after(job)
+            self.world.advance_after(job, is_checked)
+
+    @rule(data=st.data(), most=st.integers(1, 6), is_checked=st.booleans())
+    def let_some_stages_go_well(self, data: st.DataObject, most: int, is_checked: bool) -> None:
+        for _ in range(most):
+            if startable := self.world.scheduler.startable():
+                job = self._pick(data, startable)
+                self.world.start(job)
+                if job.state == "RUNNING":
+                    self.world.finish(job)
+                self.world.advance_after(job, is_checked)
 
     @rule(data=st.data(), twice=st.booleans())
     def advance(self, data: st.DataObject, twice: bool) -> None:

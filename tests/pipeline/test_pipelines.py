@@ -316,3 +316,35 @@ def test_a_pipeline_without_scores_is_told(world: World, tmp_path: Path) -> None
     _, said = launcher("compare", "p", "--cluster", str(profile), code=2)
 
     assert "`p`: no stage has finished with scores" in said
+
+
+def test_the_end_of_a_stage_leaves_nothing_to_do_while_all_stages_are_queued(world: World) -> None:
+    world.submit(CHAIN)
+
+    run_next(world)
+    run_next(world)
+
+    assert world.spared == 2
+
+
+def test_a_stage_that_was_queued_once_more_lets_those_behind_it_go(world: World) -> None:
+    pipeline = world.submit(CHAIN)
+    assert pipeline
+    run_next(world, ok=False)
+    world.advance(pipeline, resume=True)
+
+    run_next(world)
+
+    assert world.spared == 0
+    assert len(world.scheduler.startable()) == 1
+
+
+def test_a_published_result_gets_its_name_though_the_batch_process_was_killed(world: World) -> None:
+    world.submit(CHAIN, best="s0")
+    [job] = world.scheduler.startable()
+    world.start(job)
+    world.finish(job)  # and its batch process is killed
+
+    run_next(world)
+
+    assert (world.folder / "models" / "best").is_symlink()

@@ -125,8 +125,30 @@ def test_a_metric_that_is_not_reported_names_those_that_are(tmp_path: Path) -> N
     assert "`validation_los` is not reported by this recipe; write one of `validation_loss`" in told[-1]
 
 
-def test_a_search_is_refused(tmp_path: Path) -> None:
-    search = "search: {space: {optim.lr: [1e-5, 1e-4]}, trials: 2, metric: loss}"
-    (tmp_path / "searched.yaml").write_text(TRAIN + search)
+SEARCH = "search: {space: {optim.lr: [1e-5, 1e-4]}, trials: 2, metric: validation_loss}"
 
-    assert "has a `search`; write a `sweep` in its place" in faults(tmp_path, "searched.yaml")[-1]
+
+def test_a_search_is_one_stage_that_selects_by_its_own_metric_or_by_another(tmp_path: Path) -> None:
+    (tmp_path / "searched.yaml").write_text(TRAIN + SEARCH)
+
+    found = load(tmp_path, "searched.yaml", f"  merge: {{recipe: {MERGE}}}")
+
+    assert [stage.name for stage in found.stages] == ["train", "merge"]
+    best = found.stages[0].best
+    assert best
+    assert (best.metric, best.direction, len(found.stages[0].corners)) == ("validation_loss", "minimize", 2)
+    assert order_stages(found).awaits["merge"] == {"train"}
+    other = load(tmp_path, "{recipe: searched.yaml, select: {metric: token_perplexity}}").stages[0].best
+    assert other
+    assert other.metric == "token_perplexity"
+
+
+def test_a_search_passes_over_failed_trials_without_being_told(tmp_path: Path) -> None:
+    (tmp_path / "searched.yaml").write_text(TRAIN + SEARCH)
+
+    told = faults(tmp_path, "{recipe: searched.yaml, select: {metric: validation_loss, allow_failed: 1}}")
+
+    assert told == [
+        "p.yaml:4 conflict stages.train.select.allow_failed",
+        "is for sweeps; a search passes over trials that failed, so leave it out",
+    ]

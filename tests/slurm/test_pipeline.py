@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from launcher.devcluster import DevCluster
+from launcher.monitor.trials import read_past
+from launcher.pipeline.record import Pipeline
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import PipelineDir, RunDir
+from launcher.run.trials import find_search
 from tests.slurm.site import RECIPES, Site, last_step, manifest
-from tests.support.swept_pipelines import write_swept_pipeline
+from tests.support.swept_pipelines import write_searched_pipeline, write_swept_pipeline
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
@@ -101,3 +104,29 @@ def test_a_sweep_is_an_array_whose_best_point_the_next_stage_reads(devcluster: D
         assert newest_job(site) == before + 2
     else:
         assert newest_job(site) == before + 1, "the evaluation has finished with the same adapter"
+
+
+@pytest.mark.slow
+def test_the_best_trial_of_a_search_is_what_the_next_stage_reads(devcluster: DevCluster, tmp_path: Path) -> None:
+    site, path = Site(devcluster), write_searched_pipeline(tmp_path / "searched.yaml", trials=2)
+    first = submit(site, path)
+    rows = {row["stage"]: row for row in first["stages"]}
+    pipeline = Pipeline(PipelineDir(Path(str(first["pipeline"]))))
+    assert (rows["adapt"]["job"], rows["evaluate"]["job"]) == ("", ""), "they are queued when what they read is there"
+    evaluated = RunDir(Path(rows["evaluate"]["folder"]))
+
+    site.wait_until_finished(evaluated)
+
+    folder = find_search(pipeline.folder.root.parent, rows["adapt"]["search"])
+    assert folder
+    past = read_past(folder, "validation_loss")
+    best = min(past, key=lambda one: one.value or 0.0)
+    assert [one.state for one in past] == ["finished"] * 2
+    assert pipeline.runs()["adapt"].root.name == best.trial.run
+    assert manifest(pipeline.folder.artifacts / "models" / "clinical")["run"] == best.trial.run.rpartition("-")[2]
+    before = newest_job(site)
+
+    again = submit(site, path)
+
+    assert again["pipeline"] == first["pipeline"]
+    assert newest_job(site) == before

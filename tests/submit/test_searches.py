@@ -174,19 +174,63 @@ def test_what_is_rendered_is_what_is_queued(submit: Submit, site: Path, tmp_path
     assert rendered == fake_slurm.script("1001")
 
 
-def test_a_search_is_submitted_by_itself_and_is_no_stage(site: Path, tmp_path: Path) -> None:
+def test_a_search_is_submitted_by_itself(site: Path, tmp_path: Path) -> None:
     path, other = tmp_path / "recipe.yaml", tmp_path / "other.yaml"
     path.write_text(json.dumps(RECIPE | {"search": SEARCH}))
     other.write_text(json.dumps(RECIPE | {"name": "other"}))
-    _, said = launcher("submit", str(path), str(other), "--cluster", str(site), code=2)
-    assert "is a search; submit it by itself" in said
-    _, said = launcher("submit", str(path), "--wait", "--cluster", str(site), code=2)
-    assert said == "--wait: is not for searches; leave it out\n"
 
-    pipeline = tmp_path / "pipeline.yaml"
-    pipeline.write_text(json.dumps({"kind": "pipeline", "name": "p", "stages": {"a": {"recipe": str(path)}}}))
-    _, said = launcher("validate", str(pipeline), code=2)
-    assert "the recipe of stage `a` has a `search`; write a `sweep` in its place" in said
+    _, said = launcher("submit", str(path), str(other), "--cluster", str(site), code=2)
+
+    assert "is a search; submit it by itself" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "fix"),
+    [("--rerun", "write another `name`"), ("--follow", "`launcher logs TRIAL --follow`"), ("--test-only", "--dry-run")],
+)
+def test_options_that_make_no_sense_say_what_to_do_instead(site: Path, tmp_path: Path, option: str, fix: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(RECIPE | {"search": SEARCH}))
+
+    _, said = launcher("submit", str(path), option, "--cluster", str(site), code=2)
+
+    assert said.startswith(f"{option}: ")
+    assert fix in said
+
+
+def test_fewer_elements_than_the_recipe_says_can_be_queued(submit: Submit, fake_slurm: FakeSlurm) -> None:
+    assert submit("--max-parallel", "1", parallel=3)["elements"] == 1
+    assert submit(parallel=3)["elements"] == 2, "a later submission adds the others"
+
+
+def test_a_search_starts_when_a_run_has_finished(
+    submit: Submit, tmp_path: Path, site: Path, fake_slurm: FakeSlurm
+) -> None:
+    path = tmp_path / "first.yaml"
+    path.write_text(json.dumps(RECIPE | {"name": "first"}))
+    launcher("submit", str(path), "--cluster", str(site), "--yes")
+
+    submit("--after", "first")
+
+    assert "--dependency=afterok:1001" in fake_slurm.calls("sbatch")[-1].argv
+
+
+def test_waiting_for_a_search_ends_with_its_elements(
+    submit: Submit, site: Path, tmp_path: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, alive = tmp_path / "recipe.yaml", [["1001_0"], []]
+    search = SearchDir(Path(submit()["folder"]))
+    monkeypatch.setattr("launcher.cli.search.POLL_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("launcher.submit.searches.alive_elements", lambda *_: alive.pop(0) if alive else [])
+
+    _, said = launcher("submit", str(path), "--wait", "--cluster", str(site), code=1)
+    assert "rates: 0 of 4 trials are over\n" in said
+
+    for number in range(4):
+        ask(search, Owner("1001_0"), search.submissions()[0])
+        finish(search, number, loss=1.0)
+    _, said = launcher("submit", str(path), "--wait", "--cluster", str(site))
+    assert "rates: 4 of 4 trials are over\n" in said
 
 
 def status(site: Path) -> str:

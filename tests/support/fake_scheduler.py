@@ -9,6 +9,7 @@
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,10 @@ class FakeScheduler:
             accident()
         told = dict(option.removeprefix("--").partition("=")[::2] for option in options)
         assert told.keys() <= {"array", "dependency", "kill-on-invalid-dep"}
-        indices, size = parse_indices(told.get("array", "0")), len(read_json_lines(submission.manifest))
+        indices, size = (
+            parse_indices(told.get("array") or array_of(submission)),
+            len(read_json_lines(submission.manifest)),
+        )
         if self.limit is not None and sum(not job.is_over for job in self.jobs.values()) + len(indices) > self.limit:
             raise SlurmError(FULL)
         assert told.get("kill-on-invalid-dep", "no") == "no"
@@ -156,6 +160,12 @@ class FakeScheduler:
     def _answer(self) -> None:
         if self.is_down:
             raise SlurmError(DOWN)
+
+
+def array_of(submission: SubmissionDir) -> str:
+    """Read the indices that a script asks for; a script without an array is one job."""
+    found = re.search(r"^#SBATCH --array=([\d,-]+)", submission.script.read_text(), re.MULTILINE)
+    return found[1] if found else "0"
 
 
 def parse_indices(text: str) -> list[int]:

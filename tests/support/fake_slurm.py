@@ -157,10 +157,10 @@ class FakeSlurm:
         """The script that `sbatch --test-only` was asked about last."""
         return (self.state / "asked.sh").read_text(encoding="utf-8")
 
-    def forget(self, job_id: str) -> None:
-        """Take a job out of the queue, as if it had ended."""
+    def forget(self, *jobs: str) -> None:
+        """Take jobs out of the queue, as if they had ended."""
         with (self.state / "queue").open(encoding="utf-8") as rows:
-            kept = [row for row in rows if row.partition("|")[0] != job_id]
+            kept = [row for row in rows if row.partition("|")[0] not in jobs]
         (self.state / "queue").write_text("".join(kept), encoding="utf-8")
 
     def queue(self) -> list[str]:

@@ -33,11 +33,13 @@ from launcher.recipe.pipeline import PipelineRecipe
 from launcher.run.index import register
 from launcher.run.ledger import StopRequest, append_event, has_finished, read_attempts
 from launcher.run.paths import PipelineDir, RunDir
+from launcher.run.queued_stages import needs_advance
 from launcher.run.record import RunRecord
 from launcher.run.stage_inputs import missing_inputs
 from launcher.submit.snapshot import read_code
 from tests.support.fake_scheduler import FakeJob, FakeScheduler, read_made, write_made
 
+_ASKING = ("monitor.run_state", "operate.stop", "operate.search.stop", "operate.search.owners")
 RESOURCES = {"cpus_per_task": 1, "time": "10min"}
 
 
@@ -49,6 +51,8 @@ class StageSpec:
     seed: int = 0
     sweep: tuple[int, ...] = ()
     """Of a sweep: the seeds of its points, which are their losses as well. The lowest is selected."""
+    search: tuple[int, ...] = ()
+    """Of a search: the seeds that its trials try, one each, two at once."""
 
 
 Spec = tuple[StageSpec, ...]
@@ -77,6 +81,9 @@ def load(
     """What loading the file of such a pipeline gives."""
     stages, choices = [], []
     for place, stage in enumerate(spec):
+        if stage.search:
+            stages.append(_search(folder, place, stage))
+            continue
         points = [_stage(folder, place, stage, seed) for seed in stage.sweep] or [_stage(folder, place, stage, None)]
         stages += points
         if stage.sweep:
@@ -106,6 +113,18 @@ def _stage(folder: Path, place: int, stage: StageSpec, seed: int | None) -> Load
     return LoadedStage(f"s{place}-seed={seed}", replace(loaded, point=point), (), f"s{place}")
 
 
+def _search(folder: Path, place: int, stage: StageSpec) -> LoadedStage:
+    """A stage that tries all its seeds, two at once."""
+    alone = _stage(folder, place, stage, None).loaded
+    section: dict[str, object] = {"method": "grid", "space": {"seed": [*stage.search]}}
+    section |= {"trials": len(stage.search), "parallel": 2, "metric": "loss"}
+    content = {**json.loads(alone.recipe.model_dump_json()), "search": {**section, "direction": "minimize"}}
+    loaded = replace(alone, recipe=read_recipe(json.dumps(content)))
+    made = loaded.recipe.makes
+    best = LoadedChoice(f"s{place}", (), "loss", "minimize", 0, made and (made.type, made.name))
+    return LoadedStage(f"s{place}", loaded, (), None, (loaded,), best)
+
+
 def _place_and_seed(stage: str | None) -> tuple[int, int | None]:
     place, _, seed = str(stage)[1:].partition("-seed=")
     return int(place), int(seed) if seed else None
@@ -121,6 +140,8 @@ class World:
     """By the pipeline's folder."""
     made: dict[str, int] = field(default_factory=dict)
     """How many times each content was made."""
+    spared: int = 0
+    """How many times the end of a stage left nothing to do."""
     unmeasured: set[int] = field(default_factory=set)
     """Seeds of points whose loss is no number."""
 
@@ -135,17 +156,18 @@ class World:
         self.cluster = Cluster.model_validate_json(json.dumps({"name": "test", "roots": roots}))
         self.scheduler.cluster = self.cluster
         queue, find = (lambda _cluster: self.scheduler), self.scheduler.find
-        modules = [f"submit.{one}" for one in ("resubmit", "plan_submission", "queue_all")]
-        modules += ["pipeline.advance", "pipeline.submit"]
+        modules = [f"submit.{one}" for one in ("resubmit", "plan_submission", "queue_all", "searches")]
+        modules += ["pipeline.advance", "pipeline.submit", "operate.search.stop"]
         ids = (f"{number:06x}" for number in itertools.count(1))  # newest last, so that a history can be repeated
         self._patches = [
             *(patch(f"launcher.{module}.queue_of", queue) for module in modules),
-            *(patch(f"launcher.{module}.find_jobs", find) for module in ("monitor.run_state", "operate.stop")),
+            *(patch(f"launcher.{module}.find_jobs", find) for module in _ASKING),
             *(
                 patch(f"launcher.{module}.end_jobs", self.scheduler.end)
-                for module in ("operate.stop", "pipeline.advance")
+                for module in ("operate.stop", "operate.search.stop", "pipeline.advance")
             ),
             patch("launcher.submit.resubmit.read_submit_limit", lambda _cluster: None),
+            patch("launcher.recipe.kinds.merge.MergeRecipe.reports", {"loss": "minimize"}),
             patch("secrets.token_hex", lambda _: next(ids)),
             patch("launcher.pipeline.faults.check_all", lambda *_: []),
             patch("launcher.pipeline.faults.find_unstartable", lambda *_: []),
@@ -262,10 +284,20 @@ class World:
         number = read_attempts(run.ledger)[-1].number
         append_event(run.ledger, number, reason=reason, action=action, ended=float(number))
 
-    def advance_after(self, job: FakeJob) -> None:
-        """What the batch process does when a stage has ended."""
-        for pipeline in pipelines_with(job.run):
+    def advance_after(self, job: FakeJob, is_checked: bool = False) -> None:
+        """What the batch process does when a stage has ended.
+
+        Args:
+            job: The stage's job.
+            is_checked: Look whether there is indeed nothing to do where the batch process sees that there is not.
+        """
+        is_needed = not has_finished(read_attempts(job.run.ledger)) or needs_advance(job.run)
+        self.spared += not is_needed
+        for pipeline in pipelines_with(job.run) if is_needed else ():
             self.advance(pipeline)
+        if is_checked and not is_needed and not self.scheduler.is_down:
+            told = [line for pipeline in pipelines_with(job.run) for line in advance(pipeline, self.cluster)]
+            assert told == [], f"{job.run.root.name} ended, and nobody did this: {told}"
 
     def run_to_the_end(self) -> None:
         """Let everything happen that happens by itself, without further accidents."""

@@ -52,6 +52,10 @@ def describe_plan(plan: PipelinePlan) -> Iterator[StageToBe]:
 
 
 def _what(stage: PlannedStage) -> str:
+    if stage.search:
+        search, is_new = stage.search.record.search, stage.search.is_new
+        trials = f"{search.budget} trials, {search.parallel} at once, by {search.metric}"
+        return f"a new search: {trials}" if is_new else f"a search that has begun: {trials}"
     if stage.finished:
         return f"finished as {stage.finished.root.name}"
     if stage.shared:
@@ -75,13 +79,14 @@ def report_rows(pipeline: Pipeline, plan: PipelinePlan) -> list[dict[str, Any]]:
         job = record.submissions[-1].job_id if record and record.submissions and not stage.finished else ""
         where = {"id": record.id if record else "", "job": job, "folder": str(run.root) if run else ""}
         of = {"sweep": stage.record.sweep, "selects": stage.record.select is not None}
+        of |= {"search": stage.record.search} if stage.record.search else {}
         rows.append({"stage": stage.record.name, **where, "reused": stage.finished is not None, **of})
     return rows
 
 
 def report_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Write these rows, those of a sweep's points as one line."""
-    selecting = {row["stage"] for row in rows if row["selects"]}
+    selecting = {row["stage"] for row in rows if row["selects"] and "search" not in row}
     points: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["sweep"]:
@@ -98,6 +103,8 @@ def report_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _of_run(row: Mapping[str, Any]) -> str:
     if row["reused"]:
         return "finished already, with the same recipe and inputs"
+    if "search" in row:
+        return f"a search: `launcher status '{row['search']}'`"
     return f"job {row['job']}" if row["job"] else "is queued later"
 
 

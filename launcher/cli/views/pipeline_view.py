@@ -29,7 +29,7 @@ def stages_table(states: Mapping[str, StageState], everything: bool = False) -> 
         if points:
             _add(table, _sweep_row(name, points, next((one for one in its if one.stage.select), None), states))
         for one in its if everything or not points else ():
-            if not one.stage.select:
+            if not one.stage.select or one.stage.search:
                 _add(table, _row(one, states))
     return table
 
@@ -60,6 +60,8 @@ def _row(one: StageState, states: Mapping[str, StageState]) -> tuple[str, ...]:
     if one.status is None:
         return name, "", "removed", "", "", "", "its run directory is gone; submit the pipeline again"
     state, why = _state(one, states)
+    if one.stage.search and one.is_finished:
+        why = f"selected {one.verdict.why}"
     steps = f"{one.status.step}/{one.status.total_steps}" if one.status.total_steps and one.status.step else ""
     return name, one.status.kind, state, one.status.id, one.status.job_id, steps, why
 

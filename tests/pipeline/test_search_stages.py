@@ -1,0 +1,175 @@
+"""Stages that are searches: when their trials begin, which of them is selected, and what a person may do meanwhile."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from launcher.cli.pipeline import stop
+from launcher.cli.views.pipeline_view import stages_table
+from launcher.errors import RunError
+from launcher.monitor.trials import read_past
+from launcher.operate.search.ask import ask
+from launcher.pipeline.find import find_stage, find_stage_search, pipelines_with
+from launcher.pipeline.record import Pipeline
+from launcher.pipeline.states import is_over, read_stages
+from launcher.recipe import read_recipe
+from launcher.run.ledger import append_event
+from launcher.run.paths import RunDir
+from launcher.run.trials import Owner, SearchDir, find_search
+from tests.support.fake_scheduler import FakeJob, write_made
+from tests.support.fake_stages import StageSpec, World
+
+SPEC = (StageSpec((), 1), StageSpec((0,), 0, search=(7, 5, 6)), StageSpec((1,), 3))
+"""A stage, a search of three trials that read it, and a stage that reads what is selected."""
+
+
+@pytest.fixture
+def world(tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A site with a Slurm that does what it is told."""
+    made = World(tmp_path / "site")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def begun(world: World) -> Pipeline:
+    """The pipeline, whose search has just been queued."""
+    pipeline = world.submit(SPEC)
+    assert pipeline
+    [first] = world.scheduler.startable()
+    world.start(first)
+    world.finish(first)
+    world.advance_after(first)
+    return pipeline
+
+
+def search_of(pipeline: Pipeline) -> SearchDir:
+    found = find_search(pipeline.folder.root.parent, str(pipeline.record.stages[1].search))
+    assert found
+    return found
+
+
+def carry_out(
+    world: World, search: SearchDir, job: FakeJob, most: int = 100, failing: int | None = None
+) -> list[RunDir]:
+    """Let an element carry out trials, whose losses are their seeds; the batch process advances after each."""
+    runs: list[RunDir] = []
+    job.state = "RUNNING"
+    while len(runs) < most and (trial := ask(search, Owner(job.id), job.submission).trial):
+        run, ok = RunDir(search.runs_root / trial.run), trial.values["seed"] != failing
+        append_event(run.ledger, 0, job_id=job.id, started=1.0)
+        run.metrics.write_text(json.dumps({"step": 1, "loss": trial.values["seed"]}) + "\n")
+        write_made(run.outputs / "model", run.root.name)
+        told = {"reason": "finished", "action": "done"} if ok else {"reason": "error", "action": "stop"}
+        append_event(run.ledger, 0, **told, ended=2.0)
+        runs.append(run)
+        for pipeline in pipelines_with(run):
+            world.advance(pipeline)
+    job.state = "COMPLETED"
+    return runs
+
+
+def states(world: World, pipeline: Pipeline) -> list[str]:
+    found, _ = read_stages(pipeline, world.cluster)
+    return [one.status.state for one in found.values() if one.status]
+
+
+def test_a_search_begins_when_its_inputs_are_there_and_its_best_trial_is_what_the_next_stage_reads(
+    world: World, begun: Pipeline
+) -> None:
+    search, elements = search_of(begun), world.scheduler.startable()
+    assert [job.id for job in elements] == ["2_0", "2_1"]
+    assert states(world, begun) == ["finished", "queued", "not submitted"]
+
+    runs = carry_out(world, search, elements[0])
+
+    assert len(runs) == 3
+    best = next(run for run in runs if json.loads(run.recipe.read_text())["seed"] == 5)
+    assert begun.run_of("s1") == best
+    assert (begun.folder.artifacts / "models" / "made-1").resolve() == best.outputs / "model"
+    assert read_recipe(best.recipe.read_text()).makes is None, "only the pipeline names what a trial makes"
+    assert states(world, begun) == ["finished", "finished", "queued"]
+    shown = Console(width=200)
+    with shown.capture() as captured:
+        shown.print(stages_table(read_stages(begun, world.cluster)[0]))
+    assert f"selected `{best.root.name}`, loss 5" in " ".join(captured.get().split())
+
+
+def test_an_edit_behind_a_search_uses_its_trials_again(world: World, begun: Pipeline) -> None:
+    carry_out(world, search_of(begun), world.scheduler.startable()[0])
+    before = world.scheduler.count
+
+    again = world.submit((*SPEC[:2], replace(SPEC[2], seed=4)))
+
+    assert again
+    assert again.folder != begun.folder
+    assert again.run_of("s1") == begun.run_of("s1")
+    assert world.scheduler.count == before + 1, "the last stage alone is queued"
+
+
+def test_another_search_begins_anew(world: World, begun: Pipeline) -> None:
+    carry_out(world, search_of(begun), world.scheduler.startable()[0])
+
+    again = world.submit((SPEC[0], replace(SPEC[1], search=(7, 5, 6, 8)), SPEC[2]))
+
+    assert again
+    assert again.run_of("s1") is None
+    assert [job.id.partition("_")[1] for job in world.scheduler.startable()][-2:] == ["_", "_"]
+
+
+def test_a_trial_that_failed_is_passed_over(world: World, begun: Pipeline) -> None:
+    search = search_of(begun)
+
+    carry_out(world, search, world.scheduler.startable()[0], failing=5)
+
+    best = begun.run_of("s1")
+    assert best
+    assert json.loads(best.recipe.read_text())["seed"] == 6
+
+
+def test_a_cancelled_search_goes_on_when_the_pipeline_is_resumed(world: World, begun: Pipeline) -> None:
+    search = search_of(begun)
+    carry_out(world, search, world.scheduler.startable()[0], most=1)
+
+    stop(begun, world.cluster, at_once=True)
+
+    assert world.scheduler.startable() == []
+    assert states(world, begun) == ["finished", "stopped", "not submitted"]
+    assert is_over(read_stages(begun, world.cluster)[0])
+    world.advance(begun)
+    assert world.scheduler.startable() == []
+
+    world.advance(begun, resume=True)
+    carry_out(world, search, world.scheduler.startable()[0])
+
+    assert len(read_past(search, "loss")) == 3
+    assert states(world, begun) == ["finished", "finished", "queued"]
+
+
+def test_a_search_whose_jobs_are_gone_is_lost_until_it_is_resumed(world: World, begun: Pipeline) -> None:
+    search = search_of(begun)
+    for job in world.scheduler.startable():
+        carry_out(world, search, job, most=1)
+
+    assert states(world, begun) == ["finished", "lost", "not submitted"]
+    world.advance(begun, resume=True)
+    assert states(world, begun) == ["finished", "queued", "not submitted"]
+
+
+def test_a_search_whose_queueing_was_killed_is_queued_by_the_next_advance(world: World, begun: Pipeline) -> None:
+    for job in world.scheduler.startable():  # as if sbatch had never been called
+        job.state = "CANCELLED"
+
+    world.advance(begun)
+
+    assert len(world.scheduler.startable()) == 2
+
+
+def test_the_search_of_a_stage_is_found_by_its_name(world: World, begun: Pipeline) -> None:
+    assert find_stage_search(world.cluster, "p:s1") == search_of(begun)
+    assert find_stage_search(world.cluster, "p:s0") is None
+    with pytest.raises(RunError, match="no trial is selected yet"):
+        find_stage(world.cluster, "p", "s1")
