@@ -230,14 +230,8 @@ def room_needed(run: RunDir, expected: int | None) -> Room:
     try:
         manifest = read_object(run.checkpoint(steps[-1]) / COMPLETE)
         return Room(1, sum(int(size) for size, _ in manifest["files"].values()))
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-    ):  # CheckpointStore finds a damaged manifest, and names it
-        return Room()
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return Room()  # CheckpointStore finds a damaged manifest, and names it
 
 
 def code_hash(root: Path) -> str:

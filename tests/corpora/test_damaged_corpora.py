@@ -17,14 +17,14 @@ from tests.support.fuzz import damaged_bytes, damaged_json, files_beside, fuzzed
 COMMANDS = (
     ("show", "CORPUS"),
     ("show", "CORPUS", "--json", "--sequence-length", "64"),
-    ("verify", "CORPUS"),
-    ("verify", "CORPUS", "--json"),
     ("verify", "CORPUS", "--quick"),
     ("diff", "CORPUS", "OTHER"),
     ("diff", "OTHER", "CORPUS", "--json"),
     ("sample", "CORPUS"),
     ("sample", "CORPUS", "--json", "--split", "validation"),
 )
+CHECKS = (("verify", "CORPUS"), ("verify", "CORPUS", "--json"))
+"""These start processes."""
 DOCUMENTS = [[5, 6, 7, 2], [8, 2], [9, 10, 2]]
 
 
@@ -47,9 +47,17 @@ def damages() -> st.SearchStrategy[tuple[str, bytes | None]]:
     return st.one_of(manifest, manifest, *others, st.tuples(st.sampled_from([*files]), st.none()))
 
 
-@fuzzed(st.tuples(st.lists(damages(), min_size=1, max_size=2), st.sampled_from(COMMANDS)), gate=60)
+@fuzzed(st.tuples(st.lists(damages(), min_size=1, max_size=2), st.sampled_from(COMMANDS)), gate=25)
 def test_a_damaged_corpus_is_shown_or_explained(folder: Path, damage: Any) -> None:
-    changes, command = damage
+    look_at_damaged(folder, *damage)
+
+
+@fuzzed(st.tuples(st.lists(damages(), min_size=1, max_size=2), st.sampled_from(CHECKS)), gate=3)
+def test_a_damaged_corpus_is_verified_or_explained(folder: Path, damage: Any) -> None:
+    look_at_damaged(folder, *damage)
+
+
+def look_at_damaged(folder: Path, changes: list[tuple[str, bytes | None]], command: tuple[str, ...]) -> None:
     base = folder / "base"
     shutil.rmtree(base, ignore_errors=True)
     for name in ("corpus", "other"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
@@ -18,6 +19,7 @@ from tests.support.model_configs import LLAMA_7B
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 WEIGHTS = save({"model.layers.0.self_attn.q_proj.weight": np.zeros((2, 2), np.float32)})
+NO_NAMES = "names no files of this folder"
 INDEX = {"metadata": {"total_size": 16}, "weight_map": {"a.weight": SHARDS[0], "b.weight": SHARDS[1]}}
 ADAPTER = {
     "peft_type": "LORA",
@@ -97,7 +99,7 @@ def test_a_damaged_model_is_looked_at_or_explained(folder: Path, damage: Any) ->
             assert error.errno is not None
 
 
-@fuzzed(CASES, gate=25)
+@fuzzed(CASES, gate=8)
 def test_a_recipe_with_a_damaged_model_is_checked(folder: Path, damage: Any) -> None:
     shutil.rmtree(folder / "models", ignore_errors=True)
     write_model(folder / "models" / "model", *damage)
@@ -112,3 +114,24 @@ def test_a_recipe_with_a_damaged_model_is_checked(folder: Path, damage: Any) -> 
         assert launcher_with_any_code(*words) in (0, 1, 2)
 
     assert set(files_beside(folder, folder / "none")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", b"[" * 100_000, "is not JSON"),
+        ("tokenizer.json", b'{"a":' * 100_000, "is not JSON"),
+        ("model.safetensors", (10**5).to_bytes(8, "little") + b"[" * 10**5, "is no complete safetensors file"),
+        ("model.safetensors.index.json", b'{"weight_map": ["a"]}', NO_NAMES),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": 3}}', NO_NAMES),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "../model.safetensors"}}', NO_NAMES),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "/dev/zero"}}', NO_NAMES),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "a\\u0000"}}', NO_NAMES),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_the_file(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    write_model(tmp_path / "model", "index" in name, [(name, content)])
+
+    with pytest.raises(LauncherError, match=rf"{name}: .*{said}"):
+        require_files(tmp_path / "model", weights=True)
+        require_tokenizer_files(tmp_path / "model")

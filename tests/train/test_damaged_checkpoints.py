@@ -1,9 +1,12 @@
 """Checkpoints whose marker and files hold anything: resumed from if intact, else put aside."""
 
+import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import strategies as st
 
@@ -30,9 +33,6 @@ def save(run: RunDir, step: int) -> None:
 
 def marker() -> dict[str, Any]:
     """The marker of a sound checkpoint."""
-    import json
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         run = RunDir(Path(folder))
         save(run, 4)
@@ -45,7 +45,7 @@ DAMAGES = st.tuples(st.just(COMPLETE), damaged_json(marker())) | st.tuples(
 )
 
 
-@fuzzed(st.lists(DAMAGES, min_size=1, max_size=2), gate=20)
+@fuzzed(st.lists(DAMAGES, min_size=1, max_size=2), gate=40)
 def test_a_damaged_checkpoint_is_put_aside(folder: Path, damage: Any) -> None:
     base = folder / "base"
     shutil.rmtree(base, ignore_errors=True)
@@ -73,3 +73,32 @@ def test_a_damaged_checkpoint_is_put_aside(folder: Path, damage: Any) -> None:
     save(run, 6)  # what is kept or removed goes by the markers, too
     assert published_steps(run)[-1] == 6
     assert set(files_beside(base, base / "runs")) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"world_size": 0}, {"world_size": float("inf")}, {"world_size": 10**18}, {"step": float("nan")},
+        {"files": {"/dev/zero": [1, "x"]}}, {"files": {"../../recipe.json": [1, "x"]}}, {"files": []},
+    ],
+)  # fmt: skip
+def test_a_marker_that_cannot_be_is_put_aside(tmp_path: Path, change: dict[str, Any]) -> None:
+    run = RunDir(tmp_path)
+    for step in (2, 4):
+        save(run, step)
+    (run.checkpoint(4) / COMPLETE).write_text(json.dumps(marker() | change))
+
+    assert CheckpointStore(run, ALONE, 3, REQUIRED).find_resume() == 2
+
+
+@pytest.mark.parametrize("best", [[2], "2", float("inf"), {"step": 2}])
+def test_what_is_kept_is_found_out_whatever_a_marker_says_of_the_best(tmp_path: Path, best: Any) -> None:
+    run = RunDir(tmp_path)
+    save(run, 2)
+    (run.checkpoint(2) / COMPLETE).write_text(
+        json.dumps(json.loads((run.checkpoint(2) / COMPLETE).read_text()) | {"best": best})
+    )
+
+    save(run, 4)
+
+    assert published_steps(run) == [2, 4]
