@@ -47,7 +47,7 @@ def damages() -> st.SearchStrategy[tuple[str, bytes | None]]:
     return st.one_of(manifest, manifest, *others, st.tuples(st.sampled_from([*files]), st.none()))
 
 
-@fuzzed(st.tuples(st.lists(damages(), min_size=1, max_size=2), st.sampled_from(COMMANDS)), gate=25)
+@fuzzed(st.tuples(st.lists(damages(), min_size=1, max_size=2), st.sampled_from(COMMANDS)), gate=12)
 def test_a_damaged_corpus_is_shown_or_explained(folder: Path, damage: Any) -> None:
     look_at_damaged(folder, *damage)
 
