@@ -93,10 +93,9 @@ def _weight_files(folder: Path) -> list[Path]:
 def shard_names(index: Mapping[str, Any]) -> list[str]:
     """Name the files that an index of weights leads to; none if it says anything but names of files beside it."""
     found = index.get("weight_map")
-    names = [*found.values()] if isinstance(found, dict) else [None]
-    if not all(isinstance(name, str) and name.isprintable() and Path(name).name == name for name in names):
-        return []
-    return sorted({*names})
+    values = [*found.values()] if isinstance(found, dict) else []
+    names = {one for one in values if isinstance(one, str) and one.isprintable() and Path(one).name == one}
+    return sorted(names) if all(isinstance(one, str) and one in names for one in values) else []
 
 
 def _refuse_pointer(path: Path) -> None:
