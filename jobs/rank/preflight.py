@@ -24,6 +24,7 @@ from launcher.run.ledger import append_event, read_attempts
 from launcher.run.paths import COMPLETE, RunDir, published_steps
 from launcher.run.record import fingerprint
 from launcher.run.stage_inputs import missing_inputs
+from launcher.run.typed import read_object
 
 MIN_FREE_BYTES = 2**30
 """Space that a run directory must have besides checkpoints: logs, metrics, W&B's files."""
@@ -256,10 +257,10 @@ def room_needed(run: RunDir, expected: int | None) -> Room:
     if not steps:
         return Room(2, expected, "about ") if expected else Room()
     try:
-        manifest = json.loads((run.checkpoint(steps[-1]) / COMPLETE).read_text(encoding="utf-8"))
+        manifest = read_object(run.checkpoint(steps[-1]) / COMPLETE)
         return Room(1, sum(int(size) for size, _ in manifest["files"].values()))
-    except (ValueError, KeyError):  # CheckpointStore finds a damaged manifest, and names it
-        return Room()
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return Room()  # CheckpointStore finds a damaged manifest, and names it
 
 
 def code_hash(root: Path) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jobs.rank.atomic_files import sync
@@ -18,9 +18,11 @@ from jobs.rank.deal import deal
 from jobs.rank.process_group import RankGroup
 from jobs.train.checkpoint_files import first_absent
 from launcher.run.paths import COMPLETE, RunDir, is_checkpoint_complete, published_steps
+from launcher.run.typed import read_object
 
 STAGING, CONVERTED, TRASH, QUARANTINE = ".staging", ".converted", ".trash", "quarantine"
 
+_MOST_RANKS = 10**6
 Files = dict[str, tuple[int, str]]
 """Size and SHA-256 by path below the checkpoint."""
 
@@ -215,23 +217,33 @@ def _newest(run: RunDir) -> int | None:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    manifest = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    manifest = read_object(folder / COMPLETE)
     files = {name: (int(size), str(digest)) for name, (size, digest) in manifest["files"].items()}
-    return {"step": int(manifest["step"]), "world_size": int(manifest["world_size"]), "files": files}
+    world_size = int(manifest["world_size"])
+    if not 0 < world_size <= _MOST_RANKS:
+        raise ValueError(f"{world_size} ranks")
+    if outside := [name for name in files if not _is_inside(name)]:
+        raise ValueError(f"{outside[0][:80]!r} is not in it")
+    return {"step": int(manifest["step"]), "world_size": world_size, "files": files}
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return name.isprintable() and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
 
 
 def _best_known_to(folder: Path) -> int | None:
     try:
-        best: int | None = json.loads((folder / COMPLETE).read_text(encoding="utf-8")).get("best")
+        best = read_object(folder / COMPLETE).get("best")
     except (OSError, ValueError, AttributeError):  # an old checkpoint that rotted is no reason to end a training
         return None
-    return best
+    return best if isinstance(best, int) else None
 
 
 def _try_manifest(folder: Path, step: int) -> dict[str, Any] | str:
     try:
         manifest = _read_manifest(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return f"{COMPLETE} is unreadable ({type(error).__name__}: {error})"
     return manifest if manifest["step"] == step else f"{COMPLETE} is of step {manifest['step']}"
 

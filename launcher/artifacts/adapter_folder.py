@@ -239,7 +239,7 @@ def read_object(path: Path) -> dict[str, Any] | None:
     """Read a JSON object, or None if there is none."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -1,7 +1,7 @@
 """Folders of models and tokenizers as people copy them: files that cannot be loaded are found without loading them."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ def require_whole(path: Path) -> None:
         header = file.read(length) if length <= min(size, _HEADER_BYTES) else b""
     try:
         ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
-        expected = 8 + length + max(ends, default=0)
-    except (ValueError, LookupError, TypeError, AttributeError):
+        expected = 8 + length + int(max(ends, default=0))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         raise LauncherError(f"{path}: is no complete safetensors file ({size:,} bytes); copy it again") from None
     if size != expected:
         raise LauncherError(f"{path}: has {size:,} bytes, but its header says {expected:,}; copy it again")
@@ -74,7 +74,9 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
-        names = sorted({str(name) for name in (_read_object(folder / INDEX).get("weight_map") or {}).values()})
+        names = shard_names(_read_object(folder / INDEX))
+        if not names:
+            raise LauncherError(f"{folder / INDEX}: its `weight_map` names no files of this folder; copy it again")
         if missing := [name for name in names if not (folder / name).is_file()]:
             which = f"`{missing[0]}`" + (f" and {len(missing) - 1} more of its shards" if missing[1:] else "")
             raise LauncherError(f"{folder / INDEX}: names {which}, which the folder does not have; copy it again")
@@ -86,6 +88,14 @@ def _weight_files(folder: Path) -> list[Path]:
             f"them, load the model with transformers and write {WEIGHTS} with `save_pretrained`"
         )
     return []
+
+
+def shard_names(index: Mapping[str, Any]) -> list[str]:
+    """Name the files that an index of weights leads to; none if it says anything but names of files beside it."""
+    found = index.get("weight_map")
+    values = [*found.values()] if isinstance(found, dict) else []
+    names = {one for one in values if isinstance(one, str) and one.isprintable() and Path(one).name == one}
+    return sorted(names) if all(isinstance(one, str) and one in names for one in values) else []
 
 
 def _refuse_pointer(path: Path) -> None:
@@ -108,7 +118,7 @@ def _require_objects(folder: Path, names: Iterable[str]) -> None:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LauncherError(f"{path}: is not JSON ({error}); copy it again") from None
     if not isinstance(content, dict):
         raise LauncherError(f"{path}: is no JSON object; copy it again")

@@ -1,6 +1,5 @@
 """manifest.json of a folder of outcome tables: what they were made from, what was left out and why, and their sizes."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 from launcher.artifacts.corpus_manifest import ManifestPart
 from launcher.errors import LauncherError
 from launcher.recipe.sections.labelled_notes import NoteSplit, Outcome
+from launcher.run.typed import read_object
 
 if TYPE_CHECKING:
     from launcher.recipe.kinds.outcomes import OutcomesRecipe
@@ -69,7 +69,7 @@ def decisive_settings(recipe: "OutcomesRecipe") -> dict[str, Any]:
 def is_credentialed_table(path: Path) -> bool:
     """Tell whether a file lies beside a manifest of credentialed outcome tables."""
     try:
-        return bool(json.loads((path.parent / MANIFEST).read_bytes())["data_use"] == "credentialed")
+        return bool(read_object(path.parent / MANIFEST)["data_use"] == "credentialed")
     except (OSError, ValueError, TypeError, LookupError):
         return False
 

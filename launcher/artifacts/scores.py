@@ -4,7 +4,6 @@ Columns of items.parquet: `task`, `id`, `group`, `prompt_sha256`, `prediction`, 
 column for each metric, empty for items of tasks that lack it. Perplexities have `nll`, `tokens`, `words` and `bytes`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launcher.artifacts.standard_errors import Mean
 from launcher.errors import LauncherError
+from launcher.run.typed import read_object
 
 SCORES = "scores.json"
 ITEMS = "items.parquet"
@@ -122,7 +122,7 @@ def read_split_scores(path: Path) -> dict[str, dict[str, float | None]] | None:
     """
     file = find_scores(path)
     try:
-        splits = json.loads(file.read_bytes())["splits"] if file else None
+        splits = read_object(file)["splits"] if file else None
         return splits and {
             name: {metric: score["value"] for metric, score in split["scores"].items()}
             for name, split in splits.items()

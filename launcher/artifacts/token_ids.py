@@ -1,11 +1,11 @@
 """Which token each id means, by tokenizer.json: a corpus and the model that reads it must agree."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from launcher.artifacts.corpus_manifest import TOKENIZER
+from launcher.run.typed import read_object
 
 Tokens: TypeAlias = Mapping[int, str]
 """The token of each id, without special ones, which fine-tuned models often rename."""
@@ -70,7 +70,7 @@ def tokenizer_mismatches(folders: Iterable[tuple[str, Path]], model: Path | None
 
 def _content(folder: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads((folder / TOKENIZER).read_bytes())
+        content: dict[str, Any] = read_object(folder / TOKENIZER)
         _all_tokens(content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # loading the tokenizer will say what is wrong with it

@@ -1,6 +1,5 @@
 """What a run read: the inputs that its recipe names, and what their manifests say of them."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from launcher.run.contents import Content
 from launcher.run.identity import RunIdentity
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
+from launcher.run.typed import read_object
 
 _LICENSES = 6
 """Licences that are listed."""
@@ -66,7 +66,7 @@ def _facts_of_manifest(record: RunRecord, kind: str, name: str) -> Iterator[str]
         return
     try:
         folder = record.locations.corpus(name) if kind == "corpus" else Path(record.locations.model(name))
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        manifest = read_object(folder / "manifest.json")
         yield from _facts_of_corpus(manifest) if kind == "corpus" else _facts_of_made(manifest)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return  # no manifest, or one of another program

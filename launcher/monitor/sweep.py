@@ -18,6 +18,7 @@ from launcher.run.metrics import read_newest_rows
 from launcher.run.paths import RunDir, expand
 from launcher.run.sweep_points import SweptRun, read_points
 from launcher.run.trials import SearchDir, find_search, swept_runs
+from launcher.run.typed import read_object
 
 SEED = "seed"
 _NO_METRICS = ("step", "time", "attempt", "epoch")
@@ -185,7 +186,7 @@ def read_measured(run: RunDir) -> MeasuredRun:
 def _read_scores(path: Path) -> tuple[dict[str, float], set[str]]:
     """Read `TASK.METRIC` of an evaluation, each task's headline first, and which of them are better the lower."""
     try:
-        tasks: dict[str, Any] = json.loads(path.read_bytes())["tasks"]
+        tasks: dict[str, Any] = read_object(path)["tasks"]
         values, lower = {}, set()
         for name, task in tasks.items():
             for metric in sorted(task["scores"], key=lambda metric: metric != task["headline"]):

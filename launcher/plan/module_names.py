@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.artifacts.model_folder import INDEX, WEIGHTS, shard_names
 from launcher.plan.model_shape import read_json
 
 NAMED_AS_SAVED = """
@@ -71,14 +72,16 @@ def _modules_of(tensors: Mapping[str, int]) -> ModelModules:
 
 def _tensors(folder: Path) -> dict[str, int]:
     """Name the tensors of a folder's safetensors files, and how many dimensions each has; none if one is unreadable."""
-    index = (read_json(folder / "model.safetensors.index.json") or {}).get("weight_map")
-    files = sorted({*index.values()}) if isinstance(index, dict) else ["model.safetensors"]
+    index = read_json(folder / INDEX)
     found: dict[str, int] = {}
-    for file in files:
-        head = read_head(folder / str(file))
+    for file in [WEIGHTS] if index is None else shard_names(index):
+        head = read_head(folder / file)
         if not head:
             return {}
-        found |= {name: len(tensor["shape"]) for name, tensor in head.items() if name != "__metadata__"}
+        try:
+            found |= {name: len(tensor["shape"]) for name, tensor in head.items() if name != "__metadata__"}
+        except (LookupError, TypeError):
+            return {}
     return found
 
 
@@ -91,6 +94,6 @@ def read_head(path: Path) -> dict[str, Any] | None:
         with path.open("rb", buffering=0) as file:
             length = int.from_bytes(file.read(8), "little")
             head = json.loads(file.read(length)) if 0 < length < _LONGEST_HEAD else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return head if isinstance(head, dict) else None

@@ -5,7 +5,6 @@ ended; never what was sent. NCCL's own files of a timeout are pickles, which cou
 are JSON, by the same recorder.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.run.numbers import ranks_in_words
+from launcher.run.typed import read_object
 
 KEPT = 20
 """Newest collectives of each group that are kept."""
@@ -91,7 +91,7 @@ def _newest(group: str, ranks: Mapping[int, Mapping[str, NewestCollective]]) -> 
 def _read(path: Path) -> dict[str, NewestCollective] | None:
     """Read the newest collective of each group of one rank; None if it has written none."""
     try:
-        entries = json.loads(path.read_bytes())["entries"]
+        entries = read_object(path)["entries"]
         return {_group_of(entry): _collective(entry) for entry in entries}  # in their order: the last one counts
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.run.files import replace_text
+from launcher.run.typed import read_object
 
 _OF_TOKENIZER = ("tokenizer", "special_tokens", "added_tokens", "vocab", "merges", "chat_template")
 """How the names of a tokenizer's files start."""
@@ -150,7 +151,7 @@ def _hash(value: object) -> str:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_bytes())
+        found = read_object(path)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -4,6 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from launcher.run.typed import read_object
+
 VARIABLE = "LAUNCHER_HANG_SECONDS"
 """Passes the limit to the ranks; 0 or missing: nobody watches (`launcher debug`, or `limits.hang: null`)."""
 
@@ -35,7 +37,7 @@ class Bound:
     def read(cls, path: Path, limit: float) -> "Bound":
         """Read the heartbeat file; with the recipe's limit where it does not tell, as of an earlier launcher."""
         try:
-            bound = cls(**json.loads(path.read_text(encoding="utf-8")))
+            bound = cls(**read_object(path))
             return bound if 0 < bound.seconds <= limit else cls(limit)
         except (OSError, ValueError, TypeError):
             return cls(limit)

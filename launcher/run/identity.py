@@ -11,6 +11,7 @@ from typing import Any
 
 from launcher.run.contents import Content, digest_all, look_at
 from launcher.run.files import replace_text
+from launcher.run.typed import read_object
 
 _CHARACTERS = 20
 """Of each of the two checksums: 80 bits, enough for any number of runs."""
@@ -83,7 +84,7 @@ class RunIdentity:
     def read(cls, path: Path) -> "RunIdentity | None":
         """Read identity.json; None if there is none that can be read."""
         try:
-            found = json.loads(path.read_bytes())
+            found = read_object(path)
             inputs = tuple((key, Content.from_json(content)) for key, content in found["inputs"])
             makes, made = found["makes"], None
             if makes:

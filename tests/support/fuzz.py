@@ -26,20 +26,20 @@ SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=6
 )
-BYTES = st.binary(max_size=64) | st.sampled_from(
-    [
-        b"",
-        b"{}",
-        b"[]",
-        b"null",
-        b"[" * 100_000,
-        b'{"a":' * 100_000,
-        b"1" * 5000,
-        b"\xff\xfe",
-        b'{"a": NaN}',
-        b"\n" * 99,
-    ]
-)
+_ODD_BYTES = {
+    "nothing": b"",
+    "no keys": b"{}",
+    "no items": b"[]",
+    "null": b"null",
+    "deep lists": b"[" * 100_000,
+    "deep objects": b'{"a":' * 100_000,
+    "a long number": b"1" * 5000,
+    "a byte order mark": b"\xff\xfe",
+    "not a number": b'{"a": NaN}',
+    "empty lines": b"\n" * 99,
+}
+# By their names: hypothesis writes out what a strategy is made of.
+BYTES = st.binary(max_size=64) | st.sampled_from([*_ODD_BYTES]).map(lambda name: _ODD_BYTES[name])
 
 
 def fuzzed(strategy: st.SearchStrategy[Value], gate: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
