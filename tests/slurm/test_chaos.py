@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launcher.devcluster import DevCluster, Shape
 from launcher.devcluster.chaos import (
@@ -182,7 +183,8 @@ def test_a_pipeline_under_six_faults_has_the_scores_of_an_undisturbed_one(
 def submit_pipeline(site: Site, folder: Path, name: str) -> dict[str, RunDir]:
     """A training and its evaluation, by the names of their stages."""
     path = folder / f"{name}.yaml"
-    settings = dict(setting.split("=", 1) for setting in (*ONE_RANK, *SETTINGS[2:]))
+    pairs = (setting.split("=", 1) for setting in (*ONE_RANK, *SETTINGS[2:]))
+    settings = {key: yaml.safe_load(value) for key, value in pairs}  # as `--set` reads them
     stages = {
         "pretrain": {"recipe": f"{RECIPES}/biomed_llama_cpt.yaml", "set": {**settings, "output": "pretrained"}},
         "after": {
