@@ -35,6 +35,8 @@ INIT_TIMEOUT = 90
 """Seconds to wait for W&B's server at the start, as W&B does by itself."""
 _DELETED = "previously created and deleted"
 """How W&B refuses the id of a deleted run (https://github.com/wandb/wandb/issues/10669)."""
+DELETED_MARK = "deleted"
+"""File in `wandb/` that is there once W&B has said so: no attempt waits for that run again."""
 _TABLE_ROWS = 10_000
 """W&B shows no more rows of a table."""
 SENT_AGAIN = 10
@@ -198,7 +200,7 @@ def _server(context: Context) -> str | None:
 
 def _open_unless_deleted(context: Context, tracking: Tracking) -> Any | None:
     """Open the W&B run; None if somebody deleted it there, which W&B's client finds out by asking until it gives up."""
-    mark, online = context.run.wandb_deleted, tracking.mode == "online"
+    mark, online = context.run.wandb / DELETED_MARK, tracking.mode == "online"
     if not (online and mark.exists()):
         try:
             return _open_wandb(context, tracking)

@@ -138,11 +138,6 @@ class RunDir:
         return self.root / "wandb"
 
     @property
-    def wandb_deleted(self) -> Path:
-        """Is there once W&B has said that the run was deleted: no attempt waits for it again."""
-        return self.wandb / "deleted"
-
-    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files, one for each attempt."""
         return self.root / "tensorboard"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.train.metrics import Row
-from jobs.train.tracking import _settings, open_tracker
+from jobs.train.tracking import DELETED_MARK, _settings, open_tracker
 from launcher.errors import LauncherError
 from launcher.recipe.quantities import Duration
 from launcher.run.paths import CONTINUE, FINISHED, RunDir
@@ -214,7 +214,7 @@ def test_a_run_that_was_deleted_is_told_at_once_by_all_attempts_but_the_first(
 
     told = "W&B: run abc123 was deleted there, and W&B gives no id out again; training continues without it"
     assert told in first and told in again
-    assert str(run.wandb_deleted) in first
+    assert str(run.wandb / DELETED_MARK) in first
     assert len(own.operations) == asked
 
 
