@@ -176,9 +176,9 @@ def task_prolog(layout: Layout) -> str:
     """
     return f"""\
 #!/bin/sh
-if [ -n "$FAKETIME_TIMESTAMP_FILE" ]; then
+if [ -n "$WRONG_CLOCK" ]; then
     echo "unset LD_PRELOAD"
-    echo "unset FAKETIME_TIMESTAMP_FILE"
+    echo "unset WRONG_CLOCK"
 fi
 lines={layout.node_environments}/$SLURMD_NODENAME
 [ ! -e "$lines" ] || cat "$lines"

@@ -143,7 +143,7 @@ def _unexpected(node: YamlNode, errors: Sequence[ErrorDetails]) -> str:
     if kind == "literal_error" and isinstance(node.value, str):
         return _unknown_choice(node, [choice for error in errors for choice in _choices(error)], expected)
     if kind.startswith("int") and (digits := re.sub(r"(?<=\d)[_,](?=\d{3})", "", node.text)).isdecimal():
-        expected = f"`{digits}`"
+        expected = f"`{digits}` without quotes" if digits == node.text else f"`{digits}`"
     if kind.startswith("float") and (percent := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", node.text)):
         expected = f"`{float(percent[1]) / 100:.12g}`"
     if kind in ("model_type", "dict_type") and node.text == "true":

@@ -5,7 +5,8 @@ goodput-metric-as-measure-of-ml-productivity), and, with the queue, Meta ETTR (h
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal, TypeAlias, get_args
 
 from launcher.monitor.traces import AttemptTrace
@@ -95,19 +96,53 @@ def account_for(
     starts = [*submitted[:1], *(one.started for one in attempts[:1])]
     if not starts:
         return TimeAccount(())
-    now = min(starts)
+    now = min(starts) if not submitted else submitted[0]
+    right = _by_right_clocks([now, *(one.started for one in attempts)])[1:]
     spans: list[TimeSpan] = []
-    for place, attempt in enumerate(attempts):
+    for place, (attempt, is_right) in enumerate(zip(attempts, right, strict=True)):
+        trace, of_it = traces.get(attempt.number), [pause for pause in pauses if pause.attempt == attempt.number]
+        if not is_right:
+            attempt, trace, of_it = _set_back(attempt, trace, of_it, attempt.started - now)  # noqa: PLW2901
         begin = max(now, attempt.started)
         spans += _wait(attempts[place - 1] if place else None, submitted, now, begin)
-        end = max(begin, _end_of(attempt, traces.get(attempt.number), until))
-        of_it = [pause for pause in pauses if pause.attempt == attempt.number]
-        spans += _cut(_divide(attempt, traces.get(attempt.number), begin, end), of_it)
+        end = max(begin, _end_of(attempt, trace, until))
+        spans += _cut(_divide(attempt, trace, begin, end), of_it)
         now = end
     last = attempts[-1] if attempts else None
     if not is_over and (last is None or last.ended is not None):
         spans += _wait(last, submitted, now, max(now, until))
     return TimeAccount(tuple(span for span in spans if span.seconds > 0))
+
+
+def _set_back(
+    attempt: Attempt, trace: AttemptTrace | None, pauses: Sequence[Pause], seconds: float
+) -> tuple[Attempt, AttemptTrace | None, list[Pause]]:
+    """Set all times of an attempt back whose node had a wrong clock; how long things took was right."""
+
+    def earlier(time: float | None) -> float | None:
+        return None if time is None else time - seconds
+
+    moved = replace(
+        attempt, started=attempt.started - seconds, began=earlier(attempt.began), ended=earlier(attempt.ended)
+    )
+    if trace is not None:
+        first, last = trace.first_time - seconds, trace.last_time - seconds
+        trace = replace(trace, first_time=first, last_time=last, kept_time=earlier(trace.kept_time))
+    return moved, trace, [replace(pause, time=pause.time - seconds) for pause in pauses]
+
+
+def _by_right_clocks(times: Sequence[float]) -> list[bool]:
+    """Tell of times that must be in order which ones are, as many as possible; the others are of wrong clocks."""
+    if all(one <= other for one, other in pairwise(times)):
+        return [True] * len(times)
+    chains: list[list[int]] = []  # the longest that ends with each time
+    for place, time in enumerate(times):
+        before = [chain for chain in chains if times[chain[-1]] <= time]
+        longest = max(before, key=len) if before else []
+        chains.append([*longest, place])
+    # Of two that are as long: with the submission, and with the newest attempt.
+    best = max(chains, key=lambda chain: (len(chain), chain[0] == 0, chain[-1]))
+    return [place in best for place in range(len(times))]
 
 
 def _end_of(attempt: Attempt, trace: AttemptTrace | None, until: float) -> float:

@@ -94,6 +94,14 @@ def test_a_word_like_no_is_text_where_text_belongs(tmp_path: Path) -> None:
     assert load(tmp_path, RECIPE.replace("tiny", "no")).name == "no"
 
 
+def test_a_number_in_quotes_is_written_without(tmp_path: Path) -> None:
+    text = RECIPE.replace("optim:\n", 'checkpoint: {keep: "3"}\noptim:\n', 1)
+
+    (fault,) = find_faults(tmp_path, text)
+
+    assert fault.message.endswith("`3` is not valid here; write `3` without quotes")
+
+
 def test_a_key_given_twice_names_both_lines(tmp_path: Path) -> None:
     text = RECIPE.replace("  lr: 1e-5\n", "  lr: 1e-5\n  eps: 1e-8\n  lr: 2e-5\n")
 

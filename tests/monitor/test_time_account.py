@@ -101,6 +101,24 @@ def test_an_attempt_that_failed_before_its_first_step_is_lost(begun: History) ->
     assert seconds(account_of(begun)) == {"queued": 10, "lost": 15 + 60, "starting": 15}
 
 
+@pytest.mark.parametrize("ahead", [300, -300])
+def test_an_attempt_on_a_node_whose_clock_was_wrong_lasts_as_long_as_it_did(begun: History, ahead: float) -> None:
+    begun.submit("7", at=0).start(0, "7", at=60).begin_steps(0, at=70).train(0, 0, 30, at=70)
+    begun.end(0, "preempted", "requeue", at=132, last_step=30)
+    begun.start(1, "7", at=150 + ahead).begin_steps(1, at=155 + ahead).train(1, 30, 40, at=155 + ahead)
+    begun.pause(1, 40, "saving", 175 + ahead, 178 + ahead).end(1, "preempted", "requeue", at=178 + ahead, last_step=40)
+    begun.start(2, "7", at=200).begin_steps(2, at=210).train(2, 40, 60, at=210)
+    account = account_of(begun.end(2, "finished", "done", at=250, last_step=60))
+
+    assert account.seconds() == 250
+    assert seconds(account) == {
+        "queued": 60 + 18 + 22,
+        "starting": 10 + 5 + 10,
+        "useful": 2 * (30 + 10 + 20),
+        "saving": 2 + 3,
+    }
+
+
 def test_a_run_that_was_never_queued_has_no_time(begun: History) -> None:
     assert account_of(begun).spans == ()
     assert account_of(begun).goodput is None

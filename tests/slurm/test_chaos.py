@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from launcher.devcluster import DevCluster, Shape
 from launcher.devcluster.chaos import (
@@ -31,6 +32,7 @@ from launcher.run.paths import RunDir
 from tests.slurm.conftest import running_cluster
 from tests.slurm.site import LAUNCHER, ONE_RANK, RECIPES, Site, joined_losses, logs_text, record
 from tests.support.time_accounts import account_of, seconds_by_the_clock
+from tests.support.wandb_server import wandb_server
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3 * 3600)]
 
@@ -50,7 +52,15 @@ def cluster() -> Iterator[DevCluster]:
 
 
 @pytest.fixture(scope="module")
-def site(cluster: DevCluster) -> Site:
+def site(cluster: DevCluster) -> Iterator[Site]:
+    """A person with a W&B account, whose runs somebody else may delete."""
+    with pytest.MonkeyPatch.context() as patch, wandb_server() as server:
+        patch.setenv("WANDB_BASE_URL", server.url)
+        patch.setenv("WANDB_API_KEY", "local-" + "k" * 40)
+        yield prepared_site(cluster)
+
+
+def prepared_site(cluster: DevCluster) -> Site:
     site = Site(cluster)
     site.prepare_corpus()
     return site
@@ -104,7 +114,7 @@ def test_a_run_under_twelve_faults_has_the_losses_of_an_undisturbed_one(
     site: Site, guarded: Site, undisturbed: RunDir, seed: int
 ) -> None:
     mine = guarded if seed % 2 else site
-    run = mine.submit_rehearsal(*SETTINGS)
+    run = mine.submit_rehearsal(*SETTINGS, "tracking.mode=online")
 
     report = storm_over(mine, run).carry_out(draw_strikes(FAULTS, FAULTS_OF_A_RUN, seed), seed)
 
@@ -173,7 +183,8 @@ def test_a_pipeline_under_six_faults_has_the_scores_of_an_undisturbed_one(
 def submit_pipeline(site: Site, folder: Path, name: str) -> dict[str, RunDir]:
     """A training and its evaluation, by the names of their stages."""
     path = folder / f"{name}.yaml"
-    settings = dict(setting.split("=", 1) for setting in (*ONE_RANK, *SETTINGS[2:]))
+    pairs = (setting.split("=", 1) for setting in (*ONE_RANK, *SETTINGS[2:]))
+    settings = {key: yaml.safe_load(value) for key, value in pairs}  # as `--set` reads them
     stages = {
         "pretrain": {"recipe": f"{RECIPES}/biomed_llama_cpt.yaml", "set": {**settings, "output": "pretrained"}},
         "after": {

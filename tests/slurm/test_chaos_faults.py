@@ -110,7 +110,7 @@ def test_a_node_with_a_wrong_clock_costs_an_attempt_at_most(
 
     [cost] = break_it(site, run, fault).costs
 
-    skewed = cost.what.split()[4]
+    skewed = cost.what.split()[3]
     assert cost.recovery == "came back"
     assert differing_steps(run.metrics, undisturbed.metrics) == [], logs_text(run)
     assert_seconds_are_right(run)

@@ -65,12 +65,13 @@ class ChaosReport:
 def costs_of(blows: Sequence[Blow], attempts: Sequence[Attempt], rows: Sequence[Row]) -> list[FaultCost]:
     """Work out what each fault cost; what a step or an attempt cost counts for the fault before it."""
     redone = _redone(blows, rows)
-    ends = [*(blow.time for blow in blows), float("inf")][1:]
+    ends = [*(blow.attempt for blow in blows), float("inf")][1:]
     return [_cost(blow, end, attempts, rows, again) for blow, end, again in zip(blows, ends, redone, strict=True)]
 
 
 def _cost(blow: Blow, end: float, attempts: Sequence[Attempt], rows: Sequence[Row], redone: int) -> FaultCost:
-    started = sum(blow.time < one.started < end for one in attempts)
+    # By their numbers: a node's clock may be wrong.
+    started = sum(blow.attempt < one.number <= end for one in attempts)
     struck = next((one for one in attempts if one.number == blow.attempt), None)
     is_over = struck is not None and started > 0 and struck.reason is not None
     new = _first_new(rows, blow.attempt) if started else _first_after(rows, blow)
