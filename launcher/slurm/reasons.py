@@ -46,6 +46,7 @@ WORDS: dict[str, SlurmReason] = {
     "BurstBufferResources": SlurmReason("waits for room in the burst buffer"),
     "BurstBufferStageIn": SlurmReason("its burst buffer is being filled"),
     "Cleaning": SlurmReason("its last start is being cleaned up"),
+    "Constraints": SlurmReason("no free node has the features that it asks for"),
     "DeadLine": SlurmReason("can no longer end before its deadline", "submit it without a deadline"),
     "Dependency": SlurmReason("waits for another job"),
     "DependencyNeverSatisfied": SlurmReason(
@@ -67,7 +68,10 @@ WORDS: dict[str, SlurmReason] = {
     "MaxMemPerLimit": SlurmReason("asks for more memory than its partition allows", _FEWER),
     "NodeDown": SlurmReason("waits for a node that is down"),
     "NonZeroExitCode": SlurmReason("ended with an exit code other than 0", "`launcher logs` shows why"),
+    "MaxPoweredUpNodes": SlurmReason("waits: the site has as many nodes powered up as it may"),
+    "MpiPortsBusy": SlurmReason("waits for free MPI ports on its nodes"),
     "None": SlurmReason("has just been queued, and Slurm has not looked at it yet"),
+    "NvidiaImexChannels": SlurmReason("waits for a free IMEX channel of NVIDIA's"),
     "OutOfMemory": SlurmReason("used more memory than it had", "raise `resources.memory` of the recipe"),
     "PartitionConfig": SlurmReason("asks for something that its partition does not allow", _FEWER),
     "PartitionDown": SlurmReason("its partition is down"),
@@ -85,10 +89,14 @@ WORDS: dict[str, SlurmReason] = {
     "QOSResourceLimit": SlurmReason("its QOS uses as much as it may"),
     "QOSTimeLimit": SlurmReason("its QOS has used up its time", _ASK),
     "QOSUsageThreshold": SlurmReason("its QOS is below its usage threshold", _ASK),
+    "RaisedSignal": SlurmReason("was ended by a signal"),
     "ReqNodeNotAvail": SlurmReason("waits for nodes that are down or reserved"),
     "Reservation": SlurmReason("waits for its reservation"),
     "ReservationDeleted": SlurmReason(
         "its reservation was deleted", "take the reservation out of the profile and submit it again"
+    ),
+    "ReservationInvalid": SlurmReason(
+        "its reservation does not admit it", "write another `reservation` into the profile, or none"
     ),
     "Resources": SlurmReason("waits for free nodes"),
     "SchedDefer": SlurmReason("the scheduler looks at it in its next round"),
@@ -106,7 +114,7 @@ _RESOURCES = {
 _LIMIT = re.compile(
     r"(?P<owner>Assoc|QOS|)(?P<scope>Grp|Max|Min)"
     rf"(?P<resource>{'|'.join(sorted(_RESOURCES, key=len, reverse=True))})"
-    r"(?P<minutes>RunMinutes|Minutes)?(?P<each>Per(?:Job|Node|User|Account))?(?:Limit|NotSatisfied)?",
+    r"(?P<minutes>RunMinutes|RunMins|Minutes)?(?P<each>Per(?:Job|Node|User|Account))?(?:Limit|NotSatisfied)?",
     re.IGNORECASE,
 )
 _OWNERS = {"assoc": "its account", "qos": "its QOS", "": "its account"}
@@ -138,7 +146,7 @@ def _explain_limit(name: str) -> SlurmReason | None:
     if match is None:
         return None
     owner, scope, resource, minutes, each = ((value or "").lower() for value in match.groups())
-    what, owner = _RESOURCES[resource] + _MINUTES[minutes], _OWNERS[owner]
+    what, owner = _RESOURCES[resource] + _MINUTES[minutes.replace("mins", "minutes")], _OWNERS[owner]
     if scope == "min":
         return SlurmReason(f"asks for {'fewer' if what.endswith('s') else 'less'} {what} than {owner} demands", _MORE)
     if scope == "grp" or each in ("peruser", "peraccount") or resource.startswith(("job", "submit")):
