@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jobs.data.corpus.file_list import find_files
+from jobs.data.corpus.file_list import find_files, matching
 from jobs.data.corpus.source_files import make_work_folder
 from launcher.errors import LauncherError
 from launcher.run.ledger import read_attempts
@@ -120,6 +120,17 @@ def test_a_link_to_nothing_is_named(tmp_path):
 
     with pytest.raises(LauncherError, match=r"sources\.0\.files: `\S+/b\.jsonl` links to a file that does not exist"):
         prepare(tmp_path)
+
+
+def test_a_link_into_a_closed_folder_is_named(stranger):
+    (stranger / "closed").mkdir()
+    write_pile(stranger / "closed" / "a.jsonl", ["one", "two"])
+    (stranger / "b.jsonl").symlink_to("closed/a.jsonl")
+    (stranger / "closed").chmod(0)
+    context = SimpleNamespace(data_glob=lambda files: str(stranger / files))
+
+    with pytest.raises(LauncherError, match=r"files: `\S+/b\.jsonl` links to a file in a folder that is closed to you"):
+        matching(context, "files", "*.jsonl")
 
 
 def test_a_name_that_no_manifest_can_hold_is_refused_before_its_file_is_read(tmp_path):

@@ -172,6 +172,19 @@ def load_evaluation(context: Context, recipe: PrepareRecipe) -> EvaluationIndex 
     return build_index(dict.fromkeys(paths), wanted.ngram)
 
 
+def _require_target(key: str, link: Path) -> None:
+    try:
+        link.stat()
+    except PermissionError:
+        raise LauncherError(
+            f"{key}: `{link}` links to a file in a folder that is closed to you; ask its owner"
+        ) from None
+    except OSError:
+        raise LauncherError(
+            f"{key}: `{link}` links to a file that does not exist; restore it or remove the link"
+        ) from None
+
+
 def matching(context: Context, key: str, files: str) -> list[Path]:
     """Find the files that a pattern of the recipe matches, sorted by name.
 
@@ -182,8 +195,8 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
     pattern = context.data_glob(files)
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
     for path in found:
-        if path.is_symlink() and not path.exists():
-            raise LauncherError(f"{key}: `{path}` links to a file that does not exist; restore it or remove the link")
+        if path.is_symlink():
+            _require_target(key, path)
         if _SURROGATE.search(str(path)):
             raise LauncherError(f"{key}: {str(path)!a} is not a name in UTF-8, which manifests need; rename it")
     paths = [path for path in found if path.is_file()]
