@@ -91,7 +91,7 @@ def chat(
     resources = _resources(found, profile, gpus, cpus, memory, time)
     plan = choose_nodes(ChatPlan(request, resources, here, patience * 60), profile)
     if plan.avoided.nodes:
-        typer.echo(not_on(plan.avoided.nodes), err=True)
+        tell(not_on(plan.avoided.nodes))
     code = carry_out(
         plan,
         profile,

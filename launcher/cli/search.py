@@ -118,7 +118,7 @@ def _all_end(folder: "SearchDir", profile: "Cluster") -> bool:
         past = read_past(folder, search.metric)
         over = sum(one.state != "open" for one in past)
         if over != shown:
-            typer.echo(f"{record.name}: {over} of {search.budget} trials are over", err=True)
+            tell(f"{record.name}: {over} of {search.budget} trials are over")
         shown = over
         if not alive:
             return over >= search.budget and any(one.state == "finished" for one in past)
@@ -162,7 +162,7 @@ def _publish(folder: "SearchDir") -> None:
 
     record = SearchRecord.read(folder.record)
     if told := publish_best(folder, record, read_past(folder, record.search.metric)):
-        typer.echo(f"{record.name}: {told}", err=True)
+        tell(f"{record.name}: {told}")
 
 
 def _budget(plan: "SearchPlan") -> str:
