@@ -59,7 +59,7 @@ chaos: install
 	bash .ci/slurm-packages
 	$(PYTEST) -m long tests/slurm/test_chaos.py -s
 
-# The tests on Slurm with the versions of three Debian releases, into the table of docs/installing.md; as root, about an hour.
+# The tests of what Slurm does with the Slurm of two other Debian releases, into the table of docs/installing.md; as root, about half an hour.
 slurm-versions: install
 	bash .ci/slurm-versions $(RELEASES)
 

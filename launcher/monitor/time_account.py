@@ -102,7 +102,7 @@ def account_for(
     for place, (attempt, is_right) in enumerate(zip(attempts, right, strict=True)):
         trace, of_it = traces.get(attempt.number), [pause for pause in pauses if pause.attempt == attempt.number]
         if not is_right:
-            attempt, trace, of_it = _set_back(attempt, trace, of_it, attempt.started - now)  # noqa: PLW2901
+            attempt, trace, of_it = _set_back(attempt, trace, of_it, attempt.started - now)  # noqa: PLW2901 - corrected
         begin = max(now, attempt.started)
         spans += _wait(attempts[place - 1] if place else None, submitted, now, begin)
         end = max(begin, _end_of(attempt, trace, until))
