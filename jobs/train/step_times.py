@@ -27,7 +27,9 @@ SLOW = 0.7
 LEAST_SECONDS = 0.02
 """... if that costs so many seconds of a step, ..."""
 POINTS = 20
-"""... on average over so many logged points: everything is slow at times."""
+"""... on average over so many logged points: everything is slow at times, ..."""
+HICCUPS = 2
+"""... without so many, each rank's slowest: a pause of the file system would make an average as large as a slow GPU."""
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,7 @@ class StragglerWatch:
         return {"slowest_rank": slowest, "slowest_speed": _speed(ranks, slowest)}
 
     def _judge(self, step: int) -> None:
-        means = [
-            OwnTime(
-                *(sum(parts) / POINTS for parts in zip(*((one.loading, one.computing) for one in points), strict=True))
-            )
-            for points in zip(*self._points, strict=True)
-        ]
+        means = [_usual(points) for points in zip(*self._points, strict=True)]
         usual = median_low(one.seconds for one in means)
         for rank, mean in enumerate(means):
             is_slow = _speed(means, rank) < SLOW and mean.seconds - usual > LEAST_SECONDS
@@ -142,6 +139,12 @@ class StragglerWatch:
                 cause = "loading data" if loading > (mean.seconds - usual) / 2 else "computing"
                 speed = _speed(means, rank)
                 self._report(Straggler(rank, self._node_of(rank), step, speed, mean.seconds, usual, cause))
+
+
+def _usual(points: Sequence[OwnTime]) -> OwnTime:
+    """Average what one rank measured, without its hiccups."""
+    kept = sorted(points, key=lambda one: one.seconds)[: len(points) - HICCUPS]
+    return OwnTime(sum(one.loading for one in kept) / len(kept), sum(one.computing for one in kept) / len(kept))
 
 
 def _speed(ranks: Sequence[OwnTime], rank: int) -> float:

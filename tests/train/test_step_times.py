@@ -102,10 +102,18 @@ def test_ranks_that_are_nearly_alike_are_no_stragglers(slow: OwnTime) -> None:
     assert judged([[OwnTime(0.1, 0.9), slow]] * POINTS)[0] == []
 
 
-def test_one_slow_step_makes_no_straggler_nor_do_milliseconds() -> None:
-    usual = OwnTime(0.1, 0.9)
-    assert judged([[usual, usual]] * (POINTS - 1) + [[usual, OwnTime(0.1, 9)]])[0] == []
+def test_two_pauses_make_no_straggler_nor_do_milliseconds() -> None:
+    usual, paused = OwnTime(0.1, 0.9), OwnTime(60, 0.9)
+    assert judged([[usual, usual]] * (POINTS - 2) + [[usual, paused]] * 2)[0] == []
     assert judged([[OwnTime(0, 0.001), OwnTime(0, 0.004)]] * POINTS)[0] == []
+
+
+def test_a_rank_that_waits_in_every_fourth_step_is_a_straggler() -> None:
+    usual, waiting = OwnTime(0.1, 0.9), OwnTime(5, 0.9)
+
+    found, _ = judged([*[[usual, usual]] * 3, [usual, waiting]] * (POINTS // 4))
+
+    assert [one.cause for one in found] == ["loading data"]
 
 
 def test_a_rank_that_is_alone_is_not_judged() -> None:
