@@ -21,7 +21,7 @@ def checkout(tmp_path: Path) -> Path:
     for folder in ("env/bin", "build/audit/bin"):
         (tmp_path / folder).mkdir(parents=True)
     write_program(tmp_path / "env/bin/python", "echo rich==15.0.0")
-    write_program(tmp_path / "build/audit/bin/python", f'exec {sys.executable} "$@"')
+    write_program(tmp_path / "build/audit/bin/python", f'exec "{sys.executable}" "$@"')
     write_program(
         tmp_path / "build/audit/bin/pip-audit",
         'grep -q "^rich==15.0.0$" build/audit/packages.txt || exit 9\n'
