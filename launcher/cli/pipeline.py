@@ -1,7 +1,7 @@
 """`launcher pipeline advance`, and what other commands do with a pipeline."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from launcher.pipeline.record import Pipeline
     from launcher.run.paths import RunDir
     from launcher.run.trials import SearchDir
+
+_REFUSED = {
+    "--after": "stages of a pipeline wait for each other; wait for the run, then submit the pipeline",
+    "--max-parallel": "limits the runs of one array; a pipeline has many",
+    "--test-only": "is not for pipelines; `--dry-run` shows what would be queued, and queues nothing",
+    "--follow": "a pipeline has many runs; `launcher logs PIPELINE STAGE --follow` follows one of them",
+}
 
 app = typer.Typer(help="Pipelines, where another command does not do.", no_args_is_help=True)
 
@@ -67,16 +74,23 @@ def submit_file(
     return pipeline
 
 
-def refuse_sweep(values: Sequence[str] | None) -> None:
-    """Refuse `--sweep` for a pipeline.
+def refuse_options(sweep: Sequence[str] | None, others: Mapping[str, object] | None = None) -> None:
+    """Refuse what a pipeline cannot take, instead of leaving it out.
+
+    Args:
+        sweep: Values of `--sweep`.
+        others: Values of other options, by name.
 
     Raises:
-        LauncherError: There are values.
+        LauncherError: There are some.
     """
     from launcher.errors import LauncherError
 
-    if values:
-        raise LauncherError(f"--sweep {values[0]}: is for recipes; a pipeline's stages have one value each")
+    if sweep:
+        raise LauncherError(f"--sweep {sweep[0]}: is for recipes; a pipeline's stages have one value each")
+    for option, value in (others or {}).items():
+        if value:
+            raise LauncherError(f"{option}: {_REFUSED[option]}")
 
 
 def validate_file(

@@ -17,7 +17,7 @@ from launcher.cli.arguments import (
     SweepOption,
 )
 from launcher.cli.json_output import print_json
-from launcher.cli.pipeline import validate_file
+from launcher.cli.pipeline import refuse_options, validate_file
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def validate(
 
     profile = _profile(cluster)
     if len(files) == 1 and is_pipeline(Path(files[0])):
+        refuse_options(sweep)
         validate_file(Path(files[0]), overrides or (), profile, rehearse, as_json)
         return
     loaded, faults = load_all([Path(file) for file in files], overrides or (), rehearse, sweep or ())

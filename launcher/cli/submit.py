@@ -20,7 +20,7 @@ from launcher.cli.arguments import (
     SweepOption,
 )
 from launcher.cli.logs import follow_run
-from launcher.cli.pipeline import refuse_sweep, submit_file
+from launcher.cli.pipeline import refuse_options, submit_file
 from launcher.cli.search import render_search, submit_search_file
 from launcher.cli.submit_report import report_all, tell_known, tell_turn, tell_waiting, warn
 from launcher.cli.verbosity import tell
@@ -105,7 +105,8 @@ def submit(
 
     profile = load_cluster(cluster)
     if _is_pipeline(recipes):
-        refuse_sweep(sweep)
+        given = {"--after": after, "--max-parallel": max_parallel, "--test-only": test_only, "--follow": follow}
+        refuse_options(sweep, given)
         pipeline = submit_file(
             Path(recipes[0]), overrides or (), profile, rehearse, rerun, dry_run=dry_run, yes=yes, as_json=as_json
         )

@@ -71,6 +71,24 @@ def test_all_stages_of_a_pipeline_are_watched(pipeline: Pipeline, site: str) -> 
     assert [(run["id"], run["state"]) for run in found["runs"]] == [("aaa111", "failed"), ("bbb222", "not submitted")]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["--test-only"], ["--after", "aaa111"], ["--max-parallel", "2"], ["--follow"], ["--sweep", "seed=1,2"]],
+    ids=lambda given: given[0],
+)
+def test_options_that_a_pipeline_cannot_take_are_refused_and_nothing_is_queued(
+    tmp_path: Path, site: str, options: list[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text(PREPARE)
+    path = tmp_path / "small.yaml"
+    path.write_text("kind: pipeline\nname: small\nstages:\n  corpus: {recipe: ./tiny.yaml}\n")
+
+    told = launcher("submit", str(path), *options, site, code=2)[1]
+
+    assert told.startswith(f"{options[0]}") or f" {options[0]}" in told
+    assert not (tmp_path / "runs").exists()
+
+
 PREPARE = """\
 kind: prepare
 name: tiny
