@@ -1,6 +1,8 @@
 """`launcher pipeline advance`, and what other commands do with a pipeline."""
 
+import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from launcher.run.paths import RunDir
     from launcher.run.trials import SearchDir
 
+POLL_SECONDS = (0.5, 15)
+"""Pause between two looks: short at first, then long, since each asks Slurm."""
 _REFUSED = {
     "--after": "stages of a pipeline wait for each other; wait for the run, then submit the pipeline",
     "--max-parallel": "limits the runs of one array; a pipeline has many",
@@ -38,7 +42,7 @@ def advance(
     folder: Annotated[Path, typer.Argument(help="Folder of a pipeline, or of a run that is a stage of some.")],
 ) -> None:
     """Queue the stages that can be queued now. Nodes do it when a stage ends; anybody may, at any time."""
-    from launcher.errors import RunError
+    from launcher.errors import LauncherError, RunError
     from launcher.pipeline.advance import advance as go_on
     from launcher.pipeline.find import pipelines_with
     from launcher.pipeline.record import Pipeline
@@ -48,9 +52,17 @@ def advance(
     pipelines = [given] if given.folder.record.is_file() else pipelines_with(RunDir(folder.absolute()))
     if not pipelines:
         raise RunError(f"`{folder}`: is no pipeline, and no stage of one")
+    failures: list[LauncherError] = []
     for pipeline in pipelines:
-        for line in go_on(pipeline, pipeline.cluster):
-            typer.echo(line)
+        if not os.access(pipeline.folder.root, os.W_OK):  # somebody else's, whose runs advance it
+            continue
+        try:
+            for line in go_on(pipeline, pipeline.cluster):
+                typer.echo(line)
+        except LauncherError as error:  # the others go on
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def submit_file(
@@ -72,6 +84,29 @@ def submit_file(
     pipeline = submit_pipeline(plan, tell_turn)
     _report(pipeline, plan, as_json)
     return pipeline
+
+
+def all_finish(pipeline: "Pipeline", cluster: "Cluster") -> bool:
+    """Wait until a pipeline is over, telling each change of a stage, and say whether all stages finished."""
+    from launcher.pipeline.states import is_over, read_stages
+
+    shown: dict[str, str] = {}
+    (pause, longest), patience = POLL_SECONDS, 30.0
+    while True:
+        states, _ = read_stages(pipeline, cluster)
+        for name, one in states.items():
+            state = one.status.state if one.status else "not submitted"
+            if shown.get(name) != state:
+                tell(f"{name}  {state}")
+            shown[name] = state
+        # The batch process closes an attempt just after its ranks finished, and lets the run be found by its identity.
+        last = [run.attempts[-1] for one in states.values() for run in one.members if run.attempts]
+        is_closed = all(attempt.ended is not None for attempt in last)
+        patience -= pause if is_over(states) else 0
+        if is_over(states) and (is_closed or patience < 0):
+            return all(one.is_finished for one in states.values())
+        time.sleep(pause)
+        pause = min(1.5 * pause, longest)
 
 
 def refuse_options(sweep: Sequence[str] | None, others: Mapping[str, object] | None = None) -> None:

@@ -20,7 +20,7 @@ from launcher.cli.arguments import (
     SweepOption,
 )
 from launcher.cli.logs import follow_run
-from launcher.cli.pipeline import refuse_options, submit_file
+from launcher.cli.pipeline import all_finish, refuse_options, submit_file
 from launcher.cli.search import render_search, submit_search_file
 from launcher.cli.submit_report import report_all, tell_known, tell_turn, tell_waiting, warn
 from launcher.cli.verbosity import tell
@@ -110,7 +110,7 @@ def submit(
         pipeline = submit_file(
             Path(recipes[0]), overrides or (), profile, rehearse, rerun, dry_run=dry_run, yes=yes, as_json=as_json
         )
-        if wait and pipeline and not _all_finish(profile, [*pipeline.runs().values()]):
+        if wait and pipeline and not all_finish(pipeline, profile):
             raise typer.Exit(1)
         return
     wanted = _load(recipes, overrides or (), rehearse, sweep or ())

@@ -105,7 +105,8 @@ class _Advance:
         """Let the best point be what a stage came to, once all of its points have ended."""
         run = one.verdict.run
         if run is None:
-            choice.select(one.stage)
+            if not one.stage.search:  # what it awaits are its inputs, not points
+                choice.select(one.stage)
             line, log = f"{one.stage.name}: nothing is selected: {one.verdict.why}", self.pipeline.folder.log
             if not one.verdict.is_open and not (log.exists() and line in log.read_text(encoding="utf-8")):
                 self.told.append(line)

@@ -21,7 +21,8 @@ def list_pipelines(runs_root: Path) -> list[Pipeline]:
     matches = [match for name in os.listdir(runs_root) if (match := FOLDER.match(name))]
     newest = sorted(matches, key=lambda match: (match["created"], match.string), reverse=True)
     found = [Pipeline(PipelineDir(runs_root / match.string)) for match in newest]
-    return [one for one in found if one.folder.record.is_file()]
+    # Path.is_file would raise an error for a run of somebody else that is closed to this user.
+    return [one for one in found if os.path.isfile(one.folder.record)]
 
 
 def find_pipeline(cluster: Cluster, text: str) -> Pipeline | None:

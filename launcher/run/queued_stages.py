@@ -5,7 +5,6 @@ and says what the run directories say, the end of a stage needs no look at Slurm
 library only, since the batch process of a stage reads it.
 """
 
-import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -63,10 +62,17 @@ def _pipelines_with(run: RunDir) -> Iterator[PipelineDir]:
     root = run.root.parent
     for name in os.listdir(root):
         pipeline = PipelineDir(root / name)
-        with contextlib.suppress(OSError):  # most are folders of runs
-            links = [os.path.join(pipeline.stages, stage) for stage in os.listdir(pipeline.stages)]
-            if any(os.path.basename(os.readlink(link)) == run.root.name for link in links):
-                yield pipeline
+        try:
+            stages = os.listdir(pipeline.stages)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # most are folders of runs
+            continue
+        links = [os.path.join(pipeline.stages, stage) for stage in stages if stage[0] != "."]
+        try:
+            has_run = any(os.path.basename(os.readlink(link)) == run.root.name for link in links)
+        except OSError:  # somebody replaces a link, or the file system fails: it may be one
+            has_run = True
+        if has_run:
+            yield pipeline
 
 
 def _goes_on_by_itself(pipeline: PipelineDir) -> bool:
@@ -94,6 +100,8 @@ def _is_as_queued(pipeline: PipelineDir, name: str, stage: QueuedStage) -> bool:
     attempts = read_attempts(run.ledger)
     has_ended = has_finished(attempts)
     if len(attempts) > 1 or (stage.is_awaited and has_ended):
+        return False
+    if has_ended and any(one.ended is None for one in attempts):  # its batch process may have died before it said so
         return False
     is_sound = has_ended or all(one.ended is None for one in attempts)
     return is_sound and RunRecord.read(run.record).submissions[-1].job_id == stage.job

@@ -12,6 +12,7 @@ from launcher.cli.views.pipeline_view import stages_table
 from launcher.errors import RunError
 from launcher.monitor.trials import read_past
 from launcher.operate.search.ask import ask
+from launcher.pipeline.advance import advance
 from launcher.pipeline.find import find_stage, find_stage_search, pipelines_with
 from launcher.pipeline.record import Pipeline
 from launcher.pipeline.states import is_over, read_stages
@@ -173,3 +174,14 @@ def test_the_search_of_a_stage_is_found_by_its_name(world: World, begun: Pipelin
     assert find_stage_search(world.cluster, "p:s0") is None
     with pytest.raises(RunError, match="no trial is selected yet"):
         find_stage(world.cluster, "p", "s1")
+
+
+def test_the_input_of_a_search_is_never_taken_for_its_best_trial(world: World, begun: Pipeline) -> None:
+    first = begun.run_of("s0")
+    assert first
+    first.metrics.write_text(json.dumps({"step": 1, "loss": 0.1}) + "\n")
+
+    carry_out(world, search_of(begun), world.scheduler.startable()[0], most=1)
+
+    assert advance(begun, world.cluster) == []
+    assert begun.run_of("s1") is None
