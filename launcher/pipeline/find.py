@@ -29,7 +29,7 @@ def find_pipeline(cluster: Cluster, text: str) -> Pipeline | None:
     """Find the pipeline that a user names: its folder, its id, or a name, of which the newest counts."""
     if "/" in text:
         named = Pipeline(PipelineDir(Path(text).expanduser().absolute()))
-        return named if named.folder.record.is_file() else None
+        return named if os.path.isfile(named.folder.record) else None
     pipelines = list_pipelines(expand(cluster.roots.runs))
     for one in pipelines:
         if text in (one.folder.root.name, one.record.name, one.record.id):
