@@ -1,12 +1,17 @@
 """Stages that are searches: when their trials begin, which of them is selected, and what a person may do meanwhile."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from jobs.batch import main as batch
+from jobs.batch.search import NextTrial
+from jobs.batch.supervise import Signals
+from launcher.cli.pipeline import advance as advance_folder
 from launcher.cli.pipeline import stop
 from launcher.cli.views.pipeline_view import stages_table
 from launcher.errors import RunError
@@ -53,9 +58,12 @@ def search_of(pipeline: Pipeline) -> SearchDir:
 
 
 def carry_out(
-    world: World, search: SearchDir, job: FakeJob, most: int = 100, failing: int | None = None
+    world: World, search: SearchDir, job: FakeJob, most: int = 100, failing: int | None = None, advances: bool = True
 ) -> list[RunDir]:
-    """Let an element carry out trials, whose losses are their seeds; the batch process advances after each."""
+    """Let an element carry out trials, whose losses are their seeds; the batch process advances after each.
+
+    Unless it was killed before: then it does not, and nobody has noted the end of the trial.
+    """
     runs: list[RunDir] = []
     job.state = "RUNNING"
     while len(runs) < most and (trial := ask(search, Owner(job.id), job.submission).trial):
@@ -64,9 +72,11 @@ def carry_out(
         run.metrics.write_text(json.dumps({"step": 1, "loss": trial.values["seed"]}) + "\n")
         write_made(run.outputs / "model", run.root.name)
         told = {"reason": "finished", "action": "done"} if ok else {"reason": "error", "action": "stop"}
-        append_event(run.ledger, 0, **told, ended=2.0)
+        append_event(
+            run.ledger, 0, **(told if advances else {"reason": told["reason"]}), ended=2.0 if advances else None
+        )
         runs.append(run)
-        for pipeline in pipelines_with(run):
+        for pipeline in pipelines_with(run) if advances else ():
             world.advance(pipeline)
     job.state = "COMPLETED"
     return runs
@@ -173,3 +183,27 @@ def test_the_search_of_a_stage_is_found_by_its_name(world: World, begun: Pipelin
     assert find_stage_search(world.cluster, "p:s0") is None
     with pytest.raises(RunError, match="no trial is selected yet"):
         find_stage(world.cluster, "p", "s1")
+
+
+@pytest.mark.parametrize("has_trials", [True, False])
+def test_an_element_without_a_further_trial_lets_the_pipeline_go_on(
+    world: World, begun: Pipeline, monkeypatch: pytest.MonkeyPatch, has_trials: bool
+) -> None:
+    search, job = search_of(begun), world.scheduler.startable()[0]
+    carry_out(world, search, job, most=100 if has_trials else 0, advances=False)
+    assert states(world, begun)[2] == "not submitted"
+    advanced = []
+
+    def run(argv: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
+        assert argv[2:5] == ["launcher", "pipeline", "advance"]
+        advanced.append(argv[5])
+        advance_folder(Path(argv[5]))
+        return subprocess.CompletedProcess(argv, 0, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(batch, "next_trial", lambda *_: NextTrial(None))
+
+    assert batch._carry_out_trials(search.root, job.submission, False, Signals()) == 0
+
+    assert len(advanced) == 1
+    assert states(world, begun)[1:] == (["finished", "queued"] if has_trials else ["queued", "not submitted"])
