@@ -137,11 +137,12 @@ class _Advance:
             self.is_full = True
             self.told.append(f"{one.stage.name}: is queued later: {error}")
             return
+        if queued.left == 0:  # the last trial ended while the search was stopped
+            self._select(read_stages(self.pipeline, self.cluster)[0][one.stage.name], choice)
+            return
         self.is_busy = True
-        elements = f"{queued.elements} element{'s' * (queued.elements != 1)}"
-        self.told.append(
-            f"{one.stage.name}: queued {elements} for {queued.left} trials as job {', '.join(queued.jobs)}"
-        )
+        if queued.jobs:
+            self.told.append(f"{one.stage.name}: {queued}")
 
     def _take_up(self, one: StageState, choice: Choice) -> None:
         """Queue a stage whose inputs are there or on their way; nothing if a run elsewhere does its work."""

@@ -58,6 +58,11 @@ class QueuedElements:
     alive: int
     """Elements that were queued or running before."""
 
+    def __str__(self) -> str:
+        """Say what was queued."""
+        elements = f"{self.elements} element{'s' * (self.elements != 1)}"
+        return f"queued {elements} for {self.left} trials as job {', '.join(self.jobs)}"
+
 
 def plan_search(corners: SubmissionPlan, items: Sequence[LoadedRecipe]) -> SearchPlan:
     """Work out what submitting a search would do. Changes nothing.

@@ -17,6 +17,7 @@ from launcher.cli.views.pipeline_view import stages_table
 from launcher.errors import RunError
 from launcher.monitor.trials import read_past
 from launcher.operate.search.ask import ask
+from launcher.pipeline.advance import advance
 from launcher.pipeline.find import find_stage, find_stage_search, pipelines_with
 from launcher.pipeline.record import Pipeline
 from launcher.pipeline.states import is_over, read_stages
@@ -157,6 +158,20 @@ def test_a_cancelled_search_goes_on_when_the_pipeline_is_resumed(world: World, b
 
     assert len(read_past(search, "loss")) == 3
     assert states(world, begun) == ["finished", "finished", "queued"]
+
+
+def test_a_search_that_was_stopped_while_its_last_trial_finished_is_selected_from_when_it_is_resumed(
+    world: World, begun: Pipeline
+) -> None:
+    carry_out(world, search_of(begun), world.scheduler.startable()[0], advances=False)
+    stop(begun, world.cluster, at_once=False)
+    assert states(world, begun)[1:] == ["stopped", "not submitted"]
+
+    told = advance(begun, world.cluster, resume=True)
+
+    assert states(world, begun)[1:] == ["finished", "queued"]
+    assert [line.partition(" as ")[0] for line in told][1:] == ["s2: queued"]
+    assert told[0].startswith("s1: selected ")
 
 
 def test_a_search_whose_jobs_are_gone_is_lost_until_it_is_resumed(world: World, begun: Pipeline) -> None:
