@@ -18,6 +18,7 @@ from launcher.pipeline.find import pipelines_with
 from launcher.pipeline.note_queued import forget_queued, note_queued
 from launcher.pipeline.point_queue import QUEUE_IS_FULL, PointQueue
 from launcher.pipeline.record import Pipeline, StageRecord, replace_link
+from launcher.pipeline.renew_search import adopt_search
 from launcher.pipeline.search_stage import SearchState
 from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
 from launcher.run.ledger import StopRequest
@@ -125,6 +126,7 @@ class _Advance:
             return
         if self.is_full or (self.cluster.executor == "local" and (self.is_busy or self.jobs)):
             return
+        adopt_search(search.folder, self.pipeline)
         forget_failures(search.folder)
         try:
             queued = queue_missing(search.folder, self.cluster)

@@ -85,8 +85,13 @@ class SearchDir:
 
     @property
     def prepared(self) -> Path:
-        """A link to the first submission of elements, if it was written before it could be queued."""
+        """A link to a submission of elements, if it was written before it could be queued."""
         return self.root / "prepared"
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether a submission of elements was written that was never queued."""
+        return self.prepared.is_symlink() and not (self.elements / Path(os.readlink(self.prepared)).name).exists()
 
     @property
     def stop_request(self) -> Path:

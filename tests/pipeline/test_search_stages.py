@@ -1,7 +1,9 @@
 """Stages that are searches: when their trials begin, which of them is selected, and what a person may do meanwhile."""
 
 import json
+import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +24,12 @@ from launcher.pipeline.find import find_stage, find_stage_search, pipelines_with
 from launcher.pipeline.record import Pipeline
 from launcher.pipeline.states import is_over, read_stages
 from launcher.recipe import read_recipe
-from launcher.run.ledger import append_event
+from launcher.run.ledger import append_event, read_attempts
 from launcher.run.paths import RunDir
+from launcher.run.record import RunRecord
+from launcher.run.stage_inputs import missing_inputs
 from launcher.run.trials import Owner, SearchDir, find_search
+from launcher.submit.search_record import SearchRecord
 from tests.support.fake_scheduler import FakeJob, write_made
 from tests.support.fake_stages import StageSpec, World
 
@@ -59,7 +64,7 @@ def search_of(pipeline: Pipeline) -> SearchDir:
 
 
 def carry_out(
-    world: World, search: SearchDir, job: FakeJob, most: int = 100, failing: int | None = None, advances: bool = True
+    world: World, search: SearchDir, job: FakeJob, most: int = 100, failing: Sequence[int] = (), advances: bool = True
 ) -> list[RunDir]:
     """Let an element carry out trials, whose losses are their seeds; the batch process advances after each.
 
@@ -68,8 +73,10 @@ def carry_out(
     runs: list[RunDir] = []
     job.state = "RUNNING"
     while len(runs) < most and (trial := ask(search, Owner(job.id), job.submission).trial):
-        run, ok = RunDir(search.runs_root / trial.run), trial.values["seed"] != failing
-        append_event(run.ledger, 0, job_id=job.id, started=1.0)
+        run, ok = RunDir(search.runs_root / trial.run), trial.values["seed"] not in failing
+        number = len(read_attempts(run.ledger))
+        append_event(run.ledger, number, job_id=job.id, started=1.0)
+        assert missing_inputs(RunRecord.read(run.record)) == []
         run.metrics.write_text(json.dumps({"step": 1, "loss": trial.values["seed"]}) + "\n")
         write_made(run.outputs / "model", run.root.name)
         told = {"reason": "finished", "action": "done"} if ok else {"reason": "error", "action": "stop"}
@@ -81,6 +88,14 @@ def carry_out(
             world.advance(pipeline)
     job.state = "COMPLETED"
     return runs
+
+
+def finish_first(world: World, pipeline: Pipeline) -> FakeJob:
+    """Let the first stage of a pipeline finish."""
+    job = next(job for job in world.scheduler.startable() if job.run == pipeline.run_of("s0"))
+    world.start(job)
+    world.finish(job)
+    return job
 
 
 def states(world: World, pipeline: Pipeline) -> list[str]:
@@ -134,7 +149,7 @@ def test_another_search_begins_anew(world: World, begun: Pipeline) -> None:
 def test_a_trial_that_failed_is_passed_over(world: World, begun: Pipeline) -> None:
     search = search_of(begun)
 
-    carry_out(world, search, world.scheduler.startable()[0], failing=5)
+    carry_out(world, search, world.scheduler.startable()[0], failing=[5])
 
     best = begun.run_of("s1")
     assert best
@@ -222,3 +237,72 @@ def test_an_element_without_a_further_trial_lets_the_pipeline_go_on(
 
     assert len(advanced) == 1
     assert states(world, begun)[1:] == (["finished", "queued"] if has_trials else ["queued", "not submitted"])
+
+
+def fail_all(world: World, pipeline: Pipeline) -> list[RunDir]:
+    """Let every trial fail."""
+    failed = carry_out(world, search_of(pipeline), world.scheduler.startable()[0], failing=SPEC[1].search)
+    for job in world.scheduler.startable():
+        carry_out(world, search_of(pipeline), job)
+    assert states(world, pipeline)[1] == "failed"
+    return failed
+
+
+def test_a_search_whose_submission_was_killed_belongs_to_the_next_pipeline(world: World) -> None:
+    killed = world.submit(SPEC)
+    assert killed
+    killed.folder.record.unlink()  # what is written last
+
+    again = world.submit(SPEC)
+
+    assert again
+    world.advance_after(finish_first(world, again))
+    assert SearchRecord.read(search_of(again).record).pipeline == str(again.folder.root)
+    carry_out(world, search_of(again), world.scheduler.startable()[-1])
+    assert states(world, again)[1:] == ["finished", "queued"]
+
+
+def test_a_search_that_came_to_nothing_is_tried_again_with_the_code_of_the_next_submission(
+    world: World, begun: Pipeline
+) -> None:
+    failed = fail_all(world, begun)
+    before = {os.path.realpath(run.code) for run in failed}
+    (world.folder / "code" / "launcher" / "one.py").write_text("mended = True\n")
+
+    again = world.submit(SPEC)
+
+    assert again
+    assert again != begun
+    elements = world.scheduler.startable()
+    assert len(elements) == 2
+    runs = carry_out(world, search_of(again), elements[0])
+    assert {run.root for run in runs} == {run.root for run in failed}
+    [code] = {os.path.realpath(run.code) for run in runs}
+    assert code not in before
+    assert f"PYTHONPATH={code}" in elements[0].submission.script.read_text().replace("'", "")
+    assert {RunRecord.read(run.record).pipeline for run in runs} == {str(again.folder.root)}
+    assert states(world, again)[1:] == ["finished", "queued"]
+
+
+def test_a_refused_submission_leaves_the_search_that_it_would_have_taken_up(world: World, begun: Pipeline) -> None:
+    failed = fail_all(world, begun)
+    world.scheduler.limit = 0
+
+    assert world.submit(SPEC) is None
+
+    world.scheduler.limit = None
+    world.advance(begun, resume=True)
+    runs = carry_out(world, search_of(begun), world.scheduler.startable()[0])
+    assert {run.root for run in runs} == {run.root for run in failed}
+    assert {RunRecord.read(run.record).pipeline for run in runs} == {str(begun.folder.root)}
+    assert states(world, begun)[1:] == ["finished", "queued"]
+
+
+def test_a_search_that_another_pipeline_will_queue_stays_its_own(world: World) -> None:
+    first = world.submit(SPEC)
+    assert first
+
+    second = world.submit((*SPEC[:2], replace(SPEC[2], seed=4)))
+
+    assert second
+    assert SearchRecord.read(search_of(second).record).pipeline == str(first.folder.root)
