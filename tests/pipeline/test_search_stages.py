@@ -20,6 +20,7 @@ from launcher.errors import RunError
 from launcher.monitor.trials import read_past
 from launcher.operate.search.ask import ask
 from launcher.pipeline.advance import advance
+from launcher.pipeline.choose import Choice
 from launcher.pipeline.find import find_stage, find_stage_search, pipelines_with
 from launcher.pipeline.record import Pipeline
 from launcher.pipeline.states import is_over, read_stages
@@ -306,3 +307,15 @@ def test_a_search_that_another_pipeline_will_queue_stays_its_own(world: World) -
 
     assert second
     assert SearchRecord.read(search_of(second).record).pipeline == str(first.folder.root)
+
+
+def test_another_pipeline_waits_for_what_follows_a_search_only_while_the_search_goes_on(
+    world: World, begun: Pipeline
+) -> None:
+    last = begun.record.stages[2]
+    awaited = Choice(world.cluster)._in_other_pipelines()
+    assert awaited[last.key] == begun.run_of("s2")
+
+    fail_all(world, begun)
+
+    assert last.key not in Choice(world.cluster)._in_other_pipelines()
