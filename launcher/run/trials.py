@@ -104,9 +104,15 @@ class SearchDir:
         return self.root.parent.parent
 
     def submissions(self) -> list[SubmissionDir]:
-        """Submissions of elements, oldest first."""
-        names = sorted(self.elements.iterdir(), key=lambda path: path.stat().st_mtime) if self.elements.is_dir() else []
-        return [SubmissionDir(self.runs_root / ".submissions" / path.name) for path in names]
+        """Submissions of elements, oldest first; first of all one that was prepared and is not listed.
+
+        Over NFS a listing may be old for a minute, in which a node has queued what was prepared.
+        """
+        paths = sorted(self.elements.iterdir(), key=lambda path: path.stat().st_mtime) if self.elements.is_dir() else []
+        names = [path.name for path in paths]
+        prepared = [Path(os.readlink(self.prepared)).name] if self.prepared.is_symlink() else []
+        names = [*(name for name in prepared if name not in names), *names]
+        return [SubmissionDir(self.runs_root / ".submissions" / name) for name in names]
 
 
 def find_search(runs_root: Path, name: str) -> SearchDir | None:

@@ -319,3 +319,15 @@ def test_another_pipeline_waits_for_what_follows_a_search_only_while_the_search_
     fail_all(world, begun)
 
     assert last.key not in Choice(world.cluster)._in_other_pipelines()
+
+
+def test_elements_that_another_node_has_just_queued_are_not_queued_again_by_an_old_listing(
+    world: World, begun: Pipeline
+) -> None:
+    for path in search_of(begun).elements.iterdir():
+        path.unlink()  # a listing over NFS that is a minute old
+
+    world.advance(begun)
+
+    assert len(world.scheduler.startable()) == 2
+    assert states(world, begun)[1] == "queued"
