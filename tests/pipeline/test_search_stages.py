@@ -16,14 +16,16 @@ from jobs.batch.supervise import Signals
 from launcher.cli.pipeline import advance as advance_folder
 from launcher.cli.pipeline import stop
 from launcher.cli.views.pipeline_view import stages_table
-from launcher.errors import RunError
+from launcher.errors import RunError, SlurmError
 from launcher.monitor.trials import read_past
 from launcher.operate.search.ask import ask
 from launcher.pipeline.advance import advance
 from launcher.pipeline.choose import Choice
 from launcher.pipeline.find import find_stage, find_stage_search, pipelines_with
+from launcher.pipeline.plan import plan_pipeline
 from launcher.pipeline.record import Pipeline
 from launcher.pipeline.states import is_over, read_stages
+from launcher.pipeline.submit import submit_pipeline
 from launcher.recipe import read_recipe
 from launcher.run.ledger import append_event, read_attempts
 from launcher.run.paths import RunDir
@@ -32,7 +34,7 @@ from launcher.run.stage_inputs import missing_inputs
 from launcher.run.trials import Owner, SearchDir, find_search
 from launcher.submit.search_record import SearchRecord
 from tests.support.fake_scheduler import FakeJob, write_made
-from tests.support.fake_stages import StageSpec, World
+from tests.support.fake_stages import StageSpec, World, load
 
 SPEC = (StageSpec((), 1), StageSpec((0,), 0, search=(7, 5, 6)), StageSpec((1,), 3))
 """A stage, a search of three trials that read it, and a stage that reads what is selected."""
@@ -331,3 +333,32 @@ def test_elements_that_another_node_has_just_queued_are_not_queued_again_by_an_o
 
     assert len(world.scheduler.startable()) == 2
     assert states(world, begun)[1] == "queued"
+
+
+def test_a_cancelled_search_goes_on_when_its_pipeline_is_submitted_again(world: World, begun: Pipeline) -> None:
+    [done] = carry_out(world, search_of(begun), world.scheduler.startable()[0], most=1)
+    stop(begun, world.cluster, at_once=True)
+
+    again = world.submit(SPEC)
+
+    assert again
+    assert again != begun
+    runs = carry_out(world, search_of(again), world.scheduler.startable()[0])
+    assert len(runs) == 2
+    assert done not in runs, "what has finished stays"
+    assert states(world, again)[1:] == ["finished", "queued"]
+
+
+def test_a_search_of_which_all_trials_finished_without_a_number_is_not_tried_again(
+    world: World, begun: Pipeline
+) -> None:
+    for run in carry_out(world, search_of(begun), world.scheduler.startable()[0], advances=False):
+        run.metrics.unlink()
+    for job in world.scheduler.startable():
+        carry_out(world, search_of(begun), job)
+    assert states(world, begun)[1] == "failed"
+
+    with pytest.raises(SlurmError, match="none of 3 trials has a number as `loss`"):
+        submit_pipeline(plan_pipeline(load(SPEC, world.folder), world.cluster))
+
+    assert len(read_past(search_of(begun), "loss")) == 3
