@@ -3,7 +3,7 @@
 With `slurm.guardian` in the cluster profile, the batch process queues it when an attempt starts. It waits for the job
 of the run to fail (`afternotok`), uses no GPU, and does nothing if the run ended properly:
 
-    python -m jobs.batch.guardian RUN_DIR SUBMISSION_DIR
+    python -m jobs.batch.guardian RUN_DIR SUBMISSION_DIR --job JOB
 """
 
 import argparse
@@ -17,13 +17,15 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from jobs.batch import slurm
-from jobs.batch.allocation import BatchJob
+from jobs.batch.allocation import BatchJob, StartRefusedError
 from jobs.batch.attempt import Journal
 from jobs.batch.requeue import repoint_dependents
+from jobs.batch.search import find_search_folder
 from launcher.run.ledger import Attempt, StopRequest, append_event, read_attempts
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.record import RunRecord, Submitted
 from launcher.run.slurm_text import outside_job
+from launcher.run.trials import SearchDir, read_trials
 
 PATIENCE_SECONDS = 600
 """How long a guardian goes on asking a slurmctld that is away, with each of two questions; its job has half an hour."""
@@ -64,7 +66,15 @@ def _queue_once(job: BatchJob) -> slurm.CommandResult:
         return waiting
     if any(f"afternotok:{job.id}(" in f"{conditions}(" for conditions in slurm.parse_waiting(waiting.text).values()):
         return slurm.CommandResult(True, "")
-    program = [sys.executable, "-m", "jobs.batch.guardian", str(job.run.root), str(job.submission.root)]
+    program = [
+        sys.executable,
+        "-m",
+        "jobs.batch.guardian",
+        str(job.run.root),
+        str(job.submission.root),
+        "--job",
+        job.id,
+    ]
     places = [f"--{name}={job.slurm_options[name]}" for name in _OF_PROFILE if job.slurm_options.get(name)]
     argv = [
         *("sbatch", *_OPTIONS, *places, f"--job-name=guardian-{job.record.id}"),
@@ -89,8 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m jobs.batch.guardian", description=__doc__)
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("submission", type=Path, help="folder of the submission")
+    parser.add_argument("--job", default="", help="Slurm's id of the job that it guards")
     options = parser.parse_args(argv)
-    run, submission = RunDir(options.run), SubmissionDir(options.submission)
+    submission = SubmissionDir(options.submission)
+    run = _find_run(RunDir(options.run), submission, options.job)
+    if run is None:
+        print(f"job {options.job} had no trial under way; nothing to do", flush=True)
+        return 0
     last = read_attempts(run.ledger)[-1]
     say = Journal(run.batch_log(last.number))
     why, states = _why_not(run, last), slurm.CommandResult(True, "")
@@ -117,6 +132,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     record.write(run.record)
     repoint_dependents(last.job_id, answer.text, say)
     return 0
+
+
+def _find_run(first: RunDir, submission: SubmissionDir, job: str) -> RunDir | None:
+    """Find the run that a job had under way; of an element of a search that is a trial, or None between two trials.
+
+    A job keeps the guardian that was queued with its first run.
+    """
+    try:
+        folder = find_search_folder(submission)
+    except StartRefusedError:  # the submission cannot be read; the run tells what is needed
+        return first
+    if folder is None or not job:
+        return first
+    search = SearchDir(folder)
+    for run in (RunDir(search.runs_root / trial.run) for trial in read_trials(search)):
+        attempts = read_attempts(run.ledger)
+        if attempts and attempts[-1].job_id == job and attempts[-1].ended is None:
+            return run
+    return None
 
 
 def _why_not(run: RunDir, last: Attempt) -> str:

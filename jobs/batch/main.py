@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.batch import slurm
-from jobs.batch.advance import advance_pipelines, advance_sweep
+from jobs.batch.advance import advance_pipelines, advance_search, advance_sweep
 from jobs.batch.allocation import BatchJob, StartRefusedError, find_job, read_job
 from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_attempt, read_history, tell_slurm
 from jobs.batch.end_reason import find_end_reason
@@ -65,6 +65,7 @@ def _carry_out_trials(search: Path, submission: SubmissionDir, local: bool, sign
             tell_slurm(str(refusal))
             return refusal.exit_code
         if trial.run is None:
+            advance_search(search)
             return trial.exit_code
         try:
             code, action = _run(read_job(submission, trial.run, trial.fingerprint, os.environ, local), signals)

@@ -18,6 +18,7 @@ from launcher.pipeline.find import pipelines_with
 from launcher.pipeline.note_queued import forget_queued, note_queued
 from launcher.pipeline.point_queue import QUEUE_IS_FULL, PointQueue
 from launcher.pipeline.record import Pipeline, StageRecord, replace_link
+from launcher.pipeline.renew_search import adopt_search
 from launcher.pipeline.search_stage import SearchState
 from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
 from launcher.run.ledger import StopRequest
@@ -126,6 +127,7 @@ class _Advance:
             return
         if self.is_full or (self.cluster.executor == "local" and (self.is_busy or self.jobs)):
             return
+        adopt_search(search.folder, self.pipeline)
         forget_failures(search.folder)
         try:
             queued = queue_missing(search.folder, self.cluster)
@@ -138,11 +140,12 @@ class _Advance:
             self.is_full = True
             self.told.append(f"{one.stage.name}: is queued later: {error}")
             return
+        if queued.left == 0:  # the last trial ended while the search was stopped
+            self._select(read_stages(self.pipeline, self.cluster)[0][one.stage.name], choice)
+            return
         self.is_busy = True
-        elements = f"{queued.elements} element{'s' * (queued.elements != 1)}"
-        self.told.append(
-            f"{one.stage.name}: queued {elements} for {queued.left} trials as job {', '.join(queued.jobs)}"
-        )
+        if queued.jobs:
+            self.told.append(f"{one.stage.name}: {queued}")
 
     def _take_up(self, one: StageState, choice: Choice) -> None:
         """Queue a stage whose inputs are there or on their way; nothing if a run elsewhere does its work."""

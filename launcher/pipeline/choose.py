@@ -109,7 +109,8 @@ def _runs_in_flight(pipeline: Pipeline, cluster: Cluster) -> Mapping[str, RunDir
             continue
         is_going = one.is_alive or (one.may_advance and not pipeline.is_stopped)
         if one.stage.select:
-            going |= {name} if set(one.stage.awaits) <= going else set()
+            is_coming = is_going or not one.stage.search  # of a sweep, what is awaited are its points
+            going |= {name} if is_coming and set(one.stage.awaits) <= going else set()
         elif one.run and is_going and set(one.stage.awaits) <= going:
             going.add(name)
             found[one.stage.key] = one.run

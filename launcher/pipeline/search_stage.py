@@ -77,12 +77,14 @@ def _state(folder: SearchDir, past: Sequence[PastTrial], is_over: bool, cluster:
         return "running", f"Slurm does not answer ({error})"
     if alive:
         return ("running" if any(one.state == "open" for one in past) else "queued"), ""
-    return ("stopped", "") if is_stopped else _rest(past)
+    return ("stopped", "") if is_stopped else _rest(folder, past)
 
 
-def _rest(past: Sequence[PastTrial]) -> tuple[State, str]:
+def _rest(folder: SearchDir, past: Sequence[PastTrial]) -> tuple[State, str]:
     """Say why none of a search's jobs is queued or running."""
-    if not past:  # it never was; or whoever queued it was killed on the way, or its jobs were before they had a trial
+    if (
+        not past or folder.is_prepared
+    ):  # it never was; or whoever queued it was killed on the way, or its jobs were before they had a trial
         return "not submitted", ""
     if all(one.state == "failed" for one in past):
         return "failed", "every trial failed"

@@ -14,17 +14,18 @@ from launcher.pipeline.advance import advance
 from launcher.pipeline.find import list_pipelines
 from launcher.pipeline.plan import PipelinePlan
 from launcher.pipeline.record import Pipeline, PipelineRecord
+from launcher.pipeline.renew_search import is_left, renew_search
 from launcher.pipeline.states import is_over, read_stages
 from launcher.run.files import write_text
 from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir, list_shares
 from launcher.run.record import RunRecord, fingerprint
 from launcher.run.sweep_points import SweptRun, write_points
-from launcher.run.trials import SearchDir, find_search
+from launcher.run.trials import SearchDir, find_search, read_trials
 from launcher.slurm.queue import queue_of
 from launcher.submit.queue_all import freeze_only
 from launcher.submit.search_record import SearchRecord
-from launcher.submit.searches import freeze_search, prepare_elements
+from launcher.submit.searches import freeze_search, prepare_elements, require_no_leavers
 
 
 def submit_pipeline(plan: PipelinePlan, on_wait: Callable[[], object] = lambda: None) -> Pipeline:
@@ -47,12 +48,15 @@ def submit_pipeline(plan: PipelinePlan, on_wait: Callable[[], object] = lambda: 
             return other
         _require_shared(plan)
         pipeline = _freeze(plan)
+        before = _jobs(pipeline)
         try:
             told = advance(pipeline, plan.cluster)
-            if plan.to_do and not _is_under_way(pipeline):  # nothing would ever advance it
+            if (
+                plan.to_do and _jobs(pipeline) == before and not _is_under_way(pipeline)
+            ):  # nothing would ever advance it
                 raise SlurmError("\n".join(told) or f"{plan.loaded.path}: nothing could be queued")
         except BaseException as error:
-            if not any(_jobs(pipeline)):
+            if _jobs(pipeline) == before:
                 remove(pipeline)
             elif isinstance(error, SlurmError):
                 name = pipeline.record.id
@@ -98,17 +102,17 @@ def _require_shared(plan: PipelinePlan) -> None:
 
 
 def _jobs(pipeline: Pipeline) -> list[list[str]]:
-    """List the jobs of each run that was made for a pipeline."""
+    """List the jobs of each run that was made for a pipeline, and the submissions of its searches."""
     records = [RunRecord.read(one.record) for run in _own_runs(pipeline) for one in (*list_shares(run), run)]
-    elements = [[one.root.name for one in search.submissions()] for search in _own_searches(pipeline)]
+    elements = [sorted(os.listdir(search.elements)) for search in _own_searches(pipeline)]
     return [*([entry.job_id for entry in record.submissions] for record in records), *elements]
 
 
 def _is_under_way(pipeline: Pipeline) -> bool:
-    """Tell whether any stage of its own was queued, or another pipeline carries one out."""
+    """Tell whether another pipeline carries a stage out."""
     own = _own_runs(pipeline)
     states, _ = read_stages(pipeline, pipeline.cluster)
-    return any(_jobs(pipeline)) or any(one.is_alive for one in states.values() if one.run not in own)
+    return any(one.is_alive for one in states.values() if one.run not in own)
 
 
 def remove(pipeline: Pipeline) -> None:
@@ -118,7 +122,12 @@ def remove(pipeline: Pipeline) -> None:
     noted. So the queue is searched.
     """
     own, queue = _own_runs(pipeline), queue_of(pipeline.cluster)
-    searches = [path for search in _own_searches(pipeline) for path in (search.prepared.resolve(), search.root)]
+    searches = [
+        path
+        for search in _own_searches(pipeline)
+        if not _is_used(search, pipeline)
+        for path in (search.prepared.resolve(), search.root)
+    ]
     records = [RunRecord.read(one.record) for run in own for one in (*list_shares(run), run)]
     submissions = [Path(name) for name in dict.fromkeys(one.frozen_for for one in records if one.frozen_for)]
     for folder in submissions:
@@ -134,6 +143,13 @@ def _own_searches(pipeline: Pipeline) -> list[SearchDir]:
     found = [find_search(pipeline.folder.root.parent, name) for name in names]
     own = str(pipeline.folder.root)
     return [search for search in found if search and SearchRecord.read(search.record).pipeline == own]
+
+
+def _is_used(search: SearchDir, pipeline: Pipeline) -> bool:
+    """Tell whether a search has trials, or is that of another pipeline, too: then it stays."""
+    name = SearchRecord.read(search.record).name
+    others = [one for one in list_pipelines(search.runs_root) if one != pipeline]
+    return bool(read_trials(search)) or any(stage.search == name for one in others for stage in one.record.stages)
 
 
 def _own_runs(pipeline: Pipeline) -> list[RunDir]:
@@ -192,12 +208,25 @@ def _freeze_runs(plan: PipelinePlan, made: list[Path]) -> dict[str, RunDir]:
 
 
 def _freeze_searches(plan: PipelinePlan, made: list[Path]) -> None:
-    """Write the searches that are new, and note in `made` what was made; another pipeline may have the same one."""
-    for search in (stage.search for stage in plan.stages if stage.search):
-        if search.is_new:
-            made.append(search.folder.root)
-            freeze_search(search)
-            made.append(prepare_elements(search).root)
+    """Write the searches that are new or were left, and note in `made` what was made.
+
+    Another pipeline may have the same search.
+
+    Raises:
+        RunError: A search was stopped, and its jobs are not gone yet.
+    """
+    root = plan.folder.root.parent
+    for stage in plan.stages:
+        if stage.search is None:
+            continue
+        if stage.search.is_new:
+            made.append(stage.search.folder.root)
+            freeze_search(stage.search)
+            made.append(prepare_elements(stage.search).root)
+            continue
+        require_no_leavers(stage.search.folder, plan.cluster)
+        if is_left(stage.record, root, plan.cluster):
+            made.append(renew_search(stage.search).root)
 
 
 def _note_points(pipeline: Pipeline, plan: PipelinePlan) -> None:

@@ -85,8 +85,13 @@ class SearchDir:
 
     @property
     def prepared(self) -> Path:
-        """A link to the first submission of elements, if it was written before it could be queued."""
+        """A link to a submission of elements, if it was written before it could be queued."""
         return self.root / "prepared"
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether a submission of elements was written that was never queued."""
+        return self.prepared.is_symlink() and not (self.elements / Path(os.readlink(self.prepared)).name).exists()
 
     @property
     def stop_request(self) -> Path:
@@ -99,9 +104,15 @@ class SearchDir:
         return self.root.parent.parent
 
     def submissions(self) -> list[SubmissionDir]:
-        """Submissions of elements, oldest first."""
-        names = sorted(self.elements.iterdir(), key=lambda path: path.stat().st_mtime) if self.elements.is_dir() else []
-        return [SubmissionDir(self.runs_root / ".submissions" / path.name) for path in names]
+        """Submissions of elements, oldest first; first of all one that was prepared and is not listed.
+
+        Over NFS a listing may be old for a minute, in which a node has queued what was prepared.
+        """
+        paths = sorted(self.elements.iterdir(), key=lambda path: path.stat().st_mtime) if self.elements.is_dir() else []
+        names = [path.name for path in paths]
+        prepared = [Path(os.readlink(self.prepared)).name] if self.prepared.is_symlink() else []
+        names = [*(name for name in prepared if name not in names), *names]
+        return [SubmissionDir(self.runs_root / ".submissions" / name) for name in names]
 
 
 def find_search(runs_root: Path, name: str) -> SearchDir | None:

@@ -58,6 +58,11 @@ class QueuedElements:
     alive: int
     """Elements that were queued or running before."""
 
+    def __str__(self) -> str:
+        """Say what was queued."""
+        elements = f"{self.elements} element{'s' * (self.elements != 1)}"
+        return f"queued {elements} for {self.left} trials as job {', '.join(self.jobs)}"
+
 
 def plan_search(corners: SubmissionPlan, items: Sequence[LoadedRecipe]) -> SearchPlan:
     """Work out what submitting a search would do. Changes nothing.
@@ -170,12 +175,12 @@ def _queue_missing(folder: SearchDir, cluster: Cluster, conditions: Sequence[str
     alive = len(require_no_leavers(folder, cluster))
     folder.stop_request.unlink(missing_ok=True)
     past = read_past(folder, search.metric)
-    left = max(0, search.budget - len(past)) + sum(one.state == "open" for one in past)
+    left = _count_left(past, search.budget)
     count = min(search.parallel, left, most or left) - alive
     if count <= 0:
         return QueuedElements((), 0, left, alive)
     size = count if queue.has_arrays else 1
-    prepared = None if past or alive else _find_prepared(folder, size)
+    prepared = None if alive or (past and not folder.is_prepared) else _find_prepared(folder, size)
     submission = prepared or _freeze_elements(folder, record, cluster, size)
     (folder.elements / submission.root.name).touch()  # the search knows of it before Slurm does
     try:
@@ -187,7 +192,13 @@ def _queue_missing(folder: SearchDir, cluster: Cluster, conditions: Sequence[str
             shutil.rmtree(submission.root, ignore_errors=True)
         (folder.elements / submission.root.name).unlink(missing_ok=True)
         raise
+    if folder.is_prepared:  # for another number of elements
+        folder.prepared.unlink()
     return QueuedElements(jobs, count, left, alive)
+
+
+def _count_left(past: Sequence[PastTrial], budget: int) -> int:
+    return max(0, budget - len(past)) + sum(one.state == "open" for one in past)
 
 
 def alive_elements(folder: SearchDir, cluster: Cluster) -> list[str]:
@@ -239,10 +250,11 @@ def _freeze_elements(folder: SearchDir, record: SearchRecord, cluster: Cluster, 
 
 
 def prepare_elements(plan: SearchPlan) -> SubmissionDir:
-    """Write the first submission of a search that a node will queue: nodes have no templates of scripts."""
+    """Write the next submission of a search that a node will queue: nodes have no templates of scripts."""
     record, search = plan.record, plan.record.search
-    size = min(search.parallel, search.budget) if queue_of(record.site).has_arrays else 1
+    size = min(search.parallel, _count_left(plan.past, search.budget)) if queue_of(record.site).has_arrays else 1
     submission = _freeze_elements(plan.folder, record, record.site, size)
+    plan.folder.prepared.unlink(missing_ok=True)
     plan.folder.prepared.symlink_to(f"../../.submissions/{submission.root.name}")
     return submission
 

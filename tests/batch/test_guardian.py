@@ -1,5 +1,6 @@
 """The guardian where Slurm is away for a while, or stays away: it tries again, and says why it gave up."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from launcher.cluster import Cluster
 from launcher.run.ledger import append_event, read_attempts
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.record import RunRecord, Submitted
+from launcher.run.trials import Owner, SearchDir, Trial, claim
 from tests.batch.test_batch_slurm import AWAY_TWICE, Commands
 from tests.support.counting_runs import Play, write_run
 from tests.support.waiting import wait_for
@@ -133,7 +135,9 @@ def test_the_guardian_of_an_attempt_that_starts_while_slurm_is_away_is_queued_la
     queue_guardian(job, 0, say)
 
     wait_for(lambda: say.path.exists() and "guardian: job 6" in say.path.read_text(), "the guardian")
-    assert "--dependency=afternotok:5 " in (tmp_path / "argv").read_text()
+    argv = (tmp_path / "argv").read_text()
+    assert "--dependency=afternotok:5 " in argv
+    assert argv.rstrip().endswith("--job 5")
     assert given_up(job) == ""
 
 
@@ -156,3 +160,38 @@ def test_a_job_that_has_a_guardian_gets_no_second_one(commands: Commands, job: B
     wait_for(lambda: (tmp_path / "asked").exists() and (tmp_path / "asked").read_text().count("\n") == 2, "both")
     wait_for(lambda: not guardian._QUEUEING.locked(), "the end of the second question")
     assert not (tmp_path / "queued").exists()
+
+
+def test_the_guardian_of_an_element_brings_back_the_trial_that_was_under_way(
+    commands: Commands,
+    job: BatchJob,
+    tmp_path: Path,
+    make_cluster: Callable[..., Cluster],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    search = SearchDir(tmp_path / "runs" / ".sweeps" / "s")
+    search.trials.mkdir(parents=True)
+    for number, owner in enumerate(("5", "4", "5")):
+        run = RunDir(search.runs_root / f"trial-{number}")
+        write_run(run, dict(job.recipe), make_cluster(slurm={"guardian": True}))
+        record = RunRecord.read(run.record)
+        record.submissions.append(Submitted(owner, str(job.submission.root), 0.0))
+        record.write(run.record)
+        run.attempt_logs(0).mkdir(parents=True)
+        append_event(run.ledger, 0, job_id=owner, nodes=["gpu1"], started=1.0)
+        claim(search, Trial(number, run.root.name, {}, record.fingerprint, Owner(owner)))
+    first, others, last = (RunDir(search.runs_root / f"trial-{number}") for number in range(3))
+    append_event(first.ledger, 0, reason="finished", action="done", ended=2.0)
+    job.submission.root.mkdir()
+    job.submission.manifest.write_text(json.dumps({"search": str(search.root)}) + "\n")
+    commands.say("squeue", "echo FAILED")
+    commands.say("sbatch", "echo 6")
+
+    assert guardian.main([str(first.root), str(job.submission.root), "--job", "5"]) == 0
+
+    jobs = [[one.job_id for one in RunRecord.read(run.record).submissions] for run in (first, others, last)]
+    assert jobs == [["5"], ["4"], ["5", "6"]]
+
+    append_event(last.ledger, 0, reason="killed", action="stop", ended=3.0)
+    assert guardian.main([str(first.root), str(job.submission.root), "--job", "5"]) == 0
+    assert "job 5 had no trial under way" in capfd.readouterr().out
