@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,6 +166,9 @@ class Unkillable:
 
     def ask_to_stop(self) -> str:
         return ""
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def kill(self, at_once: bool = False) -> None:
         self.killed.append(at_once)
