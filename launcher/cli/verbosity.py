@@ -82,8 +82,9 @@ class TalkingGroup(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
+        options = _options()  # once for all commands: making them takes longer than making most commands
         for command in (self, *_commands(self)):
-            command.params += _options()
+            command.params += options
 
 
 def _commands(group: TyperGroup) -> Iterator[TyperCommand]:
