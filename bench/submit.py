@@ -177,7 +177,15 @@ def _measure(
             if done.returncode and case.name != TORCHX:
                 raise SystemExit(f"{' '.join(case.argv[:5])}: {done.stderr[-2000:]}")
         subprocess.run(["scancel", f"--user={os.getuid()}"], env=environment, capture_output=True, check=False)
+        _forget_runs(folder / "runs")
     return seconds
+
+
+def _forget_runs(runs: Path) -> None:
+    """Remove what the turn has submitted, which `launcher` would find again, but for the copy of the code."""
+    for path in runs.iterdir():
+        if path.name != ".code":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _cpu_seconds() -> float:
