@@ -135,10 +135,7 @@ class _Advance:
             self.told.append(str(error))
             return
         except SlurmError as error:
-            if not QUEUE_IS_FULL.search(str(error)):
-                raise
-            self.is_full = True
-            self.told.append(f"{one.stage.name}: is queued later: {error}")
+            self._wait_for_room(one, error)
             return
         if queued.left == 0:  # the last trial ended while the search was stopped
             self._select(read_stages(self.pipeline, self.cluster)[0][one.stage.name], choice)
@@ -192,15 +189,19 @@ class _Advance:
         except RunError as error:  # a process that was killed, or that had no lock, has queued it
             self.told.append(str(error))
         except SlurmError as error:
-            if not QUEUE_IS_FULL.search(str(error)):
-                raise
-            self.is_full = True
-            self.told.append(f"{one.stage.name}: is queued later: {error}")
+            self._wait_for_room(one, error)
             return
         if RunRecord.read(run.record).submissions:
             self.jobs[one.stage.name] = job_of(run)
             after = f" {','.join(conditions)}" if conditions else ""
             self.told.append(f"{one.stage.name}: queued as job {self.jobs[one.stage.name]}{after}")
+
+    def _wait_for_room(self, one: StageState, error: SlurmError) -> None:
+        """Queue the stage, and those after it, another time; raises the error if the queue is not full."""
+        if not QUEUE_IS_FULL.search(str(error)):
+            raise error
+        self.is_full = True
+        self.told.append(f"{one.stage.name}: is queued later: {error}")
 
     def _resubmit(self, one: StageState, run: RunDir, conditions: Sequence[str]) -> None:
         if not list_shares(run):

@@ -14,15 +14,7 @@ from launcher.run.sweep_points import read_points, sweep_dir
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm
 from tests.support.submissions import MakeCluster
-
-RECIPE = {
-    "kind": "prepare",
-    "name": "abstracts",
-    "corpus": "x",
-    "sources": [{"format": "pile", "files": "abstracts.jsonl"}],
-    "tokenizer": "tokenizer",
-    "resources": {"cpus_per_task": 2, "time": "10min"},
-}
+from tests.support.wanted_runs import PREPARE
 
 
 @pytest.fixture
@@ -36,7 +28,7 @@ def site(tmp_path: Path, make_cluster: MakeCluster, fake_slurm: FakeSlurm) -> st
 
 def submit(site: str, points: int) -> str:
     recipe = Path(site).with_name("recipe.yaml")
-    recipe.write_text(json.dumps(RECIPE | {"sweep": {"seeds": points}}))
+    recipe.write_text(json.dumps(PREPARE | {"sweep": {"seeds": points}}))
     return launcher("submit", str(recipe), "--cluster", site, "--yes")[0]
 
 

@@ -11,6 +11,7 @@ import pkgutil
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from launcher.run.files import open_lock, replace_text
 from launcher.run.index import make_shared
 from launcher.run.lock import one_at_a_time
 from launcher.run.paths import index_root
+from tests.support.other_users import as_user
 from tests.support.run_histories import History
 
 OTHER = 65534
@@ -28,19 +30,9 @@ OTHER = 65534
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs two users: run it as root")
 
 
-@contextlib.contextmanager
-def as_other() -> Iterator[None]:
+def as_other() -> AbstractContextManager[None]:
     """Be the other user, who is in no group of ours."""
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(OTHER)
-    os.seteuid(OTHER)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
+    return as_user(OTHER)
 
 
 @pytest.fixture

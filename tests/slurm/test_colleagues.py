@@ -3,10 +3,10 @@
 This process is root, who owns the runs, and becomes the colleague where `as_colleague` says so.
 """
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from launcher.run.ledger import StopRequest
 from launcher.run.paths import RunDir
 from tests.run.test_two_users import all_is_imported
 from tests.slurm.conftest import running_cluster
+from tests.support.other_users import as_user
 from tests.support.run_histories import History
 from tests.support.waiting import wait_for
 
@@ -29,19 +30,9 @@ Ask = Callable[[str, RunDir], tuple[int, str]]
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(os.getuid() != 0, reason="needs two users: run it as root")]
 
 
-@contextlib.contextmanager
-def as_colleague() -> Iterator[None]:
+def as_colleague() -> AbstractContextManager[None]:
     """Be another user, who is in the group that the folder of runs belongs to."""
-    groups = os.getgroups()
-    os.setgroups([GROUP])
-    os.setegid(COLLEAGUE)
-    os.seteuid(COLLEAGUE)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
+    return as_user(COLLEAGUE, [GROUP])
 
 
 @pytest.fixture(scope="module")
