@@ -109,6 +109,7 @@ def main() -> NoReturn:
     Looking for garbage while 400 modules are imported, and taking them apart at the end, is a quarter of the time of a
     `launcher submit`, for nothing: the process is over then, and whatever it wrote is written.
     """
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read what every installed package offers
     gc.set_threshold(1_000_000)  # instead of 700; commands that follow something for days are still cleaned up
     code = run()
     with contextlib.suppress(OSError):  # the reader, say `head`, went away, or the disk is full

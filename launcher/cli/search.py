@@ -79,13 +79,13 @@ def submit_search_file(
     Raises:
         LauncherError: There are other recipes beside it, or options that searches do not have.
     """
+    plan = _plan(wanted, profile, options)
+    if plan is None:
+        return False
     from launcher.cli.submit_report import warn
     from launcher.errors import LauncherError
     from launcher.submit.searches import script_of, submit_search
 
-    plan = _plan(wanted, profile, options)
-    if plan is None:
-        return False
     if given := [name for name, value in others.items() if value]:
         raise LauncherError(f"{given[0]}: {_REFUSED[given[0]]}")
     warn(plan.corners.recipes)
@@ -128,10 +128,10 @@ def _all_end(folder: "SearchDir", profile: "Cluster") -> bool:
 
 def render_search(wanted: "Sequence[LoadedRecipe]", profile: "Cluster", options: "SubmitOptions") -> bool:
     """Print the script of a search; False if the recipes are no search."""
-    from launcher.submit.searches import script_of
-
     plan = _plan(wanted, profile, options)
     if plan is not None:
+        from launcher.submit.searches import script_of
+
         typer.echo(script_of(plan), nl=False)
     return plan is not None
 

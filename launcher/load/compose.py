@@ -6,18 +6,28 @@ One rule everywhere: mappings are merged key by key, everything else is replaced
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from launcher.errors import Fault, FaultCode
 from launcher.load.read import read_documents
 from launcher.load.secret_scan import find_leaks, mask
 from launcher.load.yaml_errors import MAX_DEPTH
-from launcher.load.yaml_tree import Document, Origin, YamlNode, join_path, parse_yaml
+from launcher.load.yaml_tree import Document, Origin, Parsed, YamlNode, join_path, parse_yaml
 
-Copies: TypeAlias = dict[tuple[int, str], tuple[YamlNode, YamlNode]]
-"""Trees of bases as seen from another folder, and of rehearsals: by the tree's identity and what was done with it, the
-tree and its copy. A thousand recipes may share them."""
+
+@dataclass(frozen=True)
+class Shared:
+    """What recipes that are read together share, maybe a thousand of them: it is made once.
+
+    Attributes:
+        bases: What the files named by `base:` hold; None for one that does not exist.
+        copies: Trees of bases as seen from another folder, and of rehearsals: by the tree's identity and what was done
+            with it, the tree and its copy.
+    """
+
+    bases: dict[str, Parsed | None] = field(default_factory=dict)
+    copies: dict[tuple[int, str], tuple[YamlNode, YamlNode]] = field(default_factory=dict)
 
 
 @dataclass
@@ -26,16 +36,23 @@ class Composer:
 
     faults: list[Fault] = field(default_factory=list)
     secrets: set[str] = field(default_factory=set)
-    copies: Copies = field(default_factory=dict)
+    shared: Shared = field(default_factory=Shared)
 
     def read(self, path: Path) -> list[Document]:
         """Read the documents of a file that are not empty."""
-        parsed = read_documents(path)
+        return self._take(read_documents(path), str(path))
+
+    def _base(self, name: str) -> Parsed | None:
+        if name not in self.shared.bases:
+            self.shared.bases[name] = read_documents(Path(name)) if os.path.isfile(name) else None
+        return self.shared.bases[name]
+
+    def _take(self, parsed: Parsed, file: str) -> list[Document]:
         self.faults += parsed.faults
         self.secrets |= parsed.secrets
         documents = [document for document in parsed.documents if document.root.value is not None]
         if not documents and not parsed.faults:
-            self.refuse(Origin(str(path), None), "structure", "the file is empty; see the examples under `recipes/`")
+            self.refuse(Origin(file, None), "structure", "the file is empty; see the examples under `recipes/`")
         return documents
 
     def lay_on_base(self, root: YamlNode, path: Path, chain: tuple[Path, ...] = ()) -> list[YamlNode]:
@@ -53,27 +70,28 @@ class Composer:
             return [root]
         base = root.value["base"]
         rest = YamlNode({key: node for key, node in root.value.items() if key != "base"}, root.origin)
-        base_path = Path(os.path.normpath(path.parent / base.text))
+        name = os.path.normpath(os.path.join(path.parent, base.text))
         chain = (*chain, path)
         if not isinstance(base.value, str):
             self.refuse(base.origin, "wrong-type", "name one file: `base: other.yaml`", "base")
-        elif any(base_path.absolute() == link.absolute() for link in chain):
-            loop = " -> ".join(str(link) for link in (*chain, base_path))
+        elif name in map(os.path.normpath, chain):
+            loop = " -> ".join([*map(str, chain), name])
             self.refuse(
                 base.origin, "structure", f"the files form a loop ({loop}); remove one of the `base:` lines", "base"
             )
-        elif not base_path.is_file():
+        elif (parsed := self._base(name)) is None:
             self.refuse(
-                base.origin, "not-found", f"there is no file `{base_path}`; the path is relative to this file", "base"
+                base.origin, "not-found", f"there is no file `{name}`; the path is relative to this file", "base"
             )
-        elif len(documents := self.read(base_path)) > 1:
+        elif len(documents := self._take(parsed, name)) > 1:
             self.refuse(
                 base.origin, "structure", f"`{base.text}` holds {len(documents)} documents; a base holds one", "base"
             )
         elif documents:
-            folder = os.path.relpath(base_path.parent, path.parent)
-            layers = self.lay_on_base(documents[0].root, base_path, chain)
-            below = [self._copy_once(layer, folder, lambda node: relocate(node, folder)) for layer in layers]
+            layers = self.lay_on_base(documents[0].root, Path(name), chain)
+            folder, its = os.path.dirname(name) or ".", str(path.parent)
+            move = partial(_move, folder=folder, place=its)
+            below = [self._copy_once(layer, f"seen from {its}", move) for layer in layers]
             return [merge(below[0], rest)._replace(origin=base.origin), *below]
         return [rest]
 
@@ -87,9 +105,9 @@ class Composer:
         return merge(YamlNode(entries, root.origin), overlay._replace(origin=root.origin))
 
     def _copy_once(self, node: YamlNode, name: str, copy: Callable[[YamlNode], YamlNode]) -> YamlNode:
-        if (id(node), name) not in self.copies:
-            self.copies[id(node), name] = node, copy(node)
-        return self.copies[id(node), name][1]
+        if (id(node), name) not in self.shared.copies:
+            self.shared.copies[id(node), name] = node, copy(node)
+        return self.shared.copies[id(node), name][1]
 
     def set_all(self, root: YamlNode, overrides: Sequence["Override"]) -> YamlNode:
         """Lay the values of `--set` over a document."""
@@ -199,6 +217,10 @@ def _nest(keys: tuple[str, ...], node: YamlNode) -> YamlNode:
     for key in reversed(keys):
         node = YamlNode({key: node}, node.origin)
     return node
+
+
+def _move(node: YamlNode, folder: str, place: str) -> YamlNode:
+    return relocate(node, os.path.relpath(folder, place))
 
 
 def relocate(node: YamlNode, folder: str) -> YamlNode:

@@ -2,13 +2,14 @@
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from launcher.errors import Fault, RecipeError
-from launcher.load.compose import Composer, Copies, Override
+from launcher.load.compose import Composer, Override, Shared
 from launcher.load.searches import corners
 from launcher.load.sweep_points import Point
 from launcher.load.sweeps import expand, lay_options, name_points
@@ -36,10 +37,10 @@ class LoadedRecipe:
     stage: str | None = None
     """Its name, if it is one of several that are submitted together."""
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """Absolute folder of the file."""
-        return str(self.path.parent.absolute())
+        return os.path.abspath(self.path.parent)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -86,9 +87,9 @@ def load_all(
     """
     loaded: list[LoadedRecipe] = []
     found: list[tuple[Path, Fault]] = []
-    copies: Copies = {}
+    shared = Shared()
     for path in paths:
-        sound, faults = _load_file(path, overrides, rehearse, copies, sweeps)
+        sound, faults = _load_file(path, overrides, rehearse, shared, sweeps)
         loaded += sound
         found += [(path, fault) for fault in faults]
     return loaded, name_recipes(found)
@@ -131,9 +132,9 @@ def _name_files(fault: Fault, names: Sequence[str]) -> Fault:
 
 
 def _load_file(
-    path: Path, overrides: Sequence[str], rehearse: bool, copies: Copies, sweeps: Sequence[str]
+    path: Path, overrides: Sequence[str], rehearse: bool, shared: Shared, sweeps: Sequence[str]
 ) -> tuple[list[LoadedRecipe], list[Fault]]:
-    composer = Composer(copies=copies)
+    composer = Composer(shared=shared)
     parsed, documents = composer.parse_overrides(overrides), composer.read(path)
     is_sound, loaded = not composer.faults, []
     for document in documents:

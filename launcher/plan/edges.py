@@ -59,14 +59,14 @@ def sort_stages(awaited: Mapping[str, Set[str]]) -> list[str]:
     Raises:
         LauncherError: Some of them wait for each other.
     """
-    rest, done = dict(awaited), list[str]()
+    rest, done = dict(awaited), dict[str, None]()
     while rest:
-        ready = next((name for name, others in rest.items() if others <= set(done)), None)
+        ready = next((name for name, others in rest.items() if others <= done.keys()), None)
         if ready is None:
             raise LauncherError(f"{' -> '.join(_find_circle(rest))}: these stages wait for each other; change a name")
-        done.append(ready)
+        done[ready] = None
         del rest[ready]
-    return done
+    return [*done]
 
 
 def _find_circle(rest: Mapping[str, Set[str]]) -> list[str]:

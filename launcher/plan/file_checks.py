@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 def check_files(here: RecipeAtSite) -> Iterator[Fault]:
     """Name the patterns that no file matches, but for those in a folder that will be there."""
-    data = here.root(here.cluster.roots.data)
     pending = {one.name.rstrip("/") for one in here.inputs("tables") if one.name.rstrip("/") in here.pending}
     for one in here.inputs("files"):
         if one.name.rpartition("/")[0] in pending:
             continue
-        folder = Path(here.folder) if one.name.startswith(("./", "../")) else data
-        found = here.site.once(_first_file, str(here.files(one.name)))
+        found = here.site.once(_first_file, here.files(one.name))
         if found is None:
-            path = folder / one.name
+            is_beside = one.name.startswith(("./", "../"))
+            path = (Path(here.folder) if is_beside else here.root(here.cluster.roots.data)) / one.name
             code, hint = _hint(one, path)
             yield here.fault(code, one.key, f"no file matches `{path}`; {hint}")
-        elif here.recipe.data_use == "open" and here.site.once(_is_credentialed, Path(found)):
+        elif here.recipe.data_use == "open" and here.site.once(_is_credentialed, found):
             message = f"`{one.name}` was made of credentialed data; write `data_use: credentialed`"
             yield here.fault("data-use", one.key, message)
 
 
-def _is_credentialed(path: Path) -> bool:
+def _is_credentialed(file: str) -> bool:
+    path = Path(file)
     if not os.path.isfile(path.parent / MANIFEST):
         return False
     from launcher.artifacts.outcomes_manifest import is_credentialed_table

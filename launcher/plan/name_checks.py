@@ -41,7 +41,7 @@ def check_columns(here: RecipeAtSite) -> Iterator[Fault]:
             continue
         from launcher.recipe.names import column_faults
 
-        for path in here.site.once(_find_files, str(here.files(one.name))):
+        for path in here.site.once(_find_files, here.files(one.name)):
             header = here.site.once(read_header, Path(path))
             faults = column_faults(path, one.columns, header, here.recipe.data_use, one.fix) if header else ()
             for key, message in faults:

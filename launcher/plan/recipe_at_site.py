@@ -77,9 +77,9 @@ class RecipeAtSite:
         """Locate a corpus, which may not be there."""
         return self.site.once(_corpus, self.cluster.roots, self.folder, self.artifacts, name)
 
-    def files(self, pattern: str) -> Path:
+    def files(self, pattern: str) -> str:
         """Locate files; the last part may be a pattern, and what is before the recipe's own words is escaped."""
-        return Path(self.locations.data_glob(pattern))
+        return self.site.once(_files, self.cluster.roots, self.folder, self.artifacts, pattern)
 
     def made(self, artifact: Artifact) -> Path:
         """Where what the recipe makes will lie."""
@@ -104,6 +104,10 @@ def _model(roots: Roots, folder: str, artifacts: Path | None, name: str) -> Path
 
 def _corpus(roots: Roots, folder: str, artifacts: Path | None, name: str) -> Path:
     return _locations(roots, folder, artifacts).corpus(name)
+
+
+def _files(roots: Roots, folder: str, artifacts: Path | None, pattern: str) -> str:
+    return _locations(roots, folder, artifacts).data_glob(pattern)
 
 
 def suggest(name: str, root: Path) -> str | None:

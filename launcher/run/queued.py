@@ -6,6 +6,8 @@ Whether that run is still queued, has ended or was removed is for the reader to 
 import contextlib
 import os
 import uuid
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from launcher.run.index import make_shared
@@ -23,25 +25,39 @@ def find_queued(runs_root: Path, fingerprint: str) -> RunDir | None:
         fingerprint: SHA-256 of the resolved recipe.
     """
     try:
-        run = RunDir(runs_root / Path(os.readlink(_link(runs_root, fingerprint))).name)
+        run = RunDir(runs_root / os.path.basename(os.readlink(_link(runs_root, fingerprint))))
     except OSError:
         return None
     return run if os.access(run.record, os.R_OK) else None
 
 
-def note_queued(run: RunDir, fingerprint: str) -> None:
-    """Let others find a run that is about to be queued, by its recipe. `launcher.run.lock` is held."""
-    root = run.root.parent
-    link, target = _link(root, fingerprint), f"../../{run.root.name}"
+def note_queued(runs_root: Path, runs: Mapping[str, RunDir]) -> None:
+    """Let others find runs that are about to be queued, by their recipes. `launcher.run.lock` is held.
+
+    Args:
+        runs_root: The folder of all runs.
+        runs: The runs by the fingerprints of their recipes.
+    """
     with contextlib.suppress(PermissionError):  # the index is somebody else's
-        make_shared(link.parent, root)
-        try:
-            os.symlink(target, link)
-        except FileExistsError:
-            staging = link.with_name(f".{link.name}.{uuid.uuid4().hex}")
-            os.symlink(target, staging)
-            os.replace(staging, link)
+        make_shared(_folder(runs_root), runs_root)
+        for fingerprint, run in runs.items():
+            _replace_link(_link(runs_root, fingerprint), f"../../{run.root.name}")
 
 
-def _link(runs_root: Path, fingerprint: str) -> Path:
-    return index_root(runs_root) / ".queued" / fingerprint[:_CHARACTERS]
+def _replace_link(link: str, target: str) -> None:
+    try:
+        os.symlink(target, link)
+    except FileExistsError:
+        folder, name = os.path.split(link)
+        staging = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
+        os.symlink(target, staging)
+        os.replace(staging, link)
+
+
+def _link(runs_root: Path, fingerprint: str) -> str:
+    return f"{_folder(runs_root)}/{fingerprint[:_CHARACTERS]}"
+
+
+@lru_cache(maxsize=1)
+def _folder(runs_root: Path) -> Path:
+    return index_root(runs_root) / ".queued"

@@ -157,7 +157,9 @@ def _find_makers(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> dict[int, 
     found: dict[int, set[int]] = {}
     for edge in find_edges([item.recipe for item in loaded]):
         found.setdefault(edge.reader, set()).add(edge.maker)
-    if found and cluster.executor == "local":
+    if not found:
+        return {}
+    if cluster.executor == "local":
         first = loaded[min(found)].recipe.name
         raise RunError(
             f"{first}: reads what another of these recipes makes, and cluster profile `{cluster.name}` starts runs at "

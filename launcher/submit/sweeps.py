@@ -64,9 +64,9 @@ class SortedPoints:
             folders: The runs of the new recipes.
         """
         self.write(cluster, folders)
-        for place, folder in zip(self.new, folders, strict=True):
-            if self.wanted[place].point is None:
-                note_queued(folder, self.wanted[place].fingerprint)
+        made = zip((self.wanted[place] for place in self.new), folders, strict=True)
+        if alone := {item.fingerprint: folder for item, folder in made if item.point is None}:
+            note_queued(expand(cluster.roots.runs), alone)
 
     def resume(self, cluster: Cluster) -> list[str]:
         """Queue the runs again that are over, as far as there is room; each continues from its newest checkpoint.
