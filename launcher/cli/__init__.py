@@ -1,11 +1,8 @@
 """The command line: the only package that prints or exits."""
 
-import contextlib
 import errno
-import gc
-import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -101,21 +98,6 @@ app.add_typer(sweep.app, name="sweep")
 app.add_typer(search.app, name="search")
 app.add_typer(nodes.app, name="nodes")
 app.add_typer(devcluster.app, name="devcluster")
-
-
-def main() -> NoReturn:
-    """Run the command line and leave at once.
-
-    Looking for garbage while 400 modules are imported, and taking them apart at the end, is a quarter of the time of a
-    `launcher submit`, for nothing: the process is over then, and whatever it wrote is written.
-    """
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it would read what every installed package offers
-    gc.set_threshold(1_000_000)  # instead of 700; commands that follow something for days are still cleaned up
-    code = run()
-    with contextlib.suppress(OSError):  # the reader, say `head`, went away, or the disk is full
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
 
 
 def run() -> int:

@@ -92,7 +92,7 @@ def test_a_tab_in_bash_completes_a_run(desk: Path) -> None:
     # Not as the interpreter of the script: its path may hold spaces.
     program.write_text(
         f"#!/bin/sh\nexec '{sys.executable}' -c "
-        '\'import sys; sys.argv[0] = "launcher"; from launcher.cli import main; main()\' "$@"\n'
+        '\'import sys; sys.argv[0] = "launcher"; from launcher.__main__ import main; main()\' "$@"\n'
     )
     program.chmod(0o755)
     environ = os.environ | {
