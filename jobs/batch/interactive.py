@@ -57,7 +57,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--local", action="store_true", help="start the ranks as processes of this machine")
     parser.add_argument("--shell", action="store_true", help="open a shell instead of starting the ranks")
     parser.add_argument("--nodes", type=int, help="use this many nodes of the allocation; all by default")
-    parser.add_argument("--debugger", help="which rank has one: pdb:RANK")
+    parser.add_argument("--debugger", help="which rank has one: pdb:RANK or debugpy:RANK")
     return parser.parse_args(argv)
 
 

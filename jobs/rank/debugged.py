@@ -1,15 +1,18 @@
 """`python -m jobs.rank.debugged RUN_DIR --attempt N`: a rank of a debug session, one of which has a debugger.
 
-`LAUNCHER_DEBUGGER` says which rank: `pdb:3`.
+`LAUNCHER_DEBUGGER` says which rank and which debugger: `pdb:3`, `debugpy:3`.
 """
 
 import os
 import pdb
 import runpy
+import sys
 import traceback
 from bdb import BdbQuit
 
 from jobs.rank.ranks import ranks_from
+from jobs.rank.required_packages import require_extras
+from launcher.errors import LauncherError
 from launcher.run.batch_process import DEBUGGER
 
 
@@ -29,11 +32,13 @@ class RankDebugger(pdb.Pdb):
 
 def main() -> None:
     """Become the rank."""
-    _, _, wanted = os.environ[DEBUGGER].partition(":")
+    name, _, wanted = os.environ[DEBUGGER].partition(":")
     if ranks_from(os.environ).rank != int(wanted):
         _run()
-    else:
+    elif name == "pdb":
         _run_under_pdb()
+    else:
+        _run_under_debugpy()
 
 
 def _run() -> None:
@@ -52,6 +57,26 @@ def _run_under_pdb() -> None:
         traceback.print_exc()
         pdb.post_mortem()
         os._exit(1)
+
+
+def _run_under_debugpy() -> None:
+    """Wait for an editor to attach, then run."""
+    try:
+        require_extras("--debugpy", ["debug"])
+    except LauncherError as error:
+        sys.exit(str(error))
+    import debugpy
+
+    _, port = debugpy.listen(("127.0.0.1", 0))
+    node = os.uname().nodename
+    print(
+        f"waits for an editor at port {port} of {node}; the code is {os.path.realpath('code')}\n"
+        f"on your computer: ssh -N -L 5678:127.0.0.1:{port} -J LOGIN-NODE {node}",
+        flush=True,
+    )
+    debugpy.wait_for_client()
+    print("an editor is attached", flush=True)
+    _run()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ MODULES = {
     "eval": ("scipy", "sklearn"),
     "align": ("trl",),
     "chat": ("gradio",),
+    "debug": ("debugpy",),
     "deepspeed": ("deepspeed",),
     "quantization": ("bitsandbytes",),
     "tensorboard": ("tensorboard",),

@@ -16,7 +16,7 @@ RunsArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN",
-        help="Run ids, names (the newest runs or pipelines of them), or folders.",
+        help="Run ids, names (the newest runs of recipes, pipelines, sweeps, searches), or folders.",
         autocompletion=complete_runs,
     ),
 ]
@@ -51,11 +51,16 @@ SweepOption = Annotated[
 WhereOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--where", help="Only points of a sweep with this value: `adapter.r=4`; repeatable.", metavar="KEY=VALUE"
+        "--where",
+        help="Only points of a sweep, or trials of a search, with this value: `adapter.r=4`; repeatable.",
+        metavar="KEY=VALUE",
     ),
 ]
 MetricOption = Annotated[
-    str | None, typer.Option("--metric", help="Compare the points of a sweep by this metric.", metavar="NAME")
+    str | None,
+    typer.Option(
+        "--metric", help="Compare the points of a sweep, or the trials of a search, by this metric.", metavar="NAME"
+    ),
 ]
 AfterOption = Annotated[
     list[str],

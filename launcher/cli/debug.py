@@ -34,6 +34,15 @@ def debug(
             "--pdb", metavar="RANK", help="Run this rank under pdb, on this terminal instead of rank 0.", min=0
         ),
     ] = None,
+    debugpy: Annotated[
+        int | None,
+        typer.Option(
+            "--debugpy",
+            metavar="RANK",
+            help="Let this rank wait for an editor that is attached by debugpy, at a port of its node.",
+            min=0,
+        ),
+    ] = None,
     patience: Annotated[float, typer.Option(help="Minutes to wait for the nodes.", min=0)] = 10,
     cluster: ClusterOption = None,
 ) -> None:
@@ -45,7 +54,7 @@ def debug(
     from launcher.cli.views.wording import not_on
     from launcher.errors import RunError
     from launcher.load import load_cluster
-    from launcher.operate.debug import DebugOptions, load_target, make_run, require_rank
+    from launcher.operate.debug import DebugOptions, load_target, make_run, require_open, require_rank
     from launcher.operate.debug import debug as carry_out
     from launcher.pipeline.find import find_stage
 
@@ -53,13 +62,16 @@ def debug(
     if stage:
         target = str(find_stage(profile, target, stage).root)
     changes = [*(overrides or ()), *([f"resources.nodes={nodes}"] if nodes else [])]
-    if pdb is not None and shell:
-        raise RunError("--pdb, --shell: choose one of them")
-    debugger = None if pdb is None else f"pdb:{pdb}"
+    debuggers = {name: rank for name, rank in {"pdb": pdb, "debugpy": debugpy}.items() if rank is not None}
+    if len(given := [*(f"--{name}" for name in debuggers), *(["--shell"] if shell else [])]) > 1:
+        raise RunError(f"{', '.join(given)}: choose one of them")
+    debugger = next((f"{name}:{rank}" for name, rank in debuggers.items()), None)
     options = DebugOptions(changes, rehearse, shell, patience * 60, debugger)
     subject = load_target(target, profile, options)
-    if pdb is not None:
-        require_rank(subject, "--pdb", pdb)
+    for name, rank in debuggers.items():
+        require_rank(subject, f"--{name}", rank)
+    if debugpy is not None:
+        require_open(subject, "--debugpy")
     made = make_run(subject, profile, rehearse)
     if made.starts_at:
         tell(f"starts from a copy of step {made.starts_at}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def cancel(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption = None) -> None:
-    """End runs, or the points of a sweep, at once; what they trained since their last checkpoint is lost."""
+    """End runs, pipelines, sweeps and searches at once; what they trained since their last checkpoint is lost."""
     from launcher.operate.stop import cancel as end_now
     from launcher.operate.stop import cancel_all
 
@@ -35,7 +35,7 @@ def cancel(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption
 
 
 def stop(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption = None) -> None:
-    """Ask runs, or the points of a sweep, to save a checkpoint and stop; remove queued ones from the queue."""
+    """Ask runs, pipelines, sweeps and searches to save a checkpoint and stop; remove queued jobs from the queue."""
     from launcher.operate.stop import stop as ask_to_stop
     from launcher.operate.stop import stop_all
 
@@ -88,7 +88,8 @@ def resume(
     """Queue stopped, failed or lost runs again; each continues from its newest checkpoint.
 
     Of a sweep, all points that are over and have not finished are queued, or those that `--where` chooses. Of a
-    `prepare` in several tasks, the tasks that did not finish are queued. A run whose job is held in the queue is
+    `prepare` in several tasks, the tasks that did not finish are queued, of a pipeline the stages, of a search the
+    trials. A run whose job is held in the queue is
     released: in a terminal after a question, elsewhere only with `--yes`.
     """
     from launcher.operate.stop import find_held, release

@@ -32,7 +32,7 @@ def status(
         str | None,
         typer.Argument(
             metavar="RUN",
-            help="Run id, recipe name (its newest run), run directory, or name of a sweep.",
+            help="Run id, recipe name (its newest run), run directory, or name of a pipeline, a sweep or a search.",
             autocompletion=complete_runs,
         ),
     ] = None,
@@ -48,7 +48,7 @@ def status(
         bool | None, typer.Option("--plot/--no-plot", help="Plot the loss; the default in a terminal.")
     ] = None,
 ) -> None:
-    """Show how runs are doing; with RUN, everything about that one; of a sweep its points, the best first."""
+    """Show how runs are doing; with RUN, everything about that one; of a sweep or a search all runs, the best first."""
     from launcher.load import load_cluster
     from launcher.monitor.find import find_run, list_runs
     from launcher.monitor.searches import read_search

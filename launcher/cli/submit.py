@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from launcher.submit.plan_submission import PlannedSubmission, SubmissionPlan, SubmitOptions
 
 MaxParallel = Annotated[
-    int | None, typer.Option("--max-parallel", help="How many runs of an array may run at once.", min=1)
+    int | None, typer.Option("--max-parallel", help="How many runs of an array, or trials of a search, may run at once.", min=1)
 ]
 
 ASK_ABOVE_GPU_HOURS = 64

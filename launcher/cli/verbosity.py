@@ -9,6 +9,7 @@ module that takes them.
 import contextlib
 import logging
 import os
+import re
 import shlex
 import sys
 import threading
@@ -25,6 +26,7 @@ from typing_extensions import override
 _PACKAGE = str(Path(__file__).resolve().parents[1])
 _MACHINE = ("/proc/", "/sys/", "/dev/", "/usr/")
 _PACKAGES = {"site-packages", "dist-packages"}
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _CODE = (".py", ".pyc", ".so", ".pth")
 _QUIET = "Print results, warnings and errors only: no progress, no hints."
 _VERBOSE = "Also say on stderr which files are read and written, which programs are called, and what is decided."
@@ -155,6 +157,7 @@ def _command_line(argv: str | Sequence[Any], environ: Mapping[Any, Any]) -> str:
 
 
 def _say(text: str) -> None:
+    text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)  # a file's name may hold what moves the cursor
     _own_lines.is_saying = True
     with contextlib.suppress(OSError, ValueError):  # the reader of stderr went away
         typer.echo(f"[{text}]" if "\n" not in text else f"[{text.splitlines()[0]} ...]", err=True)

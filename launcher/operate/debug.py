@@ -41,7 +41,7 @@ class DebugOptions:
     patience: float = 600
     """Seconds to wait for an allocation."""
     debugger: str | None = None
-    """Which rank has a debugger: `pdb:3`."""
+    """Which rank has a debugger: `pdb:3`, `debugpy:3`."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,19 @@ def require_rank(target: Target, option: str, rank: int) -> None:
     if rank >= count:
         ranks = f"ranks 0 to {count - 1}" if count > 1 else "rank 0 alone"
         raise RunError(f"{option} {rank}: `{target.loaded.recipe.name}` has {ranks}")
+
+
+def require_open(target: Target, option: str) -> None:
+    """Check that a port of a node may lead to the run: a debugger asks nobody who they are.
+
+    Raises:
+        RunError: The run reads credentialed data.
+    """
+    if target.loaded.recipe.data_use == "credentialed":
+        raise RunError(
+            f"{option}: everybody who is logged in on the node could connect to the debugger, and "
+            f"`{target.loaded.recipe.name}` reads credentialed data; use `--pdb`"
+        )
 
 
 def make_run(target: Target, cluster: Cluster, rehearsal: bool) -> DebugRun:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 BATCH_MODULE = "jobs.batch.main"
 """Started by the batch script."""
 DEBUGGER = "LAUNCHER_DEBUGGER"
-"""Variable that names the debugger of a debug session and the rank that has it: `pdb:3`."""
+"""Variable that names the debugger of a debug session and the rank that has it: `pdb:3`, `debugpy:3`."""
 START_SECONDS = "LAUNCHER_START_SECONDS"
 """Variable that says how long ranks wait for each other at the start, if not as long as usual."""
 INTERACTIVE_MODULE = "jobs.batch.interactive"

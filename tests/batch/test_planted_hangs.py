@@ -55,7 +55,9 @@ CheckpointStore.publish = planted_publish
 @pytest.mark.parametrize(
     ("module", "plant", "doing", "place"),
     [
-        ("jobs/train/stop_callback.py", IN_COLLECTIVE, "training", "in planted_step_end"),
+        pytest.param(
+            "jobs/train/stop_callback.py", IN_COLLECTIVE, "training", "in planted_step_end", marks=pytest.mark.long
+        ),
         pytest.param(
             "jobs/data/sampling/dataset.py", IN_DATA, "training", "in planted_getitem", marks=pytest.mark.long
         ),

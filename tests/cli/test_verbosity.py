@@ -123,6 +123,16 @@ def test_a_file_that_is_looked_for_is_not_said_to_be_read(recipe: Path, profile:
     assert f"[looks for {recipe}]" in said and f"reads {recipe}" not in said
 
 
+def test_a_name_that_moves_the_cursor_is_written_out(tmp_path: Path, profile: Path) -> None:
+    recipe = tmp_path / "a\x1b[2Jb\r.yaml"
+    recipe.write_text(RECIPE)
+
+    said = launcher("validate", str(recipe), "--cluster", str(profile), "-v")[1]
+
+    assert f"[reads {tmp_path}/a\\x1b[2Jb\\r.yaml]" in said
+    assert not [line for line in said.splitlines() if line.startswith("[") and "\x1b" in line]
+
+
 def test_both_at_once_are_refused(recipe: Path) -> None:
     for words in (("-q", "validate", "-v"), ("validate", "-q", "-v"), ("-v", "-q", "validate")):
         assert "contradict each other" in launcher(*words, str(recipe), code=2)[1]

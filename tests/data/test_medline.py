@@ -180,7 +180,7 @@ print(source.count, source.bad, int(peak[1]) * 1024)
 @pytest.mark.parametrize(
     "size",
     [
-        pytest.param(2**27, marks=pytest.mark.slow, id="128 MiB"),
+        pytest.param(2**26, marks=pytest.mark.slow, id="64 MiB"),
         pytest.param(2**31, marks=pytest.mark.long, id="2 GiB"),
     ],
 )

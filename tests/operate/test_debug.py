@@ -13,6 +13,7 @@ from jobs.batch import interactive
 from jobs.batch.interactive import alone_srun_argv, debug_srun_argv, others_srun_argv
 from jobs.batch.launch import Launch
 from jobs.batch.terminal import OtherRanks, Screen
+from jobs.rank import debugged
 from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.operate.debug import DebugOptions, interactive_script, load_target
@@ -234,8 +235,30 @@ def test_a_rank_that_there_is_not_and_two_debuggers_are_refused(checkout: Path) 
 
     _, said = launcher("debug", recipe, "--pdb", "1", "--cluster", profile, code=2)
     assert "--pdb 1: `debug tiny` has rank 0 alone" in said
+    _, said = launcher("debug", recipe, "--debugpy", "1", "--cluster", profile, code=2)
+    assert "--debugpy 1: `debug tiny` has rank 0 alone" in said
     _, said = launcher("debug", recipe, "--pdb", "0", "--shell", "--cluster", profile, code=2)
-    assert "choose one of them" in said
+    assert "--pdb, --shell: choose one of them" in said
+    _, said = launcher("debug", recipe, "--pdb", "0", "--debugpy", "0", "--cluster", profile, code=2)
+    assert "--pdb, --debugpy: choose one of them" in said
+
+
+def test_no_port_leads_to_credentialed_data(checkout: Path) -> None:
+    recipe, profile = str(checkout / "recipes" / "tiny.yaml"), str(checkout / "cluster.yaml")
+
+    _, said = launcher(
+        "debug", recipe, "--debugpy", "0", "--set", "data_use=credentialed", "--cluster", profile, code=2
+    )
+
+    assert "`debug tiny` reads credentialed data; use `--pdb`" in said
+
+
+def test_a_rank_without_debugpy_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAUNCHER_DEBUGGER", "debugpy:0")
+    monkeypatch.setattr("jobs.rank.required_packages.find_spec", lambda _: None)
+
+    with pytest.raises(SystemExit, match=r"--debugpy needs debugpy, which .*pip install 'launcher\[debug\]'"):
+        debugged.main()
 
 
 @pytest.mark.slow

@@ -44,8 +44,12 @@ class PipelineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="pipelines-"))
-        self.world = World(self.folder)
+        self.world = self.make_world(self.folder)
         self.seeds = 100
+
+    def make_world(self, folder: Path) -> World:
+        """Make the site in which all happens."""
+        return World(folder)
 
     @initialize(data=st.data())
     def write(self, data: st.DataObject) -> None:
@@ -113,7 +117,7 @@ class PipelineMachine(RuleBasedStateMachine):
         if scheduler.is_down:
             scheduler.restart()
         else:
-            scheduler.is_down = True
+            self.world.take_down()
 
     @precondition(lambda self: self.world.scheduler.running())
     @rule(data=st.data())

@@ -18,7 +18,8 @@ def site(devcluster: DevCluster) -> Site:
     return Site(devcluster)
 
 
-@pytest.mark.parametrize("wanted", [(*TASKS[:1], *TASKS[3:4]), pytest.param(TASKS, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("wanted", [(*TASKS[:1], *TASKS[3:4]), TASKS])
 def test_tasks_follow_their_clinical_adapter(site: Site, wanted: tuple[str, ...]) -> None:
     def submit(name: str, *before: RunDir, settings: tuple[str, ...] = ()) -> RunDir:
         waits = [word for run in before for word in ("--after", record(run).id)]

@@ -14,6 +14,7 @@ from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir
 from tests.slurm.site import LAUNCHER, RECIPES, Site
 from tests.support.checkouts import LISTENING, MEETING, copy_checkout, interrupt, typing
+from tests.support.editor import Editor
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
@@ -135,6 +136,25 @@ def test_another_rank_than_0_runs_under_pdb_while_the_others_wait_for_it(clean: 
     [attempt] = read_attempts(run.ledger)
     assert attempt.nodes[1] == node
     assert "rank 0 of 2" in run.rank_log(0, 0).read_text()
+
+
+def test_an_editor_is_attached_to_a_rank(clean: Site, meeting: Path) -> None:
+    line = 1 + MEETING.splitlines().index('    Path("done").touch()')
+
+    with typing(meeting, clean.environment, *TWO_NODES, "--debugpy", "1") as terminal:
+        run = debug_run(terminal)
+        terminal.expect(r"\[rank 1\] waits for an editor at port (\d+) of ")
+        assert terminal.match is not None and not isinstance(terminal.match, type)
+        with Editor(int(terminal.match.group(1))) as editor:
+            editor.attach(f"{run.code.resolve()}/jobs/__main__.py", line)
+            frame = editor.wait_for_stop()
+            assert editor.evaluate("(answer, place.node_rank)", frame) == "(42, 1)"
+            editor.go_on()
+            terminal.expect("allocation released")
+        terminal.expect(pexpect.EOF)
+        terminal.wait()
+
+        assert terminal.exitstatus == 0
 
 
 def test_pdb_opens_again_where_an_exception_ends_the_rank(clean: Site, meeting: Path) -> None:

@@ -125,7 +125,7 @@ def _search(folder: Path, place: int, stage: StageSpec) -> LoadedStage:
     return LoadedStage(f"s{place}", loaded, (), None, (loaded,), best)
 
 
-def _place_and_seed(stage: str | None) -> tuple[int, int | None]:
+def place_and_seed(stage: str | None) -> tuple[int, int | None]:
     place, _, seed = str(stage)[1:].partition("-seed=")
     return int(place), int(seed) if seed else None
 
@@ -218,6 +218,10 @@ class World:
             elif one.is_alive and one.run:
                 ending.cancel(one.run, self.cluster)
 
+    def take_down(self) -> None:
+        """Let slurmctld answer nobody."""
+        self.scheduler.is_down = True
+
     def start(self, job: FakeJob) -> None:
         """Start a job: its batch process, and its ranks' look at their inputs."""
         run, record = job.run, RunRecord.read(job.run.record)
@@ -242,7 +246,7 @@ class World:
     def _inputs(self, run: RunDir) -> list[str]:
         """What a run reads of its parents; of a sweep that is one of its points."""
         record = RunRecord.read(run.record)
-        spec, (place, _) = self.specs[str(record.pipeline)], _place_and_seed(record.stage)
+        spec, (place, _) = self.specs[str(record.pipeline)], place_and_seed(record.stage)
         inputs = read_recipe(run.recipe.read_text()).inputs()
         found = {read_made(Path(record.locations.model(one.name))) for one in inputs}
         if not spec[place].parents:
@@ -254,7 +258,7 @@ class World:
     def finish(self, job: FakeJob) -> None:
         """Let a running job succeed."""
         record = RunRecord.read(job.run.record)
-        spec, (place, seed) = self.specs[str(record.pipeline)], _place_and_seed(record.stage)
+        spec, (place, seed) = self.specs[str(record.pipeline)], place_and_seed(record.stage)
         content = content_of(spec[place].seed if seed is None else seed, self._inputs(job.run))
         made = read_recipe(job.run.recipe.read_text()).makes
         assert made is not None
