@@ -24,15 +24,18 @@ from hypothesis.stateful import (
 from tests.support.fake_scheduler import FakeJob
 from tests.support.fake_stages import Spec, StageSpec, World, edit
 
+KINDS = ["sweep", "search"]
+"""Of stages that are several runs."""
+
 
 @st.composite
 def specs(draw: st.DrawFn, most: int) -> Spec:
-    """Pipelines in which a stage reads what up to three earlier ones make; in half of them some stages are sweeps."""
-    stages, sizes = [], draw(st.sampled_from([[0], [0, 0, 2, 3]]))
+    """Pipelines in which a stage reads what up to three earlier ones make; many have sweeps and searches."""
+    stages, sizes, kinds = [], draw(st.sampled_from([[0], [0, 0, 2, 3]])), draw(st.sampled_from([["sweep"], KINDS]))
     for place in range(draw(st.integers(1, most))):
         parents = draw(st.lists(st.integers(0, place - 1), max_size=3, unique=True)) if place else []
-        sweep = tuple(range(50 * place + 1000, 50 * place + 1000 + draw(st.sampled_from(sizes))))
-        stages.append(StageSpec(tuple(sorted(parents)), place, sweep))
+        seeds = tuple(range(50 * place + 1000, 50 * place + 1000 + draw(st.sampled_from(sizes))))
+        stages.append(StageSpec(tuple(sorted(parents)), place, **{draw(st.sampled_from(kinds)): seeds}))
     return tuple(stages)
 
 

@@ -18,6 +18,7 @@ from launcher.cluster import Cluster
 from launcher.errors import SlurmError
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import RunDir, SubmissionDir
+from launcher.run.trials import SearchDir
 from launcher.slurm.parse import Job
 from launcher.slurm.query import QueryResult
 
@@ -43,10 +44,19 @@ class FakeJob:
         """Whether it will not run again by itself."""
         return self.state in ("COMPLETED", "FAILED", "CANCELLED")
 
+    trial: RunDir | None = None
+    """Of an element of a search: what it carries out now."""
+
+    @property
+    def search(self) -> SearchDir | None:
+        """The search that it is an element of."""
+        row = read_json_lines(self.submission.manifest)[0]
+        return SearchDir(Path(row["search"])) if "search" in row else None
+
     @property
     def run(self) -> RunDir:
         """The run that it carries out."""
-        return RunDir(Path(read_json_lines(self.submission.manifest)[self.index]["run"]))
+        return self.trial or RunDir(Path(read_json_lines(self.submission.manifest)[self.index]["run"]))
 
 
 @dataclass

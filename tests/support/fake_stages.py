@@ -21,6 +21,8 @@ from launcher.load.stage_points import LoadedChoice, LoadedStage
 from launcher.load.sweep_points import Point
 from launcher.load.yaml_tree import Origin, YamlNode
 from launcher.operate import stop as ending
+from launcher.operate.search.ask import ask
+from launcher.operate.search.stop import stop_search
 from launcher.pipeline.advance import advance
 from launcher.pipeline.find import list_pipelines, pipelines_with
 from launcher.pipeline.plan import plan_pipeline
@@ -36,6 +38,7 @@ from launcher.run.paths import PipelineDir, RunDir
 from launcher.run.queued_stages import needs_advance
 from launcher.run.record import RunRecord
 from launcher.run.stage_inputs import missing_inputs
+from launcher.run.trials import Owner, SearchDir, read_trials
 from launcher.submit.snapshot import read_code
 from tests.support.fake_scheduler import FakeJob, FakeScheduler, read_made, write_made
 
@@ -67,7 +70,7 @@ def expected_content(spec: Spec, place: int, seed: int | None = None) -> str:
 def possible_contents(spec: Spec, place: int) -> set[str | None]:
     """What a stage may have made, whichever points of sweeps failed on the way."""
     choices = [possible_contents(spec, parent) for parent in spec[place].parents] or [{"base"}, {"adapter"}]
-    seeds = spec[place].sweep or (spec[place].seed,)
+    seeds = spec[place].sweep or spec[place].search or (spec[place].seed,)
     return {content_of(seed, [str(one) for one in inputs]) for seed in seeds for inputs in product(*choices)}
 
 
@@ -123,11 +126,6 @@ def _search(folder: Path, place: int, stage: StageSpec) -> LoadedStage:
     made = loaded.recipe.makes
     best = LoadedChoice(f"s{place}", (), "loss", "minimize", 0, made and (made.type, made.name))
     return LoadedStage(f"s{place}", loaded, (), None, (loaded,), best)
-
-
-def place_and_seed(stage: str | None) -> tuple[int, int | None]:
-    place, _, seed = str(stage)[1:].partition("-seed=")
-    return int(place), int(seed) if seed else None
 
 
 @dataclass
@@ -213,10 +211,18 @@ class World:
         """What `launcher cancel PIPELINE` does."""
         pipeline.folder.stop_request.touch()
         for one in reversed(read_stages(pipeline, self.cluster)[0].values()):
-            if one.is_alive and one.run and self.scheduler.is_down:
+            if one.is_alive and one.search:
+                self._stop_search(one.search.folder)
+            elif one.is_alive and one.run and self.scheduler.is_down:
                 StopRequest().write(one.run.stop_request)
             elif one.is_alive and one.run:
                 ending.cancel(one.run, self.cluster)
+
+    def _stop_search(self, search: SearchDir) -> None:
+        try:
+            stop_search(search, self.cluster, at_once=True)
+        except SlurmError:
+            assert self.scheduler.is_down
 
     def take_down(self) -> None:
         """Let slurmctld answer nobody."""
@@ -224,6 +230,10 @@ class World:
 
     def start(self, job: FakeJob) -> None:
         """Start a job: its batch process, and its ranks' look at their inputs."""
+        if job.search:
+            job.state = "RUNNING"
+            self._start_trial(job, job.search)
+            return
         run, record = job.run, RunRecord.read(job.run.record)
         attempts = read_attempts(run.ledger)
         if has_finished(attempts) or run.stop_request.exists():
@@ -237,16 +247,39 @@ class World:
             append_event(run.ledger, number, missing_inputs=True)
             self._end(job, "bad_recipe", "stop", "FAILED")
             return
-        assert record.pipeline is not None
+        self._read_inputs(run)
+
+    def _start_trial(self, job: FakeJob, search: SearchDir) -> None:
+        """Let an element of a search carry out its next trial, or end."""
+        trial = ask(search, Owner(job.id), job.submission).trial
+        if trial is None or search.stop_request.exists():
+            job.trial, job.state = None, "COMPLETED"
+            self.scheduler.look_at_conditions()
+            for pipeline in self._pipelines_of(search):
+                self.advance(pipeline)
+            return
+        job.trial = run = RunDir(search.runs_root / trial.run)
+        append_event(run.ledger, len(read_attempts(run.ledger)), job_id=job.id, started=1.0)
+        assert missing_inputs(RunRecord.read(run.record)) == []
+        self._read_inputs(run)
+
+    def _pipelines_of(self, search: SearchDir) -> list[Pipeline]:
+        runs = [RunDir(search.runs_root / trial.run) for trial in read_trials(search)]
+        place = next((run for run in runs if run.record.is_file()), None)
+        name = search.root.name
+        with_it = (one for one in self.pipelines if any(stage.search == name for stage in one.record.stages))
+        return [*(pipelines_with(place) if place else with_it)]
+
+    def _read_inputs(self, run: RunDir) -> None:
         self._inputs(run)
-        identity = identify(read_recipe(run.recipe.read_text()), record.locations)
+        identity = identify(read_recipe(run.recipe.read_text()), RunRecord.read(run.record).locations)
         assert identity is not None
         identity.write(run.identity)
 
     def _inputs(self, run: RunDir) -> list[str]:
         """What a run reads of its parents; of a sweep that is one of its points."""
         record = RunRecord.read(run.record)
-        spec, (place, _) = self.specs[str(record.pipeline)], place_and_seed(record.stage)
+        spec, place = self.specs[str(record.pipeline)], int(str(record.stage)[1:].partition("-")[0])
         inputs = read_recipe(run.recipe.read_text()).inputs()
         found = {read_made(Path(record.locations.model(one.name))) for one in inputs}
         if not spec[place].parents:
@@ -256,21 +289,45 @@ class World:
         return [content for one in wanted for content in one if content]
 
     def finish(self, job: FakeJob) -> None:
-        """Let a running job succeed."""
-        record = RunRecord.read(job.run.record)
-        spec, (place, seed) = self.specs[str(record.pipeline)], place_and_seed(record.stage)
-        content = content_of(spec[place].seed if seed is None else seed, self._inputs(job.run))
-        made = read_recipe(job.run.recipe.read_text()).makes
-        assert made is not None
-        write_made(record.locations.folder("model", made.name), content)
-        loss = math.nan if seed is not None and seed in self.unmeasured else seed
+        """Let a running job succeed; an element of a search goes on with the next trial."""
+        record, recipe = RunRecord.read(job.run.record), read_recipe(job.run.recipe.read_text())
+        content, made = self.content(job.run), recipe.makes
+        write_made(record.locations.folder("model", made.name) if made else job.run.outputs / "model", content)
+        loss = math.nan if recipe.seed in self.unmeasured else recipe.seed
         job.run.metrics.write_text(json.dumps({"step": 1, "loss": loss}) + "\n")
-        self.made[content] = self.made.get(content, 0) + 1
-        assert self.made[content] == 1, f"{record.stage} was carried out twice"
-        self._end(job, "finished", "done", "COMPLETED")
+        self.count(job)
+        if job.search:
+            self._end_trial(job, job.search, "finished", "done")
+        else:
+            self._end(job, "finished", "done", "COMPLETED")
+
+    def content(self, run: RunDir) -> str:
+        """What a run makes of its inputs."""
+        return content_of(read_recipe(run.recipe.read_text()).seed, self._inputs(run))
+
+    def count(self, job: FakeJob) -> None:
+        """Note what was made. Another search tries values that this one has tried, too, so its trials count apart."""
+        record = RunRecord.read(job.run.record)
+        what = self.content(job.run) + (f" in {job.search.root.name}" if job.search else "")
+        self.made[what] = self.made.get(what, 0) + 1
+        assert self.made[what] == 1, f"{record.stage} was carried out twice"
 
     def fail(self, job: FakeJob) -> None:
-        self._end(job, "error", "stop", "FAILED")
+        """Let a running job fail for good; some elements of searches die with their trials, and leave them open."""
+        if job.search is None:
+            self._end(job, "error", "stop", "FAILED")
+        elif read_recipe(job.run.recipe.read_text()).seed % 2:
+            self._end_trial(job, job.search, "error", "stop")
+        else:
+            job.trial, job.state = None, "FAILED"
+
+    def _end_trial(self, job: FakeJob, search: SearchDir, reason: str, action: str) -> None:
+        self._close(job.run, reason, action)
+        if action == "done":
+            assert register(job.run) is None
+        for pipeline in pipelines_with(job.run):
+            self.advance(pipeline)
+        self._start_trial(job, search)
 
     def preempt(self, job: FakeJob) -> None:
         """Let a job be requeued: what waits for it goes on waiting."""
@@ -289,12 +346,14 @@ class World:
         append_event(run.ledger, number, reason=reason, action=action, ended=float(number))
 
     def advance_after(self, job: FakeJob, is_checked: bool = False) -> None:
-        """What the batch process does when a stage has ended.
+        """What the batch process does when a stage has ended; an element of a search has done it.
 
         Args:
             job: The stage's job.
             is_checked: Look whether there is indeed nothing to do where the batch process sees that there is not.
         """
+        if job.search:
+            return
         is_needed = not has_finished(read_attempts(job.run.ledger)) or needs_advance(job.run)
         self.spared += not is_needed
         for pipeline in pipelines_with(job.run) if is_needed else ():
@@ -312,9 +371,10 @@ class World:
             ready = self.scheduler.startable()
             for job in ready:
                 self.start(job)
-            for job in self.scheduler.running():
+            running = self.scheduler.running()
+            for job in running:
                 self.finish(job)
-            if not ready:
+            if not ready and not running:
                 return
         raise AssertionError("it never ends")
 
@@ -331,7 +391,10 @@ class World:
 
 
 def edit(spec: Spec, place: int, seed: int) -> Spec:
-    """Change what one stage makes; of a sweep, its first point."""
+    """Change what one stage makes; of a sweep, its first point, and of a search, the first that it tries."""
     old = spec[place]
-    new = replace(old, sweep=(seed, *old.sweep[1:])) if old.sweep else replace(old, seed=seed)
+    if old.sweep:
+        new = replace(old, sweep=(seed, *old.sweep[1:]))
+    else:
+        new = replace(old, search=(seed, *old.search[1:])) if old.search else replace(old, seed=seed)
     return (*spec[:place], new, *spec[place + 1 :])

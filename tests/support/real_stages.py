@@ -19,10 +19,11 @@ from launcher.run.files import replace_text
 from launcher.run.ledger import has_finished, read_attempts
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
+from launcher.run.trials import SearchDir, find_search
 from launcher.submit.snapshot import read_code
 from tests.support.checkouts import copy_checkout
 from tests.support.fake_scheduler import write_made
-from tests.support.fake_stages import World, content_of, place_and_seed
+from tests.support.fake_stages import World
 from tests.support.waiting import wait_for
 
 STAND_IN = '''
@@ -58,7 +59,7 @@ content = json.loads(told.read_text())["content"]
 if content is None:
     append_event(run.ledger, attempt, announced=NEVER_RESTART, fault="planted")
     sys.exit(NEVER_RESTART)
-folder = record.locations.folder("model", recipe.output)
+folder = record.locations.folder("model", recipe.output) if recipe.output else run.outputs / "model"
 folder.mkdir(parents=True, exist_ok=True)
 (folder / ".manifest.json").write_text(json.dumps({"inputs": content}))
 os.replace(folder / ".manifest.json", folder / "manifest.json")
@@ -79,6 +80,7 @@ class RealJob:
     run: RunDir
     attempt: int
     id: str
+    search: SearchDir | None
     state: str = "RUNNING"
 
 
@@ -188,15 +190,13 @@ class RealWorld(World):
                 continue
             number = attempts[-1].number
             if (folder / f"waits-{number}").exists() and (str(folder), number) not in self.told:
-                yield RealJob(run, number, str(attempts[-1].job_id))
+                search = find_search(run.root.parent, str(RunRecord.read(run.record).sweep))
+                yield RealJob(run, number, str(attempts[-1].job_id), search)
 
     def finish(self, job: Any) -> None:
         """Tell a job to succeed, and wait until it has."""
-        record = RunRecord.read(job.run.record)
-        spec, (place, seed) = self.specs[str(record.pipeline)], place_and_seed(record.stage)
-        content = content_of(spec[place].seed if seed is None else seed, self._inputs(job.run))
-        self.made[content] = self.made.get(content, 0) + 1
-        self._tell(job, content)
+        self.count(job)
+        self._tell(job, self.content(job.run))
         assert has_finished(read_attempts(job.run.ledger)), f"{job.run.root} did not finish"
 
     def fail(self, job: Any) -> None:
