@@ -90,6 +90,7 @@ class _Advance:
                 self._settle(one.stage, one.run)
                 choice.note_finished(one.stage, one.run)
             elif one.is_alive and one.run:
+                choice.alive[one.stage.name] = one.run
                 self._keep_alive(one, one.run, choice)
             elif self.pipeline.is_stopped:
                 continue

@@ -26,6 +26,8 @@ class Choice:
     """Folder of the pipeline itself."""
     finished: dict[str, RunDir] = field(default_factory=dict)
     shared: dict[str, RunDir] = field(default_factory=dict)
+    alive: dict[str, RunDir] = field(default_factory=dict)
+    """Those that are queued or running, some of them for other pipelines, too."""
     made: dict[tuple[Root, str], str] = field(default_factory=dict)
     """Where the artifacts of finished stages lie."""
     going: set[str] = field(default_factory=set)
@@ -73,7 +75,11 @@ class Choice:
         return run
 
     def _are_known(self, awaited: Iterable[str]) -> bool:
-        return all(name in self.finished or name in self.shared or name in self.going for name in awaited)
+        known = {*self.finished, *self.shared, *self.going}
+        return all(name in known or self._is_shared(name) for name in awaited)
+
+    def _is_shared(self, name: str) -> bool:
+        return name in self.alive and self.alive[name] in self._in_other_pipelines().values()
 
     def note_finished(self, stage: StageRecord, run: RunDir) -> None:
         """Let later stages find what a finished one made."""

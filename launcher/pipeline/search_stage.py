@@ -29,13 +29,16 @@ class SearchState:
     """The trial to select, or why there is none yet."""
 
 
-def read_search(stage: StageRecord, runs_root: Path, cluster: Cluster) -> SearchState | None:
+def read_search(
+    stage: StageRecord, runs_root: Path, cluster: Cluster, is_stopped: bool = False
+) -> SearchState | None:
     """Read how the search of a stage is doing; None if it was removed. Slurm is asked for its elements.
 
     Args:
         stage: The stage.
         runs_root: The folder of all runs.
         cluster: The site.
+        is_stopped: Whether its pipeline selects nothing until somebody resumes it.
     """
     folder = find_search(runs_root, str(stage.search))
     if folder is None:
@@ -47,7 +50,7 @@ def read_search(stage: StageRecord, runs_root: Path, cluster: Cluster) -> Search
     state, why = _state(folder, past, len(over) >= budget and len(over) == len(past), cluster)
     if state == "finished":
         verdict = _select(stage, folder, past)
-        state, why = ("running", "is about to be selected") if verdict.run else ("failed", verdict.why)
+        state, why = _until_selected(verdict, is_stopped)
     counted = ", ".join(f"{count} {word}" for word, count in Counter(_word(one) for one in past).items())
     said = "; ".join(part for part in (f"trials: {counted}" if counted else "", why) if part)
     return SearchState(folder, _status(record, folder, state, said, len(over)), verdict)
@@ -58,6 +61,12 @@ def recall_trial(stage: StageRecord, run: RunDir) -> Verdict:
     assert stage.select is not None
     value = read_value(run, stage.select.metric)
     return Verdict(run, f"`{run.root.name}`" + ("" if value is None else f", {stage.select.metric} {value:.6g}"))
+
+
+def _until_selected(verdict: Verdict, is_stopped: bool) -> tuple[State, str]:
+    if verdict.run is None:
+        return "failed", verdict.why
+    return ("stopped", "") if is_stopped else ("running", "is about to be selected")
 
 
 def _select(stage: StageRecord, folder: SearchDir, past: Sequence[PastTrial]) -> Verdict:

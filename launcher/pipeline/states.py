@@ -109,7 +109,8 @@ def read_stages(pipeline: Pipeline, cluster: Cluster) -> tuple[dict[str, StageSt
         run = runs.get(stage.name)
         points = tuple(states[name] for name in stage.awaits) if stage.select and not stage.search else ()
         status = by_folder.get(str(run.root)) if run else None
-        search = read_search(stage, root, cluster) if stage.search and run is None else None
+        is_open = stage.search is not None and run is None
+        search = read_search(stage, root, cluster, pipeline.is_stopped) if is_open else None
         states[stage.name] = StageState(stage, run, search.status if search else status, points, search)
     return states, notes
 

@@ -373,3 +373,32 @@ def test_the_input_of_a_search_is_never_taken_for_its_best_trial(world: World, b
 
     assert advance(begun, world.cluster) == []
     assert begun.run_of("s1") is None
+
+
+def test_a_finished_search_of_a_cancelled_pipeline_is_not_about_to_be_selected(world: World, begun: Pipeline) -> None:
+    stop(begun, world.cluster, at_once=True)
+    again = world.submit(SPEC)
+    assert again
+    carry_out(world, search_of(again), world.scheduler.startable()[0])
+
+    assert states(world, again)[1] == "finished"
+    assert states(world, begun)[1] == "stopped"
+    assert is_over(read_stages(begun, world.cluster)[0])
+    world.advance(begun, resume=True)
+    assert begun.run_of("s1") == again.run_of("s1")
+
+
+def test_two_pipelines_share_what_waits_for_a_search_and_for_a_run_that_they_share(world: World) -> None:
+    spec = (StageSpec((), 1), StageSpec((), 0, search=(7, 5)), StageSpec((0,), 2), StageSpec((0, 1, 2), 3))
+    first = world.submit(spec)
+    assert first
+    world.stop(first)
+    world.scheduler.limit = 2
+    second = world.submit(spec)
+    assert second
+    world.advance(first, resume=True)
+
+    world.run_to_the_end()
+
+    assert world.unfinished() == []
+    assert first.run_of("s3") == second.run_of("s3")
