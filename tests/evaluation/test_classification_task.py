@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from jobs.evaluation.classification import prepare_classification
@@ -17,7 +19,10 @@ from jobs.kinds.evaluate import main
 from launcher.errors import LauncherError
 from launcher.recipe.kinds.evaluate import EvaluateRecipe
 from launcher.recipe.sections.classification_task import ClassificationTask
+from launcher.scores.comparison import compare
+from launcher.scores.scored_model import open_models
 from tests.support.evaluation_runs import evaluation, items_of, scores_of
+from tests.support.evaluations import write_evaluation
 from tests.support.training_runs import context_of, make_run_of
 
 CLASSES = ("none", "some", "many")
@@ -160,6 +165,64 @@ def test_a_limit_lets_unreadable_rows_pass_and_counts_them(tmp_path: Path) -> No
     write(tmp_path, rows)
     report = score(tmp_path, limit=0.2)
     assert (report.scores.n, report.scores.counts["unreadable records"]) == (9, 1)
+
+
+def reordered(rows: Table, order: Sequence[int]) -> Table:
+    return {name: [values[place] for place in order] for name, values in rows.items()}
+
+
+def test_models_whose_rows_are_in_another_order_are_compared_note_by_note(tmp_path: Path) -> None:
+    order = np.random.default_rng(3).permutation(40).tolist()
+    first = table()
+    other = {**table(seed=1), "label": first["label"]}
+    reports = {}
+    for name, rows in {"first": first, "other": other, "shuffled": reordered(other, order)}.items():
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, rows)
+        reports[name] = score(tmp_path / name, resamples=0)
+
+    places = [(name, write_evaluation(tmp_path / "runs" / name, {"t": one}, name)) for name, one in reports.items()]
+    found = compare(open_models(places), open_models(places)[0], ["accuracy"])
+
+    assert [row["id"] for row in reports["shuffled"].items] == [f"note-{place}" for place in order]
+    differences = {row.model: row.difference for row in found.rows}
+    right = [said == label for said, label in zip(first["said"], first["label"], strict=True)]
+    others = [said == label for said, label in zip(other["said"], first["label"], strict=True)]
+    assert differences["other"] == differences["shuffled"] is not None
+    assert differences["other"].value == pytest.approx(np.mean(others) - np.mean(right))
+    assert differences["other"].p == pytest.approx(
+        binomtest(sum(np.array(others) > right), int((np.array(others) != right).sum())).pvalue
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "section", "is_equal"),
+    [
+        ({}, {"classes": CLASSES[::-1]}, True),
+        ({"label": "many"}, {}, False),
+        ({"id": "note-x"}, {}, False),
+        ({}, {"classes": (*CLASSES, "other"), "prediction_column": "said"}, False),
+    ],
+)
+def test_items_are_equal_if_notes_labels_and_classes_are(
+    tmp_path: Path, change: dict[str, Any], section: dict[str, Any], is_equal: bool
+) -> None:
+    rows = table()
+    assert rows["label"][0] != "many"
+    write(tmp_path, rows)
+    before = score(tmp_path, resamples=0).scores.items_sha256
+    for name, value in change.items():
+        rows[name][0] = value
+    write(tmp_path, rows)
+
+    assert (score(tmp_path, resamples=0, **section).scores.items_sha256 == before) is is_equal
+
+
+def test_items_with_another_positive_class_are_others(tmp_path: Path) -> None:
+    write(tmp_path, {"id": ["a", "b"], "label": ["x", "y"], "p_x": [0.9, 0.2], "p_y": [0.1, 0.8]})
+    one, other = (score(tmp_path, labels="binary", resamples=0, classes=[*classes]) for classes in ("xy", "yx"))
+
+    assert one.scores.items_sha256 != other.scores.items_sha256
 
 
 def test_a_recipe_of_saved_predictions_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
