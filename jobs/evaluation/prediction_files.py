@@ -17,6 +17,7 @@ from jobs.data.chat.records import read_records
 from jobs.data.corpus.file_list import matching
 from jobs.data.readers.compression import format_suffix
 from jobs.data.readers.source_stream import MAX_RECORD_BYTES, SourceStream, text_of, without_bom
+from jobs.evaluation.item_ids import numbered
 from jobs.evaluation.question_files import check_bad
 from jobs.rank.context import Context
 from jobs.scoring.classification import Predictions
@@ -36,6 +37,7 @@ class SavedPredictions:
     """The rows of all files."""
 
     ids: tuple[str, ...]
+    """Unique: notes of one id are numbered in their order, `x`, `x#2`."""
     groups: tuple[str, ...]
     """What rows share that are not independent; their ids, if nothing is named."""
     classes: tuple[str, ...]
@@ -85,8 +87,8 @@ def read_predictions(context: Context, task: ClassificationTask, key: str, limit
     truth = labels if task.labels == "multilabel" else labels.argmax(axis=1)
     found = Predictions(truth, np.array([row.chances for row in rows], np.float64), task.labels)
     files = tuple(ScoredFile(path=str(stream.path), sha256=stream.sha256) for stream in streams)
-    ids, groups = tuple(row.id for row in rows), tuple(row.group for row in rows)
-    return SavedPredictions(ids, groups, classes, found, files, sum(stream.bad for stream in streams))
+    ids, groups = numbered([row.id for row in rows]), tuple(row.group for row in rows)
+    return SavedPredictions(tuple(ids), groups, classes, found, files, sum(stream.bad for stream in streams))
 
 
 def _columns(path: Path) -> list[str]:

@@ -20,6 +20,7 @@ from jobs.data.readers.bad_records import some_of_each
 from jobs.data.readers.source_stream import SourceStream
 from jobs.data.readers.text_file import read_text_file
 from jobs.evaluation.choice_question import ChoiceQuestion, checked
+from jobs.evaluation.item_ids import check_ids, with_folders
 from jobs.evaluation.medcare_files import cblue_record, ccte_record, medcare_record
 from jobs.rank.context import Context
 from launcher.artifacts.scores import ScoredFile
@@ -65,11 +66,11 @@ def read_questions(
     paths = matching(context, key, pattern or section.files)
     read = _choose_reader(section, paths, key)
     only = None if pattern else _wanted(context, section, key.rpartition(".")[0])
-    found: list[ChoiceQuestion] = []
     streams = [SourceStream(path) for path in paths]
-    for stream in streams:
-        found += _read_file(stream, section.format, read)
+    placed = [(one, stream.path) for stream in streams for one in _read_file(stream, section.format, read)]
     check_bad(streams, key, limit)
+    names = with_folders([one.id for one, _ in placed], [path for _, path in placed])
+    found = [replace(one, id=name) for (one, _), name in zip(placed, names, strict=True)]
     if only is not None:
         found = _select(found, only, f"{key.rpartition('.')[0]}.only")
     if not found:
@@ -236,10 +237,3 @@ def check_bad(streams: Sequence[SourceStream], key: str, limit: float) -> None:
             f"{key}: {bad:,} of {records:,} records cannot be read, more than `max_bad_fraction: {limit:g}` allows; "
             "correct the files, or raise it" + "".join(f"\n  {line}" for line in first)
         )
-
-
-def check_ids(names: Sequence[str], key: str) -> None:
-    """Refuse ids that occur twice."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise LauncherError(f"{key}: {len(twice):,} ids occur more than once, first `{twice[0]}`; make them unique")

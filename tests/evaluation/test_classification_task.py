@@ -116,6 +116,18 @@ def test_patients_are_resampled_together(tmp_path: Path) -> None:
     assert apart.standard_error == pytest.approx(by_formula, rel=0.15)
 
 
+def test_notes_of_a_patient_are_told_apart(tmp_path: Path) -> None:
+    rows = table(6)
+    write(tmp_path, rows)
+    by_note, by_patient = score(tmp_path, group_column="patient"), score(tmp_path, id_column="patient")
+
+    ids = [f"patient-{number // 2}{'#2' * (number % 2)}" for number in range(6)]
+    assert [item["id"] for item in by_patient.items] == ids
+    assert [item["id"] for item in by_note.items] == rows["id"]
+    assert [item["group"] for item in by_patient.items] == [item["group"] for item in by_note.items] == rows["patient"]
+    assert by_patient.scores.scores == by_note.scores.scores
+
+
 def test_decisions_without_probabilities_have_scores_of_decisions_only(tmp_path: Path) -> None:
     rows = table()
     write(tmp_path, {name: rows[name] for name in ("id", "label", "said")})

@@ -198,6 +198,17 @@ def test_ids_that_occur_twice_are_refused(tmp_path):
         read(tmp_path, "choice", "q.jsonl")
 
 
+def test_questions_of_files_of_one_name_have_ids_of_their_own(tmp_path):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        write_choice(tmp_path / place, SIMPLE)
+
+    both, alone = (read(tmp_path, "choice", files).questions for files in ("*/q.jsonl", "a/q.jsonl"))
+
+    assert [one.id for one in both] == ["a/q.jsonl:1", "b/q.jsonl:1"]
+    assert [one.id for one in alone] == ["q.jsonl:1"]
+
+
 def test_official_questions_are_chosen_by_their_numbers(tmp_path):
     put_assets(tmp_path, FILES["pubmedqa"])
     everyone = read(tmp_path, "pubmedqa", FILES["pubmedqa"]).questions
