@@ -148,7 +148,7 @@ def _read(
 
 
 def _named(placed: Sequence[tuple[_JudgedPair, Path]]) -> list[_JudgedPair]:
-    """Make the ids of pairs unique: HH-RLHF's files have one name in several folders, and other sets an id a question."""
+    """Make ids of pairs unique: HH-RLHF's files have one name in several folders, other sets an id for a question."""
     names = numbered(with_folders([one.id for one, _ in placed], [path for _, path in placed]))
     return [replace(one, id=name) for (one, _), name in zip(placed, names, strict=True)]
 
