@@ -1,7 +1,6 @@
 """Questions with options, read from the files of a task: medical sets in their own formats, or `format: choice`."""
 
 import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from jobs.data.chat.records import Record, read_records
 from jobs.data.corpus.file_list import matching
 from jobs.data.readers.bad_records import some_of_each
 from jobs.data.readers.source_stream import SourceStream
-from jobs.data.readers.text_file import read_text_file
+from jobs.data.readers.text_file import csv_text, read_content, read_text_file
 from jobs.evaluation.choice_question import ChoiceQuestion, checked
 from jobs.evaluation.item_ids import check_ids, with_folders
 from jobs.evaluation.medcare_files import cblue_record, ccte_record, medcare_record
@@ -93,9 +92,8 @@ def _read_file(stream: SourceStream, format: QuestionFormat, read: _Reader) -> I
 def _read_mmlu_csv(stream: SourceStream) -> Iterator[ChoiceQuestion]:
     """The official files: question, options and a letter, without a header; the subject is the file's name."""
     subject = re.sub(r"_(test|dev|val|train)$", "", stream.path.name.partition(".")[0]).replace("_", " ")
-    with stream.open() as file:
-        rows = csv.reader(io.StringIO(file.read().decode(), newline=""))
-        for number, row in enumerate(rows, 1):
+    with csv_text(stream.path, read_content(stream)) as text:
+        for number, row in enumerate(csv.reader(text), 1):
             stream.count += 1
             name = f"{stream.path.name}:{number}"
             yield from stream.parsed(number, partial(_mmlu_row, row, name, subject))

@@ -1,8 +1,9 @@
 """Saved predictions in every format have the scores that scikit-learn gives them; what cannot be used is named."""
 
 import csv
+import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,46 @@ def test_what_cannot_be_used_is_named(
     write(tmp_path, rows)
     with pytest.raises(LauncherError, match=said):
         score(tmp_path, **section)
+
+
+def packed(path: Path, content: bytes) -> None:
+    """Write a file that is compressed as its name says, and torn at its end."""
+    path.write_bytes(gzip.compress(content)[:-9])
+
+
+def in_cp1252(path: Path, content: bytes) -> None:
+    path.write_bytes(content.replace(b"note-1", b"n\xf6te-1"))
+
+
+def without_its_middle(path: Path, content: bytes) -> None:
+    path.write_bytes(content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :])
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "change", "said"),
+    [
+        ("csv", "found.csv.gz", packed, r"found\.csv\.gz: the file is corrupt: .*; fetch it again"),
+        ("csv", "found.csv", in_cp1252, r"found\.csv:3: byte 0xf6 is not UTF-8; save the file as UTF-8"),
+        ("jsonl", "found.jsonl.gz", packed, r"found\.jsonl\.gz:\d+: the file is corrupt: "),
+        (
+            "parquet",
+            "found.parquet",
+            without_its_middle,
+            r"found\.parquet: pyarrow cannot read it .*; write the Parquet",
+        ),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(
+    tmp_path: Path, written: str, name: str, change: Callable[[Path, bytes], None], said: str
+) -> None:
+    write(tmp_path, table(), written)
+    path = tmp_path / f"found.{written}"
+    content = path.read_bytes()
+    path.unlink()
+    change(tmp_path / name, content)
+
+    with pytest.raises(LauncherError, match=said):
+        score(tmp_path)
 
 
 def test_a_limit_lets_unreadable_rows_pass_and_counts_them(tmp_path: Path) -> None:

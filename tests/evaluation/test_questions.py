@@ -1,5 +1,7 @@
 """Questions with options, from the files of every format, and how they are worded."""
 
+import gzip
+import hashlib
 import json
 import re
 
@@ -16,7 +18,7 @@ from jobs.evaluation.question_files import read_questions
 from launcher.errors import LauncherError
 from launcher.recipe.sections.evaluation_tasks import ChoiceTask
 from tests.support.evaluation_runs import evaluation, put_assets
-from tests.support.prepare_runs import ASSETS
+from tests.support.prepare_runs import ASSETS, write_source
 
 FILES = {
     "medqa": "medqa_40.jsonl",
@@ -112,6 +114,38 @@ def test_mmlu_reads_the_official_files_and_those_of_hugging_face_alike(tmp_path)
     assert [(o.question, o.options, o.answer, o.subject) for o in official] == [
         (o.question, o.options, o.answer, o.subject) for o in other
     ]
+
+
+ROW = '"Does naïve aspirin work?",yes,no,maybe,A\n'
+
+
+@pytest.mark.parametrize("name", ["a_test.csv", "a_test.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_mmlu_is_read_with_a_byte_order_mark(tmp_path, name, encoding):
+    write_source(tmp_path / name, (ROW * 2).encode(encoding))
+
+    found = read(tmp_path, "mmlu", name)
+
+    assert [one.question for one in found.questions] == ["Does naïve aspirin work?"] * 2
+    assert [one.id for one in found.questions] == [f"{name}:1", f"{name}:2"]
+    assert [one.sha256 for one in found.files] == [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", (ROW + ROW).encode("cp1252"), r"a\.csv:1: byte 0xef is not UTF-8; save the file as UTF-8"),
+        ("a.csv", ROW.encode("utf-16"), r"a\.csv:1: byte 0xff at its start says that it is UTF-16; save it as UTF-8"),
+        ("a.csv", b"a\0b,yes,no,A\n", r"a\.csv: holds NUL bytes, as after a failed copy; fetch it again"),
+        ("a.csv.gz", gzip.compress(ROW.encode() * 99)[:-9], r"a\.csv\.gz: the file is corrupt: .*; fetch it again"),
+        ("a.csv.gz", ROW.encode(), r"a\.csv\.gz: the file is corrupt: Not a gzipped file; fetch it again"),
+    ],
+)
+def test_csv_files_that_cannot_be_read_are_named(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(LauncherError, match=said):
+        read(tmp_path, "mmlu", name)
 
 
 @pytest.mark.parametrize("base", [0, 1])
