@@ -195,7 +195,7 @@ def without_its_middle(path: Path, content: bytes) -> None:
             "parquet",
             "found.parquet",
             without_its_middle,
-            r"found\.parquet: pyarrow cannot read it .*; write the Parquet",
+            r"found\.parquet: pyarrow cannot read it .*; write the",
         ),
     ],
 )
