@@ -26,7 +26,11 @@ from launcher.artifacts.scores import ScoredFile
 from launcher.errors import LauncherError
 from launcher.recipe.sections.evaluation_tasks import QuestionFiles, QuestionFormat
 
-_NAMED = re.compile(r"\b(?:ans(?:wer)?|option|choice)\b\W*(?:is\W*)?[\"'(]*([a-d])\b", re.IGNORECASE)
+_NAMED = re.compile(
+    r"\b(?:ans(?:wer)?|option|choice)\b\W*(?:is\W*)?[\"'(]*"
+    r"([b-d]|a(?!\s+(?!i\W?e\b|because|since|as\b|due|for\b|and\b)(?-i:[a-z])))\b",  # `a rare disease`: an article
+    re.IGNORECASE,
+)
 _ENOUGH = 10
 """Explanations that name a letter; fewer say too little about how options are numbered."""
 _MOST = 0.9

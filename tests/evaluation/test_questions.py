@@ -162,6 +162,14 @@ def test_explanations_tell_how_cop_counts(tmp_path, base):
     assert [one.answer for one in found] == [n % 3 for n in range(12)]
 
 
+def test_an_article_in_an_explanation_tells_nothing(tmp_path):
+    records = [medmcqa_record(n, n % 3, exp=f"Ans. {'abc'[n % 3]} i.e. this one") for n in range(12)]
+    records += [medmcqa_record(n, 2, exp="The answer is a rare disease") for n in range(12, 18)]
+    write_choice(tmp_path, *records)
+
+    assert [one.answer for one in read(tmp_path, "medmcqa", "q.jsonl").questions][:4] == [0, 1, 2, 0]
+
+
 def medmcqa_record(number, cop, **more):
     return {"question": f"Q{number}", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": cop, **more}
 
