@@ -140,6 +140,7 @@ def test_mmlu_is_read_with_a_byte_order_mark(tmp_path, name, encoding):
         ("a.csv.gz", gzip.compress(ROW.encode() * 99)[:-9], r"a\.csv\.gz: the file is corrupt: .*; fetch it again"),
         ("a.csv.gz", ROW.encode(), r"a\.csv\.gz: the file is corrupt: Not a gzipped file; fetch it again"),
     ],
+    ids=["cp1252", "utf-16", "NUL", "torn", "no gzip"],
 )
 def test_csv_files_that_cannot_be_read_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
@@ -164,10 +165,11 @@ def test_explanations_tell_how_cop_counts(tmp_path, base):
 
 def test_an_article_in_an_explanation_tells_nothing(tmp_path):
     records = [medmcqa_record(n, n % 3, exp=f"Ans. {'abc'[n % 3]} i.e. this one") for n in range(12)]
-    records += [medmcqa_record(n, 2, exp="The answer is a rare disease") for n in range(12, 18)]
+    records += [medmcqa_record(n, 1, exp="The answer is a rare disease") for n in range(12, 18)]
     write_choice(tmp_path, *records)
 
-    assert [one.answer for one in read(tmp_path, "medmcqa", "q.jsonl").questions][:4] == [0, 1, 2, 0]
+    with pytest.raises(LauncherError, match=r"cop_base: 12 of 12 explanations .* counts from 0; write `cop_base: 0`"):
+        read(tmp_path, "medmcqa", "q.jsonl", cop_base=1)
 
 
 def medmcqa_record(number, cop, **more):
