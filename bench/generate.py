@@ -79,7 +79,7 @@ def ends(model: LoadedModel) -> list[int]:
 
 def read_prompts(model: LoadedModel, count: int) -> list[list[int]]:
     """Beginnings of MedQA's questions, of many lengths."""
-    lines = (ASSETS / "medqa_40.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (ASSETS / "medqa_40.jsonl").read_bytes().splitlines()
     texts = [json.loads(lines[number % len(lines)])["question"] for number in range(count)]
     return [model.tokenizer.encode(f"{text[: 80 + 53 * (n % 11)]}\nAnswer:") for n, text in enumerate(texts)]
 

@@ -29,7 +29,7 @@ for run in pathlib.Path(sys.argv[1]).iterdir():
     if run.name.startswith("recipe"):
         json.loads((run / "run.json").read_text())
         for name in ("attempts.jsonl", "metrics.jsonl"):
-            [json.loads(line) for line in (run / name).read_text().splitlines()]
+            [json.loads(line) for line in (run / name).read_bytes().splitlines()]
 """
 STATUS, USAGE, LOOP = "launcher status", "launcher usage", "json.loads of all files"
 

@@ -155,7 +155,7 @@ def _environment() -> dict[str, str]:
 
 
 def _last_object(output: str) -> dict[str, Any] | None:
-    lines = [line for line in output.splitlines() if line.strip()]
+    lines = [line for line in output.encode().splitlines() if line.strip()]
     try:
         found = json.loads(lines[-1]) if lines else None
     except ValueError:

@@ -82,8 +82,8 @@ class BatchFolder:
 
     def _read(self, number: int) -> list[Row]:
         try:
-            text = self._path(number).read_text(encoding="utf-8")
-            return [json.loads(line) for line in text.splitlines()]
+            content = self._path(number).read_bytes()
+            return [json.loads(line) for line in content.splitlines()]  # of text they end at U+2028 and others, too
         except (OSError, ValueError) as error:
             raise LauncherError(f"{self._path(number)}: {error}; remove it and resume the run") from None
 

@@ -68,8 +68,15 @@ def prepare_choice(
 
     def report(rows: Sequence[Row]) -> TaskReport:
         bare = without_question()
+        shows_text = context.recipe.data_use == "open"
         scored = [
-            _score(one, request, row["scores"], [bare[text] for text in one.answers])
+            _score(
+                one,
+                request,
+                row["scores"],
+                [bare[text] for text in one.answers],
+                worded.wording.names(one.question, shows_text),
+            )
             for one, request, row in zip(asked, requests, rows, strict=True)
         ]
         counts = {**worded.found.counts, **_count(asked, requests)}
@@ -129,7 +136,11 @@ def _task_scores(
 
 
 def _score(
-    asked: _OptionQuestion, request: OptionRequest, likelihoods: Sequence[float], without_question: Sequence[float]
+    asked: _OptionQuestion,
+    request: OptionRequest,
+    likelihoods: Sequence[float],
+    without_question: Sequence[float],
+    names: Sequence[str],
 ) -> dict[str, Any]:
     texts = [text.removeprefix(" ") for text in asked.answers]
     by_metric = {
@@ -145,8 +156,8 @@ def _score(
         "id": asked.question.id,
         "group": asked.question.group,
         "prompt_sha256": text_digest(asked.prompt),
-        "prediction": texts[chosen["acc"]],
-        "answer": texts[right],
+        "prediction": names[chosen["acc"]],
+        "answer": names[right],
         "details": {"log_likelihoods": [*likelihoods]},
         **{name: float(number == right) for name, number in chosen.items()},
     }

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def prepare_classification(context: Context, recipe: TaskSettings, task: Classif
         LauncherError: the predictions cannot be used.
     """
     saved = read_predictions(context, task, key, recipe.max_bad_fraction)
-    items = digest(saved.ids, saved.found.labels.tolist())
+    items = _identity(saved)
 
     def work(numbers: Sequence[int]) -> list[Row]:
         return [{"item": number} for number in numbers]
@@ -59,6 +60,14 @@ def prepare_classification(context: Context, recipe: TaskSettings, task: Classif
 
     identity = digest(items, [file.sha256 for file in saved.files])
     return PreparedTask(Batches(task.name, identity, [tuple(range(len(saved.ids)))], work), report)
+
+
+def _identity(saved: SavedPredictions) -> str:
+    """Return a checksum of classes, notes and labels, whatever the order of rows and classes: programs differ in it."""
+    has_positive = saved.found.label_type == "binary"  # the second class
+    labels = ([*compress(saved.classes, flags)] for flags in saved.found.indicators)
+    notes = sorted((name, *sorted(its)) for name, its in zip(saved.ids, labels, strict=True))
+    return digest(saved.classes if has_positive else sorted(saved.classes), notes)
 
 
 def _scores(saved: SavedPredictions, task: ClassificationTask, seed: int) -> dict[str, Score]:
@@ -110,4 +119,4 @@ def _items(saved: SavedPredictions, has_chances: bool) -> list[dict[str, Any]]:
 
 
 def _named(flags: Any, classes: Sequence[str]) -> str:
-    return ",".join(name for name, flag in zip(classes, flags, strict=True) if flag)
+    return ",".join(compress(classes, flags))

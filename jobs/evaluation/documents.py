@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -16,6 +16,7 @@ from jobs.data.readers import read
 from jobs.data.readers.source_stream import SourceStream
 from jobs.data.sampling.corpus_reader import CorpusReader, Ids, open_corpus
 from jobs.evaluation.encode import start_of_text
+from jobs.evaluation.item_ids import numbered, with_folders
 from jobs.evaluation.loaded_model import LoadedModel
 from jobs.evaluation.question_files import check_bad
 from jobs.evaluation.report import digest, text_digest
@@ -222,17 +223,27 @@ def _read_files(
     found = [one for stream in streams for one in _read_texts(stream, source)]
     check_bad(streams, f"{key}.files", limit)
     _check_names(streams, source, key, context.recipe.data_use)
-    texts, counts = _encode([found[number] for number in spread(len(found), task.limit)], task, tokenizer)
+    placed, counts = _encode([found[number] for number in spread(len(found), task.limit)], task, tokenizer)
     counts["unreadable records"] = sum(stream.bad for stream in streams)
     files = tuple(ScoredFile(path=str(stream.path), sha256=stream.sha256) for stream in streams)
+    names = numbered(with_folders([one.id for one, _ in placed], [path for _, path in placed]))
+    texts = [replace(one, id=name) for (one, _), name in zip(placed, names, strict=True)]
     return TextDocuments(texts, files, counts)
 
 
-def _read_texts(stream: SourceStream, source: Source) -> Iterator[tuple[str, str, str]]:
+class _ReadText(NamedTuple):
+    id: str
+    group: str
+    text: str
+    path: Path
+    """Of its file."""
+
+
+def _read_texts(stream: SourceStream, source: Source) -> Iterator[_ReadText]:
     for document in read(stream, source):
         WATCHDOG.heartbeat()
         if "drop" not in document.metadata:
-            yield document.id, str(document.metadata.get("split_key", "")), document.text
+            yield _ReadText(document.id, str(document.metadata.get("split_key", "")), document.text, stream.path)
 
 
 def _check_names(streams: Sequence[SourceStream], source: Source, key: str, data_use: str) -> None:
@@ -244,11 +255,11 @@ def _check_names(streams: Sequence[SourceStream], source: Source, key: str, data
 
 
 def _encode(
-    found: Sequence[tuple[str, str, str]], task: PerplexityTask, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[_Text], dict[str, int]]:
+    found: Sequence[_ReadText], task: PerplexityTask, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[tuple[_Text, Path]], dict[str, int]]:
     # lm-eval puts the token that begins a text before whatever the tokenizer makes, even if that begins with it, too.
     start, texts, cut = start_of_text(tokenizer), [], 0
-    for name, group, text in found:
+    for name, group, text, path in found:
         WATCHDOG.heartbeat()
         encoded = tokenizer(
             text, add_special_tokens=task.scheme == "lm_eval", return_offsets_mapping=tokenizer.is_fast, verbose=False
@@ -260,7 +271,7 @@ def _encode(
         if len(kept) < len(ids):
             cut += 1
             text = _beginning(text, encoded, len(kept) - 1, tokenizer)  # noqa: PLW2901 - the part that is scored
-        texts.append(_Text(name, group, np.array(kept, np.int64), size_of(text)))
+        texts.append((_Text(name, group, np.array(kept, np.int64), size_of(text)), path))
     return texts, {"empty documents left out": len(found) - len(texts), "documents cut": cut}
 
 

@@ -148,8 +148,8 @@ def _read(task: GenerateTask, text: str, question: ChoiceQuestion) -> ReadAnswer
 
 
 def _score(task: GenerateTask, one: _Written, wording: Prompt, shows_text: bool) -> dict[str, Any]:
-    asked, chosen = one.question, one.chosen
-    names = wording.answers(asked)
+    asked = one.question
+    prediction, answer = _shown(one, wording, shows_text)
     details: dict[str, Any] = {"rule": one.read.rule, "finish": one.finish}
     if one.forced is not None:
         details["log_likelihoods"] = one.forced
@@ -159,11 +159,21 @@ def _score(task: GenerateTask, one: _Written, wording: Prompt, shows_text: bool)
         "id": asked.id,
         "group": asked.group,
         "prompt_sha256": text_digest(one.prompt),
-        "prediction": one.read.text if not asked.options else None if chosen is None else names[chosen],
-        "answer": names[asked.answer],
+        "prediction": prediction,
+        "answer": answer,
         "details": details,
         **_metrics(task, one),
     }
+
+
+def _shown(one: _Written, wording: Prompt, shows_text: bool) -> tuple[str | None, str]:
+    """Return prediction and answer of a row; where texts may not be shown, no prediction and the answer's SHA-256."""
+    asked, chosen = one.question, one.chosen
+    if asked.options:
+        names = wording.names(asked, shows_text)
+        return None if chosen is None else names[chosen], names[asked.answer]
+    answer = asked.references[asked.answer]
+    return (one.read.text, answer) if shows_text else (None, text_digest(answer))
 
 
 def _metrics(task: GenerateTask, one: _Written) -> dict[str, float]:

@@ -7,7 +7,7 @@ fcf9a3f): each type counts the same, however many items it has.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,8 @@ from jobs.data.corpus.file_list import matching
 from jobs.data.readers.source_stream import SourceStream
 from jobs.evaluation.batches import Batches, Row
 from jobs.evaluation.cblue_scores import mean_of_scores
-from jobs.evaluation.question_files import check_bad, check_ids
+from jobs.evaluation.item_ids import check_ids, with_folders
+from jobs.evaluation.question_files import check_bad
 from jobs.evaluation.report import PreparedTask, TaskReport, TaskSettings, digest, nonzero, text_digest
 from jobs.rank.context import Context
 from launcher.artifacts.scores import FIXED_COLUMNS, Score, ScoredFile, TaskScores
@@ -50,11 +51,13 @@ def prepare_judgements(context: Context, recipe: TaskSettings, task: JudgementTa
         LauncherError: the judgements cannot be used.
     """
     streams = [SourceStream(path) for path in matching(context, f"{key}.files", task.files)]
-    found = [one for stream in streams for one in _read(stream, task)]
+    placed = [(one, stream.path) for stream in streams for one in _read(stream, task)]
     check_bad(streams, f"{key}.files", recipe.max_bad_fraction)
-    if not found:
+    if not placed:
         raise LauncherError(f"{key}.files: there are no judgements in `{streams[0].path}`")
-    check_ids([one.id for one in found], f"{key}.files")
+    ids = with_folders([one.id for one, _ in placed], [path for _, path in placed])
+    check_ids(ids, f"{key}.files")
+    found = [replace(one, id=name) for (one, _), name in zip(placed, ids, strict=True)]
     names = _names(found, f"{key}.files")
     files = tuple(ScoredFile(path=str(stream.path), sha256=stream.sha256) for stream in streams)
     items = digest(sorted(one.id for one in found))

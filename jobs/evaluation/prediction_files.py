@@ -1,9 +1,9 @@
 """Read predictions that some program has saved: Parquet, CSV or JSON lines with a row for each note."""
 
 import csv
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,11 @@ from pyarrow import parquet
 
 from jobs.data.chat.records import read_records
 from jobs.data.corpus.file_list import matching
+from jobs.data.readers.arrow_columns import fault_of_error
 from jobs.data.readers.compression import format_suffix
-from jobs.data.readers.source_stream import MAX_RECORD_BYTES, SourceStream, text_of, without_bom
+from jobs.data.readers.source_stream import SourceStream
+from jobs.data.readers.text_file import csv_text, read_content
+from jobs.evaluation.item_ids import numbered
 from jobs.evaluation.question_files import check_bad
 from jobs.rank.context import Context
 from jobs.scoring.classification import Predictions
@@ -36,6 +39,7 @@ class SavedPredictions:
     """The rows of all files."""
 
     ids: tuple[str, ...]
+    """Unique: notes of one id are numbered in their order, `x`, `x#2`."""
     groups: tuple[str, ...]
     """What rows share that are not independent; their ids, if nothing is named."""
     classes: tuple[str, ...]
@@ -67,7 +71,7 @@ def read_predictions(context: Context, task: ClassificationTask, key: str, limit
         LauncherError: files or columns are missing, or too many rows cannot be used.
     """
     streams = [SourceStream(path) for path in matching(context, f"{key}.files", task.files)]
-    columns = _columns(streams[0].path)
+    columns = _columns(streams[0].path, key)
     classes = task.classes or tuple(
         name.removeprefix(_PROBABILITY) for name in columns if name.startswith(_PROBABILITY)
     )
@@ -75,7 +79,7 @@ def read_predictions(context: Context, task: ClassificationTask, key: str, limit
         raise LauncherError(f"{key}.classes: {complaint}")
     rows: list[_Prediction] = []
     for stream in streams:
-        _require(task, classes, _columns(stream.path), stream.path, key)
+        _require(task, classes, _columns(stream.path, key), stream.path, key)
         for line, record in _records(stream):
             rows += stream.parsed(line, partial(_row, record, task, classes))
     check_bad(streams, f"{key}.files", limit)
@@ -85,15 +89,19 @@ def read_predictions(context: Context, task: ClassificationTask, key: str, limit
     truth = labels if task.labels == "multilabel" else labels.argmax(axis=1)
     found = Predictions(truth, np.array([row.chances for row in rows], np.float64), task.labels)
     files = tuple(ScoredFile(path=str(stream.path), sha256=stream.sha256) for stream in streams)
-    ids, groups = tuple(row.id for row in rows), tuple(row.group for row in rows)
-    return SavedPredictions(ids, groups, classes, found, files, sum(stream.bad for stream in streams))
+    ids, groups = numbered([row.id for row in rows]), tuple(row.group for row in rows)
+    return SavedPredictions(tuple(ids), groups, classes, found, files, sum(stream.bad for stream in streams))
 
 
-def _columns(path: Path) -> list[str]:
+def _columns(path: Path, key: str) -> list[str]:
     """Return the names of a file's columns; of JSON lines those of the first record."""
     if format_suffix(path) == ".parquet":
-        return [str(name) for name in _table(path).schema_arrow.names]
-    _, first = next(_records(SourceStream(path)), (0, {}))
+        with _naming(path), parquet.ParquetFile(path) as table:
+            return [str(name) for name in table.schema_arrow.names]
+    stream = SourceStream(path)
+    _, first = next(_records(stream), (0, {}))
+    if not first and stream.first_bad:
+        raise LauncherError(f"{key}.files: {stream.first_bad[0]}; write the file again")
     return [*first]
 
 
@@ -111,11 +119,13 @@ def _require(task: ClassificationTask, classes: Sequence[str], columns: Sequence
             )
 
 
-def _table(path: Path) -> parquet.ParquetFile:
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name a Parquet file that pyarrow cannot read."""
     try:
-        return parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise LauncherError(f"{path}: is no Parquet file ({error}); write it again") from None
+        yield
+    except (pyarrow.ArrowException, UnicodeError, OSError) as error:
+        raise LauncherError(f"{path}: {fault_of_error(error)}; write the Parquet file again") from None
 
 
 def _records(stream: SourceStream) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -129,7 +139,7 @@ def _records(stream: SourceStream) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _parquet_rows(stream: SourceStream) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with _table(stream.path) as table:
+    with _naming(stream.path), parquet.ParquetFile(stream.path) as table:
         for batch in table.iter_batches():
             for row in batch.to_pylist():
                 stream.count += 1
@@ -139,16 +149,11 @@ def _parquet_rows(stream: SourceStream) -> Iterator[tuple[int, Mapping[str, Any]
 
 
 def _csv_rows(stream: SourceStream) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    csv.field_size_limit(MAX_RECORD_BYTES)
-    with stream.open() as file:
-        try:
-            text = text_of(without_bom(b"".join(iter(lambda: file.read(2**20), b""))))
-        except ValueError as error:
-            raise LauncherError(f"{stream.path}: {error}") from None
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-    for row in reader:
-        stream.count += 1
-        yield reader.line_num, row
+    with csv_text(stream.path, read_content(stream)) as text:
+        reader = csv.DictReader(text, restval="")
+        for row in reader:
+            stream.count += 1
+            yield reader.line_num, row
 
 
 def _row(record: Mapping[str, Any], task: ClassificationTask, classes: Sequence[str]) -> _Prediction:

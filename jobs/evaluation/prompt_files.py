@@ -1,7 +1,7 @@
 """The prompts of a `generate`, read from files and encoded."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from jobs.data.chat.formats import Message, question_in, text_in
@@ -9,8 +9,9 @@ from jobs.data.chat.records import Record, read_records
 from jobs.data.corpus.file_list import matching
 from jobs.data.readers.source_stream import SourceStream
 from jobs.evaluation.generator import GenerationRequest
+from jobs.evaluation.item_ids import check_ids, with_folders
 from jobs.evaluation.prompt_encoder import PromptEncoder
-from jobs.evaluation.question_files import check_bad, check_ids
+from jobs.evaluation.question_files import check_bad
 from jobs.evaluation.report import digest, nonzero, text_digest
 from jobs.evaluation.wording import word_questions
 from jobs.rank.context import Context
@@ -51,14 +52,14 @@ def read_prompts(context: Context, recipe: GenerateRecipe, encoder: PromptEncode
     """
     if isinstance(recipe.data, QuestionPrompts):
         return _questions(context, recipe, recipe.data, encoder)
-    found: list[EncodedPrompt] = []
     streams = [SourceStream(path) for path in matching(context, "data.files", recipe.data.files)]
-    for stream in streams:
-        found += _read_file(stream, recipe, recipe.data, encoder)
+    placed = [(one, stream.path) for stream in streams for one in _read_file(stream, recipe, recipe.data, encoder)]
     check_bad(streams, "data.files", recipe.max_bad_fraction)
-    if not found:
+    if not placed:
         raise LauncherError(f"data.files: there are no prompts in {', '.join(f'`{one.path.name}`' for one in streams)}")
     files = tuple(ScoredFile(path=str(stream.path), sha256=stream.sha256) for stream in streams)
+    names = with_folders([one.request.id for one, _ in placed], [path for _, path in placed])
+    found = [replace(one, request=replace(one.request, id=name)) for (one, _), name in zip(placed, names, strict=True)]
     return _set(found, files, {"unusable records": sum(stream.bad for stream in streams)})
 
 

@@ -43,6 +43,17 @@ class Prompt:
             return question.references
         return question.options if self.scored == "texts" else tuple(LETTERS[: len(question.options)])
 
+    def names(self, question: ChoiceQuestion, shows_text: bool) -> tuple[str, ...]:
+        """Return what options are called in reports: as they are scored, or by their letters.
+
+        Args:
+            question: Has options.
+            shows_text: Whether reports may hold text of the data; PubMedQA's decisions are none.
+        """
+        if shows_text or self.task.format == "pubmedqa":
+            return self.answers(question)
+        return tuple(LETTERS[: len(question.options)])
+
     def _shots_for(self, question: ChoiceQuestion) -> list[ChoiceQuestion]:
         usable = [
             shot

@@ -1,7 +1,6 @@
 """Questions with options, read from the files of a task: medical sets in their own formats, or `format: choice`."""
 
 import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,15 +17,20 @@ from jobs.data.chat.records import Record, read_records
 from jobs.data.corpus.file_list import matching
 from jobs.data.readers.bad_records import some_of_each
 from jobs.data.readers.source_stream import SourceStream
-from jobs.data.readers.text_file import read_text_file
+from jobs.data.readers.text_file import csv_text, read_content, read_text_file
 from jobs.evaluation.choice_question import ChoiceQuestion, checked
+from jobs.evaluation.item_ids import check_ids, with_folders
 from jobs.evaluation.medcare_files import cblue_record, ccte_record, medcare_record
 from jobs.rank.context import Context
 from launcher.artifacts.scores import ScoredFile
 from launcher.errors import LauncherError
 from launcher.recipe.sections.evaluation_tasks import QuestionFiles, QuestionFormat
 
-_NAMED = re.compile(r"\b(?:ans(?:wer)?|option|choice)\b\W*(?:is\W*)?[\"'(]*([a-d])\b", re.IGNORECASE)
+_NAMED = re.compile(
+    r"\b(?:ans(?:wer)?|option|choice)\b\W*(?:is\W*)?[\"'(]*"
+    r"([b-d]|a(?!\s+(?!i\W?e\b|because|since|as\b|due|for\b|and\b)(?-i:[a-z])))\b",  # `a rare disease`: an article
+    re.IGNORECASE,
+)
 _ENOUGH = 10
 """Explanations that name a letter; fewer say too little about how options are numbered."""
 _MOST = 0.9
@@ -65,11 +69,11 @@ def read_questions(
     paths = matching(context, key, pattern or section.files)
     read = _choose_reader(section, paths, key)
     only = None if pattern else _wanted(context, section, key.rpartition(".")[0])
-    found: list[ChoiceQuestion] = []
     streams = [SourceStream(path) for path in paths]
-    for stream in streams:
-        found += _read_file(stream, section.format, read)
+    placed = [(one, stream.path) for stream in streams for one in _read_file(stream, section.format, read)]
     check_bad(streams, key, limit)
+    names = with_folders([one.id for one, _ in placed], [path for _, path in placed])
+    found = [replace(one, id=name) for (one, _), name in zip(placed, names, strict=True)]
     if only is not None:
         found = _select(found, only, f"{key.rpartition('.')[0]}.only")
     if not found:
@@ -92,9 +96,8 @@ def _read_file(stream: SourceStream, format: QuestionFormat, read: _Reader) -> I
 def _read_mmlu_csv(stream: SourceStream) -> Iterator[ChoiceQuestion]:
     """The official files: question, options and a letter, without a header; the subject is the file's name."""
     subject = re.sub(r"_(test|dev|val|train)$", "", stream.path.name.partition(".")[0]).replace("_", " ")
-    with stream.open() as file:
-        rows = csv.reader(io.StringIO(file.read().decode(), newline=""))
-        for number, row in enumerate(rows, 1):
+    with csv_text(stream.path, read_content(stream)) as text:
+        for number, row in enumerate(csv.reader(text), 1):
             stream.count += 1
             name = f"{stream.path.name}:{number}"
             yield from stream.parsed(number, partial(_mmlu_row, row, name, subject))
@@ -236,10 +239,3 @@ def check_bad(streams: Sequence[SourceStream], key: str, limit: float) -> None:
             f"{key}: {bad:,} of {records:,} records cannot be read, more than `max_bad_fraction: {limit:g}` allows; "
             "correct the files, or raise it" + "".join(f"\n  {line}" for line in first)
         )
-
-
-def check_ids(names: Sequence[str], key: str) -> None:
-    """Refuse ids that occur twice."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise LauncherError(f"{key}: {len(twice):,} ids occur more than once, first `{twice[0]}`; make them unique")

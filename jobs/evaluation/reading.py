@@ -9,7 +9,8 @@ from jobs.evaluation.choice_question import LETTERS, ChoiceQuestion
 from launcher.recipe.sections.generation_task import ReadingRule
 
 _LETTER = (
-    r"(?P<found>[B-Z]|A(?!\s+(?!because|since|as\b|due|for\b|and\b|or\b)[a-z]))"  # `A patient`: an article
+    # `A patient`: an article; `I would say`: a pronoun
+    r"(?P<found>[B-HJ-Z]|[AI](?!\s+(?!because|since|as\b|due|for\b|and\b|or\b)[a-z]))"
     r"(?![A-Za-z0-9'\u2019])(?!\W{0,4}(?:or|and|或|和|、|/)\W{0,4}[A-Z](?![A-Za-z]))"  # `A or B`: undecided
 )
 _OPENING = r"[\s:\uff1a*_`\"'“(\[{$]*(?:\\(?:text|mathrm|mathbf)\{)?"

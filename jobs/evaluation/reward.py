@@ -6,8 +6,9 @@ calibration_error: see `jobs.scoring.pairs`.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from jobs.data.preferences.store import AnswerPair
 from jobs.data.readers.source_stream import SourceStream
 from jobs.evaluation.batches import Batches, Row, cut
 from jobs.evaluation.documents import spread
+from jobs.evaluation.item_ids import numbered, with_folders
 from jobs.evaluation.loaded_model import UNBOUNDED, LoadedModel
 from jobs.evaluation.question_files import check_bad
 from jobs.evaluation.report import PreparedTask, TaskReport, TaskSettings, digest, nonzero, text_digest
@@ -68,11 +70,11 @@ def prepare_reward(
     limit = _limit(task, key, model)
     counts = Counter[str]()
     renderer = _renderer(task, key, model)
-    found = [one for stream in streams for one in _read(stream, task, renderer, limit, counts)]
+    found = [(one, stream.path) for stream in streams for one in _read(stream, task, renderer, limit, counts)]
     check_bad(streams, f"{key}.files", recipe.max_bad_fraction)
     if not found:
         raise LauncherError(f"{key}.files: there are no pairs in `{streams[0].path}`")
-    pairs = [found[number] for number in spread(len(found), task.limit)]
+    pairs = _named([found[number] for number in spread(len(found), task.limit)])
     counts["unreadable records"] = sum(stream.bad for stream in streams)
     files = tuple(ScoredFile(path=str(stream.path), sha256=stream.sha256) for stream in streams)
     items = digest([(one.id, *(side.ids.tolist() for side in _sides(one))) for one in pairs])
@@ -143,6 +145,12 @@ def _read(
                 question = next(turn["content"] for turn in preference.prompt if turn["role"] == "user")
                 name = str(record.get("id") or key or f"{stream.path.name}:{line}")
                 yield _JudgedPair(name, text_digest(question), cut_pair)
+
+
+def _named(placed: Sequence[tuple[_JudgedPair, Path]]) -> list[_JudgedPair]:
+    """Make ids of pairs unique: HH-RLHF's files have one name in several folders, other sets an id for a question."""
+    names = numbered(with_folders([one.id for one, _ in placed], [path for _, path in placed]))
+    return [replace(one, id=name) for (one, _), name in zip(placed, names, strict=True)]
 
 
 def _pair(preference: Preference, renderer: Renderer) -> AnswerPair:

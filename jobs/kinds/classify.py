@@ -14,7 +14,7 @@ from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup, wait_for_main
 from jobs.scoring.classification import compute_scores
 from jobs.scoring.publish import SplitPredictions, describe_scores, publish_scores
-from jobs.train.best_checkpoint import BestCheckpoint
+from jobs.train.best_checkpoint import BestCheckpoint, describe_best
 from jobs.train.run import training_run
 from jobs.train.trainer import GuardedTrainer
 from launcher.recipe import ClassifyRecipe
@@ -61,13 +61,13 @@ def main(context: Context) -> None:
             compute_loss_func=_loss(recipe, notes),
         )
         run.train(trainer)
-        best_step = trainer.load_best()
+        trainer.load_best()
         splits = _predict(trainer, notes)
-        facts = {"metric": evaluation.metric, "best_step": best_step, **notes.facts()}
+        facts = {"metric": evaluation.metric, "best_step": trainer.state.best_global_step, **notes.facts()}
         outputs, resampling = context.run.outputs, (evaluation.resamples, recipe.seed)
         wait_for_main(run.group, partial(publish_scores, outputs, splits, notes.classes, resampling, facts))
         if run.group.is_main:
-            print(f"best checkpoint: step {best_step}\n{describe_scores(outputs)}", flush=True)
+            print(f"{describe_best(trainer.state, evaluation.metric)}\n{describe_scores(outputs)}", flush=True)
         run.export(trainer, [recipe.data.name], pad_token=notes.tokenizer.pad_token)
 
 

@@ -14,7 +14,7 @@ from jobs.models.tokenizer import padding_token
 from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup
 from jobs.scoring.pairs import publish_pair_scores, score_pairs
-from jobs.train.best_checkpoint import BestCheckpoint
+from jobs.train.best_checkpoint import BestCheckpoint, describe_best
 from jobs.train.reward_trainer import GuardedRewardTrainer
 from jobs.train.run import training_run
 from launcher.errors import LauncherError
@@ -66,12 +66,12 @@ def main(context: Context) -> None:
             compute_metrics=partial(_score_held_out, run.group, pairs),
         )
         run.train(trainer)
-        best_step = trainer.load_best()
+        trainer.load_best()
         trainer.compute_metrics = None  # what it says would be logged as an evaluation
         found = pairs.rewarded(trainer.predict(pairs.held_out).predictions)
         if run.group.is_main:
-            facts = {"metric": evaluation.metric, "best_step": best_step}
-            print(f"best checkpoint: step {best_step}")
+            facts = {"metric": evaluation.metric, "best_step": trainer.state.best_global_step}
+            print(describe_best(trainer.state, evaluation.metric))
             print(
                 publish_pair_scores(context.run.outputs, found, (evaluation.resamples, recipe.seed), facts), flush=True
             )

@@ -4,6 +4,7 @@ Which it is lies in Trainer's state, so each checkpoint knows the best one up to
 from it goes on from there.
 """
 
+import math
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -25,7 +26,7 @@ class BestCheckpoint(TrainerCallback):
             lower_is_better: Its direction.
             interval: Steps between two evaluations.
         """
-        self._key = f"eval_{metric}"
+        self._metric = metric
         self._sign = -1 if lower_is_better else 1
         self._interval = interval
 
@@ -45,11 +46,31 @@ class BestCheckpoint(TrainerCallback):
 
     @override
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        """Note a score that is better than all before it, and have its checkpoint saved."""
-        score: float = others["metrics"][self._key]
-        if state.best_metric is None or self._sign * score > self._sign * state.best_metric:
+        """Note a score that is better than all numbers before it, and have its checkpoint saved."""
+        score: float = others["metrics"].get(f"eval_{self._metric}", math.nan)  # scores of pairs leave NaN out
+        best = state.best_metric
+        if math.isnan(score):
+            if state.is_world_process_zero:
+                said = f"`{self._metric}` is not a number; this checkpoint cannot be the best"
+                print(f"step {state.global_step}: {said}", flush=True)
+        elif best is None or math.isnan(best) or self._sign * score > self._sign * best:
             state.best_metric, state.best_global_step = score, state.global_step
             control.should_save = True
 
     def _is_due(self, state: TrainerState) -> bool:
         return state.global_step % self._interval == 0 or state.global_step >= state.max_steps
+
+
+def describe_best(state: TrainerState, metric: str) -> str:
+    """Say which checkpoint is the best after a training.
+
+    Args:
+        state: Of the trainer.
+        metric: What it was chosen by.
+    """
+    if state.best_global_step is None:
+        return (
+            f"evaluation.metric: no evaluation gave a number as `{metric}`, so no checkpoint is the best; the model is "
+            f"that of the last step, {state.global_step}; choose another metric, or look at the evaluations"
+        )
+    return f"best checkpoint: step {state.best_global_step}"

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from launcher.errors import LauncherError
+from launcher.run.ledger import read_json_lines
 
 SHIPPED = Path(__file__).parents[1]
 """The folder that holds `recipes/`, a link in a checkout."""
@@ -123,20 +124,14 @@ def say(text: str) -> None:
     typer.echo(f"\n# {text}")
 
 
-def rows(path: Path) -> list[dict[str, object]]:
-    """Read a .jsonl file that is being written."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
 def last_step(run: Path) -> int:
     """Return the last step that was logged."""
-    return max((int(str(row["step"])) for row in rows(run / "metrics.jsonl")), default=0)
+    return max((int(row["step"]) for row in read_json_lines(run / "metrics.jsonl")), default=0)
 
 
 def events(run: Path, key: str) -> list[object]:
     """Return the values of one key over the ledger."""
-    return [row[key] for row in rows(run / "attempts.jsonl") if key in row]
+    return [row[key] for row in read_json_lines(run / "attempts.jsonl") if key in row]
 
 
 def wait_until(reached: Callable[[], bool], run: Path, seconds: float = 600) -> None:

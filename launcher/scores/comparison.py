@@ -159,10 +159,9 @@ def refuse_other_items(models: Sequence[ScoredModel], items: Mapping[str, Mappin
     baseline, *others = models
     errors = []
     for other in others:
-        may_name_ids = baseline.scores.data_use == other.scores.data_use == "open"
         for task in [name for name in baseline.scores.tasks if name in other.scores.tasks]:
             first, second = (_result(model, task, items[model.label]) for model in (baseline, other))
-            if said := explain_other_items(task, first, second, may_name_ids):
+            if said := explain_other_items(task, first, second):
                 errors.append(said)
     if errors:
         raise LauncherError("\n".join(errors) + "\nscores of other items or prompts cannot be compared")
@@ -176,7 +175,7 @@ def _result(model: ScoredModel, task: str, items: Mapping[str, TaskItems]) -> Ta
             f"{model.folder}: items.parquet has {rows:,} items of `{task}`, scores.json {scores.n:,}; copy both files "
             "of one evaluation"
         )
-    return TaskResult(model.label, scores, found)
+    return TaskResult(model.label, model.scores.data_use, scores, found)
 
 
 def _row(model: ScoredModel, task: str, metric: str) -> ComparedScore:

@@ -15,6 +15,8 @@ NAMES_OF_DATA = ("files", "examples", "only", "name", "corpus", "source")
 """Settings that say where items come from. They do not count: what is there is compared item by item."""
 _OF_MODELS = ("length",)
 """Settings of a perplexity that a model has a value of its own for."""
+_OF_PREDICTIONS = "an earlier version scored one of them, when the order of rows counted; evaluate both again"
+"""What is left for saved predictions, whose settings and rows tell all other differences."""
 _READ = ("task", "id", "group", "prompt_sha256", "answer")
 
 
@@ -38,6 +40,8 @@ class TaskResult:
 
     label: str
     """Of the model."""
+    data_use: str
+    """Of the evaluation. If it is not open, ids can be those of patients, and right answers may be withheld."""
     scores: TaskScores
     items: TaskItems
 
@@ -70,14 +74,13 @@ def read_items(folder: Path) -> dict[str, TaskItems]:
     return _by_task(path, rows, [name for name in columns if name not in _READ])
 
 
-def explain_other_items(task: str, baseline: TaskResult, other: TaskResult, may_name_ids: bool) -> str | None:
+def explain_other_items(task: str, baseline: TaskResult, other: TaskResult) -> str | None:
     """Say how the items of two models differ in a task; None if they are the same with the same prompts.
 
     Args:
         task: Its name.
         baseline: Result of the baseline.
         other: Result of another model.
-        may_name_ids: Neither is credentialed: then ids can be those of patients.
     """
     settings = dict(_settings_that_differ(baseline, other))
     if (baseline.items.ids, baseline.items.prompts) == (other.items.ids, other.items.prompts):
@@ -85,8 +88,9 @@ def explain_other_items(task: str, baseline: TaskResult, other: TaskResult, may_
             return None
         if baseline.scores.type == other.scores.type == "perplexity" and not settings.keys() - {*_OF_MODELS}:
             return None  # the same texts, in tokens of other tokenizers
-    reasons = [*_reasons(baseline, other, may_name_ids), *settings.values()]
-    said = "; ".join(reasons) or "the texts of their options differ"
+    reasons = [*_reasons(baseline, other), *settings.values()]
+    is_saved = baseline.scores.type == other.scores.type == "classification"
+    said = "; ".join(reasons) or (_OF_PREDICTIONS if is_saved else "the texts of their options differ")
     return f"`{task}`: `{baseline.label}` and `{other.label}` were not scored on the same items: {said}"
 
 
@@ -112,14 +116,16 @@ def _task_items(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Ta
     )
 
 
-def _reasons(baseline: TaskResult, other: TaskResult, may_name_ids: bool) -> Iterator[str]:
+def _reasons(baseline: TaskResult, other: TaskResult) -> Iterator[str]:
     ours, theirs = _by_id(baseline.items), _by_id(other.items)
     both = [one for one in ours if one in theirs]
+    may_name_ids, tells_alike = baseline.data_use == other.data_use == "open", baseline.data_use == other.data_use
+    answered = [one for one in both if tells_alike and ours[one][1] != theirs[one][1]]
     kinds = [
         (f"are only in `{baseline.label}`", ours, [one for one in ours if one not in theirs]),
         (f"are only in `{other.label}`", theirs, [one for one in theirs if one not in ours]),
         ("have other prompts", both, [one for one in both if ours[one][0] != theirs[one][0]]),
-        ("have other right answers", both, [one for one in both if ours[one][1] != theirs[one][1]]),
+        ("have other right answers", both, answered),
     ]
     for what, of, ids in kinds:
         if ids:

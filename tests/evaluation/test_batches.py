@@ -136,6 +136,14 @@ def test_numbers_survive_the_file_exactly(tmp_path):
     assert BatchFolder(tmp_path, batches).read()[0]["values"] == values
 
 
+@pytest.mark.parametrize("sign", [*"\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r\n", "\r\n"])
+def test_texts_survive_the_file_whatever_sign_ends_a_line_elsewhere(tmp_path, sign):
+    batches = batches_of([5], [])
+    BatchFolder(tmp_path, batches).write(0, [{"item": 0, "text": f"one{sign}two"}])
+
+    assert BatchFolder(tmp_path, batches).read() == [{"item": 0, "text": f"one{sign}two"}]
+
+
 def test_a_full_disk_names_the_folder(tmp_path, monkeypatch):
     def fail(path, text):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -1,7 +1,9 @@
 """Saved predictions in every format have the scores that scikit-learn gives them; what cannot be used is named."""
 
 import csv
+import gzip
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow
 import pytest
 from pyarrow import parquet
+from scipy.stats import binomtest
 from sklearn import metrics as sk
 
 from jobs.evaluation.classification import prepare_classification
@@ -17,7 +20,10 @@ from jobs.kinds.evaluate import main
 from launcher.errors import LauncherError
 from launcher.recipe.kinds.evaluate import EvaluateRecipe
 from launcher.recipe.sections.classification_task import ClassificationTask
+from launcher.scores.comparison import compare
+from launcher.scores.scored_model import open_models
 from tests.support.evaluation_runs import evaluation, items_of, scores_of
+from tests.support.evaluations import write_evaluation
 from tests.support.training_runs import context_of, make_run_of
 
 CLASSES = ("none", "some", "many")
@@ -111,6 +117,18 @@ def test_patients_are_resampled_together(tmp_path: Path) -> None:
     assert apart.standard_error == pytest.approx(by_formula, rel=0.15)
 
 
+def test_notes_of_a_patient_are_told_apart(tmp_path: Path) -> None:
+    rows = table(6)
+    write(tmp_path, rows)
+    by_note, by_patient = score(tmp_path, group_column="patient"), score(tmp_path, id_column="patient")
+
+    ids = [f"patient-{number // 2}{'#2' * (number % 2)}" for number in range(6)]
+    assert [item["id"] for item in by_patient.items] == ids
+    assert [item["id"] for item in by_note.items] == rows["id"]
+    assert [item["group"] for item in by_patient.items] == [item["group"] for item in by_note.items] == rows["patient"]
+    assert by_patient.scores.scores == by_note.scores.scores
+
+
 def test_decisions_without_probabilities_have_scores_of_decisions_only(tmp_path: Path) -> None:
     rows = table()
     write(tmp_path, {name: rows[name] for name in ("id", "label", "said")})
@@ -154,12 +172,110 @@ def test_what_cannot_be_used_is_named(
         score(tmp_path, **section)
 
 
+def packed(path: Path, content: bytes) -> None:
+    """Write a file that is compressed as its name says, and torn at its end."""
+    path.write_bytes(gzip.compress(content)[:-9])
+
+
+def in_cp1252(path: Path, content: bytes) -> None:
+    path.write_bytes(content.replace(b"note-1", b"n\xf6te-1"))
+
+
+def without_its_middle(path: Path, content: bytes) -> None:
+    path.write_bytes(content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :])
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "change", "said"),
+    [
+        ("csv", "found.csv.gz", packed, r"found\.csv\.gz: the file is corrupt: .*; fetch it again"),
+        ("csv", "found.csv", in_cp1252, r"found\.csv:3: byte 0xf6 is not UTF-8; save the file as UTF-8"),
+        ("jsonl", "found.jsonl.gz", packed, r"found\.jsonl\.gz:\d+: the file is corrupt: "),
+        (
+            "parquet",
+            "found.parquet",
+            without_its_middle,
+            r"found\.parquet: pyarrow cannot read it .*; write the",
+        ),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(
+    tmp_path: Path, written: str, name: str, change: Callable[[Path, bytes], None], said: str
+) -> None:
+    write(tmp_path, table(), written)
+    path = tmp_path / f"found.{written}"
+    content = path.read_bytes()
+    path.unlink()
+    change(tmp_path / name, content)
+
+    with pytest.raises(LauncherError, match=said):
+        score(tmp_path)
+
+
 def test_a_limit_lets_unreadable_rows_pass_and_counts_them(tmp_path: Path) -> None:
     rows = table(10)
     rows["label"][3] = "other"
     write(tmp_path, rows)
     report = score(tmp_path, limit=0.2)
     assert (report.scores.n, report.scores.counts["unreadable records"]) == (9, 1)
+
+
+def reordered(rows: Table, order: Sequence[int]) -> Table:
+    return {name: [values[place] for place in order] for name, values in rows.items()}
+
+
+def test_models_whose_rows_are_in_another_order_are_compared_note_by_note(tmp_path: Path) -> None:
+    order = np.random.default_rng(3).permutation(40).tolist()
+    first = table()
+    other = {**table(seed=1), "label": first["label"]}
+    reports = {}
+    for name, rows in {"first": first, "other": other, "shuffled": reordered(other, order)}.items():
+        (tmp_path / name).mkdir()
+        write(tmp_path / name, rows)
+        reports[name] = score(tmp_path / name, resamples=0)
+
+    places = [(name, write_evaluation(tmp_path / "runs" / name, {"t": one}, name)) for name, one in reports.items()]
+    found = compare(open_models(places), open_models(places)[0], ["accuracy"])
+
+    assert [row["id"] for row in reports["shuffled"].items] == [f"note-{place}" for place in order]
+    differences = {row.model: row.difference for row in found.rows}
+    right = [said == label for said, label in zip(first["said"], first["label"], strict=True)]
+    others = [said == label for said, label in zip(other["said"], first["label"], strict=True)]
+    assert differences["other"] == differences["shuffled"] is not None
+    assert differences["other"].value == pytest.approx(np.mean(others) - np.mean(right))
+    assert differences["other"].p == pytest.approx(
+        binomtest(sum(np.array(others) > right), int((np.array(others) != right).sum())).pvalue
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "section", "is_equal"),
+    [
+        ({}, {"classes": CLASSES[::-1]}, True),
+        ({"label": "none"}, {}, False),
+        ({"id": "note-x"}, {}, False),
+        ({}, {"classes": (*CLASSES, "other"), "prediction_column": "said"}, False),
+    ],
+)
+def test_items_are_equal_if_notes_labels_and_classes_are(
+    tmp_path: Path, change: dict[str, Any], section: dict[str, Any], is_equal: bool
+) -> None:
+    rows = table()
+    assert rows["label"][0] != "none"
+    write(tmp_path, rows)
+    before = score(tmp_path, resamples=0).scores.items_sha256
+    for name, value in change.items():
+        rows[name][0] = value
+    write(tmp_path, rows)
+
+    assert (score(tmp_path, resamples=0, **section).scores.items_sha256 == before) is is_equal
+
+
+def test_items_with_another_positive_class_are_others(tmp_path: Path) -> None:
+    write(tmp_path, {"id": ["a", "b"], "label": ["x", "y"], "p_x": [0.9, 0.2], "p_y": [0.1, 0.8]})
+    one, other = (score(tmp_path, labels="binary", resamples=0, classes=[*classes]) for classes in ("xy", "yx"))
+
+    assert one.scores.items_sha256 != other.scores.items_sha256
 
 
 def test_a_recipe_of_saved_predictions_needs_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

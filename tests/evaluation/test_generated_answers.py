@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs.evaluation import generated_answers
 from jobs.evaluation.generator import GeneratedText, Generator
+from jobs.evaluation.report import text_digest
 from jobs.kinds.evaluate import main
 from launcher.artifacts.scores import read_scores
 from launcher.errors import LauncherError
@@ -275,6 +276,36 @@ def test_credentialed_texts_stay_in_their_batches(tmp_path, capsys):
     told = capsys.readouterr()
     assert all("text" not in one for one in details)
     assert not any(len(text) > 9 and text in told.out + told.err for text in written)
+
+
+TOLD = "aspirin tablets"
+ASKED = {"id": "a", "question": "Which drug lowers a fever?"}
+CONVERSATION = [{"from": "human", "value": "Which drug lowers a fever?"}]
+BY_TEXT = {
+    "answers": (ASKED | {"answers": [TOLD]}, {}, text_digest(TOLD)),
+    "ccte": ({"conversations": CONVERSATION, "eval": {"solution": TOLD}}, {}, text_digest(TOLD)),
+    "choice": (ASKED | {"options": ["tea", TOLD], "answer": 1}, {"prompt": "biomed_llama"}, "B"),
+}
+"""Of each format a record whose answer is a text of it, the wording, and what is told of the answer if it is secret."""
+
+
+@pytest.mark.parametrize("format", BY_TEXT)
+@pytest.mark.parametrize("data_use", ["open", "credentialed"])
+def test_items_hold_no_text_of_credentialed_data(tmp_path, monkeypatch, format, data_use):
+    record, wording, told = BY_TEXT[format]
+    write_records(tmp_path / "q.jsonl", [record])
+    writing(monkeypatch, lambda _: TOLD)
+    context = evaluation(tmp_path, {"name": "qa", "files": "./q.jsonl", "format": format, **wording}, data_use=data_use)
+
+    scores = scores_of(context)["qa"]
+
+    (row,) = rows_of(context)
+    assert scores.scores[scores.headline].value == 1
+    assert (TOLD in json.dumps(row)) == (data_use == "open")
+    if data_use == "open":
+        assert row["prediction"] == row["answer"] == TOLD
+    else:
+        assert (row["prediction"], row["answer"]) == ("B" if format == "choice" else None, told)
 
 
 def test_the_headings_of_scores_are_those_of_the_page() -> None:

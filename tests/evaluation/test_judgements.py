@@ -79,6 +79,19 @@ def test_answers_that_are_judged_by_different_things_are_refused(tmp_path, recor
         main(judgements(tmp_path, [*records, {"score": {"fluency": 3}}]))
 
 
+def test_judgements_of_files_of_one_name_have_ids_of_their_own(tmp_path, records):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "judged.json").write_text(json.dumps(records[:2]))
+    context = judgements(tmp_path, records, files="./[ab]/judged.json")
+
+    main(context)
+
+    assert [row["id"] for row in items_of(context)] == [
+        f"{place}/judged.json:{line}" for place in "ab" for line in (1, 2)
+    ]
+
+
 def test_a_range_without_marks_is_refused(tmp_path, records):
     with pytest.raises(ValueError, match="highest: 1 is not more than `lowest: 1`"):
         judgements(tmp_path, records, lowest=1, highest=1)

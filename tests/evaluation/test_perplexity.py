@@ -44,7 +44,7 @@ def write_texts(folder: Path, texts: Sequence[str] = TEXTS) -> None:
 def score(folder: Path, model: LoadedModel, tokens_per_batch: int = 300, **section: Any) -> TaskReport:
     """Work through all batches of a task as a run does."""
     task = {"type": "perplexity", "name": "notes", "length": LENGTH, **section}
-    if "corpus" not in task:
+    if not {"corpus", "source"} & {*task}:
         task["source"] = {"format": "pile", "files": "texts.jsonl"}
     recipe = {
         "kind": "evaluate",
@@ -235,6 +235,19 @@ def test_windows_longer_than_the_model_are_refused(tmp_path: Path) -> None:
         score(tmp_path, loaded(), length=513)
     with pytest.raises(LauncherError, match=r"tasks\.0\.stride: 600 is more"):
         score(tmp_path, loaded(), length=None, windows="documents", stride=600)
+
+
+def test_documents_of_files_of_one_name_have_ids_of_their_own(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        write_texts(tmp_path / place, TEXTS[:2])
+    ids = {
+        files: [item["id"] for item in score(tmp_path, loaded(), source={"format": "pile", "files": files}).items]
+        for files in ("*/texts.jsonl", "a/texts.jsonl")
+    }
+
+    assert ids["*/texts.jsonl"] == [f"{place}/texts.jsonl:{line}" for place in "ab" for line in (1, 2)]
+    assert ids["a/texts.jsonl"] == ["texts.jsonl:1", "texts.jsonl:2"]
 
 
 def test_unreadable_records_are_refused_with_their_place(tmp_path: Path) -> None:

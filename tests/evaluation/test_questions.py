@@ -1,5 +1,7 @@
 """Questions with options, from the files of every format, and how they are worded."""
 
+import gzip
+import hashlib
 import json
 import re
 
@@ -16,7 +18,7 @@ from jobs.evaluation.question_files import read_questions
 from launcher.errors import LauncherError
 from launcher.recipe.sections.evaluation_tasks import ChoiceTask
 from tests.support.evaluation_runs import evaluation, put_assets
-from tests.support.prepare_runs import ASSETS
+from tests.support.prepare_runs import ASSETS, write_source
 
 FILES = {
     "medqa": "medqa_40.jsonl",
@@ -114,6 +116,39 @@ def test_mmlu_reads_the_official_files_and_those_of_hugging_face_alike(tmp_path)
     ]
 
 
+ROW = '"Does naïve aspirin work?",yes,no,maybe,A\n'
+
+
+@pytest.mark.parametrize("name", ["a_test.csv", "a_test.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_mmlu_is_read_with_a_byte_order_mark(tmp_path, name, encoding):
+    write_source(tmp_path / name, (ROW * 2).encode(encoding))
+
+    found = read(tmp_path, "mmlu", name)
+
+    assert [one.question for one in found.questions] == ["Does naïve aspirin work?"] * 2
+    assert [one.id for one in found.questions] == [f"{name}:1", f"{name}:2"]
+    assert [one.sha256 for one in found.files] == [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", (ROW + ROW).encode("cp1252"), r"a\.csv:1: byte 0xef is not UTF-8; save the file as UTF-8"),
+        ("a.csv", ROW.encode("utf-16"), r"a\.csv:1: byte 0xff at its start says that it is UTF-16; save it as UTF-8"),
+        ("a.csv", b"a\0b,yes,no,A\n", r"a\.csv: holds NUL bytes, as after a failed copy; fetch it again"),
+        ("a.csv.gz", gzip.compress(ROW.encode() * 99)[:-9], r"a\.csv\.gz: the file is corrupt: .*; fetch it again"),
+        ("a.csv.gz", ROW.encode(), r"a\.csv\.gz: the file is corrupt: Not a gzipped file; fetch it again"),
+    ],
+    ids=["cp1252", "utf-16", "NUL", "torn", "no gzip"],
+)
+def test_csv_files_that_cannot_be_read_are_named(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(LauncherError, match=said):
+        read(tmp_path, "mmlu", name)
+
+
 @pytest.mark.parametrize("base", [0, 1])
 def test_explanations_tell_how_cop_counts(tmp_path, base):
     records = [
@@ -126,6 +161,15 @@ def test_explanations_tell_how_cop_counts(tmp_path, base):
     found = read(tmp_path, "medmcqa", "q.jsonl").questions
 
     assert [one.answer for one in found] == [n % 3 for n in range(12)]
+
+
+def test_an_article_in_an_explanation_tells_nothing(tmp_path):
+    records = [medmcqa_record(n, n % 3, exp=f"Ans. {'abc'[n % 3]} i.e. this one") for n in range(12)]
+    records += [medmcqa_record(n, 1, exp="The answer is a rare disease") for n in range(12, 18)]
+    write_choice(tmp_path, *records)
+
+    with pytest.raises(LauncherError, match=r"cop_base: 12 of 12 explanations .* counts from 0; write `cop_base: 0`"):
+        read(tmp_path, "medmcqa", "q.jsonl", cop_base=1)
 
 
 def medmcqa_record(number, cop, **more):
@@ -196,6 +240,17 @@ def test_ids_that_occur_twice_are_refused(tmp_path):
 
     with pytest.raises(LauncherError, match="1 ids occur more than once, first `x`"):
         read(tmp_path, "choice", "q.jsonl")
+
+
+def test_questions_of_files_of_one_name_have_ids_of_their_own(tmp_path):
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        write_choice(tmp_path / place, SIMPLE)
+
+    both, alone = (read(tmp_path, "choice", files).questions for files in ("*/q.jsonl", "a/q.jsonl"))
+
+    assert [one.id for one in both] == ["a/q.jsonl:1", "b/q.jsonl:1"]
+    assert [one.id for one in alone] == ["q.jsonl:1"]
 
 
 def test_official_questions_are_chosen_by_their_numbers(tmp_path):

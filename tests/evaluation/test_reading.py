@@ -60,6 +60,16 @@ def test_a_letter_is_read_as_it_is_meant(text, letter, rule):
 
 
 @pytest.mark.parametrize(
+    ("text", "option"),
+    [("The answer is I.", 8), ("Answer: I would guess.", None), ("Answer: I'd guess.", None)],
+)
+def test_a_pronoun_is_no_letter_of_many_options(text, option):
+    many = ChoiceQuestion("3", "Which?", tuple(f"drug {number}" for number in range(12)), 0)
+
+    assert read_answer(text, many, task("medqa").rules).option == option
+
+
+@pytest.mark.parametrize(
     ("text", "decision", "rule"),
     [
         ("Final Decision: yes\nLong Answer: Because it does.", "yes", "final_decision"),

@@ -114,6 +114,29 @@ def test_pairs_that_are_too_long_or_no_pairs_are_counted(folder: Path) -> None:
     assert (dropped.scores.n, dropped.scores.counts) == (2, {"pairs left out: too long": 1})
 
 
+def test_pairs_have_ids_of_their_own(folder: Path) -> None:
+    """Files of one name in several folders, as HH-RLHF's, and several pairs of one id."""
+    pairs = separable_pairs(4)
+    (folder / "pairs.jsonl").unlink()
+    for place in ("base", "online"):
+        (folder / place).mkdir()
+        rows = [*pairs[:2], pairs[2] | {"id": "q"}]
+        (folder / place / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in rows))
+
+    both = [item["id"] for item in score(folder, files="*/pairs.jsonl").items]
+    alone = [item["id"] for item in score(folder, files="base/pairs.jsonl").items]
+
+    assert both == [
+        "base/pairs.jsonl:1",
+        "base/pairs.jsonl:2",
+        "q",
+        "online/pairs.jsonl:1",
+        "online/pairs.jsonl:2",
+        "q#2",
+    ]
+    assert alone == ["pairs.jsonl:1", "pairs.jsonl:2", "q"]
+
+
 def test_another_template_than_the_models_own_is_noted(folder: Path) -> None:
     assert score(folder, limit=4).scores.notes == ("4 of 12 pairs",)
     tokenizer = AutoTokenizer.from_pretrained(folder / "judge")

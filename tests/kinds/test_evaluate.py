@@ -137,6 +137,23 @@ def test_an_adapter_is_applied(files):
     assert scores_of(context).model["adapters"][0]["path"] == "stories260k_lora"
 
 
+def test_items_hold_no_options_of_credentialed_data(files):
+    texts = ANATOMY | {"options": "texts", "limit": 6}
+    rows = {}
+    for data_use in ("open", "credentialed"):
+        (files / data_use).mkdir()
+        context = evaluation(files / data_use, texts | {"files": "../anatomy_test.csv"}, data_use=data_use)
+        main(context)
+        rows[data_use] = items_of(context)
+
+    with (ASSETS / "anatomy_test.csv").open(newline="") as file:
+        options = {f"anatomy_test.csv:{number}": row[1:5] for number, row in enumerate(csv.reader(file), 1)}
+    for shown, hidden in zip(rows["open"], rows["credentialed"], strict=True):
+        for column in ("prediction", "answer"):
+            assert options[shown["id"]]["ABCD".index(hidden[column])] == shown[column]
+        assert {**shown, **{column: hidden[column] for column in ("prediction", "answer")}} == hidden
+
+
 def anatomy(name, longest=10_000):
     with (ASSETS / name).open(newline="") as file:
         return [row for row in csv.reader(file) if sum(map(len, row)) < longest]

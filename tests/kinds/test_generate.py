@@ -240,6 +240,15 @@ def test_ids_that_occur_twice_are_refused(tmp_path):
         main(generation(tmp_path))
 
 
+def test_prompts_of_files_of_one_name_have_ids_of_their_own(tmp_path):
+    for place in ("a", "b"):
+        write_records(tmp_path / place / "q.jsonl", [{"prompt": "Once upon a time"}])
+
+    found = texts(tmp_path, data={"files": "./[ab]/q.jsonl", "format": "prompt"})
+
+    assert [one["id"] for one in found] == ["a/q.jsonl:1", "b/q.jsonl:1"]
+
+
 def test_a_stop_string_ends_a_text_even_at_its_start(tmp_path):
     write_prompts(tmp_path, 4)
     plain = texts(tmp_path / "plain", data={"files": "../prompts.jsonl", "format": "prompt"})

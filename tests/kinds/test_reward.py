@@ -18,7 +18,7 @@ from jobs.data.preferences.store import open_pairs
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import FINISHED, NEVER_RESTART, RunDir
 from tests.support.preference_runs import make_preference_run, preempted_after, write_pairs
-from tests.support.training_runs import losses, train
+from tests.support.training_runs import losses, start, train
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +134,29 @@ def test_the_best_checkpoint_is_the_result(folder: Path) -> None:
     scores = json.loads((run.outputs / "scores.json").read_text())
     assert (scores["metric"], scores["best_step"]) == ("log_loss", best)
     assert held_out_scores(run)["log_loss"] == pytest.approx(told[best], rel=1e-5)
+
+
+WITHOUT_MARGIN = """
+import runpy
+from jobs.kinds import reward
+score = reward.score_pairs
+reward.score_pairs = lambda found: {name: value for name, value in score(found).items() if name != "margin"}
+runpy.run_module("jobs", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_if_no_evaluation_gives_a_number_the_last_step_is_the_result(folder: Path) -> None:
+    """Scores of pairs leave out what is not a number."""
+    run = make_run(folder, evaluation={"metric": "margin", "interval": "2 steps"})
+
+    attempt = start(run, 1, program=("-c", WITHOUT_MARGIN))
+    attempt.wait()
+
+    assert attempt.exit_codes == [FINISHED], attempt.log()
+    manifest = json.loads((run.outputs / "model" / "manifest.json").read_text())
+    assert json.loads((run.outputs / "scores.json").read_text())["best_step"] is None
+    assert f"the model is that of the last step, {manifest['steps']};" in attempt.log()
+    assert "step 2: `margin` is not a number" in attempt.log()
 
 
 def test_an_adapter_and_its_head_both_learn(folder: Path) -> None:

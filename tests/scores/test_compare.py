@@ -226,6 +226,24 @@ def test_ids_of_credentialed_items_are_not_named(tmp_path):
     assert "q38" not in said
 
 
+def test_saved_predictions_that_an_earlier_version_scored_are_to_be_evaluated_again(tmp_path):
+    reports = [choice_report(answered(BASE), type="classification", items_sha256=sha) for sha in ("now", "earlier")]
+    both = [write_evaluation(tmp_path / name, {"t": one}, name) for name, one in zip("ab", reports, strict=True)]
+
+    assert "same items: an earlier version scored one of them, when the order of rows counted;" in refused(*both)
+
+
+def test_answers_that_one_evaluation_withholds_are_not_called_other_answers(tmp_path):
+    base = evaluation(tmp_path, "base", BASE)
+    withheld = [item | {"answer": "0" * 64} for item in answered(BASE[:38])]
+    other = write_evaluation(tmp_path / "b", {"medqa": choice_report(withheld)}, "fewer", data_use="credentialed")
+
+    said = refused(base, other)
+
+    assert "2 of 40 items are only in `base`" in said
+    assert "right answers" not in said
+
+
 def test_files_that_say_they_have_the_same_items_are_compared_by_their_rows(tmp_path):
     base = write_evaluation(tmp_path / "a", {"medqa": choice_report(answered(BASE), items_sha256="same")}, "base")
     items = answered(BASE, prompt="other")

@@ -99,6 +99,5 @@ def _task(
         "items_sha256": digest([(item["id"], item["prompt_sha256"], item.get("answer")) for item in items]),
         "settings": {"type": kind},
     }
-    return TaskScores(
-        type=kind, headline=headline, n=len(items), scores=scores, lower_is_better=lower, **(facts | changes)
-    )
+    facts |= {"type": kind, "headline": headline, "lower_is_better": lower}
+    return TaskScores(n=len(items), scores=scores, **(facts | changes))

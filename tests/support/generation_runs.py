@@ -61,5 +61,5 @@ def share_of(context: Context, index: int, count: int) -> Context:
 
 def texts_of(context: Context) -> list[dict[str, Any]]:
     """The lines that a run published."""
-    lines = (context.run.outputs / "generations.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (context.run.outputs / "generations.jsonl").read_bytes().splitlines()
     return [json.loads(line) for line in lines]

@@ -1,5 +1,7 @@
 """The best checkpoint: chosen in the right direction, kept from rotation, asked for at the right steps."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,7 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from jobs.rank.process_group import RankGroup
-from jobs.train.best_checkpoint import BestCheckpoint
+from jobs.train.best_checkpoint import BestCheckpoint, describe_best
 from jobs.train.checkpoint import CheckpointStore
 from launcher.run.paths import COMPLETE, RunDir, published_steps
 
@@ -65,6 +67,48 @@ def test_the_best_is_the_first_of_the_best_scores(lower_is_better: bool, best: i
 
     assert state.best_global_step == best
     assert saved[-1] == best
+
+
+def evaluated(state: TrainerState, scores: Sequence[float], lower_is_better: bool = False) -> list[int]:
+    """Note scores of steps 1, 2 and so on; return the steps whose checkpoints are saved."""
+    callback, saved = BestCheckpoint("score", lower_is_better, 1), []
+    for step, score in enumerate(scores, 1):
+        state.global_step, control = step, TrainerControl()
+        callback.on_evaluate(args(), state, control, metrics={"eval_score": score})
+        saved += [step] if control.should_save else []
+    return saved
+
+
+@pytest.mark.parametrize(("lower_is_better", "best"), [(False, 4), (True, 2)])
+def test_a_score_that_is_no_number_is_never_the_best(
+    lower_is_better: bool, best: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = TrainerState(max_steps=9, is_world_process_zero=True)
+
+    saved = evaluated(state, [math.nan, 0.3, math.nan, 0.8, math.nan], lower_is_better)
+
+    assert (state.best_global_step, saved[-1]) == (best, best)
+    assert describe_best(state, "score") == f"best checkpoint: step {best}"
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"step {step}: `score` is not a number; this checkpoint cannot be the best" for step in (1, 3, 5)]
+
+
+def test_a_best_score_that_is_no_number_is_replaced() -> None:
+    state = TrainerState(max_steps=9, best_metric=math.nan, best_global_step=7)
+
+    assert evaluated(state, [0.3]) == [1]
+    assert (state.best_metric, state.best_global_step) == (0.3, 1)
+
+
+def test_without_any_number_no_checkpoint_is_the_best() -> None:
+    state = TrainerState(max_steps=2)
+    BestCheckpoint("score", True, 1).on_evaluate(args(), state, TrainerControl(), metrics={"eval_other": 1.0})
+
+    assert evaluated(state, [math.nan, math.nan]) == []
+
+    assert state.best_global_step is None
+    assert "no evaluation gave a number as `score`" in describe_best(state, "score")
+    assert "the model is that of the last step, 2;" in describe_best(state, "score")
 
 
 def args() -> Any:

@@ -6,21 +6,18 @@ identifiers are too short to count (see `jobs.data.clean.overlap`). A header row
 """
 
 import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import orjson
 
-from jobs.data.readers.compression import DECOMPRESSION_ERRORS, format_suffix
-from jobs.data.readers.source_stream import MAX_RECORD_BYTES, SourceStream
-from jobs.data.readers.text_file import decoded
+from jobs.data.readers.compression import format_suffix
+from jobs.data.readers.source_stream import SourceStream
+from jobs.data.readers.text_file import csv_text, decoded, read_content
 from launcher.errors import LauncherError
 
 Record: TypeAlias = list[str]
-
-_BLOCK = 2**20
 
 
 def read_records(path: Path) -> tuple[list[Record], str]:
@@ -30,18 +27,14 @@ def read_records(path: Path) -> tuple[list[Record], str]:
         LauncherError: it cannot be read, or is not JSON, JSON lines or CSV.
     """
     stream = SourceStream(path)
-    try:
-        with stream.open() as file:
-            content = b"".join(iter(lambda: file.read(_BLOCK), b""))  # `read()` would bypass the checksum
-    except DECOMPRESSION_ERRORS as error:
-        raise LauncherError(f"{path}: the file is corrupt: {error}; fetch it again") from None
+    content = read_content(stream)
     return list(_parse(path, content)), stream.sha256
 
 
 def _parse(path: Path, content: bytes) -> Iterator[Record]:
     suffix = format_suffix(path)
     if suffix == ".csv":
-        return _rows(path, decoded(path, content))
+        return _rows(path, content)
     if suffix in (".json", ".jsonl", ".ndjson"):
         return _json_records(path, decoded(path, content).encode())
     raise LauncherError(
@@ -69,12 +62,9 @@ def _loads(path: Path, number: int, line: bytes) -> Any:
         raise LauncherError(f"{path}:{number}: is not JSON: {error.msg}; correct the file") from None
 
 
-def _rows(path: Path, content: str) -> Iterator[Record]:
-    csv.field_size_limit(MAX_RECORD_BYTES)
-    try:
-        yield from csv.reader(io.StringIO(content, newline=""))  # no other sign ends a row
-    except csv.Error as error:
-        raise LauncherError(f"{path}: is not CSV: {error}; correct the file") from None
+def _rows(path: Path, content: bytes) -> Iterator[Record]:
+    with csv_text(path, content) as text:
+        yield from csv.reader(text)
 
 
 def _strings(value: Any) -> Record:

@@ -1,9 +1,51 @@
-"""Small files that people write: lists of classes, numbers to leave out, evaluation sets."""
+"""Small files that are read as a whole: lists of classes, numbers to leave out, evaluation sets, predictions."""
 
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.data.readers.source_stream import EncodingError, without_bom
+from jobs.data.readers.compression import DECOMPRESSION_ERRORS
+from jobs.data.readers.source_stream import MAX_RECORD_BYTES, EncodingError, SourceStream, without_bom
 from launcher.errors import LauncherError
+
+_BLOCK = 2**20
+
+
+def read_content(stream: SourceStream) -> bytes:
+    """Read a file, decompressed as its name says; afterwards its checksum is known.
+
+    Raises:
+        LauncherError: it is truncated or corrupt; the message does not quote it.
+    """
+    try:
+        with stream.open() as file:
+            return b"".join(iter(lambda: file.read(_BLOCK), b""))
+    except DECOMPRESSION_ERRORS as error:
+        unquoted = str(error).partition(" (b'")[0]  # gzip's message quotes the first bytes
+        raise LauncherError(f"{stream.path}: the file is corrupt: {unquoted}; fetch it again") from None
+
+
+@contextmanager
+def csv_text(path: Path, content: bytes) -> Iterator[io.StringIO]:
+    """Give the text of a CSV file to be read by the csv module in a `with` block.
+
+    Args:
+        path: For messages.
+        content: Of the file.
+
+    Raises:
+        LauncherError: it is in another encoding, or csv cannot read it.
+    """
+    csv.field_size_limit(MAX_RECORD_BYTES)
+    text = decoded(path, content)
+    if "\0" in text:
+        raise LauncherError(f"{path}: holds NUL bytes, as after a failed copy; fetch it again")
+    try:
+        yield io.StringIO(text, newline="")  # no other sign ends a row
+    except csv.Error as error:
+        raise LauncherError(f"{path}: is not CSV: {error}; correct the file") from None
 
 
 def decoded(path: Path, content: bytes) -> str:

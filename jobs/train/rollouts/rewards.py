@@ -23,8 +23,14 @@ from launcher.recipe.sections.rewards import (
 if TYPE_CHECKING:
     from jobs.data.chat.formats import Message
 
+# Not an article or a pronoun (`The answer is a beta blocker`, `Answer: I would say`), nor one of several (`A or B`).
+_ALONE = r"(?![A-Za-z0-9'\u2019])(?!\.\w\.)(?!\W{0,4}(?:or|and)\W{0,4}[A-J](?![A-Za-z]))"
+_CAPITAL = r"(?:[B-HJ]|[AI](?!\s+(?!because|since|as\b|due|for\b|and\b|or\b|is\b)[a-z]))" + _ALONE
+_SMALL = r"[a-j]" + _ALONE + r"(?=\s*(?:[).:,;<*\]]|\Z|\n))"
 _LETTER = re.compile(
-    r"\(([A-J])\)|\b(?:answer|option)\b(?:\s+is)?\s*:?\s*\(?([A-J])\b|^\W*([A-J])(?=[).:,<]|\s*$)", re.IGNORECASE
+    rf"(?<!\)\sor\s)(?<!\)\sand\s)\(([A-Ja-j])(?=\)){_ALONE}"
+    rf"|(?i:\b(?:answer|option)\b(?:\s+is)?\s*:?\s*)\(?({_CAPITAL}|{_SMALL})"
+    rf"|\A\W*((?:[A-HJa-hj]|[Ii](?!,)){_ALONE})(?=[).:,<]|\s*\Z)"
 )
 """An option letter: `(B)`, `The answer is B`, or `B`, `B.` and `B)` at the start of a text."""
 _DECISION = re.compile(r"\b(yes|no|maybe)\b", re.IGNORECASE)
