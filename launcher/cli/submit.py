@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from launcher.submit.plan_submission import PlannedSubmission, SubmissionPlan, SubmitOptions
 
 MaxParallel = Annotated[
-    int | None, typer.Option("--max-parallel", help="How many runs of an array, or trials of a search, may run at once.", min=1)
+    int | None,
+    typer.Option("--max-parallel", help="How many runs of an array, or trials of a search, may run at once.", min=1),
 ]
 
 ASK_ABOVE_GPU_HOURS = 64
@@ -157,7 +158,7 @@ def _is_pipeline(files: Sequence[str]) -> bool:
     Raises:
         LauncherError: It is not the only file.
     """
-    may_be = [file for file in files if _holds(file, b"pipeline")]
+    may_be = [file for file in files if os.path.isfile(file) and b"pipeline" in Path(file).read_bytes()]
     if not may_be:
         return False
     from launcher.errors import LauncherError
@@ -167,13 +168,6 @@ def _is_pipeline(files: Sequence[str]) -> bool:
     if found and len(files) > 1:
         raise LauncherError(f"{found[0]}: is a pipeline; submit it by itself")
     return bool(found)
-
-
-def _holds(file: str, word: bytes) -> bool:
-    if not os.path.isfile(file):
-        return False
-    with open(file, "rb") as stream:
-        return word in stream.read()
 
 
 def _deepspeed(item: "LoadedRecipe", cluster: "Cluster") -> dict[str, Any]:

@@ -90,7 +90,6 @@ class _Advance:
                 self._settle(one.stage, one.run)
                 choice.note_finished(one.stage, one.run)
             elif one.is_alive and one.run:
-                choice.alive[one.stage.name] = one.run
                 self._keep_alive(one, one.run, choice)
             elif self.pipeline.is_stopped:
                 continue
@@ -142,8 +141,7 @@ class _Advance:
             self._select(read_stages(self.pipeline, self.cluster)[0][one.stage.name], choice)
             return
         self.is_busy = True
-        if queued.jobs:
-            self.told.append(f"{one.stage.name}: {queued}")
+        self.told += [f"{one.stage.name}: {queued}"] if queued.jobs else []
 
     def _take_up(self, one: StageState, choice: Choice) -> None:
         """Queue a stage whose inputs are there or on their way; nothing if a run elsewhere does its work."""
@@ -213,6 +211,7 @@ class _Advance:
 
     def _keep_alive(self, one: StageState, run: RunDir, choice: Choice) -> None:
         """Let a job that waits for a failed one wait for the job that took its place, or go if it is not needed."""
+        choice.alive[one.stage.name] = run
         if self.resume:
             StopRequest.withdraw(run.stop_request)
         is_stuck = any(NEVER_SATISFIED in member.why for member in one.members)

@@ -29,9 +29,7 @@ class SearchState:
     """The trial to select, or why there is none yet."""
 
 
-def read_search(
-    stage: StageRecord, runs_root: Path, cluster: Cluster, is_stopped: bool = False
-) -> SearchState | None:
+def read_search(stage: StageRecord, runs_root: Path, cluster: Cluster, is_stopped: bool = False) -> SearchState | None:
     """Read how the search of a stage is doing; None if it was removed. Slurm is asked for its elements.
 
     Args:

@@ -59,7 +59,8 @@ class StageState:
         Of a selection: whether it can be made now.
         """
         if self.search:
-            return self.verdict.run is not None or self.search.status.state == "not submitted"
+            state = self.search.status.state
+            return state == "not submitted" or (self.verdict.run is not None and state != "stopped")
         if self.stage.select:
             return self.run is None and self.verdict.run is not None
         if self.status is None:
