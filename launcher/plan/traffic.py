@@ -28,6 +28,9 @@ class Collective:
     """The slowest link that it crosses: one of `LEVELS`."""
     bytes: int
     """What each rank sends in a step, in all micro batches together."""
+    rings: int = 1
+    """How many of them leave a node side by side. In one ring over all ranks of some nodes only one rank of a node
+    sends to another node; of rings that each have one rank of a node, all do."""
 
 
 def estimate_traffic(recipe: "TrainingRecipe", shape: ModelShape) -> tuple[Collective, ...]:
@@ -61,9 +64,10 @@ def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> It
             yield Collective("all-gather of weights", in_group, micro_batches * _ring(gathered, shard))
             # In fp32, inside a group in each micro batch (`sync_each_batch`), between groups in the last one.
             yield Collective("reduce-scatter of gradients", in_group, micro_batches * _ring(4 * number, shard))
-            yield Collective(
-                "all-reduce of sharded gradients", everywhere, 2 * _ring(4 * number // shard, recipe.replicas)
-            )
+            # As many groups as a shard has ranks: each of them has a ring of its own.
+            rings = min(shard, recipe.resources.ranks_per_node)
+            sent = 2 * _ring(4 * number // shard, recipe.replicas)
+            yield Collective("all-reduce of sharded gradients", everywhere, sent, rings)
 
 
 def _ring(size: int, ranks: int) -> int:

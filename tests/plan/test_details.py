@@ -106,10 +106,47 @@ def test_a_step_takes_as_long_as_computing_or_sending(llama: ModelShape, make_cl
     assert slow is not None and usual is not None
 
     total = sum(one.bytes for one in slow.traffic)
-    assert slow.seconds == slow.sending["between nodes"] == pytest.approx(total / (13e9 / 4))
-    assert usual.sending["between nodes"] == pytest.approx(total / (USUAL_NETWORK / 4))
+    assert slow.sending["between nodes"] == pytest.approx(total / 13e9)
+    assert slow.seconds == max(slow.computing, slow.sending["between nodes"])
+    assert usual.sending["between nodes"] == pytest.approx(total / USUAL_NETWORK)
     flops = 2048 * 2048 * (6 * (PARAMETERS - 32000 * 4096) + 12 * 32 * 4096 * 2048)
     assert slow.computing == pytest.approx(flops / (312e12 * slow.mfu * 32))
+
+
+@pytest.mark.parametrize(
+    ("parallel", "groups"),
+    [
+        ("{strategy: full_shard, reshard_after_forward: true}", [range(32)]),
+        ("{strategy: ddp, reshard_after_forward: true}", [range(32)]),
+        ("{strategy: zero2, reshard_after_forward: true}", [range(32)]),
+        ("{strategy: zero3, reshard_after_forward: true}", [range(32)]),
+        ("{strategy: hybrid_shard}", [range(place, 32, 4) for place in range(4)]),
+        ("{strategy: hybrid_shard, shard: 2}", [range(place, 32, 2) for place in range(2)]),
+    ],
+)
+def test_sending_between_nodes_takes_what_leaves_a_node(
+    llama: ModelShape, site: Cluster, parallel: str, groups: list[range]
+) -> None:
+    """Follow the ring of each group of ranks on 8 nodes of 4: who of the first node sends to another node?"""
+    leaving = 0
+    for ranks in groups:
+        sending = zip(ranks, [*ranks[1:], ranks[0]], strict=True)
+        leaving += sum(rank // 4 == 0 and following // 4 != 0 for rank, following in sending)
+
+    found = estimate_step(biomed(**{"parallel": parallel}), llama, site)
+
+    assert found is not None
+    each = sum(one.bytes for one in found.traffic if one.level == "between nodes")
+    assert found.sending["between nodes"] == pytest.approx(each * leaving / 13e9)
+
+
+def test_a_rank_sends_no_faster_than_its_own_link(llama: ModelShape, make_cluster: Callable[..., Cluster]) -> None:
+    found = estimate_step(
+        biomed(**{"parallel": "{strategy: full_shard}"}), llama, make_cluster(gpus=GPUS | {"network": "900GB"})
+    )
+
+    assert found is not None
+    assert found.sending["between nodes"] == pytest.approx(sum(one.bytes for one in found.traffic) / 300e9)
 
 
 def test_the_interval_between_checkpoints_is_youngs(llama: ModelShape, site: Cluster) -> None:
