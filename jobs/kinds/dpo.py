@@ -86,9 +86,8 @@ def _build(run: TrainingRun[DpoRecipe], name: str) -> PreTrainedModel:
 def _reference(run: TrainingRun[DpoRecipe], pairs: PreparedPairs) -> dict[str, Any]:
     """Return what the trainer needs to know of the reference."""
     recipe, wanted = run.recipe, run.recipe.reference
-    is_model_itself = wanted.model is None and (recipe.adapter is not None or wanted.precompute)
     builds: Callable[[], PreTrainedModel] | None = None
-    if not (is_model_itself or recipe.loss == "orpo"):
+    if recipe.loads_frozen_copy:
         builds = partial(_build, run, wanted.model or recipe.model.path)
     kept = None
     if wanted.precompute:

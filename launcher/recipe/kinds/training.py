@@ -248,6 +248,17 @@ class TrainingRecipe(RecipeBase):
         return False
 
     @property
+    def loads_frozen_copy(self) -> bool:
+        """Whether a second model is loaded, be it only for a while at the start."""
+        return self.has_frozen_copy
+
+    @property
+    def loads_frozen_copy_first(self) -> bool:
+        """Whether that is in the compute format, and before the Trainer takes the trained model; else it comes after
+        that, in the format of the trained one."""
+        return False
+
+    @property
     def shards_frozen_copy(self) -> bool:
         """Whether each rank holds only its part of that model."""
         return self.parallel.strategy not in ("ddp", "zero2")
