@@ -48,7 +48,7 @@ def main(context: Context) -> None:
         )
         model = _build(run, recipe.model.path)
         end_of_answer = pairs.renderer.end_of_answer
-        check_positions(model, batch)
+        check_positions(model, batch, recipe.virtual_tokens)
         check_rows(model.config.get_text_config().vocab_size, max(pairs.renderer.tokenizer.get_vocab().values()) + 1)
         let_stop(model, end_of_answer)
 

@@ -20,14 +20,6 @@ _GATED_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gem
 """Model types built of attention, a gated MLP of three matrices and two norms a layer, as in LLaMA
 (https://arxiv.org/abs/2302.13971)."""
 
-_PADDED_POSITIONS = frozenset(
-    {"camembert", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
-)
-"""Model types that count positions from the number of the padding token plus one; MPNet does so from 2, whatever its
-padding token is."""
-_USUAL_PADDING = 1
-"""Number of these models' padding token, unless their config.json says another."""
-
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -129,16 +121,6 @@ def find_shape(recipe: "TrainingRecipe", cluster: Cluster, recipe_folder: str) -
 def with_head(shape: ModelShape, recipe: "TrainingRecipe") -> ModelShape:
     """Put the recipe's head in the place of the output embedding, if it has one; of unknown classes, one of two."""
     return replace(shape, outputs=recipe.classes or 2) if recipe.predicts == "labels" else shape
-
-
-def max_positions(config: dict[str, Any]) -> int | None:
-    """Read the longest sequence of a model from its config.json, in tokens; None if it does not say."""
-    positions: int | None = config.get("max_position_embeddings")
-    kind = config.get("model_type")
-    if not positions or kind not in (*_PADDED_POSITIONS, "mpnet"):
-        return positions
-    padding: int = _USUAL_PADDING if kind == "mpnet" else config.get("pad_token_id", _USUAL_PADDING)
-    return positions - padding - 1
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

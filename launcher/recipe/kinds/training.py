@@ -238,6 +238,11 @@ class TrainingRecipe(RecipeBase):
             )
 
     @property
+    def virtual_tokens(self) -> int:
+        """Trained tokens that the adapter puts before each sequence; they take positions as its own tokens do."""
+        return self.adapter.virtual_tokens if isinstance(self.adapter, PROMPTS) else 0
+
+    @property
     def sequences_per_sample(self) -> int:
         """Sequences that one of the batch's samples consists of."""
         return 1
