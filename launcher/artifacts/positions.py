@@ -20,10 +20,10 @@ _POSITION_KEYS: Mapping[str, str] = {
 _USUAL_KEY = "max_position_embeddings"
 
 _PADDED_POSITIONS = frozenset(
-    """
-    camembert data2vec-text ibert lilt longformer luke markuplm roberta roberta-prelayernorm xlm-roberta
-    xlm-roberta-xl xmod
-    """.split()
+    {
+        *("camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "markuplm", "xmod"),
+        *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
+    }
 )
 """Model types that count positions from the number of the padding token plus one; MPNet does so from 2, whatever its
 padding token is."""

@@ -19,6 +19,20 @@ NEW_TOKENS = "new_tokens"
 _GATED_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"})
 """Model types built of attention, a gated MLP of three matrices and two norms a layer, as in LLaMA
 (https://arxiv.org/abs/2302.13971)."""
+_NEEDED = frozenset({"hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size"})
+"""Keys of their config.json without which the sizes are not known."""
+_NEVER_BIASED = frozenset({"mistral", "phi3"})
+"""Those whose attention has no biases, whatever a config.json says."""
+_OMITTED: dict[str, dict[str, Any]] = {
+    "gemma": {"head_dim": 256, "num_key_value_heads": 16, "tie_word_embeddings": True},
+    "gemma2": {"head_dim": 256, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    "mistral": {"num_key_value_heads": 8},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"head_dim": 128, "num_key_value_heads": 32},
+}
+"""What transformers takes for keys that a config.json leaves out: Gemma's published files have no
+`tie_word_embeddings`. Of the other types embeddings are not tied, and the number and the size of the key heads follow
+from the hidden size and the query heads."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +91,11 @@ class ModelShape:
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape | None:
-    """Read the sizes from a model's config.json; None if it is of a type that the formulas do not cover."""
-    if config.get("model_type") not in _GATED_DECODERS:
+    """Read the sizes from config.json; None if it lacks some, or is of a model type that the formulas do not cover."""
+    kind = config.get("model_type")
+    if kind not in _GATED_DECODERS or not config.keys() >= _NEEDED:
         return None
+    config = _OMITTED.get(kind, {}) | config
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     return ModelShape(
         layers=config["num_hidden_layers"],
@@ -104,7 +120,7 @@ def _small_parameters(config: dict[str, Any]) -> int:
     biases = 0
     if kind == "qwen2":
         biases = inner
-    elif config.get("attention_bias"):
+    elif config.get("attention_bias") and kind not in _NEVER_BIASED:
         biases = inner + hidden
     if kind == "llama" and config.get("mlp_bias"):
         biases += 2 * config["intermediate_size"] + hidden
