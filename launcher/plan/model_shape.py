@@ -54,6 +54,8 @@ class ModelShape:
     """Tokens of the vocabulary that training adds."""
     small_parameters: int = 0
     """Biases of a layer, and norms besides its two."""
+    is_fused: bool = False
+    """One matrix makes queries, keys and values, and one both parts of the MLP's gate."""
     outputs: int = 0
     """Outputs of a head that takes the place of the output embedding; 0: there is none."""
 
@@ -106,9 +108,10 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         kv_heads=config.get("num_key_value_heads") or heads,
         vocabulary=config["vocab_size"],
         is_tied=bool(config.get("tie_word_embeddings", False)),
-        caps_logits=config["model_type"] == "gemma2",
+        caps_logits=kind == "gemma2",
         new_tokens=config.get(NEW_TOKENS, 0),
         small_parameters=_small_parameters(config),
+        is_fused=kind == "phi3",
     )
 
 

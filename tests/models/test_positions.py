@@ -110,7 +110,9 @@ def test_a_prefix_takes_positions_of_an_encoder(kind: str) -> None:
 
 def test_validate_reads_positions_where_each_model_type_has_them() -> None:
     wrong = []
-    for kind in sorted({*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES} - {"mpt"}):
+    for kind in sorted(
+        {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES} - {"mpt"}
+    ):
         its = CONFIG_MAPPING[kind]
         key = its.attribute_map.get("max_position_embeddings", "max_position_embeddings")
         if max_positions({"model_type": its.model_type, key: 100}) not in (100, 98):
