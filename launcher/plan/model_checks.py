@@ -125,7 +125,7 @@ def check_lengths(here: RecipeAtSite) -> Iterator[Fault]:
     recipe = here.recipe
     if not recipe.trains:
         return
-    positions = max_positions(model_config(recipe, here.cluster, here.folder) or {})
+    positions = max_positions(model_config(recipe, here) or {})
     if message := missing_positions(recipe.batch.sequence_length, recipe.virtual_tokens, positions):
         yield here.fault("mismatch", "batch.sequence_length", message)
 
@@ -133,7 +133,7 @@ def check_lengths(here: RecipeAtSite) -> Iterator[Fault]:
 def check_schedule(here: RecipeAtSite) -> Iterator[Fault]:
     """Refuse a training that would learn nothing from the corpora that are on this site."""
     recipe = here.recipe
-    sizes = corpus_sizes(recipe, here.cluster, here.folder) if recipe.trains else None
+    sizes = corpus_sizes(recipe, here) if recipe.trains else None
     if recipe.trains and sizes and (fault := recipe.find_too_little(recipe.samples_in_epoch(sizes))):
         key, _, message = fault.partition(": ")
         yield here.fault("conflict", key, message)
@@ -144,8 +144,8 @@ def check_chat_template(here: RecipeAtSite) -> Iterator[Fault]:
     recipe = here.recipe
     if not recipe.trains or recipe.chat_template is None:
         return
-    folder = here.model(recipe.model.tokenizer_path)
-    if not here.site.once(os.path.isdir, folder):
+    folder = here.found(recipe.model.tokenizer_path)
+    if folder is None or not here.site.once(os.path.isdir, folder):
         return
     if message := here.site.once(find_template_fault, folder, recipe.chat_template):
         yield here.fault("mismatch", "data.chat_template", message)

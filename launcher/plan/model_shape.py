@@ -1,6 +1,5 @@
 """Sizes of models, read from config.json, from which memory, cost and feasibility follow."""
 
-import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -8,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.artifacts.adapter_folder import read_object
 from launcher.artifacts.tokenizer_manifest import EXPANSION
-from launcher.cluster import Cluster
-from launcher.run.paths import locate
 
 if TYPE_CHECKING:
+    from launcher.plan.recipe_at_site import RecipeAtSite
     from launcher.recipe.kinds.training import TrainingRecipe
 
 NEW_TOKENS = "new_tokens"
@@ -131,9 +129,9 @@ def _small_parameters(config: dict[str, Any]) -> int:
     return biases + further
 
 
-def find_shape(recipe: "TrainingRecipe", cluster: Cluster, recipe_folder: str) -> ModelShape | None:
+def find_shape(recipe: "TrainingRecipe", here: "RecipeAtSite") -> ModelShape | None:
     """Read the sizes of a recipe's model; None if it is not on this machine, or not covered by the formulas."""
-    shape = read_shape(model_config(recipe, cluster, recipe_folder) or {})
+    shape = read_shape(model_config(recipe, here) or {})
     return with_head(shape, recipe) if shape else None
 
 
@@ -155,31 +153,23 @@ def _read_json(path: Path, _mtime_ns: int) -> dict[str, Any] | None:
     return read_object(path)
 
 
-def model_config(recipe: "TrainingRecipe", cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
+def model_config(recipe: "TrainingRecipe", here: "RecipeAtSite") -> dict[str, Any] | None:
     """Read config.json of a recipe's model, with the recipe's new tokens; None if it is not on this machine."""
-    config = _config_of(recipe.model.path, cluster, recipe_folder)
-    if config is None or recipe.model.tokenizer is None:
+    config = here.config(recipe.model.path)
+    tokenizer = recipe.model.tokenizer and here.found(recipe.model.tokenizer)
+    if config is None or not tokenizer:
         return config
-    added = read_json(Path(locate(recipe.model.tokenizer, cluster.roots.models, recipe_folder)) / EXPANSION) or {}
+    added = read_json(tokenizer / EXPANSION) or {}
     rows = (added.get("expanded") or {}).get("vocab_size", 0)
     return config | {"vocab_size": max(rows, config.get("vocab_size", 0)), NEW_TOKENS: len(added.get("parts", ()))}
 
 
-def scoring_shapes(
-    recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster, recipe_folder: str
-) -> list[ModelShape]:
+def scoring_shapes(recipe: "TrainingRecipe", shape: ModelShape, here: "RecipeAtSite") -> list[ModelShape]:
     """Read the sizes of the models that score completions; of one that is not on this machine, take the policy's.
 
     Args:
         recipe: The recipe.
         shape: Of its own model, the policy.
-        cluster: Where it runs.
-        recipe_folder: To which `./...` is relative.
+        here: Where it runs.
     """
-    configs = [_config_of(name, cluster, recipe_folder) for name in recipe.scoring_models]
-    return [read_shape(config or {}) or shape for config in configs]
-
-
-def _config_of(name: str, cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
-    located = locate(name, cluster.roots.models, recipe_folder)
-    return read_json(Path(located) / "config.json") if os.path.isabs(located) else None
+    return [read_shape(here.config(name) or {}) or shape for name in recipe.scoring_models]
