@@ -16,7 +16,7 @@ from launcher.submit.partition_checks import find_unstartable
 def awaited_names(loaded: LoadedPipeline) -> dict[str, str]:
     """Names that the stages of a pipeline make, and the `data_use` of each."""
     recipes = {stage.name: stage.loaded.recipe for stage in loaded.stages}
-    names = {recipe.makes.name: recipe.data_use for recipe in recipes.values() if recipe.makes}
+    names: dict[str, str] = {recipe.makes.name: recipe.data_use for recipe in recipes.values() if recipe.makes}
     return names | {one.makes[1]: recipes[one.points[0]].data_use for one in loaded.choices if one.makes}
 
 

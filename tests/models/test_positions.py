@@ -45,6 +45,10 @@ def config_of(kind: str) -> PreTrainedConfig:
     return AutoConfig.for_model(kind, **tokens, **(CAUSAL | ENCODERS)[kind])
 
 
+def build(auto: Any, config: PreTrainedConfig) -> Any:
+    return auto.from_config(config)
+
+
 def longest(model: Any) -> int:
     """Find the longest sequence that a model takes."""
     for length in range(POSITIONS + 3, 0, -1):
@@ -70,7 +74,7 @@ def accepts(model: Any, length: int, virtual_tokens: int) -> bool:
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_sequences_as_long_as_a_model_takes_are_accepted_and_no_longer_ones(kind: str) -> None:
     config = config_of(kind)
-    model = AutoModelForCausalLM.from_config(config)
+    model = build(AutoModelForCausalLM, config)
 
     assert longest(model) == POSITIONS
     assert max_positions(config.to_dict()) == POSITIONS, "as `validate` counts"
@@ -82,13 +86,13 @@ def test_sequences_as_long_as_a_model_takes_are_accepted_and_no_longer_ones(kind
 @pytest.mark.parametrize("kind", ["biogpt", "gpt2", "opt"])
 def test_prompts_and_prefixes_take_positions_of_a_causal_model(kind: str, method: str) -> None:
     config = config_of(kind)
-    model = adapted(AutoModelForCausalLM.from_config(config), PROMPTS[method], 1, "CAUSAL_LM", steps=20)
+    model = adapted(build(AutoModelForCausalLM, config), PROMPTS[method], 1, "CAUSAL_LM", steps=20)
 
     most = longest(model)
 
     assert most == POSITIONS - VIRTUAL
     assert LoadedModel(model, None, torch.device("cpu"), torch.float32).max_length == most  # type: ignore[arg-type]
-    bare = model.get_base_model()  # type: ignore[operator]
+    bare = model.get_base_model()
     assert max_positions(config.to_dict()) == POSITIONS
     assert accepts(bare, most, VIRTUAL)
     assert not accepts(bare, most + 1, VIRTUAL)
@@ -97,12 +101,12 @@ def test_prompts_and_prefixes_take_positions_of_a_causal_model(kind: str, method
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_a_prefix_takes_positions_of_an_encoder(kind: str) -> None:
     config = config_of(kind)
-    model = adapted(AutoModelForSequenceClassification.from_config(config), PROMPTS["prefix"], 1, "SEQ_CLS", steps=20)
+    model = adapted(build(AutoModelForSequenceClassification, config), PROMPTS["prefix"], 1, "SEQ_CLS", steps=20)
 
     most = longest(model)
 
     assert most == POSITIONS - VIRTUAL
-    bare = model.get_base_model()  # type: ignore[operator]
+    bare = model.get_base_model()
     assert max_positions(config.to_dict()) == POSITIONS
     assert accepts(bare, most, VIRTUAL)
     assert not accepts(bare, most + 1, VIRTUAL)

@@ -38,8 +38,9 @@ FUSED: dict[str, Adapter] = {
 def build(config: dict[str, Any]) -> Any:
     """Build a model without memory."""
     sizes = {key: value for key, value in config.items() if key != "model_type"}
+    auto: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **sizes))
+        return auto.from_config(AutoConfig.for_model(config["model_type"], **sizes))
 
 
 @pytest.mark.parametrize(
