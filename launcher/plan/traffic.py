@@ -45,7 +45,6 @@ def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> It
     strategy, micro_batches = recipe.parallel.strategy, recipe.accumulation_steps
     wide, world, shard = wide_bytes(recipe), recipe.resources.world_size, recipe.shard_size
     everywhere = LEVELS[recipe.resources.nodes > 1]
-    in_group = LEVELS[shard > recipe.resources.ranks_per_node]
     weights = wide * number + frozen_bytes(recipe, shape)
     match strategy:
         case "ddp":
@@ -61,13 +60,15 @@ def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> It
             # the input's.
             again = weights - wide * (shape.table_parameters + shape.hidden)
             gathered = weights + (again if recipe.parallel.reshard_after_forward else 0)
-            yield Collective("all-gather of weights", in_group, micro_batches * _ring(gathered, shard))
+            per_node = recipe.resources.ranks_per_node
+            in_group = LEVELS[recipe.resources.nodes > 1 and per_node % shard > 0]
+            rings = 1 if shard % per_node == 0 or per_node % shard == 0 else 2  # a node may have parts of two groups
+            yield Collective("all-gather of weights", in_group, micro_batches * _ring(gathered, shard), rings)
             # In fp32, inside a group in each micro batch (`sync_each_batch`), between groups in the last one.
-            yield Collective("reduce-scatter of gradients", in_group, micro_batches * _ring(4 * number, shard))
+            yield Collective("reduce-scatter of gradients", in_group, micro_batches * _ring(4 * number, shard), rings)
             # As many groups as a shard has ranks: each of them has a ring of its own.
-            rings = min(shard, recipe.resources.ranks_per_node)
             sent = 2 * _ring(4 * number // shard, recipe.replicas)
-            yield Collective("all-reduce of sharded gradients", everywhere, sent, rings)
+            yield Collective("all-reduce of sharded gradients", everywhere, sent, min(shard, per_node))
 
 
 def _ring(size: int, ranks: int) -> int:
