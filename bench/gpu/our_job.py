@@ -19,6 +19,7 @@ from launcher.load import LoadedRecipe, load_recipes
 from launcher.plan.cost import flops_of_token
 from launcher.plan.memory import OVERHEAD, estimate_checkpoint, estimate_memory
 from launcher.plan.model_shape import find_shape
+from launcher.plan.recipe_at_site import at_site
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import NEVER_RESTART, RunDir
 from launcher.run.pauses import read_pauses
@@ -83,7 +84,7 @@ def loaded_recipe(one: Training, work: Path, device: str, smallest: bool) -> tup
 def plan_of(loaded: LoadedRecipe, cluster: Cluster) -> Found:
     """Return what the closed form says: bytes of a GPU, of the parts of it, and of a checkpoint."""
     recipe: Any = loaded.recipe
-    shape = find_shape(recipe, cluster, loaded.folder)
+    shape = find_shape(recipe, at_site(loaded, cluster))
     assert shape is not None
     memory = estimate_memory(recipe, shape)
     assert memory is not None
@@ -168,7 +169,8 @@ def speed_of(times: list[float], one: Training, loaded: LoadedRecipe, run: RunDi
     seconds, recipe = statistics.median(taken), loaded.recipe
     tokens = tokens_of_step(one, loaded, run)
     roots = {"runs": "", "corpora": "", "models": str(run.root.parent)}
-    shape = find_shape(recipe, Cluster.model_validate({"name": "here", "roots": roots}), loaded.folder)  # type: ignore[arg-type]
+    here = at_site(loaded, Cluster.model_validate({"name": "here", "roots": roots}))
+    shape = find_shape(recipe, here)  # type: ignore[arg-type]
     assert shape is not None
     flops = flops_of_token(recipe, shape)  # type: ignore[arg-type]
     peak = peak_of_gpu(one.dtype)

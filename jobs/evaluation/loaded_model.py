@@ -67,8 +67,10 @@ class LoadedModel:
 
     @property
     def max_length(self) -> int:
-        """Positions that the model has."""
-        return position_count(_bare(self.model)) or UNBOUNDED
+        """Positions that the model has for a text: prompts and prefixes of an adapter take some of them."""
+        positions = position_count(_bare(self.model)) or UNBOUNDED
+        prompt = self._prompt
+        return positions - prompt.num_virtual_tokens if prompt else positions
 
     @property
     def window(self) -> int:
@@ -86,11 +88,13 @@ class LoadedModel:
     @property
     def body(self) -> Any:
         """The model without its output embedding; None if adapters put prompts before the text, or it is sharded."""
-        if self.is_sharded:
-            return None
-        if getattr(self.model, "active_peft_config", None) and self.model.active_peft_config.is_prompt_learning:
-            return None
-        return _bare(self.model).base_model
+        return None if self.is_sharded or self._prompt else _bare(self.model).base_model
+
+    @property
+    def _prompt(self) -> Any:
+        """Configuration of the adapter that puts prompts or a prefix before the text; None if there is none."""
+        config = getattr(self.model, "active_peft_config", None)
+        return config if config and config.is_prompt_learning else None
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return the logits of last hidden states, [n, vocabulary]."""

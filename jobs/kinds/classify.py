@@ -48,7 +48,7 @@ def main(context: Context) -> None:
         rows = published_config(recipe.model, path).get_text_config().vocab_size
         check_rows(rows, max(notes.tokenizer.get_vocab().values()) + 1)
         model = build_classifier(recipe.model, path, recipe.seed, weights_dtype(recipe), head)
-        check_positions(model, batch)
+        check_positions(model, batch, recipe.virtual_tokens)
 
         trainer = run.trainer(
             run.adapt(model, "SEQ_CLS"),

@@ -49,7 +49,7 @@ def main(context: Context) -> None:
         run.print(describe_mixture(tuple(names), sizes, mixture, total), describe_loss(data, pieces))
         path, expansion = context.model_path(recipe.model.path), new_tokens(context, recipe)
         model = build_causal_lm(recipe.model, path, recipe.seed, weights_dtype(recipe), expansion)
-        check_fits(model, batch, (corpus.manifest for corpus in corpora), count_ids(tokenizer))
+        check_fits(model, batch, recipe.virtual_tokens, (corpus.manifest for corpus in corpora), count_ids(tokenizer))
 
         collator = flattening_collator if is_flash else packed_collator
         evaluation = _evaluation(run, recipe.evaluation, corpora, epoch)

@@ -48,7 +48,7 @@ def main(context: Context) -> None:
         )
         model = _build(run, recipe.model.path)
         end_of_answer = pairs.renderer.end_of_answer
-        check_positions(model, batch)
+        check_positions(model, batch, recipe.virtual_tokens)
         check_rows(model.config.get_text_config().vocab_size, max(pairs.renderer.tokenizer.get_vocab().values()) + 1)
         let_stop(model, end_of_answer)
 
@@ -86,9 +86,8 @@ def _build(run: TrainingRun[DpoRecipe], name: str) -> PreTrainedModel:
 def _reference(run: TrainingRun[DpoRecipe], pairs: PreparedPairs) -> dict[str, Any]:
     """Return what the trainer needs to know of the reference."""
     recipe, wanted = run.recipe, run.recipe.reference
-    is_model_itself = wanted.model is None and (recipe.adapter is not None or wanted.precompute)
     builds: Callable[[], PreTrainedModel] | None = None
-    if not (is_model_itself or recipe.loss == "orpo"):
+    if recipe.loads_frozen_copy:
         builds = partial(_build, run, wanted.model or recipe.model.path)
     kept = None
     if wanted.precompute:

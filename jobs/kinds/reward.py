@@ -52,7 +52,7 @@ def main(context: Context) -> None:
         pad_token = padding_token(tokenizer, recipe.model.path)
         pad = tokenizer.get_vocab()[pad_token]
         model = build_classifier(recipe.model, path, recipe.seed, weights_dtype(recipe), reward_head(pad))
-        check_positions(model, batch)
+        check_positions(model, batch, recipe.virtual_tokens)
 
         adapted = run.adapt(model, "SEQ_CLS")
         trainer = run.trainer(

@@ -45,7 +45,7 @@ def main(context: Context) -> None:
         renderer = renderer_of(context, recipe)
         path = context.model_path(recipe.model.path)
         policy = build(AutoModelForCausalLM, recipe.model, path, recipe.seed, weights_dtype(recipe))
-        check_positions(policy, batch)
+        check_positions(policy, batch, recipe.virtual_tokens)
         check_rows(policy.config.get_text_config().vocab_size, max(renderer.tokenizer.get_vocab().values()) + 1)
         stops = let_stop(policy, renderer.end_of_answer)
         references = [*order.rows["reference"], *held_out["reference"]]

@@ -48,7 +48,7 @@ def main(context: Context) -> None:
         renderer, expansion = renderer_of(context, recipe), new_tokens(context, recipe)
         path = context.model_path(recipe.model.path)
         model = build_causal_lm(recipe.model, path, recipe.seed, weights_dtype(recipe), expansion)
-        check_positions(model, batch)
+        check_positions(model, batch, recipe.virtual_tokens)
         check_rows(model.config.get_text_config().vocab_size, max(renderer.tokenizer.get_vocab().values()) + 1)
         let_stop(model, renderer.end_of_answer)
 

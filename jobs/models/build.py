@@ -18,6 +18,7 @@ from jobs.models.embeddings import add_rows
 from jobs.models.folder import loading
 from jobs.models.fused_loss import fuse_loss
 from launcher.artifacts.corpus_manifest import Manifest
+from launcher.artifacts.positions import missing_positions
 from launcher.artifacts.token_ids import missing_rows
 from launcher.artifacts.tokenizer_manifest import Expansion
 from launcher.errors import LauncherError
@@ -154,12 +155,15 @@ def published_config(section: Model, path: str, settings: Mapping[str, Any] | No
     return config
 
 
-def check_fits(model: PreTrainedModel, batch: Batch, corpora: Iterable[Manifest], own: int | None = None) -> None:
+def check_fits(
+    model: PreTrainedModel, batch: Batch, virtual_tokens: int, corpora: Iterable[Manifest], own: int | None = None
+) -> None:
     """Refuse data that the model has no embeddings or positions for.
 
     Args:
         model: The model.
         batch: The recipe's section.
+        virtual_tokens: That the recipe's adapter puts before each sequence.
         corpora: What it is to be trained on.
         own: Tokens of the model's own tokenizer, if they are known.
 
@@ -174,7 +178,7 @@ def check_fits(model: PreTrainedModel, batch: Batch, corpora: Iterable[Manifest]
                 f"data.corpora: `{corpus.corpus}` was made with a tokenizer of {corpus.tokenizer.vocab_size} tokens, "
                 f"but the model has {config.vocab_size}; prepare the corpus with this model's tokenizer"
             )
-    check_positions(model, batch)
+    check_positions(model, batch, virtual_tokens)
 
 
 def check_rows(rows: int, tokens: int | None) -> None:
@@ -191,18 +195,19 @@ def check_rows(rows: int, tokens: int | None) -> None:
         raise LauncherError(f"model.path: {fault}")
 
 
-def check_positions(model: PreTrainedModel, batch: Batch) -> None:
+def check_positions(model: PreTrainedModel, batch: Batch, virtual_tokens: int) -> None:
     """Refuse sequences that the model has no positions for.
+
+    Args:
+        model: The model.
+        batch: The recipe's section.
+        virtual_tokens: That the recipe's adapter puts before each sequence.
 
     Raises:
         LauncherError: they are too long.
     """
-    positions = position_count(model)
-    if positions is not None and batch.sequence_length > positions:
-        raise LauncherError(
-            f"batch.sequence_length: {batch.sequence_length} tokens are more than the model's {positions} positions; "
-            f"write `{positions}` or less"
-        )
+    if fault := missing_positions(batch.sequence_length, virtual_tokens, position_count(model)):
+        raise LauncherError(f"batch.sequence_length: {fault}")
 
 
 def let_stop(model: PreTrainedModel, token: int) -> list[int]:
@@ -220,7 +225,9 @@ def let_stop(model: PreTrainedModel, token: int) -> list[int]:
 
 def position_count(model: PreTrainedModel) -> int | None:
     """Return how long a sequence may be: RoBERTa and its kin start to count after the padding token's number."""
-    rows: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    config = model.config.get_text_config()
+    # MPT's configuration does not give its `max_seq_len` the usual name.
+    rows: int | None = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
     tables = [module for name, module in model.named_modules() if name.endswith(".position_embeddings")]
     padding = getattr(tables[0], "padding_idx", None) if tables else None
     return rows if rows is None or padding is None else rows - padding - 1

@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,8 @@ def validate(
         validate_file(Path(files[0]), overrides or (), profile, rehearse, as_json)
         return
     loaded, faults = load_all([Path(file) for file in files], overrides or (), rehearse, sweep or ())
+    made_here = {item.recipe.makes.name: item.recipe.data_use for item in loaded if item.recipe.makes}
+    loaded = [replace(item, awaited=made_here) for item in loaded]
     of_site, sound = _check(loaded, profile) if profile else ([], [True] * len(loaded))
     faults += of_site
     forecasts = [item.forecast for item in estimate_recipes(loaded, profile)] if profile else [None] * len(loaded)
@@ -86,8 +89,7 @@ def _check(loaded: "list[LoadedRecipe]", profile: "Cluster") -> "tuple[list[Faul
     from launcher.plan import check_each
     from launcher.plan.conflicts import find_conflicts
 
-    made_here = {item.recipe.makes.name: item.recipe.data_use for item in loaded if item.recipe.makes}
-    alone = check_each(loaded, profile, made_here)
+    alone = check_each(loaded, profile)
     together = [*dict.fromkeys(find_conflicts(loaded))]
     in_conflict = {fault.file for fault in together}
     sound = [not its and str(item.path) not in in_conflict for item, its in alone]

@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,9 @@ class LoadedRecipe:
     """Of a stage: the folder of its pipeline's artifacts, where names are looked up first."""
     stage: str | None = None
     """Its name, if it is one of several that are submitted together."""
+    awaited: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Names of what is not there yet, but will be when it starts, and the `data_use` of each. Something else may have
+    such a name at the site."""
 
     @cached_property
     def folder(self) -> str:

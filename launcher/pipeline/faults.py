@@ -13,21 +13,24 @@ from launcher.plan import check_all
 from launcher.submit.partition_checks import find_unstartable
 
 
+def awaited_names(loaded: LoadedPipeline) -> dict[str, str]:
+    """Names that the stages of a pipeline make, and the `data_use` of each."""
+    recipes = {stage.name: stage.loaded.recipe for stage in loaded.stages}
+    names: dict[str, str] = {recipe.makes.name: recipe.data_use for recipe in recipes.values() if recipe.makes}
+    return names | {one.makes[1]: recipes[one.points[0]].data_use for one in loaded.choices if one.makes}
+
+
 def find_faults(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe], cluster: Cluster) -> list[Fault]:
     """Check the recipes of all stages at a site, and what they make together.
 
     Args:
         loaded: The pipeline.
-        items: Its recipes, by the names of the stages.
+        items: Its recipes, by the names of the stages, each with what it awaits.
         cluster: The site.
     """
-    pending = {item.recipe.makes.name: item.recipe.data_use for item in items.values() if item.recipe.makes}
-    pending |= {one.makes[1]: items[one.points[0]].recipe.data_use for one in loaded.choices if one.makes}
     found: list[tuple[Path, Fault]] = []
     for its in _by_stage(loaded, items).values():
-        told = name_points(
-            ((item.point, fault) for item in its for fault in check_all([item], cluster, pending)), len(its)
-        )
+        told = name_points(((item.point, fault) for item in its for fault in check_all([item], cluster)), len(its))
         found += [(its[0].path, fault) for fault in told]
     known = {(fault.file, fault.line, fault.key) for _, fault in found}
     for path, fault in find_unstartable(list(items.values()), cluster):
@@ -40,7 +43,8 @@ def _by_stage(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe]) -> dict
     """Give the recipes of each stage as it is written: one, or one for each point of its sweep."""
     found: dict[str, list[LoadedRecipe]] = {}
     for stage in loaded.stages:
-        its = [replace(one, artifacts=items[stage.name].artifacts) for one in stage.corners] or [items[stage.name]]
+        item = items[stage.name]
+        its = [replace(one, artifacts=item.artifacts, awaited=item.awaited) for one in stage.corners] or [item]
         found.setdefault(stage.sweep or stage.name, []).extend(its)
     return found
 

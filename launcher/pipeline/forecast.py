@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from launcher.cluster import Cluster
 from launcher.load.pipeline import LoadedPipeline
 from launcher.load.recipes import LoadedRecipe
+from launcher.pipeline.faults import awaited_names
 from launcher.pipeline.order import StageOrder, order_stages
 from launcher.plan.cost import attempt_gpu_hours
 from launcher.plan.details import detail
@@ -50,7 +51,8 @@ def forecast_pipeline(loaded: LoadedPipeline, cluster: Cluster) -> PipelineForec
     Raises:
         LauncherError: Stages wait for each other.
     """
-    order, items = order_stages(loaded), {stage.name: stage.loaded for stage in loaded.stages}
+    order, awaited = order_stages(loaded), awaited_names(loaded)
+    items = {stage.name: replace(stage.loaded, awaited=awaited) for stage in loaded.stages}
     written = {stage.name: stage.sweep or stage.name for stage in loaded.stages}
     selected = {choice.name: choice.points[0] for choice in loaded.choices}
     whole = dict.fromkeys(written.get(name, name) for name in order.awaits)

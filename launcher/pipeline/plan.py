@@ -14,7 +14,7 @@ from launcher.errors import Fault, RecipeError
 from launcher.load.pipeline import LoadedPipeline
 from launcher.load.recipes import LoadedRecipe
 from launcher.pipeline.choose import Choice
-from launcher.pipeline.faults import find_faults
+from launcher.pipeline.faults import awaited_names, find_faults
 from launcher.pipeline.order import StageOrder, order_stages
 from launcher.pipeline.record import Selection, StageRecord, made_for
 from launcher.recipe.identity import look_at_input, recipe_checksum
@@ -79,7 +79,8 @@ def plan_pipeline(
     """
     root = runs_root_of(cluster)
     folder = _new_folder(root, loaded.recipe.name)
-    items = {stage.name: replace(stage.loaded, artifacts=folder.artifacts) for stage in loaded.stages}
+    awaited = awaited_names(loaded)
+    items = {stage.name: replace(stage.loaded, artifacts=folder.artifacts, awaited=awaited) for stage in loaded.stages}
     order = order_stages(loaded)
     if faults := find_faults(loaded, items, cluster):
         raise RecipeError(faults)
@@ -154,6 +155,7 @@ def _plan_search(stage: PlannedStage, plan: PipelinePlan, snapshot: Snapshot) ->
             one,
             recipe=one.recipe.model_copy(update={"name": record.search, **output}),
             artifacts=plan.folder.artifacts,
+            awaited=awaited_names(plan.loaded),
             stage=name,
         )
         for one in corners

@@ -32,8 +32,8 @@ def layer_activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     norms = 2 * ((4 + 2 * wide) * hidden + 4)  # the input and its scale in fp32, the normalised input, the output
     if casts_weights(recipe):
-        # What goes round the layers is in fp32, too, and cast for each of the five matrices behind a norm.
-        norms = 2 * (8 * hidden + 4) + 5 * wide * hidden
+        # What goes round the layers is in fp32, too, and cast for each of the matrices behind a norm.
+        norms = 2 * (8 * hidden + 4) + (2 if shape.is_fused else 5) * wide * hidden
     mlp = wide * 4 * shape.intermediate  # gate, its activation, up, their product
     matrix = 4 * shape.heads  # only the sums of its rows: FlashAttention, https://arxiv.org/abs/2205.14135
     if recipe.model.attention == "eager":
@@ -41,6 +41,10 @@ def layer_activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:
         matrix = (4 if wide == 4 else 4 + wide) * shape.heads * recipe.batch.sequence_length
         keys = queries
     attention = wide * (2 * queries + 2 * keys)  # queries, keys, values, result
+    if shape.is_fused and recipe.model.attention != "eager":
+        # The values are a part of one product, all of which is kept; and the result is copied, since Phi-3 leaves the
+        # heads of its queries before their tokens.
+        attention += wide * (2 * queries + keys)
     return norms + attention + matrix + mlp + _casts_for_adapter(recipe, shape)
 
 

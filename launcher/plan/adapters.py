@@ -59,6 +59,13 @@ def _embeddings(adapter: Adapter, shape: ModelShape) -> int:
 def _linear_layers(shape: ModelShape) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of a layer's matrices, by their names."""
     hidden, queries, keys = shape.hidden, shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    if shape.is_fused:
+        return {
+            "qkv_proj": (hidden, queries + 2 * keys),
+            "o_proj": (queries, hidden),
+            "gate_up_proj": (hidden, 2 * shape.intermediate),
+            "down_proj": (shape.intermediate, hidden),
+        }
     return {
         "q_proj": (hidden, queries),
         "k_proj": (hidden, keys),

@@ -12,6 +12,7 @@ from launcher.load import LoadedRecipe
 from launcher.plan.forecast import usable_memory
 from launcher.plan.memory import estimate_memory
 from launcher.plan.model_shape import ModelShape, find_shape, scoring_shapes
+from launcher.plan.recipe_at_site import at_site
 from launcher.plan.step_time import estimate_step
 
 if TYPE_CHECKING:
@@ -122,8 +123,9 @@ def alternatives_of(loaded: LoadedRecipe, cluster: Cluster) -> list[Alternative]
     recipe = loaded.recipe
     if not recipe.trains or not recipe.resources.gpus_per_node:
         return []
-    shape, limit = find_shape(recipe, cluster, loaded.folder), cluster.gpus.memory or recipe.resources.gpu_memory
+    here = at_site(loaded, cluster)
+    shape, limit = find_shape(recipe, here), cluster.gpus.memory or recipe.resources.gpu_memory
     if shape is None or limit is None:
         return []
-    scoring = scoring_shapes(recipe, shape, cluster, loaded.folder)
+    scoring = scoring_shapes(recipe, shape, here)
     return find_alternatives(recipe, shape, cluster, usable_memory(limit), scoring)

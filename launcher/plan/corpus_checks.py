@@ -57,9 +57,10 @@ def check_token_ids(here: RecipeAtSite) -> Iterator[Fault]:
     if not recipe.trains:
         yield from _mismatches(here)
         return
-    corpora, tokenizer = list(here.inputs("corpus")), here.model(recipe.model.tokenizer_path)
-    own = here.site.once(count_ids, tokenizer) if tokenizer.is_absolute() else None
-    rows = (model_config(recipe, here.cluster, here.folder) or {}).get("vocab_size")
+    corpora, tokenizer = list(here.inputs("corpus")), here.found(recipe.model.tokenizer_path)
+    own = here.site.once(count_ids, tokenizer) if tokenizer else None
+    # A tokenizer that is yet to be made may add rows.
+    rows = (model_config(recipe, here) or {}).get("vocab_size") if recipe.model.tokenizer not in here.pending else None
     sizes = [((here.manifest(one.name) or {}).get("tokenizer") or {}).get("vocab_size") for one in corpora]
     is_used = not corpora or any(ids and rows and ids > rows for ids in sizes)
     if is_used and (message := missing_rows(own, rows)):
@@ -87,8 +88,9 @@ def _mismatches(here: RecipeAtSite, but: Collection[int] = ()) -> Iterator[Fault
     name = here.recipe.reads_corpora_with
     if name is None:
         return
-    corpora, tokenizer = list(here.inputs("corpus")), here.model(name)
-    folders = [(one.name, here.corpus(one.name)) for one in corpora]
-    for place, message in tokenizer_mismatches(folders, tokenizer if tokenizer.is_absolute() else None):
+    there = [one for one in enumerate(here.inputs("corpus")) if one[1].name not in here.pending]
+    folders = [(one.name, here.corpus(one.name)) for _, one in there]
+    for number, message in tokenizer_mismatches(folders, here.found(name)):
+        place, one = there[number]
         if place not in but:
-            yield here.fault("mismatch", corpora[place].key, message)
+            yield here.fault("mismatch", one.key, message)

@@ -4,15 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.cluster import Cluster
 from launcher.gpus import flops_per_token, peak_flops
-from launcher.plan.model_shape import ModelShape, read_json
+from launcher.plan.model_shape import ModelShape
+from launcher.plan.recipe_at_site import RecipeAtSite
 from launcher.plan.utilisation import expected_mfu
 from launcher.recipe import Recipe
-from launcher.run.paths import locate
 
 if TYPE_CHECKING:
     from launcher.recipe.kinds.training import TrainingRecipe
@@ -84,15 +82,14 @@ def steps_of(recipe: "TrainingRecipe", corpus_sizes: Sequence[int] | None) -> in
     return recipe.batch.steps(length, Fraction(0) if corpus_sizes is None else recipe.samples_in_epoch(corpus_sizes))
 
 
-def corpus_sizes(recipe: "TrainingRecipe", cluster: Cluster, folder: str) -> list[int] | None:
+def corpus_sizes(recipe: "TrainingRecipe", here: RecipeAtSite) -> list[int] | None:
     """Training sequences of each corpus, from its manifest; None unless all are known."""
     from launcher.recipe.sections.mixture import Data
 
     data = getattr(recipe, "data", None)
     if not isinstance(data, Data) or data.packing == "pad":  # padding takes the length of every document
         return None
-    folders = (Path(locate(corpus.name, cluster.roots.corpora, folder)) for corpus in data.corpora)
-    counts = [(read_json(path / "manifest.json") or {}).get("counts") or {} for path in folders]
+    counts = [(here.manifest(corpus.name) or {}).get("counts") or {} for corpus in data.corpora]
     unit = "documents" if data.packing == "truncate" else "tokens"
     known = [count for count in (each.get(unit, {}).get("train") for each in counts) if isinstance(count, int)]
     if len(known) < len(counts):

@@ -20,6 +20,7 @@ from launcher.plan.memory import (
     trained_parameters,
 )
 from launcher.plan.model_shape import ModelShape, find_shape, scoring_shapes
+from launcher.plan.recipe_at_site import at_site
 from launcher.plan.step_time import StepTime, estimate_step, measured_at
 
 if TYPE_CHECKING:
@@ -81,13 +82,14 @@ def detail(loaded: LoadedRecipe, cluster: Cluster) -> TrainingDetails | None:
     recipe = loaded.recipe
     if not recipe.trains:
         return None
-    shape = find_shape(recipe, cluster, loaded.folder)
+    here = at_site(loaded, cluster)
+    shape = find_shape(recipe, here)
     if shape is None:
         return None
     start = starting_micro_batch(loaded, cluster)
     recipe = recipe if start is None else recipe.sized(start)
-    steps = steps_of(recipe, corpus_sizes(recipe, cluster, loaded.folder))
-    return detail_shape(recipe, shape, cluster, steps, scoring_shapes(recipe, shape, cluster, loaded.folder))
+    steps = steps_of(recipe, corpus_sizes(recipe, here))
+    return detail_shape(recipe, shape, cluster, steps, scoring_shapes(recipe, shape, here))
 
 
 def detail_shape(

@@ -73,9 +73,13 @@ def check_each(
     """Check recipes as `check` does, but not for conflicts with each other; each fault at its file and line."""
     site = Lookups()
     return [
-        (item, [item.place(fault) for fault in check(item.recipe, cluster, item.folder, pending, item.artifacts, site)])
+        (item, [item.place(fault) for fault in _check_loaded(item, cluster, {**pending, **item.awaited}, site)])
         for item in loaded
     ]
+
+
+def _check_loaded(item: LoadedRecipe, cluster: Cluster, pending: Pending, site: Lookups) -> list[Fault]:
+    return check(item.recipe, cluster, item.folder, pending, item.artifacts, site)
 
 
 def check_all(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending: Pending = _NOTHING) -> list[Fault]:

@@ -16,6 +16,7 @@ from launcher.plan.memory import (
     estimate_offloaded,
 )
 from launcher.plan.model_shape import find_shape, scoring_shapes
+from launcher.plan.recipe_at_site import at_site
 from launcher.recipe.quantities import Size
 
 if TYPE_CHECKING:
@@ -72,17 +73,17 @@ class Forecast:
 
 def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
     """Estimate size, memory and cost of a recipe on a cluster."""
-    recipe, folder = loaded.recipe, loaded.folder
+    recipe, here = loaded.recipe, at_site(loaded, cluster)
     hours = attempt_gpu_hours(recipe) if cluster.gpus.device == "cuda" else 0.0
     world_size = recipe.resources.world_size
-    missing = hub_ids(recipe, cluster, folder)
+    missing = hub_ids(recipe, cluster, loaded.folder)
     if not recipe.trains:
         return Forecast(world_size, hours, hub_ids=missing)
-    shape, start = find_shape(recipe, cluster, folder), starting_micro_batch(loaded, cluster)
+    shape, start = find_shape(recipe, here), starting_micro_batch(loaded, cluster)
     recipe = recipe if start is None else recipe.sized(start)
     if shape is None or not _uses_gpus(recipe, cluster):
         return Forecast(world_size, hours, micro_batch=start, hub_ids=missing)
-    wanted, scoring = recipe.resources.memory, scoring_shapes(recipe, shape, cluster, folder)
+    wanted, scoring = recipe.resources.memory, scoring_shapes(recipe, shape, here)
     return Forecast(
         world_size,
         hours,
@@ -92,7 +93,7 @@ def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
         offloaded=estimate_offloaded(recipe, shape),
         node_memory=wanted.bytes if wanted else None,
         micro_batch=start,
-        run=estimate_run(recipe, shape, cluster.gpus.type, corpus_sizes(recipe, cluster, folder)),
+        run=estimate_run(recipe, shape, cluster.gpus.type, corpus_sizes(recipe, here)),
         hub_ids=missing,
     )
 
@@ -111,8 +112,9 @@ def starting_micro_batch(loaded: LoadedRecipe, cluster: Cluster) -> int | None:
         return 1
     share = recipe.batch.sequences // recipe.resources.world_size
     powers = [1 << place for place in range((share & -share).bit_length())]  # those that divide it
-    shape, limit = find_shape(recipe, cluster, loaded.folder), _gpu_memory(recipe, cluster)
-    scoring = scoring_shapes(recipe, shape, cluster, loaded.folder) if shape else []
+    here = at_site(loaded, cluster)
+    shape, limit = find_shape(recipe, here), _gpu_memory(recipe, cluster)
+    scoring = scoring_shapes(recipe, shape, here) if shape else []
     estimates = [estimate_memory(recipe.sized(number), shape, scoring) if shape else None for number in powers]
     if limit is None or None in estimates:
         return max(number for number in powers if number <= _UNKNOWN_START)
@@ -125,7 +127,7 @@ def checkpoint_bytes(loaded: LoadedRecipe, cluster: Cluster) -> int | None:
     recipe = loaded.recipe
     if not recipe.trains:
         return None
-    shape = find_shape(recipe, cluster, loaded.folder)
+    shape = find_shape(recipe, at_site(loaded, cluster))
     return estimate_checkpoint(recipe, shape) if shape else None
 
 

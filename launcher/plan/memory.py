@@ -91,13 +91,20 @@ def _at(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape, further: in
 def estimate_loading(recipe: "TrainingRecipe", shape: ModelShape, scoring: Sequence[ModelShape] = ()) -> int | None:
     """Estimate the RAM that a node's ranks need together before the work, in bytes.
 
-    Each reads a whole copy and then keeps its part (`jobs/models/build.py`). None for ZeRO-3,
-    which does that while it loads, and for quantised weights, which are read one by one.
+    Each reads a whole copy and then keeps its part (`jobs/models/build.py`). Further models are read meanwhile, one
+    after the other. None for ZeRO-3, which keeps its part while it loads, and for quantised weights, which are read one
+    by one.
     """
     if recipe.parallel.strategy == "zero3" or recipe.model.quantization:
         return None
-    own = (4 if recipe.adapter is None else wide_bytes(recipe)) * shape.parameters
-    return recipe.resources.ranks_per_node * (own + _scoring(recipe, scoring))
+    wide = wide_bytes(recipe)
+    own = (4 if recipe.adapter is None else wide) * shape.parameters
+    beside = [wide * one.scoring_parameters for one in scoring]
+    if recipe.loads_frozen_copy_first and recipe.loads_frozen_copy:
+        beside.append(wide * shape.parameters)
+    elif recipe.loads_frozen_copy and recipe.parallel.strategy != "ddp":  # there the GPU has the trained model by then
+        beside.append(own)
+    return recipe.resources.ranks_per_node * (own + max(beside, default=0))
 
 
 def estimate_checkpoint(recipe: "TrainingRecipe", shape: ModelShape) -> int | None:
@@ -207,7 +214,8 @@ def _frozen_copy(recipe: "TrainingRecipe", shape: ModelShape) -> int:
     """A reference, in the format of the trained model's own weights; DeepSpeed computes in the compute format alone."""
     if not recipe.has_frozen_copy:
         return 0
-    wide = wide_bytes(recipe) if recipe.adapter or recipe.parallel.strategy.startswith("zero") else 4
+    is_narrow = recipe.adapter or recipe.parallel.strategy.startswith("zero") or recipe.loads_frozen_copy_first
+    wide = wide_bytes(recipe) if is_narrow else 4
     return wide * shape.parameters // (recipe.shard_size if recipe.shards_frozen_copy else 1)
 
 

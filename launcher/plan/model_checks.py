@@ -8,10 +8,11 @@ from pathlib import Path
 from launcher.artifacts.adapter_folder import AdapterFolder, is_credentialed, read_adapter
 from launcher.artifacts.chat_template import find_template_fault
 from launcher.artifacts.model_folder import require_files
+from launcher.artifacts.positions import max_positions, missing_positions
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.errors import Fault, FaultCode, LauncherError
 from launcher.plan.cost import corpus_sizes
-from launcher.plan.model_shape import max_positions, model_config, read_json
+from launcher.plan.model_shape import model_config, read_json
 from launcher.plan.recipe_at_site import RecipeAtSite, suggest
 from launcher.recipe.base import AdapterInput, Input
 from launcher.run.paths import RunDir
@@ -120,21 +121,19 @@ def _is_of_search(link: Path, name: str) -> bool:
 
 
 def check_lengths(here: RecipeAtSite) -> Iterator[Fault]:
-    """Compare the length of sequences with the positions of the model."""
+    """Compare the length of sequences, with what an adapter puts before them, with the positions of the model."""
     recipe = here.recipe
     if not recipe.trains:
         return
-    length = recipe.batch.sequence_length
-    limit = max_positions(model_config(recipe, here.cluster, here.folder) or {})
-    if limit and length > limit:
-        message = f"{length} is more than the model's {limit} positions; write at most {limit}"
+    positions = max_positions(model_config(recipe, here) or {})
+    if message := missing_positions(recipe.batch.sequence_length, recipe.virtual_tokens, positions):
         yield here.fault("mismatch", "batch.sequence_length", message)
 
 
 def check_schedule(here: RecipeAtSite) -> Iterator[Fault]:
     """Refuse a training that would learn nothing from the corpora that are on this site."""
     recipe = here.recipe
-    sizes = corpus_sizes(recipe, here.cluster, here.folder) if recipe.trains else None
+    sizes = corpus_sizes(recipe, here) if recipe.trains else None
     if recipe.trains and sizes and (fault := recipe.find_too_little(recipe.samples_in_epoch(sizes))):
         key, _, message = fault.partition(": ")
         yield here.fault("conflict", key, message)
@@ -145,8 +144,8 @@ def check_chat_template(here: RecipeAtSite) -> Iterator[Fault]:
     recipe = here.recipe
     if not recipe.trains or recipe.chat_template is None:
         return
-    folder = here.model(recipe.model.tokenizer_path)
-    if not here.site.once(os.path.isdir, folder):
+    folder = here.found(recipe.model.tokenizer_path)
+    if folder is None or not here.site.once(os.path.isdir, folder):
         return
     if message := here.site.once(find_template_fault, folder, recipe.chat_template):
         yield here.fault("mismatch", "data.chat_template", message)

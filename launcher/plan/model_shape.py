@@ -1,6 +1,5 @@
 """Sizes of models, read from config.json, from which memory, cost and feasibility follow."""
 
-import os
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -8,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.artifacts.adapter_folder import read_object
 from launcher.artifacts.tokenizer_manifest import EXPANSION
-from launcher.cluster import Cluster
-from launcher.run.paths import locate
 
 if TYPE_CHECKING:
+    from launcher.plan.recipe_at_site import RecipeAtSite
     from launcher.recipe.kinds.training import TrainingRecipe
 
 NEW_TOKENS = "new_tokens"
@@ -19,14 +17,20 @@ NEW_TOKENS = "new_tokens"
 _GATED_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3"})
 """Model types built of attention, a gated MLP of three matrices and two norms a layer, as in LLaMA
 (https://arxiv.org/abs/2302.13971)."""
-
-_PADDED_POSITIONS = frozenset(
-    {"camembert", "longformer", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
-)
-"""Model types that count positions from the number of the padding token plus one; MPNet does so from 2, whatever its
-padding token is."""
-_USUAL_PADDING = 1
-"""Number of these models' padding token, unless their config.json says another."""
+_NEEDED = frozenset({"hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size"})
+"""Keys of their config.json without which the sizes are not known."""
+_NEVER_BIASED = frozenset({"mistral", "phi3"})
+"""Those whose attention has no biases, whatever a config.json says."""
+_OMITTED: dict[str, dict[str, Any]] = {
+    "gemma": {"head_dim": 256, "num_key_value_heads": 16, "tie_word_embeddings": True},
+    "gemma2": {"head_dim": 256, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    "mistral": {"num_key_value_heads": 8},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"head_dim": 128, "num_key_value_heads": 32},
+}
+"""What transformers takes for keys that a config.json leaves out: Gemma's published files have no
+`tie_word_embeddings`. Of the other types embeddings are not tied, and the number and the size of the key heads follow
+from the hidden size and the query heads."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class ModelShape:
     """Tokens of the vocabulary that training adds."""
     small_parameters: int = 0
     """Biases of a layer, and norms besides its two."""
+    is_fused: bool = False
+    """One matrix makes queries, keys and values, and one both parts of the MLP's gate."""
     outputs: int = 0
     """Outputs of a head that takes the place of the output embedding; 0: there is none."""
 
@@ -85,9 +91,11 @@ class ModelShape:
 
 
 def read_shape(config: dict[str, Any]) -> ModelShape | None:
-    """Read the sizes from a model's config.json; None if it is of a type that the formulas do not cover."""
-    if config.get("model_type") not in _GATED_DECODERS:
+    """Read the sizes from config.json; None if it lacks some, or is of a model type that the formulas do not cover."""
+    kind = config.get("model_type")
+    if kind not in _GATED_DECODERS or not config.keys() >= _NEEDED:
         return None
+    config = _OMITTED.get(kind, {}) | config
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     return ModelShape(
         layers=config["num_hidden_layers"],
@@ -98,9 +106,10 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
         kv_heads=config.get("num_key_value_heads") or heads,
         vocabulary=config["vocab_size"],
         is_tied=bool(config.get("tie_word_embeddings", False)),
-        caps_logits=config["model_type"] == "gemma2",
+        caps_logits=kind == "gemma2",
         new_tokens=config.get(NEW_TOKENS, 0),
         small_parameters=_small_parameters(config),
+        is_fused=kind == "phi3",
     )
 
 
@@ -112,7 +121,7 @@ def _small_parameters(config: dict[str, Any]) -> int:
     biases = 0
     if kind == "qwen2":
         biases = inner
-    elif config.get("attention_bias"):
+    elif config.get("attention_bias") and kind not in _NEVER_BIASED:
         biases = inner + hidden
     if kind == "llama" and config.get("mlp_bias"):
         biases += 2 * config["intermediate_size"] + hidden
@@ -120,25 +129,15 @@ def _small_parameters(config: dict[str, Any]) -> int:
     return biases + further
 
 
-def find_shape(recipe: "TrainingRecipe", cluster: Cluster, recipe_folder: str) -> ModelShape | None:
+def find_shape(recipe: "TrainingRecipe", here: "RecipeAtSite") -> ModelShape | None:
     """Read the sizes of a recipe's model; None if it is not on this machine, or not covered by the formulas."""
-    shape = read_shape(model_config(recipe, cluster, recipe_folder) or {})
+    shape = read_shape(model_config(recipe, here) or {})
     return with_head(shape, recipe) if shape else None
 
 
 def with_head(shape: ModelShape, recipe: "TrainingRecipe") -> ModelShape:
     """Put the recipe's head in the place of the output embedding, if it has one; of unknown classes, one of two."""
     return replace(shape, outputs=recipe.classes or 2) if recipe.predicts == "labels" else shape
-
-
-def max_positions(config: dict[str, Any]) -> int | None:
-    """Read the longest sequence of a model from its config.json, in tokens; None if it does not say."""
-    positions: int | None = config.get("max_position_embeddings")
-    kind = config.get("model_type")
-    if not positions or kind not in (*_PADDED_POSITIONS, "mpnet"):
-        return positions
-    padding: int = _USUAL_PADDING if kind == "mpnet" else config.get("pad_token_id", _USUAL_PADDING)
-    return positions - padding - 1
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -154,31 +153,23 @@ def _read_json(path: Path, _mtime_ns: int) -> dict[str, Any] | None:
     return read_object(path)
 
 
-def model_config(recipe: "TrainingRecipe", cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
+def model_config(recipe: "TrainingRecipe", here: "RecipeAtSite") -> dict[str, Any] | None:
     """Read config.json of a recipe's model, with the recipe's new tokens; None if it is not on this machine."""
-    config = _config_of(recipe.model.path, cluster, recipe_folder)
-    if config is None or recipe.model.tokenizer is None:
+    config = here.config(recipe.model.path)
+    tokenizer = recipe.model.tokenizer and here.found(recipe.model.tokenizer)
+    if config is None or not tokenizer:
         return config
-    added = read_json(Path(locate(recipe.model.tokenizer, cluster.roots.models, recipe_folder)) / EXPANSION) or {}
+    added = read_json(tokenizer / EXPANSION) or {}
     rows = (added.get("expanded") or {}).get("vocab_size", 0)
     return config | {"vocab_size": max(rows, config.get("vocab_size", 0)), NEW_TOKENS: len(added.get("parts", ()))}
 
 
-def scoring_shapes(
-    recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster, recipe_folder: str
-) -> list[ModelShape]:
+def scoring_shapes(recipe: "TrainingRecipe", shape: ModelShape, here: "RecipeAtSite") -> list[ModelShape]:
     """Read the sizes of the models that score completions; of one that is not on this machine, take the policy's.
 
     Args:
         recipe: The recipe.
         shape: Of its own model, the policy.
-        cluster: Where it runs.
-        recipe_folder: To which `./...` is relative.
+        here: Where it runs.
     """
-    configs = [_config_of(name, cluster, recipe_folder) for name in recipe.scoring_models]
-    return [read_shape(config or {}) or shape for config in configs]
-
-
-def _config_of(name: str, cluster: Cluster, recipe_folder: str) -> dict[str, Any] | None:
-    located = locate(name, cluster.roots.models, recipe_folder)
-    return read_json(Path(located) / "config.json") if os.path.isabs(located) else None
+    return [read_shape(here.config(name) or {}) or shape for name in recipe.scoring_models]

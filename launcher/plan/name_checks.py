@@ -23,7 +23,7 @@ def check_targets(here: RecipeAtSite) -> Iterator[Fault]:
     recipe = here.recipe
     if not recipe.trains or recipe.adapter is None or recipe.model.path in here.pending:
         return
-    config = model_config(recipe, here.cluster, here.folder)
+    config = model_config(recipe, here)
     modules = here.site.once(_find_modules, here.model(recipe.model.path)) if config else None
     if modules:
         from launcher.recipe.names import target_faults

@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from launcher.cluster import Cluster, Roots
 from launcher.errors import Fault, FaultCode
+from launcher.load import LoadedRecipe
 from launcher.plan.model_shape import read_json
 from launcher.recipe import Recipe
 from launcher.recipe.base import Artifact, Input
@@ -73,6 +74,16 @@ class RecipeAtSite:
         """Locate a model, an adapter or a tokenizer; relative if it is not on this site."""
         return self.site.once(_model, self.cluster.roots, self.folder, self.artifacts, name)
 
+    def found(self, name: str) -> Path | None:
+        """Locate a model, an adapter or a tokenizer as the recipe will find it; None if it is not here, or not yet."""
+        folder = self.model(name)
+        return folder if folder.is_absolute() and name not in self.pending else None
+
+    def config(self, model: str) -> dict[str, Any] | None:
+        """Read config.json of a model as the recipe will find it; None if that is not here, or not yet."""
+        folder = self.found(model)
+        return read_json(folder / "config.json") if folder else None
+
     def corpus(self, name: str) -> Path:
         """Locate a corpus, which may not be there."""
         return self.site.once(_corpus, self.cluster.roots, self.folder, self.artifacts, name)
@@ -90,8 +101,15 @@ class RecipeAtSite:
         return self.site.once(expand, folder)
 
     def manifest(self, corpus: str) -> dict[str, Any] | None:
-        """Read the manifest of a corpus, or None if there is none."""
+        """Read the manifest of a corpus as the recipe will find it; None if that is not here, or not yet."""
+        if corpus in self.pending:
+            return None
         return self.site.once(read_json, self.corpus(corpus) / "manifest.json")
+
+
+def at_site(loaded: LoadedRecipe, cluster: Cluster) -> RecipeAtSite:
+    """Place a recipe at a site."""
+    return RecipeAtSite(loaded.recipe, cluster, loaded.folder, loaded.awaited, artifacts=loaded.artifacts)
 
 
 def _locations(roots: Roots, folder: str, artifacts: Path | None) -> Locations:

@@ -1,5 +1,7 @@
 """How long a step takes: computing at the expected utilisation, or sending, whichever is longer."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,14 +55,24 @@ def estimate_step(recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster)
     mfu = expected_mfu(shape, gpu, recipe.batch.sequence_length, recipe.model.activation_checkpointing)
     flops = tokens_of_step(recipe) * flops_of_token(recipe, shape)
     traffic = estimate_traffic(recipe, shape)
-    inside, between = LEVELS
-    measured = measured_at(cluster)
-    network = cluster.gpus.network.bytes if cluster.gpus.network else measured and measured.network
-    # The ranks of a node share its network.
-    speeds = {
-        inside: (measured and measured.link) or look_up(LINK_BYTES, gpu),
-        between: (network or USUAL_NETWORK) / resources.ranks_per_node,
-    }
-    sums = {level: sum(one.bytes for one in traffic if one.level == level) for level in LEVELS}
-    sending = {level: sums[level] / speed for level, speed in speeds.items() if speed and sums[level]}
+    sending = _sending(traffic, cluster, gpu)
     return StepTime(flops / (peak * mfu * resources.world_size), mfu, sending, traffic)
+
+
+def _sending(traffic: Sequence[Collective], cluster: Cluster, gpu: str) -> dict[str, float]:
+    """Seconds by level; a level where nothing is sent, or whose speed is not known, is left out.
+
+    Rings that leave a node side by side share its network. A single one has all of it, as far as the link of a rank
+    goes: that is why the "bus bandwidth" of NVIDIA's nccl-tests
+    (https://github.com/NVIDIA/nccl-tests/blob/master/doc/PERFORMANCE.md), which is what one rank sends, comes up to
+    the network of a whole node.
+    """
+    inside, _ = LEVELS
+    measured = measured_at(cluster)
+    link = (measured and measured.link) or look_up(LINK_BYTES, gpu) or math.inf
+    network = cluster.gpus.network.bytes if cluster.gpus.network else measured and measured.network
+    seconds = dict.fromkeys(LEVELS, 0.0)
+    for one in traffic:
+        speed = link if one.level == inside else min(link, (network or USUAL_NETWORK) / one.rings)
+        seconds[one.level] += one.bytes / speed
+    return {level: taken for level, taken in seconds.items() if taken}

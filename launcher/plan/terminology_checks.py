@@ -13,8 +13,8 @@ def check_terminology(here: RecipeAtSite) -> Iterator[Fault]:
     """Look for indexes of terms, for the terms of use of their data, and for what they have counted."""
     for one in here.inputs("terminology"):
         folder, root = here.model(one.name), here.root(here.cluster.roots.models)
-        manifest = here.site.once(read_json, folder / MANIFEST) or {}
         is_pending = one.name in here.pending
+        manifest = ({} if is_pending else here.site.once(read_json, folder / MANIFEST)) or {}
         if not is_pending and not (folder.is_absolute() and folder.is_dir()):
             fix = suggest(one.name, root) or "first submit the `terminology` recipe that makes it"
             yield here.fault("not-found", one.key, f"there is no index of terms `{one.name}` in `{root}`; {fix}")

@@ -18,9 +18,10 @@ from launcher.errors import LauncherError
 from launcher.load import LoadedRecipe
 from launcher.plan.forecast import starting_micro_batch
 from launcher.plan.model_shape import read_json
+from launcher.plan.recipe_at_site import at_site
 from launcher.recipe.sections.adapter import AdaptionPrompt
 from launcher.recipe.sections.molora import Orthogonal
-from launcher.run.paths import expand, index_root, locate
+from launcher.run.paths import expand, index_root
 from launcher.run.record import fingerprint
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def trace_request(loaded: LoadedRecipe, cluster: Cluster, full: bool) -> TraceRe
         raise LauncherError(f"--trace: {loaded.path}: {reason}")
     start = starting_micro_batch(loaded, cluster)
     recipe = recipe if start is None else recipe.sized(start)
-    folder = Path(locate(recipe.model.path, cluster.roots.models, loaded.folder))
-    layers = (read_json(folder / "config.json") or {}).get("num_hidden_layers") if folder.is_absolute() else None
+    here = at_site(loaded, cluster)
+    layers = (here.config(recipe.model.path) or {}).get("num_hidden_layers")
     if not layers:
         raise LauncherError(
             f"--trace: {loaded.path}: model.path: config.json of `{recipe.model.path}` is not on this machine; put the "
@@ -87,10 +88,10 @@ def trace_request(loaded: LoadedRecipe, cluster: Cluster, full: bool) -> TraceRe
     tokenizer = recipe.model.tokenizer
     return TraceRequest(
         recipe=json.loads(recipe.model_dump_json()),
-        model=str(folder),
+        model=str(here.model(recipe.model.path)),
         layers=layers,
         traced=(layers,) if whole else FEW_LAYERS,
-        tokenizer=tokenizer and locate(tokenizer, cluster.roots.models, loaded.folder),
+        tokenizer=tokenizer and str(here.model(tokenizer)),
         classes=recipe.classes or 2,
     )
 

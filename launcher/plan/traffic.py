@@ -28,6 +28,9 @@ class Collective:
     """The slowest link that it crosses: one of `LEVELS`."""
     bytes: int
     """What each rank sends in a step, in all micro batches together."""
+    rings: int = 1
+    """How many of them leave a node side by side. In one ring over all ranks of some nodes only one rank of a node
+    sends to another node; of rings that each have one rank of a node, all do."""
 
 
 def estimate_traffic(recipe: "TrainingRecipe", shape: ModelShape) -> tuple[Collective, ...]:
@@ -42,7 +45,6 @@ def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> It
     strategy, micro_batches = recipe.parallel.strategy, recipe.accumulation_steps
     wide, world, shard = wide_bytes(recipe), recipe.resources.world_size, recipe.shard_size
     everywhere = LEVELS[recipe.resources.nodes > 1]
-    in_group = LEVELS[shard > recipe.resources.ranks_per_node]
     weights = wide * number + frozen_bytes(recipe, shape)
     match strategy:
         case "ddp":
@@ -58,12 +60,15 @@ def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> It
             # the input's.
             again = weights - wide * (shape.table_parameters + shape.hidden)
             gathered = weights + (again if recipe.parallel.reshard_after_forward else 0)
-            yield Collective("all-gather of weights", in_group, micro_batches * _ring(gathered, shard))
+            per_node = recipe.resources.ranks_per_node
+            in_group = LEVELS[recipe.resources.nodes > 1 and per_node % shard > 0]
+            rings = 1 if shard % per_node == 0 or per_node % shard == 0 else 2  # a node may have parts of two groups
+            yield Collective("all-gather of weights", in_group, micro_batches * _ring(gathered, shard), rings)
             # In fp32, inside a group in each micro batch (`sync_each_batch`), between groups in the last one.
-            yield Collective("reduce-scatter of gradients", in_group, micro_batches * _ring(4 * number, shard))
-            yield Collective(
-                "all-reduce of sharded gradients", everywhere, 2 * _ring(4 * number // shard, recipe.replicas)
-            )
+            yield Collective("reduce-scatter of gradients", in_group, micro_batches * _ring(4 * number, shard), rings)
+            # As many groups as a shard has ranks: each of them has a ring of its own.
+            sent = 2 * _ring(4 * number // shard, recipe.replicas)
+            yield Collective("all-reduce of sharded gradients", everywhere, sent, min(shard, per_node))
 
 
 def _ring(size: int, ranks: int) -> int:

@@ -9,7 +9,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,7 +22,6 @@ from launcher.monitor.run_state import read_state
 from launcher.plan import check_each
 from launcher.plan.conflicts import find_conflicts
 from launcher.plan.edges import find_edges, sort_stages
-from launcher.plan.recipe_at_site import Pending
 from launcher.recipe import read_recipe
 from launcher.run.paths import RunDir, SubmissionDir, expand, submissions_root
 from launcher.run.record import CorpusShare
@@ -131,7 +130,9 @@ def plan_submission(
     makers = _find_makers(loaded, cluster)
     for maker in (loaded[place].recipe for its in makers.values() for place in its):
         pending |= {maker.makes.name: maker.data_use} if maker.makes else {}
-    if options.check and (faults := _find_faults(loaded, cluster, pending)):
+    if pending:
+        loaded = [replace(item, awaited={**item.awaited, **pending}) for item in loaded]
+    if options.check and (faults := _find_faults(loaded, cluster)):
         raise RecipeError(faults)
     runs_root = runs_root_of(cluster)
     dependencies = tuple(condition for run in awaited if (condition := _condition(run)))
@@ -210,8 +211,8 @@ def _calls_of_shares(position: int, count: int, limit: int | None) -> Iterator[S
     yield SbatchCall((last,), purpose="finalise", waits=True)
 
 
-def _find_faults(loaded: Sequence[LoadedRecipe], cluster: Cluster, pending: Pending) -> list[Fault]:
-    found = name_points_and_recipes(check_each(loaded, cluster, pending))
+def _find_faults(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> list[Fault]:
+    found = name_points_and_recipes(check_each(loaded, cluster))
     known = {(fault.file, fault.line, fault.key) for fault in found}
     more = [
         (path, fault)

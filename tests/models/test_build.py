@@ -20,8 +20,8 @@ from jobs.data.sampling.corpus_reader import CorpusReader
 from jobs.data.sampling.dataset import flattening_collator, packed_collator
 from jobs.models.build import build_causal_lm, check_fits, check_positions
 from jobs.models.classifier import build_classifier
+from launcher.artifacts.positions import max_positions
 from launcher.errors import LauncherError
-from launcher.plan.model_shape import max_positions
 from launcher.recipe.sections.common import Batch, Model
 from tests.support.corpora import make_corpus, packed_samples
 from tests.support.training_runs import ASSETS, words
@@ -127,15 +127,15 @@ def test_a_corpus_of_a_larger_vocabulary_is_refused(corpus: CorpusReader) -> Non
     manifest = corpus.manifest.model_copy(
         update={"tokenizer": corpus.manifest.tokenizer.model_copy(update={"vocab_size": 513})}
     )
-    check_fits(model_of(), batch_of(sequence_length=512), [corpus.manifest])
+    check_fits(model_of(), batch_of(sequence_length=512), 0, [corpus.manifest])
 
     with pytest.raises(LauncherError, match="tokenizer of 513 tokens, but the model has 512"):
-        check_fits(model_of(), batch_of(sequence_length=512), [manifest])
+        check_fits(model_of(), batch_of(sequence_length=512), 0, [manifest])
 
 
 def test_sequences_longer_than_the_models_positions_are_refused(corpus: CorpusReader) -> None:
-    with pytest.raises(LauncherError, match="1024 tokens are more than the model's 512 positions; write `512` or less"):
-        check_fits(model_of(), batch_of(sequence_length=1024), [corpus.manifest])
+    with pytest.raises(LauncherError, match="1024 is more than the model's 512 positions; write at most 512"):
+        check_fits(model_of(), batch_of(sequence_length=1024), 0, [corpus.manifest])
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,11 @@ def test_sequences_longer_than_the_models_positions_are_refused(corpus: CorpusRe
         ("roberta-prelayernorm", 3, 60),
         ("xmod", 3, 60),
         ("camembert", 3, 60),
+        ("data2vec-text", 3, 60),
+        ("ibert", 3, 60),
+        ("lilt", 3, 60),
+        ("luke", 3, 60),
+        ("markuplm", 3, 60),
         ("mpnet", 1, 62),
         ("mpnet", 3, 62),
         ("bert", 0, 64),
@@ -155,16 +160,16 @@ def test_sequences_longer_than_the_models_positions_are_refused(corpus: CorpusRe
 def test_as_many_tokens_as_a_model_has_positions_for_are_accepted_and_no_more(
     kind: str, padding: int, positions: int
 ) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    sizes = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     sizes |= {"vocab_size": 32, "max_position_embeddings": 64, "pad_token_id": padding}
     config = AutoConfig.for_model(kind, **sizes, **({"default_language": "en_XX"} if kind == "xmod" else {}))
     assert max_positions(config.to_dict()) == positions, "as `validate` counts"
     model = AutoModelForSequenceClassification.from_config(config)
 
-    check_positions(model, batch_of(sequence_length=positions))
+    check_positions(model, batch_of(sequence_length=positions), 0)
     model(torch.full((1, positions), 5))
-    with pytest.raises(LauncherError, match=f"write `{positions}` or less"):
-        check_positions(model, batch_of(sequence_length=positions + 1))
+    with pytest.raises(LauncherError, match=f"write at most {positions}"):
+        check_positions(model, batch_of(sequence_length=positions + 1), 0)
     with pytest.raises((IndexError, RuntimeError), match=r"out of (range|bounds)|size"):
         model(torch.full((1, positions + 1), 5))
 

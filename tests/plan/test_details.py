@@ -106,10 +106,60 @@ def test_a_step_takes_as_long_as_computing_or_sending(llama: ModelShape, make_cl
     assert slow is not None and usual is not None
 
     total = sum(one.bytes for one in slow.traffic)
-    assert slow.seconds == slow.sending["between nodes"] == pytest.approx(total / (13e9 / 4))
-    assert usual.sending["between nodes"] == pytest.approx(total / (USUAL_NETWORK / 4))
+    assert slow.sending["between nodes"] == pytest.approx(total / 13e9)
+    assert slow.seconds == max(slow.computing, slow.sending["between nodes"])
+    assert usual.sending["between nodes"] == pytest.approx(total / USUAL_NETWORK)
     flops = 2048 * 2048 * (6 * (PARAMETERS - 32000 * 4096) + 12 * 32 * 4096 * 2048)
     assert slow.computing == pytest.approx(flops / (312e12 * slow.mfu * 32))
+
+
+@pytest.mark.parametrize("strategy", ["full_shard", "ddp", "zero2", "zero3"])
+def test_a_ring_over_all_ranks_has_the_network_of_a_node(llama: ModelShape, site: Cluster, strategy: str) -> None:
+    found = estimate_step(biomed(parallel=f"{{strategy: {strategy}, reshard_after_forward: true}}"), llama, site)
+
+    assert found is not None
+    assert leaving_a_node([range(32)], 4) == 1
+    assert found.sending == {"between nodes": pytest.approx(sum(one.bytes for one in found.traffic) / 13e9)}
+
+
+@pytest.mark.parametrize(("nodes", "shard"), [(8, 4), (8, 2), (8, 8), (8, 16), (3, 6), (6, 8), (3, 3)])
+def test_groups_of_hybrid_shard_share_the_network_of_a_node(
+    llama: ModelShape, site: Cluster, nodes: int, shard: int
+) -> None:
+    changes = {"parallel": f"{{strategy: hybrid_shard, shard: {shard}}}", "resources.nodes": nodes}
+    changes["batch.global_batch"] = f"{32 * 4 * nodes} sequences"
+    groups = [range(first, first + shard) for first in range(0, 4 * nodes, shard)]
+    replicas = [range(place, 4 * nodes, shard) for place in range(shard)]
+
+    found = estimate_step(biomed(**changes), llama, site)
+
+    assert found is not None
+    seconds = 0.0
+    for one in found.traffic:
+        leaving = leaving_a_node(replicas if "sharded" in one.name else groups, 4)
+        assert one.level == ("between nodes" if leaving else "inside a node"), one.name
+        seconds += one.bytes * leaving / 13e9
+    assert found.sending["between nodes"] == pytest.approx(seconds)
+
+
+def leaving_a_node(groups: list[range], per_node: int) -> int:
+    """Follow the ring of each group of ranks, and count the ranks of a node that send to another node."""
+    senders = [
+        rank // per_node
+        for ranks in groups
+        for rank, following in zip(ranks, [*ranks[1:], ranks[0]], strict=True)
+        if rank // per_node != following // per_node
+    ]
+    return max(map(senders.count, senders), default=0)
+
+
+def test_a_rank_sends_no_faster_than_its_own_link(llama: ModelShape, make_cluster: Callable[..., Cluster]) -> None:
+    found = estimate_step(
+        biomed(**{"parallel": "{strategy: full_shard}"}), llama, make_cluster(gpus=GPUS | {"network": "900GB"})
+    )
+
+    assert found is not None
+    assert found.sending["between nodes"] == pytest.approx(sum(one.bytes for one in found.traffic) / 300e9)
 
 
 def test_the_interval_between_checkpoints_is_youngs(llama: ModelShape, site: Cluster) -> None:

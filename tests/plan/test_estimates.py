@@ -58,6 +58,7 @@ def test_parameters_are_those_of_published_models(config: dict[str, object], par
 def test_models_that_the_formulas_do_not_cover_have_no_shape() -> None:
     assert read_shape({"model_type": "mamba"}) is None
     assert read_shape({}) is None
+    assert read_shape({"model_type": "llama"}) is None
 
 
 @pytest.fixture
@@ -222,8 +223,8 @@ def test_torch_counts_as_many_parameters(tied: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_torch_keeps_as_many_bytes_of_activations(biomed: CptRecipe, dtype: str, attention: str) -> None:
+@pytest.mark.parametrize(("attention", "kind"), [("sdpa", "llama"), ("eager", "llama"), ("sdpa", "phi3")])
+def test_torch_keeps_as_many_bytes_of_activations(biomed: CptRecipe, dtype: str, attention: str, kind: str) -> None:
     recipe = biomed.model_copy(
         update={
             "precision": biomed.precision.model_copy(update={"dtype": dtype}),
@@ -234,34 +235,35 @@ def test_torch_keeps_as_many_bytes_of_activations(biomed: CptRecipe, dtype: str,
     sizes = {"hidden_size": 128, "intermediate_size": 344, "num_attention_heads": 8, "num_key_value_heads": 2}
     sizes |= {"vocab_size": 512, "max_position_embeddings": 256}
 
-    kept = [kept_bytes(sizes | {"num_hidden_layers": layers}, dtype, attention) for layers in (2, 4)]
+    kept = [kept_bytes(sizes | {"num_hidden_layers": layers}, dtype, attention, kind) for layers in (2, 4)]
 
-    expected = layer_activations(recipe, shape(sizes | {"model_type": "llama", "num_hidden_layers": 4}))
+    expected = layer_activations(recipe, shape(sizes | {"model_type": kind, "num_hidden_layers": 4}))
     assert (kept[1] - kept[0]) / 2 / 256 == expected
 
 
 @pytest.mark.slow
-def test_autocast_keeps_copies_of_weights_and_wider_norms(biomed: CptRecipe) -> None:
+@pytest.mark.parametrize("kind", ["llama", "phi3"])
+def test_autocast_keeps_copies_of_weights_and_wider_norms(biomed: CptRecipe, kind: str) -> None:
     batch = biomed.batch.model_copy(update={"sequence_length": 256})
     recipe = with_parallel(biomed, "ddp", nodes=1).model_copy(update={"batch": batch})
     sizes = {"hidden_size": 128, "intermediate_size": 344, "num_attention_heads": 8, "num_key_value_heads": 2}
     sizes |= {"vocab_size": 512, "max_position_embeddings": 256}
 
-    kept = [kept_bytes(sizes | {"num_hidden_layers": layers}, "autocast", "sdpa") for layers in (2, 4)]
+    kept = [kept_bytes(sizes | {"num_hidden_layers": layers}, "autocast", "sdpa", kind) for layers in (2, 4)]
 
-    model = shape(sizes | {"model_type": "llama", "num_hidden_layers": 4})
+    model = shape(sizes | {"model_type": kind, "num_hidden_layers": 4})
     matrices = 2 * (model.layer_parameters - 2 * 128)
     assert (kept[1] - kept[0]) / 2 == matrices + 256 * layer_activations(recipe, model)
     assert estimate_memory(recipe, model).gathered == 2 * model.parameters
 
 
-def kept_bytes(sizes: dict[str, int], dtype: str, attention: str) -> int:
+def kept_bytes(sizes: dict[str, int], dtype: str, attention: str, kind: str) -> int:
     """Count what torch keeps for the backward pass of one sequence, parameters left out."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = LlamaConfig(**sizes, attn_implementation=attention, use_cache=False)
-    model = LlamaForCausalLM(config).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    config = AutoConfig.for_model(kind, **sizes, pad_token_id=0, attn_implementation=attention, use_cache=False)
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from launcher.load import load_cluster, load_recipes
 from launcher.plan.cost import estimate_run
 from launcher.plan.forecast import forecast
-from launcher.plan.memory import estimate_memory
+from launcher.plan.memory import estimate_loading, estimate_memory
 from launcher.plan.model_shape import ModelShape, read_shape
 from launcher.recipe import DpoRecipe, RlRecipe
 from tests.plan.test_estimates import LLAMA_7B
@@ -71,7 +73,57 @@ def test_the_reference_of_ppo_is_whole_on_each_rank() -> None:
     estimate, size = estimate_memory(sharded, llama()), llama().parameters
     assert estimate is not None
 
-    assert estimate.parameters == 4 * size // recipe.resources.world_size + 4 * size
+    assert recipe.precision.dtype == "bf16"
+    assert estimate.parameters == 4 * size // recipe.resources.world_size + 2 * size
+
+
+@pytest.mark.parametrize(
+    ("changes", "copies"),
+    [
+        ({"strategy": "full_shard"}, 4 + 4),  # the reference is read while the policy is whole on each rank
+        ({"strategy": "zero2"}, 4 + 4),
+        ({"strategy": "ddp"}, 4),  # Trainer has moved the policy to the GPU by then
+        ({"strategy": "full_shard", "loss": "orpo"}, 4),
+        ({"strategy": "full_shard", "precompute": True}, 4),  # the policy itself, before the first step
+        ({"strategy": "full_shard", "precompute": True, "model": "another"}, 4 + 4),
+        ({"strategy": "full_shard", "adapter": True}, 2),  # the policy itself, its adapter switched off
+        ({"strategy": "full_shard", "adapter": True, "model": "another"}, 2 + 2),
+        ({"strategy": "full_shard", "adapter": True, "model": "another", "precompute": True}, 2 + 2),
+    ],
+)
+def test_loading_takes_ram_for_a_reference_beside_the_policy(changes: dict[str, Any], copies: int) -> None:
+    recipe = dpo()
+    reference = {name: changes[name] for name in ("precompute", "model") if name in changes}
+    recipe = dpo(
+        adapter=recipe.adapter if changes.get("adapter") else None,
+        parallel=recipe.parallel.model_copy(update={"strategy": changes["strategy"]}),
+        loss=changes.get("loss", "sigmoid"),
+        reference=recipe.reference.model_copy(update=reference),
+    )
+
+    assert estimate_loading(recipe, llama()) == recipe.resources.ranks_per_node * copies * llama().parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "copies"),
+    [
+        ("ppo", "full_shard", 4 + 2),  # the reference is in bf16, and is read before Trainer takes the policy
+        ("ppo", "ddp", 4 + 2),
+        ("grpo", "full_shard", 4 + 4),
+        ("grpo", "ddp", 4),
+        ("rloo", "full_shard", 4 + 4),
+    ],
+)
+def test_loading_takes_ram_for_a_reference_of_reinforcement_learning(name: str, strategy: str, copies: int) -> None:
+    recipe = load_recipes(RECIPES / f"medicalgpt_{name}.yaml")[0].recipe
+    assert isinstance(recipe, RlRecipe)
+    parallel = recipe.parallel.model_copy(update={"strategy": strategy})
+    whole = recipe.model_copy(update={"adapter": None, "parallel": parallel})
+    ranks, shape = recipe.resources.ranks_per_node, llama()
+    judge = 2 * shape.scoring_parameters
+
+    assert estimate_loading(whole, shape) == ranks * copies * shape.parameters
+    assert estimate_loading(recipe, shape, [shape, shape]) == ranks * (2 * shape.parameters + judge), "one by one"
 
 
 def test_a_reward_model_is_whole_on_each_rank(tmp_path: Path) -> None:

@@ -67,9 +67,14 @@ class DpoRecipe(PreferenceRecipe):
     @property
     @override
     def has_frozen_copy(self) -> bool:
-        if self.loss == "orpo" or self.reference.precompute:
-            return False
-        return self.adapter is None or self.reference.model is not None
+        return self.loads_frozen_copy and not self.reference.precompute
+
+    @property
+    @override
+    def loads_frozen_copy(self) -> bool:
+        """Whether the reference is a model of its own, and not the trained one before training."""
+        is_model_itself = self.adapter is not None or self.reference.precompute
+        return self.loss != "orpo" and not (self.reference.model is None and is_model_itself)
 
     @override
     def inputs(self) -> Iterator[Input]:

@@ -60,6 +60,11 @@ class RlRecipe(ConversationRecipe):
 
     @property
     @override
+    def loads_frozen_copy_first(self) -> bool:
+        return isinstance(self.algorithm, Ppo)
+
+    @property
+    @override
     def shards_frozen_copy(self) -> bool:
         return not isinstance(self.algorithm, Ppo) and super().shards_frozen_copy
 

@@ -238,6 +238,11 @@ class TrainingRecipe(RecipeBase):
             )
 
     @property
+    def virtual_tokens(self) -> int:
+        """Trained tokens that the adapter puts before each sequence; they take positions as its own tokens do."""
+        return self.adapter.virtual_tokens if isinstance(self.adapter, PROMPTS) else 0
+
+    @property
     def sequences_per_sample(self) -> int:
         """Sequences that one of the batch's samples consists of."""
         return 1
@@ -245,6 +250,17 @@ class TrainingRecipe(RecipeBase):
     @property
     def has_frozen_copy(self) -> bool:
         """Whether a second model is held in memory, which is not trained."""
+        return False
+
+    @property
+    def loads_frozen_copy(self) -> bool:
+        """Whether a second model is loaded, be it only for a while at the start."""
+        return self.has_frozen_copy
+
+    @property
+    def loads_frozen_copy_first(self) -> bool:
+        """Whether that is in the compute format, and before the Trainer takes the trained model; else it comes after
+        that, in the format of the trained one."""
         return False
 
     @property
