@@ -1,5 +1,6 @@
 """Histories of the pipeline machine on a real Slurm: people and accidents in any order, and jobs that are real."""
 
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ from tests.support.real_stages import RealWorld
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
-HISTORIES, STEPS = 20, 12
+HISTORIES, STEPS = int(os.environ.get("HISTORIES", "20")), 12
 
 
 @seed(20261201)
