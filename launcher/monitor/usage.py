@@ -10,7 +10,6 @@ from launcher.cluster import Cluster
 from launcher.monitor.consumption import gpus_of
 from launcher.monitor.find import list_runs
 from launcher.monitor.observed_state import BLAMELESS
-from launcher.monitor.run_report import last_sign_of_life
 from launcher.monitor.summaries import Summaries
 from launcher.monitor.time_account import TimeAccount, TimeKind, account_for
 from launcher.monitor.traces import kept_limits, read_traces
@@ -18,6 +17,7 @@ from launcher.run.ledger import Attempt, has_finished, read_attempts
 from launcher.run.paths import RunDir, expand, list_shares
 from launcher.run.pauses import read_pauses
 from launcher.run.record import RunRecord
+from launcher.run.signs_of_life import last_sign_of_life
 from launcher.run.typed import read_resolved
 
 UsageState: TypeAlias = Literal["not started", "going on", "stopped", "failed", "finished"]
