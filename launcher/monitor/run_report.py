@@ -102,7 +102,7 @@ def _read(label: str, state: RunState, answer: QueryResult) -> RunReport:
         metrics=metrics,
         evaluations=_read_evaluations(run),
         account=account,
-        used=consumption_of(recipe, state.record.cluster, account),
+        used=consumption_of(recipe, state.record.cluster, account, state.attempts),
         advice=advise(state.attempts, pauses, account),
         scores=_read_scores(run),
         inputs=read_inputs(state.record, recipe, run),
