@@ -53,15 +53,17 @@ def cancel_all(runs: Sequence[RunDir], cluster: Cluster) -> int:
     """
     groups = [[one for one in _read_group(run) if not one.is_terminal] for run in runs]
     everyone = [one for group in groups for one in group]
-    _refuse_elsewhere(everyone)
+    _refuse_elsewhere(everyone, cluster)
     _keep_out(everyone)
     _end([one for one in everyone if one.job_id], cluster)
     return sum(map(bool, groups))
 
 
-def _refuse_elsewhere(runs: Sequence[RunState]) -> None:
+def _refuse_elsewhere(runs: Sequence[RunState], cluster: Cluster) -> None:
     for one in runs:
-        if seen := find_elsewhere(one):
+        seen = find_elsewhere(one)
+        # A machine may have got another name since.
+        if seen and find_jobs(cluster, [one.job_id]).is_gone(one.job_id, one.submission):
             name = one.folder.root.name
             fix = f"type this on `{seen.host}`, or `launcher stop {name}` here, which lets it save"
             raise RunError(f"`{name}`: runs {seen}; {fix}")
@@ -78,7 +80,7 @@ def _end(alive: Sequence[RunState], cluster: Cluster) -> list[str]:
     jobs = [*dict.fromkeys(one.job_id for one in alive)]
     if not jobs:
         return []
-    _refuse_elsewhere(alive)
+    _refuse_elsewhere(alive, cluster)
     with naming_the_owner(alive[0].folder):
         for one in alive:
             StopRequest().write(one.folder.stop_request)  # so that it ends at once if Slurm requeues it

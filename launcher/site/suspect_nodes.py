@@ -40,7 +40,9 @@ def avoid_suspects(cluster: Cluster, run: RunDir, nodes: int | None = None) -> A
         nodes: How many it needs; as many as the recipe says if left out.
     """
     wanted = json.loads(run.recipe.read_bytes())["resources"]
-    return choose_avoided(cluster, Resources.model_validate_json(json.dumps(wanted)), nodes)
+    # Another version may have had further keys.
+    known = {key: value for key, value in wanted.items() if key in Resources.model_fields}
+    return choose_avoided(cluster, Resources.model_validate_json(json.dumps(known)), nodes)
 
 
 def choose_avoided(cluster: Cluster, wanted: Resources, nodes: int | None = None) -> Avoided:

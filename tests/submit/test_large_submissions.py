@@ -122,6 +122,19 @@ def test_array_elements_that_share_the_work_are_all_charged(
     assert ": at most 120 GPU-hours an attempt\n" in capsys.readouterr().err
 
 
+def test_a_person_is_asked_before_a_pipeline_of_one_large_stage(
+    site: str, asked: list[str], write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launcher.pipeline.faults.check_all", lambda *_: [])
+    monkeypatch.setattr("launcher.pipeline.faults.find_unstartable", lambda *_: [])
+    stages = {"train": {"recipe": TRAINING | {"resources": GPUS | {"nodes": 2}}}}
+
+    with pytest.raises(click.Abort):
+        submit_command([write({"kind": "pipeline", "name": "one", "stages": stages})], cluster=site)
+
+    assert asked == ["submit?"]
+
+
 def test_validate_tells_what_all_array_elements_and_all_trials_come_to(write: Write) -> None:
     shared, _ = launcher("validate", write(GENERATION))
     searched, _ = launcher("validate", write(TRAINING, search=SEARCH, resources=GPUS))
