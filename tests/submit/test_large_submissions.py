@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -39,7 +40,7 @@ GENERATION = {
     "kind": "generate",
     "name": "texts",
     "model": {"path": "model"},
-    "data": {"files": "prompts.jsonl"},
+    "data": {"files": "prompts.jsonl", "format": "prompt"},
     "array_size": 3,
     "resources": GPUS,
 }
@@ -73,8 +74,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         questions.append(question)
         raise click.Abort
 
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    terminal = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr("launcher.cli.large_submission.sys", SimpleNamespace(stdin=terminal, stderr=terminal))
     monkeypatch.setattr(typer, "confirm", refuse)
     return questions
 
