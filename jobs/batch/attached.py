@@ -97,9 +97,15 @@ def _refuse(message: str, code: int = 2) -> int:
 
 
 def find_rank(run: RunDir, attempt: int, rank: int) -> tuple[int, dict[str, str]] | None:
-    """Find the process of a rank on this machine, and the environment that it was started with."""
+    """Find the process of a rank on this machine, and the environment that it was started with.
+
+    People name a run by any path that leads to it; the rank has the one that it was submitted with.
+    """
+    root = os.path.realpath(run.root)
     for process, words, environ in _processes():
-        is_rank = words[1:5] == ["-u", "-m", "jobs", str(run.root)]
+        is_rank = words[1:4] == ["-u", "-m", "jobs"] and any(
+            os.path.realpath(word) == root for word in words[4:5] if word
+        )
         place = environ.get("RANK", environ.get("SLURM_PROCID"))
         if is_rank and (place, environ.get("LAUNCHER_ATTEMPT")) == (str(rank), str(attempt)):
             return process, environ

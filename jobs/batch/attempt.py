@@ -97,7 +97,7 @@ def close_attempt(
     )
 
 
-def last_sign_of_life(logs: Path) -> float:
-    """Unix time at which an attempt last wrote into its logs."""
+def last_sign_of_life(logs: Path, started: float) -> float:
+    """Unix time at which an attempt last wrote into its logs, or started if it wrote nothing."""
     times = [path.stat().st_mtime for path in logs.glob("*.log")] if logs.is_dir() else []
-    return max(times, default=time.time())
+    return max(times, default=started)

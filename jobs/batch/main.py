@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobs.batch import slurm
 from jobs.batch.advance import advance_pipelines, advance_search, advance_sweep
-from jobs.batch.allocation import BatchJob, StartRefusedError, find_job, read_job
+from jobs.batch.allocation import BatchJob, StartRefusedError, find_job, read_job, seconds_of
 from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_attempt, read_history, tell_slurm
 from jobs.batch.end_reason import find_end_reason
 from jobs.batch.evidence import END_SIGNALS, Evidence
@@ -23,10 +23,11 @@ from jobs.batch.requeue import requeue_run
 from jobs.batch.restart_policy import batch_exit_code, decide_restart
 from jobs.batch.search import come_back, find_search_folder, next_trial
 from jobs.batch.supervise import Signals, supervise
-from launcher.run.batch_process import BATCH_MODULE, is_batch_process
+from launcher.run.batch_process import BATCH_MODULE, is_batch_process, names_submission
 from launcher.run.index import register
 from launcher.run.ledger import Action, Attempt, StopRequest, append_event, read_attempts, read_json_lines
 from launcher.run.paths import CONTINUE, FINISHED, RunDir, SubmissionDir
+from launcher.run.signs_of_life import seen_lately
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,7 +159,7 @@ def _check_start(job: BatchJob, attempts: Sequence[Attempt], notifier: Notifier)
     finished = next((attempt for attempt in attempts if attempt.reason == "finished"), None)
     if finished is not None:
         if finished.ended is None:
-            ended = last_sign_of_life(job.run.attempt_logs(finished.number))
+            ended = last_sign_of_life(job.run.attempt_logs(finished.number), finished.started)
             append_event(job.run.ledger, finished.number, ended=ended, action="done", source="ledger")
             say = Journal(job.run.batch_log(finished.number))
             _register(job, say)
@@ -193,7 +194,8 @@ def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
         StartRefusedError: The attempt is alive, or its end used up the run's budget.
     """
     if _is_alive(job, attempt):
-        alive = f"attempt {attempt.number} is running as job {attempt.job_id}"
+        where = f" on {attempt.nodes[0]}" if _is_elsewhere(attempt) else ""
+        alive = f"attempt {attempt.number} is running as job {attempt.job_id}{where}"
         raise StartRefusedError(f"{job.run.root.name}: {alive}; a run is never started twice at once", 1)
     stop = StopRequest.read(job.run.stop_request)
     # Rank 0 writes `stopped` or its last step when all ranks have saved: they left with the code that says so.
@@ -207,7 +209,7 @@ def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
     )
     end = find_end_reason(evidence)
     decision = decide_restart(evidence.attempts, end, job.policy)
-    ended = last_sign_of_life(job.run.attempt_logs(attempt.number))
+    ended = last_sign_of_life(job.run.attempt_logs(attempt.number), attempt.started)
     close_attempt(job.run, evidence.attempt, end, decision, ended)
     tell_slurm(f"attempt {attempt.number} did not tell how it ended: {end.reason} ({end.source})")
     is_person = not job.is_trial  # any element of a search takes up what another one left
@@ -221,6 +223,9 @@ def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
 
 
 def _is_alive(job: BatchJob, attempt: Attempt) -> bool:
+    if _is_elsewhere(attempt):  # where a process may have the number of this one, or none
+        limit = None if job.hang_limit is None else seconds_of(job.hang_limit)
+        return seen_lately(job.run, attempt.number, limit) is not None
     if attempt.job_id == job.id:
         return False
     if not attempt.job_id.startswith("local-"):
@@ -229,7 +234,13 @@ def _is_alive(job: BatchJob, attempt: Attempt) -> bool:
         words = Path("/proc", attempt.job_id.removeprefix("local-"), "cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return is_batch_process(words) and attempt.nodes == [os.uname().nodename]
+    submission = job.record.submission_of(attempt.job_id)
+    return is_batch_process(words) and (not submission or names_submission(words, submission))
+
+
+def _is_elsewhere(attempt: Attempt) -> bool:
+    """Tell whether the attempt of a run without Slurm was on another machine."""
+    return attempt.job_id.startswith("local-") and attempt.nodes[:1] not in ([], [os.uname().nodename])
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ LONGEST_PAUSE_SECONDS = 30.0
 _BUSY = re.compile(r"timed out|did not answer|[Uu]nable to contact|temporarily unable|Zero Bytes")
 """What Slurm's commands say when slurmctld is too busy (https://slurm.schedmd.com/high_throughput.html)."""
 
+_BROKEN = re.compile(r"\bDOWN\b|DRAIN|FAIL|FUTURE|INVAL|UNKNOWN|NOT_RESPONDING|\*")
+"""Words in the state of a node that takes no job until somebody mends it: `IDLE+DRAIN`, `DOWN*`. `POWERED_DOWN` is none
+of them: such a node is switched on when it is wanted."""
+
 
 @dataclass(frozen=True)
 class CommandResult:
@@ -88,9 +92,11 @@ def show_nodes(names: Sequence[str]) -> list[dict[str, str]]:
 
 
 def partition_nodes(name: str) -> list[str]:
-    """Names of a partition's nodes; empty when Slurm does not tell."""
+    """Names of a partition's nodes that take jobs; empty when Slurm does not tell."""
     answer = ask("scontrol", "show", "partition", "--oneliner", name)
-    return hostnames(parse_fields(answer.text).get("Nodes", "")) if answer.ok and name else []
+    names = hostnames(parse_fields(answer.text).get("Nodes", "")) if answer.ok and name else []
+    broken = {node.get("NodeName") for node in show_nodes(names) if _BROKEN.search(node.get("State", ""))}
+    return [one for one in names if one not in broken] or names
 
 
 def node_address(name: str) -> str | None:

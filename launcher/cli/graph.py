@@ -139,16 +139,19 @@ def _sweep_detail(points: "Sequence[StageState]") -> str:
 
 
 def _detail(pipeline: "Pipeline", status: "RunStatus") -> str:
-    """Say how long a stage took, or that it is used again."""
+    """Say how long a stage took, or that it is used again; of one that is lost, until it last wrote something."""
     import time
 
     from launcher.cli.views.wording import duration
     from launcher.run.paths import RunDir
     from launcher.run.record import RunRecord
+    from launcher.run.signs_of_life import last_sign_of_life
 
     attempts = status.attempts
-    taken = sum((each.ended or time.time()) - each.started for each in attempts)
-    its_own = RunRecord.read(RunDir(Path(status.folder)).record).pipeline == str(pipeline.folder.root)
+    run = RunDir(Path(status.folder))
+    until = last_sign_of_life(run) if status.is_over else time.time()
+    taken = sum((until if each.ended is None else each.ended) - each.started for each in attempts)
+    its_own = RunRecord.read(run.record).pipeline == str(pipeline.folder.root)
     if status.state == "finished" and not its_own:
         return "finished before"
     if len(attempts) > 1:

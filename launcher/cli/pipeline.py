@@ -1,7 +1,6 @@
 """`launcher pipeline advance`, and what other commands do with a pipeline."""
 
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.json_output import print_json
+from launcher.cli.large_submission import ask_if_large, runs_gpu_hours, search_gpu_hours
 from launcher.cli.search import stop_search
 from launcher.cli.verbosity import tell
 
@@ -80,7 +80,7 @@ def submit_file(
         _print_plan(plan)
         return None
     if plan.to_do and not yes:
-        _ask_if_large(plan)
+        ask_if_large(len(plan.to_do), _gpu_hours(plan), lambda: _describe(plan))
     pipeline = submit_pipeline(plan, tell_turn)
     _report(pipeline, plan, as_json)
     return pipeline
@@ -166,17 +166,18 @@ def _print_plan(plan: "PipelinePlan") -> None:
     tell("nothing was written or queued")
 
 
-def _ask_if_large(plan: "PipelinePlan") -> None:
-    """Ask for confirmation in a terminal before several stages are queued."""
-    if not (len(plan.to_do) > 1 and sys.stdin.isatty() and sys.stderr.isatty()):
-        return
+def _describe(plan: "PipelinePlan") -> str:
+    """Say what submitting a pipeline would do, and when its first stage would start."""
     from launcher.cli.views.pipeline_plan_view import describe_plan
     from launcher.pipeline.submit import ask_start
 
-    for line in describe_plan(plan):
-        typer.echo(line, err=True)
-    typer.echo(ask_start(plan), err=True)
-    typer.confirm("submit?", abort=True, err=True)
+    return "\n".join([*map(str, describe_plan(plan)), ask_start(plan)])
+
+
+def _gpu_hours(plan: "PipelinePlan") -> float:
+    plans = {id(stage.plan): stage.plan for stage in plan.to_do if stage.plan}.values()  # points of a sweep share one
+    searches = [stage.search for stage in plan.to_do if stage.search]
+    return sum(map(runs_gpu_hours, plans)) + sum(map(search_gpu_hours, searches))
 
 
 def _report(pipeline: "Pipeline", plan: "PipelinePlan", as_json: bool) -> None:

@@ -73,8 +73,13 @@ def _print_json(
 def _show_all(
     loaded: "Sequence[LoadedRecipe]", stages: "dict[Path, PipelineForecast]", profile: "Cluster", rows: int
 ) -> None:
+    from launcher.cli.views.plan_view import print_repeated
+    from launcher.plan.repeated import forecast_repeated
+
     for item in loaded:
         _show(item, profile, rows)
+    for repeated in forecast_repeated(loaded, profile):
+        print_repeated(repeated, profile)
     for path, found in stages.items():
         _show_pipeline(path, profile, found)
 

@@ -68,19 +68,26 @@ def validate(
         if good and count:
             typer.echo("\n".join(_describe(item, expected)))
         if good and count and item.point:
-            typer.echo(f"  {_repetitions(item, count)}")
+            typer.echo(f"  {_repetitions(item, count, expected)}")
     if faults:
         raise RecipeError(faults)
     if not profile:
         tell("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)")
 
 
-def _repetitions(item: "LoadedRecipe", count: int) -> str:
-    """Say how often a recipe of a sweep or a search is carried out."""
+def _repetitions(item: "LoadedRecipe", count: int, expected: "Forecast | None") -> str:
+    """Say how often a recipe of a sweep or a search is carried out, and what that comes to."""
+    from launcher.cli.views.wording import quantity
+    from launcher.plan import attempt_gpu_hours
+
     assert item.point is not None
-    if search := item.recipe.search:
-        return f"search: {search.budget} trials, {search.parallel} at once, by {search.metric}"
-    return f"sweep `{item.point.sweep}`: {count} points like this one"
+    search = item.recipe.search
+    times = search.budget if search else count
+    hours = times * (expected.attempt_gpu_hours if expected else attempt_gpu_hours(item.recipe))
+    cost = f": at most {quantity(hours)} GPU-hours, an attempt each" if hours else ""
+    if search:
+        return f"search: {search.budget} trials, {search.parallel} at once, by {search.metric}{cost}"
+    return f"sweep `{item.point.sweep}`: {count} points like this one{cost}"
 
 
 def _check(loaded: "list[LoadedRecipe]", profile: "Cluster") -> "tuple[list[Fault], list[bool]]":
@@ -202,7 +209,10 @@ def _describe(item: "LoadedRecipe", expected: "Forecast | None") -> list[str]:
             f"about {quantity(expected.run.gpu_hours)} GPU-hours if {expected.run.mfu:.0%} of the peak is reached"
         )
     hours = expected.attempt_gpu_hours if expected else attempt_gpu_hours(recipe)
-    lines.append(f"  one attempt: at most {wanted.time}" + (f", {quantity(hours)} GPU-hours" if hours else ""))
+    together = " together" if in_tasks else ""
+    lines.append(
+        f"  one attempt: at most {wanted.time}" + (f", {quantity(hours)} GPU-hours{together}" if hours else "")
+    )
     return lines
 
 

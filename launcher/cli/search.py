@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from launcher.cli.json_output import print_json
+from launcher.cli.large_submission import ask_if_large, search_gpu_hours
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def judge(
 
 def submit_search_file(
     wanted: "Sequence[LoadedRecipe]", profile: "Cluster", options: "SubmitOptions", others: "Mapping[str, object]",
-    *, dry_run: bool, as_json: bool, wait: bool = False,
+    *, dry_run: bool, yes: bool, as_json: bool, wait: bool = False,
 ) -> bool:  # fmt: skip
     """Queue a search, or what is missing of it; False if the recipes are no search.
 
@@ -93,6 +94,8 @@ def submit_search_file(
         typer.echo(script_of(plan), nl=False)
         tell(f"{plan.record.name}: {_budget(plan)}\nnothing was written or queued")
         return True
+    if not yes:
+        ask_if_large(plan.left, search_gpu_hours(plan), lambda: _describe(plan))
     queued = submit_search(plan)
     _publish(plan.folder)
     if as_json:
@@ -163,6 +166,16 @@ def _publish(folder: "SearchDir") -> None:
     record = SearchRecord.read(folder.record)
     if told := publish_best(folder, record, read_past(folder, record.search.metric)):
         tell(f"{record.name}: {told}")
+
+
+def _describe(plan: "SearchPlan") -> str:
+    """Say what a search asks for, and when its first element would start."""
+    from launcher.slurm.queue import queue_of
+    from launcher.submit.searches import script_of
+
+    hours = search_gpu_hours(plan)
+    cost = f": at most {hours:.0f} GPU-hours, an attempt a trial" if hours else ""
+    return f"{plan.record.name}: {_budget(plan)}{cost}\n{queue_of(plan.record.site).estimate_start(script_of(plan))}"
 
 
 def _budget(plan: "SearchPlan") -> str:

@@ -19,6 +19,7 @@ from launcher.cli.arguments import (
     RehearseOption,
     SweepOption,
 )
+from launcher.cli.large_submission import ask_if_large, runs_gpu_hours
 from launcher.cli.logs import follow_run
 from launcher.cli.pipeline import all_finish, refuse_options, submit_file
 from launcher.cli.search import render_search, submit_search_file
@@ -36,7 +37,6 @@ MaxParallel = Annotated[
     typer.Option("--max-parallel", help="How many runs of an array, or trials of a search, may run at once.", min=1),
 ]
 
-ASK_ABOVE_GPU_HOURS = 64
 POLL_SECONDS = (0.5, 15)
 """Pause between two looks: short at first, then long, since each asks Slurm."""
 
@@ -117,7 +117,7 @@ def submit(
     wanted = _load(recipes, overrides or (), rehearse, sweep or ())
     options = SubmitOptions(tuple(after), max_parallel, rehearse)
     refused = {"--test-only": test_only, "--rerun": rerun, "--follow": follow}
-    if submit_search_file(wanted, profile, options, refused, dry_run=dry_run, as_json=as_json, wait=wait):
+    if submit_search_file(wanted, profile, options, refused, dry_run=dry_run, yes=yes, as_json=as_json, wait=wait):
         return
     shows = _print_scripts if dry_run else _print_starts if test_only else None
     runs = _submit_recipes(wanted, profile, options, rerun, shows=shows, yes=yes, as_json=as_json)
@@ -145,7 +145,7 @@ def _submit_recipes(
         return []
     if plan and not yes:
         _ask_if_public(plan)
-        _ask_if_large(plan)
+        ask_if_large(len(plan.recipes), runs_gpu_hours(plan), lambda: _describe(plan))
     done = submit_missing(missing, tell_turn, tell_known)
     report_all(done.points, done.frozen, done.resumed, as_json)
     tell_waiting(done.waiting)
@@ -235,26 +235,17 @@ def _summary(plan: "SubmissionPlan") -> str:
     """Say what a submission asks for: `2 runs in 1 job (8 nodes x 4 GPUs, 24h): at most 1536 GPU-hours an attempt`."""
     from launcher.cli.views.wording import machine
 
-    runs, jobs, hours = len(plan.recipes), len(plan.submissions), _gpu_hours(plan)
+    runs, jobs, hours = len(plan.recipes), len(plan.submissions), runs_gpu_hours(plan)
     sizes = {f"{machine(item.recipe)}, {item.recipe.resources.time}" for item in plan.recipes}
     counts = f"{runs} run{'s' * (runs > 1)} in {jobs} job{'s' * (jobs > 1)}"
     return f"{counts} ({'; '.join(sorted(sizes))})" + (f": at most {hours:.0f} GPU-hours an attempt" if hours else "")
 
 
-def _gpu_hours(plan: "SubmissionPlan") -> float:
-    return sum(item.forecast.attempt_gpu_hours for item in plan.recipes)
-
-
-def _ask_if_large(plan: "SubmissionPlan") -> None:
-    """Ask for confirmation in a terminal before several runs or many GPU-hours."""
-    is_large = len(plan.recipes) > 1 or _gpu_hours(plan) > ASK_ABOVE_GPU_HOURS
-    if not (is_large and sys.stdin.isatty() and sys.stderr.isatty()):
-        return
+def _describe(plan: "SubmissionPlan") -> str:
+    """Say what a submission asks for, and when its first job would start."""
     from launcher.slurm.queue import queue_of
 
-    typer.echo(_summary(plan), err=True)
-    typer.echo(queue_of(plan.cluster).estimate_start(plan.submissions[0].script), err=True)
-    typer.confirm("submit?", abort=True, err=True)
+    return f"{_summary(plan)}\n{queue_of(plan.cluster).estimate_start(plan.submissions[0].script)}"
 
 
 def _ask_if_public(plan: "SubmissionPlan") -> None:

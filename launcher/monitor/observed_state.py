@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from launcher.monitor.elsewhere import find_elsewhere
 from launcher.monitor.exit_reasons import explain
 from launcher.monitor.run_state import RunState
 from launcher.slurm.parse import Job
@@ -35,13 +36,21 @@ def decide_state(run: RunState, answer: QueryResult) -> ObservedState:
     if not job_id:
         waits = run.record.sweep is not None and not run.stop_requested
         return ObservedState("not submitted", "waits for room in the queue" if waits else "`launcher resume` queues it")
-    if job := answer.jobs.get(job_id):
+    if job := answer.find(job_id, run.submission):
         return _from_job(run, job)
-    if not answer.is_gone(job_id):
+    if not answer.is_gone(job_id, run.submission):
         return ObservedState(_presumed(run), "Slurm did not answer; this is what the run directory says")
+    return _without_job(run)
+
+
+def _without_job(run: RunState) -> ObservedState:
+    if seen := find_elsewhere(run):
+        if run.waits_for_first_start:
+            return ObservedState("queued", f"waits for its turn on `{seen.host}`")
+        return ObservedState("running", f"asked to stop, {seen}" if run.stop_requested else str(seen))
     if run.stop_requested and run.waits_for_first_start:
         return ObservedState("stopped", "removed from the queue")
-    return ObservedState("lost", f"job {job_id} is gone and left no reason; `launcher resume` continues it")
+    return ObservedState("lost", f"job {run.job_id} is gone and left no reason; `launcher resume` continues it")
 
 
 def _from_ledger(run: RunState) -> ObservedState:

@@ -21,6 +21,7 @@ from launcher.run.metrics import read_joined_rows
 from launcher.run.paths import RunDir, list_shares
 from launcher.run.pauses import read_pauses
 from launcher.run.record import RunRecord
+from launcher.run.signs_of_life import last_sign_of_life
 from launcher.run.typed import read_resolved
 from launcher.slurm.query import QueryResult
 
@@ -101,21 +102,11 @@ def _read(label: str, state: RunState, answer: QueryResult) -> RunReport:
         metrics=metrics,
         evaluations=_read_evaluations(run),
         account=account,
-        used=consumption_of(recipe, state.record.cluster, account),
+        used=consumption_of(recipe, state.record.cluster, account, state.attempts),
         advice=advise(state.attempts, pauses, account),
         scores=_read_scores(run),
         inputs=read_inputs(state.record, recipe, run),
     )
-
-
-def last_sign_of_life(run: RunDir) -> float:
-    """Unix time at which something last wrote into a run's logs or metrics; 0 if nothing has."""
-    files = (run.ledger, run.metrics, run.pauses, *run.logs.glob("attempt-*/*"))
-    times = []
-    for path in files:
-        with contextlib.suppress(OSError):
-            times.append(path.stat().st_mtime)
-    return max(times, default=0.0)
 
 
 def _read_evaluations(run: RunDir) -> dict[str, list[tuple[int, float]]]:

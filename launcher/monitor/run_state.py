@@ -57,6 +57,11 @@ class RunState:
         return self.record.submissions[-1].job_id if self.record.submissions else ""
 
     @property
+    def submission(self) -> str:
+        """Folder of the submission that this job carries out; empty if that is not known."""
+        return self.record.submission_of(self.job_id)
+
+    @property
     def is_terminal(self) -> bool:
         """Whether the ledger says that the run is over for good."""
         if self.is_finished:
@@ -139,7 +144,7 @@ def ask_about(cluster: Cluster, runs: Sequence[RunState]) -> tuple[QueryResult, 
     """
     live = [one for one in runs if one.job_id and not one.is_terminal]
     answer = find_jobs(cluster, (one.job_id for one in live))
-    over = [one for one in live if answer.is_gone(one.job_id)]
+    over = [one for one in live if answer.is_gone(one.job_id, one.submission)]
     again: list[RunState] = []
     with suppress(RunError):  # removed since
         again, _ = read_states([one.folder for one in over])

@@ -209,7 +209,7 @@ _STATES_IN_ORDER: tuple[State, ...] = (
 def compose(run: RunState, answer: QueryResult) -> RunStatus:
     """Put together what the run directory and Slurm say."""
     observed = decide_state(run, answer)
-    job = answer.jobs.get(run.job_id)
+    job = answer.find(run.job_id, run.submission)
     row = run.newest[-1] if run.newest else {}
     last_step = run.last.last_step if run.last else None
     running, finished = observed.state == "running", observed.state == "finished"

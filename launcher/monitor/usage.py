@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from launcher.cluster import Cluster
-from launcher.monitor.consumption import gpus_of
+from launcher.monitor.consumption import gpus_of, nodes_of
 from launcher.monitor.find import list_runs
 from launcher.monitor.observed_state import BLAMELESS
-from launcher.monitor.run_report import last_sign_of_life
 from launcher.monitor.summaries import Summaries
 from launcher.monitor.time_account import TimeAccount, TimeKind, account_for
 from launcher.monitor.traces import kept_limits, read_traces
@@ -18,12 +17,13 @@ from launcher.run.ledger import Attempt, has_finished, read_attempts
 from launcher.run.paths import RunDir, expand, list_shares
 from launcher.run.pauses import read_pauses
 from launcher.run.record import RunRecord
+from launcher.run.signs_of_life import last_sign_of_life
 from launcher.run.typed import read_resolved
 
 UsageState: TypeAlias = Literal["not started", "going on", "stopped", "failed", "finished"]
 """As run directories say it, without asking Slurm; `going on`: queued, running, or lost."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the summaries; another one makes all of them anew."""
 
 
@@ -34,6 +34,17 @@ class AttemptUsage:
     start: float
     end: float
     seconds: dict[TimeKind, float]
+    nodes: int
+    gpus: int
+    """Of all nodes together."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the attempts of a run spent in some time."""
+
+    node_seconds: float
+    gpu_seconds: dict[TimeKind, float]
 
 
 @dataclass(frozen=True)
@@ -44,24 +55,22 @@ class RunUsage:
     """Its name."""
     state: UsageState
     created: float
-    nodes: int
-    gpus: int
-    """Of all nodes together."""
     price: float | None
     is_open: bool
     """Whether its last attempt has no end yet."""
     attempts: tuple[AttemptUsage, ...]
 
-    def seconds(self, since: float) -> dict[TimeKind, float]:
-        """Seconds on nodes by kind; an attempt that began before `since` counts with the share of its time after it."""
-        found: dict[TimeKind, float] = {}
+    def spent(self, since: float) -> Spent:
+        """What it spent; an attempt that began before `since` counts with the share of its time after it."""
+        node_seconds, gpu_seconds = 0.0, dict[TimeKind, float]()
         for one in self.attempts:
             if one.end <= since:
                 continue
             share = 1.0 if one.start >= since else (one.end - since) / (one.end - one.start)
-            for kind, value in one.seconds.items():
-                found[kind] = found.get(kind, 0.0) + share * value
-        return found
+            node_seconds += one.nodes * share * sum(one.seconds.values())
+            for kind, value in one.seconds.items() if one.gpus else ():
+                gpu_seconds[kind] = gpu_seconds.get(kind, 0.0) + one.gpus * share * value
+        return Spent(node_seconds, gpu_seconds)
 
 
 @dataclass
@@ -107,8 +116,8 @@ def measure_usage(cluster: Cluster, since: float = 0.0) -> Usage:
     """
     root = expand(cluster.roots.runs)
     runs, notes = read_usages(root, list_runs(cluster))
-    spent = [(run, run.seconds(since)) for run in runs]
-    spent = [(run, seconds) for run, seconds in spent if seconds or run.created >= since]
+    spent = [(run, run.spent(since)) for run in runs]
+    spent = [(run, its) for run, its in spent if its.node_seconds or run.created >= since]
     recipes = _group(spent, lambda run: run.recipe)
     return Usage(
         _total("together", spent),
@@ -118,26 +127,25 @@ def measure_usage(cluster: Cluster, since: float = 0.0) -> Usage:
     )
 
 
-_Spent: TypeAlias = tuple[RunUsage, dict[TimeKind, float]]
+_RunSpent: TypeAlias = tuple[RunUsage, Spent]
 
 
-def _group(spent: Sequence[_Spent], key: Any) -> list[UsageTotal]:
-    groups: dict[str, list[_Spent]] = {}
+def _group(spent: Sequence[_RunSpent], key: Any) -> list[UsageTotal]:
+    groups: dict[str, list[_RunSpent]] = {}
     for one in spent:
         groups.setdefault(key(one[0]), []).append(one)
     return [_total(name, some) for name, some in groups.items()]
 
 
-def _total(name: str, spent: Sequence[_Spent]) -> UsageTotal:
+def _total(name: str, spent: Sequence[_RunSpent]) -> UsageTotal:
     total = UsageTotal(name, len(spent), {}, 0.0, 0.0)
-    for run, seconds in spent:
-        hours = sum(seconds.values()) / 3600
-        total.node_hours += run.nodes * hours
-        for kind, value in seconds.items() if run.gpus else ():
-            total.gpu_hours[kind] = total.gpu_hours.get(kind, 0.0) + run.gpus * value / 3600
-        if run.gpus and hours:
+    for run, its in spent:
+        total.node_hours += its.node_seconds / 3600
+        for kind, value in its.gpu_seconds.items():
+            total.gpu_hours[kind] = total.gpu_hours.get(kind, 0.0) + value / 3600
+        if hours := sum(its.gpu_seconds.values()) / 3600:
             is_known = total.cost is not None and run.price is not None
-            total.cost = (total.cost or 0) + run.gpus * hours * (run.price or 0) if is_known else None
+            total.cost = (total.cost or 0) + hours * (run.price or 0) if is_known else None
     return total
 
 
@@ -178,7 +186,7 @@ def _named(runs: Iterable[RunDir]) -> Iterator[tuple[str, RunDir]]:
 
 
 def _as_usage(values: Mapping[str, Any]) -> RunUsage:
-    attempts = tuple(AttemptUsage(one["start"], one["end"], one["seconds"]) for one in values["attempts"])
+    attempts = tuple(AttemptUsage(**one) for one in values["attempts"])
     return RunUsage(**{**values, "attempts": attempts})
 
 
@@ -199,22 +207,23 @@ def summarise(run: RunDir) -> RunUsage:
         recipe=record.name,
         state=_state(record, attempts),
         created=record.created,
-        nodes=int((recipe.get("resources") or {}).get("nodes") or 1),
-        gpus=gpus_of(recipe),
         price=(record.cluster.get("gpus") or {}).get("price"),
         is_open=is_open,
-        attempts=tuple(_by_attempt(account)),
+        attempts=tuple(_by_attempt(account, recipe, {attempt.number: attempt for attempt in attempts})),
     )
 
 
-def _by_attempt(account: TimeAccount) -> Iterator[AttemptUsage]:
+def _by_attempt(
+    account: TimeAccount, recipe: Mapping[str, Any], attempts: Mapping[int, Attempt]
+) -> Iterator[AttemptUsage]:
     numbers = dict.fromkeys(span.attempt for span in account.spans if span.attempt is not None)
     for number in numbers:
         spans = [span for span in account.spans if span.attempt == number]
         seconds: dict[TimeKind, float] = {}
         for span in spans:
             seconds[span.what] = seconds.get(span.what, 0.0) + span.seconds
-        yield AttemptUsage(spans[0].start, spans[-1].end, seconds)
+        held = nodes_of(recipe, attempts[number]), gpus_of(recipe, attempts[number])
+        yield AttemptUsage(spans[0].start, spans[-1].end, seconds, *held)
 
 
 def _state(record: RunRecord, attempts: Sequence[Attempt]) -> UsageState:

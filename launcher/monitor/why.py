@@ -21,6 +21,8 @@ from launcher.slurm.reasons import find_reason
 _EXPECTED = ("finished", "preempted", "time_limit", "stopped", "pruned")
 """Reasons that are no fault of the run, so that its logs say nothing about them."""
 
+_GOING_ON = ("queued", "requeued", "running")
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -45,9 +47,9 @@ def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
     state = read_state(run)
     answer, now = ask_about(cluster, [state])
     state = now[run.root]
-    observed, job = decide_state(state, answer), answer.jobs.get(state.job_id)
-    ended = next((attempt for attempt in reversed(state.attempts) if attempt.ended or attempt.reason), None)
-    is_a_fault = ended is not None and ended.reason not in _EXPECTED
+    observed, job = decide_state(state, answer), answer.find(state.job_id, state.submission)
+    ended = _find_ended(state, observed)
+    is_a_fault = ended is not None and _is_a_fault(ended, observed)
     logs = rank_logs(run, ended.number) if ended and is_a_fault else {}
     stacks = find_stacks(logs) if ended and ended.reason == "hang" else ()
     return Explanation(
@@ -55,7 +57,7 @@ def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
         state=observed.state,
         sentences=(
             *_explain_state(observed, job, ended),
-            *(_explain_attempts(state, ended) if ended else ()),
+            *(_explain_attempts(state, observed, ended) if ended else ()),
             *_explain_guardian(state),
             *_explain_nodes(state, cluster),
         ),
@@ -64,6 +66,18 @@ def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
         evidence=tuple(_find_evidence(state, ended, is_a_fault)),
         commands=tuple(_next_commands(observed, job, ended, run_id(run))),
     )
+
+
+def _find_ended(state: RunState, observed: ObservedState) -> Attempt | None:
+    """Find the newest attempt that ended, also if nobody was left to note that."""
+    if observed.state not in _GOING_ON:
+        return state.last
+    return next((attempt for attempt in reversed(state.attempts) if attempt.ended or attempt.reason), None)
+
+
+def _is_a_fault(ended: Attempt, observed: ObservedState) -> bool:
+    is_cancelled = ended.reason is None and observed.state == "stopped"
+    return ended.reason not in _EXPECTED and not is_cancelled
 
 
 def _explain_state(observed: ObservedState, job: Job | None, ended: Attempt | None) -> Iterator[str]:
@@ -76,11 +90,11 @@ def _explain_state(observed: ObservedState, job: Job | None, ended: Attempt | No
         yield reason.advice or "It starts by itself as soon as it can; there is nothing to do."
 
 
-def _explain_attempts(state: RunState, ended: Attempt) -> Iterator[str]:
+def _explain_attempts(state: RunState, observed: ObservedState, ended: Attempt) -> Iterator[str]:
     meaning = meaning_of(ended)
     said = f" It was noted: {ended.message}." if ended.message else ""
     yield f"Attempt {ended.number} (job {ended.job_id}) ended. {meaning.meaning}{said}"
-    if ended.action in ("requeue", "resubmit", "restart"):
+    if ended.action in ("requeue", "resubmit", "restart") and observed.state in _GOING_ON:
         if ended.last_step:
             yield "The run continues by itself from its newest checkpoint."
         else:

@@ -50,8 +50,7 @@ def choose_nodes(plan: ChatPlan, cluster: Cluster) -> ChatPlan:
     """Keep a new allocation away from nodes that gave trouble lately."""
     if plan.here or os.environ.get("SLURM_JOB_ID"):
         return plan
-    wanted = plan.resources
-    return replace(plan, avoided=choose_avoided(cluster, wanted.nodes, wanted.gpus_per_node))
+    return replace(plan, avoided=choose_avoided(cluster, plan.resources))
 
 
 def chat(plan: ChatPlan, cluster: Cluster, on_start: Callable[[str], None], on_wait: Callable[[Job], None]) -> int:

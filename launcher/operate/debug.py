@@ -137,7 +137,7 @@ def make_run(target: Target, cluster: Cluster, rehearsal: bool) -> DebugRun:
     step = _copy_checkpoint(target.run, folder) if target.run and not rehearsal else 0
     frozen = freezer.freeze_run(new, planned.folder)
     wanted = recipe.recipe.resources
-    avoided = Avoided() if _own_allocation() else choose_avoided(cluster, wanted.nodes, wanted.gpus_per_node)
+    avoided = Avoided() if _own_allocation() else choose_avoided(cluster, wanted)
     return DebugRun(frozen, planned.folder, script, wanted.nodes, step, avoided)
 
 

@@ -7,14 +7,16 @@ from typing import Literal, TypeAlias
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError
+from launcher.monitor.elsewhere import find_elsewhere
 from launcher.monitor.run_state import RunState, read_state
 from launcher.monitor.status import RunStatus, compose, read_statuses
 from launcher.operate.owners import naming_the_owner
 from launcher.run.ledger import StopRequest, append_event
 from launcher.run.paths import RunDir, list_shares
+from launcher.run.signs_of_life import last_sign_of_life
 from launcher.run.trials import search_of
 from launcher.slurm.parse import Job
-from launcher.slurm.query import find_jobs
+from launcher.slurm.query import QueryResult, find_jobs
 from launcher.slurm.queue import end_jobs, release_jobs
 from launcher.submit.resubmit import queue_what_fits, resubmit, resubmit_group
 
@@ -28,7 +30,7 @@ def cancel(run: RunDir, cluster: Cluster) -> list[str]:
         The jobs that were ended.
 
     Raises:
-        RunError: There is nothing to cancel.
+        RunError: There is nothing to cancel, or its processes are on another machine.
     """
     alive = [one for one in _read_group(run) if not one.is_terminal and one.job_id]
     if alive and _is_trial(alive[0]):
@@ -45,11 +47,26 @@ def cancel_all(runs: Sequence[RunDir], cluster: Cluster) -> int:
 
     Returns:
         How many were not over yet.
+
+    Raises:
+        RunError: The processes of one of them are on another machine; nothing was ended.
     """
     groups = [[one for one in _read_group(run) if not one.is_terminal] for run in runs]
-    _keep_out([one for group in groups for one in group])
-    _end([one for group in groups for one in group if one.job_id], cluster)
+    everyone = [one for group in groups for one in group]
+    _refuse_elsewhere(everyone, cluster)
+    _keep_out(everyone)
+    _end([one for one in everyone if one.job_id], cluster)
     return sum(map(bool, groups))
+
+
+def _refuse_elsewhere(runs: Sequence[RunState], cluster: Cluster) -> None:
+    for one in runs:
+        seen = find_elsewhere(one)
+        # A machine may have got another name since.
+        if seen and find_jobs(cluster, [one.job_id]).is_gone(one.job_id, one.submission):
+            name = one.folder.root.name
+            fix = f"type this on `{seen.host}`, or `launcher stop {name}` here, which lets it save"
+            raise RunError(f"`{name}`: runs {seen}; {fix}")
 
 
 def _keep_out(runs: Sequence[RunState]) -> None:
@@ -63,13 +80,18 @@ def _end(alive: Sequence[RunState], cluster: Cluster) -> list[str]:
     jobs = [*dict.fromkeys(one.job_id for one in alive)]
     if not jobs:
         return []
+    _refuse_elsewhere(alive, cluster)
     with naming_the_owner(alive[0].folder):
         for one in alive:
             StopRequest().write(one.folder.stop_request)  # so that it ends at once if Slurm requeues it
-        end_jobs(jobs, cluster)
+        known = end_jobs(jobs, cluster, _submissions(alive))
         for one in alive:
-            _close(one, "launcher cancel", "cancelled")
+            _close(one, known, "launcher cancel", "cancelled")
     return jobs
+
+
+def _submissions(runs: Sequence[RunState]) -> dict[str, str]:
+    return {one.job_id: one.submission for one in runs}
 
 
 def stop(run: RunDir, cluster: Cluster) -> StopOutcome:
@@ -110,9 +132,9 @@ def _ask_to_stop(alive: Sequence[RunState], statuses: Mapping[RunDir, RunStatus]
     with naming_the_owner(alive[0].folder):
         for one in alive:  # all of them first: what waits for a share must not start when that has stopped
             StopRequest().write(one.folder.stop_request)
-        end_jobs([*dict.fromkeys(ended)], cluster)
+        known = end_jobs([*dict.fromkeys(ended)], cluster, _submissions(waiting))
         for one in waiting:
-            _close(one, "launcher stop", "removed from the queue")
+            _close(one, known, "launcher stop", "removed from the queue")
     return bool(working)
 
 
@@ -200,6 +222,8 @@ def _check_resumable(run: RunDir, cluster: Cluster) -> None:
         hint = "nothing to resume"
         if one.stop_requested and status.state == "running":
             hint = "it was asked to stop; wait until it has"
+        if seen := find_elsewhere(one):
+            hint += f"; it is {seen}. If that machine is gone, try again when it has been silent for longer"
         raise RunError(f"`{run.root.name}`: is {status.state} as job {one.job_id}; {hint}")
 
 
@@ -218,13 +242,19 @@ def _read_statuses(runs: Sequence[RunDir], cluster: Cluster) -> tuple[list[RunSt
     return group, {one.folder: compose(one, answer) for one in group}
 
 
-def _close(run: RunState, source: str, message: str) -> None:
-    """Note in the ledger that the run does not come back, and the end of an attempt that was cut off."""
+def _close(run: RunState, known: QueryResult, source: str, message: str) -> None:
+    """Note in the ledger that the run does not come back, and the end of an attempt that was cut off.
+
+    An attempt whose job had been gone or was queued again ended when it last wrote something, maybe days ago.
+    """
     last = run.last
     if last is None or run.waits_for_first_start:
         return
     if last.ended is not None:
         append_event(run.folder.ledger, last.number, action="stop", message=f"{last.message}; {message}")
         return
-    closing = {"ended": time.time(), "reason": "stopped", "source": source, "message": message}
+    job = known.find(run.job_id, run.submission)
+    is_at_work = job is not None and job.phase not in ("queued", "over")
+    ended = time.time() if is_at_work else max(last.started, last_sign_of_life(run.folder))
+    closing = {"ended": ended, "reason": "stopped", "source": source, "message": message}
     append_event(run.folder.ledger, last.number, action="stop", **closing)

@@ -235,7 +235,7 @@ class _Advance:
         for member in (*list_shares(run), run):
             job = RunRecord.read(member.record).submissions[-1]
             if stage.sweep:  # its submission is that of all points
-                end_jobs([job.job_id], self.cluster)
+                end_jobs([job.job_id], self.cluster, {job.job_id: job.folder})
             else:
                 queue_of(self.cluster).cancel(SubmissionDir(Path(job.folder)))
         for pipeline in pipelines_with(run):

@@ -1,5 +1,6 @@
 """What a pipeline costs: the sum of its stages, and the days of those that wait for each other longest."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,8 @@ class StageForecast:
     """There is no estimate: it is one attempt up to its time limit."""
     points: int | None = None
     """Of a sweep: how many. Its days are those of the longest, as if all of them ran at once."""
+    trials: int | None = None
+    """Of a search: how many, if none is pruned. Its days are those of as many as follow each other."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def forecast_pipeline(loaded: LoadedPipeline, cluster: Cluster) -> PipelineForec
     members = {name: [one for one in written if written[one] == name] for name in whole}
     stages: dict[str, StageForecast] = {}
     for name, its in members.items():
-        points = [_forecast(one, order, items, selected, cluster) for one in its]
+        points = [_of_trials(_forecast(one, order, items, selected, cluster), items[one]) for one in its]
         stages[name] = _join(name, points, written, is_sweep=its != [name])
     stages = _sorted(stages)
     longest = _longest(stages)
@@ -78,6 +81,7 @@ def _join(name: str, points: Sequence[StageForecast], written: Mapping[str, str]
         sum(point.gpu_hours for point in points),
         any(point.is_limit for point in points),
         len(points) if is_sweep else None,
+        points[0].trials,
     )
 
 
@@ -94,8 +98,18 @@ def _forecast(
     if found and found.days is not None and found.gpu_hours is not None:
         return StageForecast(name, awaits, found.days, found.gpu_hours, is_limit=False)
     recipe = item.recipe
-    hours = attempt_gpu_hours(recipe) * recipe.shares
+    hours = attempt_gpu_hours(recipe)
     return StageForecast(name, awaits, recipe.resources.time.seconds / 86400, hours, is_limit=True)
+
+
+def _of_trials(one: StageForecast, item: LoadedRecipe) -> StageForecast:
+    """Make the forecast of one trial that of a search; others stay as they are."""
+    search = item.recipe.search
+    if search is None:
+        return one
+    after_another = math.ceil(search.budget / search.parallel)
+    days, hours = one.days * after_another, one.gpu_hours * search.budget
+    return replace(one, days=days, gpu_hours=hours, trials=search.budget)
 
 
 def _from_what_there_is(

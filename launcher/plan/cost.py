@@ -28,9 +28,9 @@ class RunCost:
 
 
 def attempt_gpu_hours(recipe: Recipe) -> float:
-    """GPU-hours that one attempt is charged if it runs up to its time limit."""
+    """GPU-hours that one attempt is charged if it runs up to its time limit, on all array elements of a shared work."""
     resources = recipe.resources
-    return resources.nodes * resources.gpus_per_node * resources.time.seconds / 3600
+    return recipe.shares * resources.nodes * resources.gpus_per_node * resources.time.seconds / 3600
 
 
 def estimate_run(

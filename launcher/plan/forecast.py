@@ -34,6 +34,7 @@ class Forecast:
 
     world_size: int
     attempt_gpu_hours: float
+    """If it runs up to its time limit, on all array elements that share the work."""
     memory: MemoryEstimate | None = None
     """None on CPUs, and without config.json of a model of a known type."""
     gpu_memory: int | None = None

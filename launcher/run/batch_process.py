@@ -1,6 +1,8 @@
 """The process that carries out a run on its first node: what it is called, and how it is recognised."""
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 BATCH_MODULE = "jobs.batch.main"
 """Started by the batch script."""
@@ -30,3 +32,14 @@ _NAMES = frozenset(name.encode() for name in (BATCH_MODULE, INTERACTIVE_MODULE, 
 def is_batch_process(words: Iterable[bytes]) -> bool:
     """Tell whether these are the words of a command line that carries out a run."""
     return not _NAMES.isdisjoint(words)
+
+
+def names_submission(words: Iterable[bytes], folder: str | Path) -> bool:
+    """Tell whether a command line has a submission's folder or script among its words, by whatever path.
+
+    Numbers of processes come again, after a restart of the machine at the latest, so only this tells whether a process
+    that has the number of a run's is still that run's.
+    """
+    wanted = os.path.realpath(os.fsencode(folder))
+    paths = {os.path.realpath(word) for word in words if word.startswith(b"/")}
+    return not paths.isdisjoint((wanted, os.path.join(wanted, b"submission.sh")))

@@ -83,6 +83,11 @@ class RunRecord:
         artifacts = PipelineDir(Path(self.pipeline)).artifacts if self.pipeline else None
         return Locations(self.cluster["roots"], self.recipe_folder, artifacts)
 
+    def submission_of(self, job_id: str) -> str:
+        """Folder of the submission that a job of this run carries out; empty if that is not known."""
+        known = [entry.folder for entry in self.submissions if entry.job_id == job_id]
+        return known[-1] if known else self.frozen_for or ""
+
     def write(self, path: Path) -> None:
         """Write run.json atomically, one line a field."""
         values = vars(self) | {"submissions": [vars(entry) for entry in self.submissions]}

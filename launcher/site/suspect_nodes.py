@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from launcher.cluster import Cluster
 from launcher.errors import SlurmError
+from launcher.recipe.sections.common import Resources
 from launcher.run.paths import RunDir, expand
 from launcher.run.suspects import SuspectNode, find_suspects
-from launcher.slurm.parse import parse_gres
-from launcher.slurm.site_query import expand_nodes, list_nodes_of
+from launcher.site.able_nodes import UnknownNodesError, find_able
+from launcher.slurm.site_query import expand_nodes
 
 
 @dataclass(frozen=True)
@@ -38,47 +39,49 @@ def avoid_suspects(cluster: Cluster, run: RunDir, nodes: int | None = None) -> A
         run: One of the runs that it carries out; all want the same of Slurm.
         nodes: How many it needs; as many as the recipe says if left out.
     """
-    wanted: dict[str, int] = json.loads(run.recipe.read_bytes())["resources"]
-    return choose_avoided(cluster, nodes or int(wanted["nodes"]), int(wanted["gpus_per_node"]))
+    wanted = json.loads(run.recipe.read_bytes())["resources"]
+    # Another version may have had further keys.
+    known = {key: value for key, value in wanted.items() if key in Resources.model_fields}
+    return choose_avoided(cluster, Resources.model_validate_json(json.dumps(known)), nodes)
 
 
-def choose_avoided(cluster: Cluster, nodes: int, gpus: int) -> Avoided:
+def choose_avoided(cluster: Cluster, wanted: Resources, nodes: int | None = None) -> Avoided:
     """Choose the nodes that a job is not to be given; asks Slurm only if there are suspect ones.
 
     Args:
         cluster: Where the job goes.
-        nodes: How many it needs.
-        gpus: How many of each node.
+        wanted: What it asks for.
+        nodes: How many nodes it needs, if not as many as it asks for there.
     """
     suspects = [one.node for one in known_suspects(cluster) if one.is_avoided]
     if not suspects or cluster.executor != "slurm":
         return Avoided()
     try:
         excluded = expand_nodes(cluster, cluster.slurm.exclude) if cluster.slurm.exclude else []
-        able = nodes_able(list_nodes_of(cluster, cluster.slurm.partition), gpus)
-    except SlurmError:  # without knowing what is left, nothing is excluded
+        able = [its - {*excluded} for its in find_able(cluster, wanted)]
+    except (SlurmError, UnknownNodesError):  # without knowing what is left, nothing is excluded
         return Avoided(kept=tuple(suspects))
-    return choose(suspects, able - {*excluded}, nodes, excluded)
+    return choose(suspects, able, nodes or wanted.nodes, excluded)
 
 
-def choose(suspects: Sequence[str], able: set[str], needed: int, excluded: Sequence[str]) -> Avoided:
-    """Choose among suspect nodes, the worst first, so that enough others are left.
+def choose(suspects: Sequence[str], able: Sequence[set[str]], needed: int, excluded: Sequence[str]) -> Avoided:
+    """Choose among suspect nodes, the worst first, so that enough others are left in one partition.
 
     Args:
         suspects: The suspect nodes.
-        able: Nodes that could take the job.
+        able: Nodes that could take the job, for each partition that it may go to.
         needed: How many it needs.
         excluded: What the profile excludes anyway.
     """
-    candidates = [node for node in suspects if node in able]
-    avoided = candidates[: max(0, len(able) - needed)]
+    largest = max(able, key=len, default=set[str]())
+    spare = len(largest) - needed
+    avoided: list[str] = []
+    kept: list[str] = []
+    for node in (one for one in suspects if any(one in its for its in able)):
+        is_spare = spare > 0 if node in largest else spare >= 0
+        spare -= is_spare and node in largest
+        (avoided if is_spare else kept).append(node)
     if not avoided:
-        return Avoided(kept=tuple(candidates))
+        return Avoided(kept=tuple(kept))
     every = ",".join(dict.fromkeys([*excluded, *avoided]))
-    return Avoided(tuple(avoided), (f"--exclude={every}",), tuple(candidates[len(avoided) :]))
-
-
-def nodes_able(listed: str, gpus: int) -> set[str]:
-    """Parse sinfo's lines in NODE_GPUS_FORMAT: which nodes have so many GPUs."""
-    rows = [line.strip().split("|") for line in listed.splitlines() if line.count("|") == 1]
-    return {name for name, gres in rows if sum(count for _, count in parse_gres(gres)) >= gpus}
+    return Avoided(tuple(avoided), (f"--exclude={every}",), tuple(kept))

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError
-from launcher.run.batch_process import is_batch_process
+from launcher.run.batch_process import is_batch_process, names_submission
 from launcher.run.paths import SubmissionDir
 from launcher.slurm.command import slurm_environment
+
+_OF_KERNEL = 0x00200000
+"""Flag of the kernel's own threads in /proc/PID/stat (PF_KTHREAD in Linux' include/linux/sched.h): they have no command
+line either."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class LocalQueue:
         for entry in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                if is_batch_process(words) and os.fsencode(submission.root) in words:
+                if is_batch_process(words) and names_submission(words, submission.root):
                     found.append(f"local-{entry.name}")
         return found
 
@@ -80,18 +84,24 @@ def end_process(job: str) -> None:
         os.kill(int(job.removeprefix("local-")), signal.SIGTERM)
 
 
-def is_alive(job: str) -> bool:
-    """Tell whether a local run's process is alive; another program may have its number by now."""
+def find_command(job: str) -> tuple[bytes, ...] | None:
+    """Find the words of the command line of a local run's process; None if there is no such process.
+
+    Another run's process may have its number by now: `launcher.run.batch_process.names_submission` tells.
+    """
     process = Path("/proc") / job.removeprefix("local-")
     try:
         words = (process / "cmdline").read_bytes().split(b"\0")
-        is_zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        state, *_, flags = (process / "stat").read_text().rpartition(")")[2].split()[:7]
     except OSError:
-        return not Path("/proc/self").exists() and _answers_signal(job)
-    # Until the script has replaced itself by the batch process it is a shell. While one program becomes the other,
-    # it has no command line.
-    is_starting = words == [b""] or any(word.endswith(b"/submission.sh") for word in words)
-    return not is_zombie and (is_starting or is_batch_process(words))
+        return () if not Path("/proc/self").exists() and _answers_signal(job) else None
+    if state == "Z" or int(flags) & _OF_KERNEL:
+        return None
+    if words == [b""]:  # one program is becoming another
+        return ()
+    # Until the script has replaced itself by the batch process it is a shell.
+    is_starting = any(word.endswith(b"/submission.sh") for word in words)
+    return tuple(words) if is_starting or is_batch_process(words) else None
 
 
 def _answers_signal(job: str) -> bool:

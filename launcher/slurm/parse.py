@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from launcher.run.batch_process import names_submission
 from launcher.run.slurm_text import STATES, JobState, Phase, parse_fields, parse_time
 from launcher.slurm.reasons import explain_reason
 
@@ -36,6 +37,8 @@ class Job:
     """Slurm's short form: `gpu[01-04]`."""
     exit_code: str = ""
     """`CODE:SIGNAL`."""
+    command: tuple[bytes, ...] = ()
+    """Words of the command line of a process; none while it becomes another program."""
 
     @property
     def phase(self) -> Phase:
@@ -47,6 +50,14 @@ class Job:
         """Say in words why it is where it is, and for a held job how to let it go."""
         why = explain_reason(self.reason) if self.state == "PENDING" else self._meaning.explanation
         return f"{why}; `scontrol release {self.id}` lets it go" if self.is_held else why
+
+    def may_carry_out(self, submission: str) -> bool:
+        """Tell whether this may be the job of a submission: another program may have the number of its process by now.
+
+        Args:
+            submission: Its folder; empty if that is not known.
+        """
+        return not (submission and self.command) or names_submission(self.command, submission)
 
     @property
     def is_held(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from launcher.cluster import Cluster
 from launcher.errors import SlurmError
 from launcher.slurm.command import TIMEOUT_SECONDS, complaint, run_slurm
-from launcher.slurm.local_queue import is_alive
+from launcher.slurm.local_queue import find_command
 from launcher.slurm.parse import (
     SACCT_FORMAT,
     SQUEUE_FORMAT,
@@ -39,10 +39,20 @@ class QueryResult:
     notes: tuple[str, ...] = ()
     """Sources that did not work, and why."""
 
-    def is_gone(self, job_id: str) -> bool:
-        """Tell whether the job is neither waiting nor running; False when nobody could be asked."""
-        live: Source = "process" if job_id.startswith("local-") else "squeue"
+    def find(self, job_id: str, submission: str = "") -> Job | None:
+        """Find a job that carries out a submission; without that any process that has the job's number will do."""
         job = self.jobs.get(job_id)
+        return job if job is not None and job.may_carry_out(submission) else None
+
+    def is_gone(self, job_id: str, submission: str = "") -> bool:
+        """Tell whether the job is neither waiting nor running; False when nobody could be asked.
+
+        Args:
+            job_id: Its id.
+            submission: Folder of what it carries out, if that is known; see `find`.
+        """
+        live: Source = "process" if job_id.startswith("local-") else "squeue"
+        job = self.find(job_id, submission)
         return job.phase == "over" if job else live in self.answered
 
 
@@ -84,10 +94,11 @@ def find_jobs(cluster: Cluster, job_ids: Iterable[str]) -> QueryResult:
         question.put("squeue", _ask_squeue)
         question.put("sacct", _ask_sacct)
         question.put("scontrol", _ask_scontrol)
-    jobs = question.found | {job_id: Job(job_id, "RUNNING", "process") for job_id in local if is_alive(job_id)}
+    commands = {job_id: command for job_id in local if (command := find_command(job_id)) is not None}
+    processes = {job_id: Job(job_id, "RUNNING", "process", command=command) for job_id, command in commands.items()}
     if local:
         question.answered.add("process")
-    return QueryResult(jobs, frozenset(question.answered), tuple(question.notes))
+    return QueryResult(question.found | processes, frozenset(question.answered), tuple(question.notes))
 
 
 def plain_id(job_id: str, cluster: Cluster) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
@@ -12,7 +12,7 @@ from launcher.errors import SlurmError
 from launcher.run.paths import SubmissionDir
 from launcher.slurm.command import call_slurm, run_slurm
 from launcher.slurm.local_queue import LocalQueue, end_process
-from launcher.slurm.query import find_jobs
+from launcher.slurm.query import QueryResult, find_jobs
 from launcher.slurm.site_query import show_config
 
 SLURM_DEFAULT_ARRAY_SIZE = 1001
@@ -144,12 +144,23 @@ def warn_batch(job_id: str, cluster: Cluster) -> None:
     run_slurm(["scancel", "--batch", "--signal=USR1", job_id], cluster)
 
 
-def end_jobs(job_ids: Sequence[str], cluster: Cluster) -> None:
-    """End those of the jobs that are still queued or running, in this order."""
+def end_jobs(job_ids: Sequence[str], cluster: Cluster, submissions: Mapping[str, str]) -> QueryResult:
+    """End those of the jobs that are still queued or running, in this order.
+
+    Args:
+        job_ids: The jobs.
+        cluster: Where they are.
+        submissions: Folder of what each of them carries out, where it is known: another run's process may have the
+            number of a job without Slurm by now.
+
+    Returns:
+        What was known of them before.
+    """
     known = find_jobs(cluster, job_ids)
-    alive = [job for job in job_ids if not known.is_gone(job)]
+    alive = [job for job in job_ids if not known.is_gone(job, submissions.get(job, ""))]
     if slurm_jobs := [job for job in alive if not job.startswith("local-")]:
         run_slurm(["scancel", *slurm_jobs], cluster)
     for job in alive:
         if job.startswith("local-"):
             end_process(job)
+    return known

@@ -10,7 +10,7 @@ from launcher.slurm.command import TIMEOUT_SECONDS, complaint, run_slurm
 
 GPU_NODES_FORMAT = "%R|%G|%D"
 NODES_FORMAT = "%R|%f|%o"
-NODE_GPUS_FORMAT = "%N|%G"
+NODE_LINES_FORMAT = "%P|%N|%T|%G|%f|%c|%m"
 PARTITION_LIMITS_FORMAT = "%P|%l|%s|%D|%G"
 QOS_FIELDS = "name,gracetime,preemptmode,preempt,maxsubmitjobsperuser"
 ASSOCIATION_FIELDS = "account,partition,qos,defaultqos,maxsubmitjobs"
@@ -50,9 +50,9 @@ def list_nodes(cluster: Cluster) -> str:
 
 
 def list_nodes_of(cluster: Cluster, partitions: str | None) -> str:
-    """Print the GPUs of each node of partitions, of all if none are named, in NODE_GPUS_FORMAT."""
+    """Print the nodes of partitions, of all if none are named, in NODE_LINES_FORMAT: a line for each partition."""
     chosen = f"--partition={partitions}" if partitions else "--all"
-    argv = ["sinfo", "--noheader", "--Node", chosen, f"--format={NODE_GPUS_FORMAT}"]
+    argv = ["sinfo", "--noheader", "--Node", chosen, f"--format={NODE_LINES_FORMAT}"]
     return run_slurm(argv, cluster, TIMEOUT_SECONDS)
 
 

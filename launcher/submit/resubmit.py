@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError, SlurmError
+from launcher.monitor.elsewhere import find_elsewhere
 from launcher.monitor.run_state import read_state
 from launcher.recipe import read_recipe
 from launcher.run.ledger import StopRequest, has_finished, read_attempts, read_json_lines
@@ -207,6 +208,9 @@ def _restart(run: RunDir, queue: LocalQueue, missing: Sequence[RunDir]) -> str:
     submission, _, _ = _submission_of(run, RunRecord.read(run.record))
     if alive := queue.jobs_of(submission):
         raise RunError(f"`{run.root.name}`: is running as {alive[0]}; wait until it has stopped")
+    for one in (*list_shares(run), run):
+        if seen := find_elsewhere(read_state(one)):
+            raise RunError(f"`{run.root.name}`: is running {seen}; wait until it has stopped")
     run.stop_request.unlink(missing_ok=True)  # it would stop its tasks as well
     for one in missing:
         StopRequest.withdraw(one.stop_request)

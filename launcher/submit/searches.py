@@ -44,6 +44,11 @@ class SearchPlan:
         """The trials that there are."""
         return read_past(self.folder, self.record.search.metric)
 
+    @property
+    def left(self) -> int:
+        """How many trials are missing or not over."""
+        return _count_left(self.past, self.record.search.budget)
+
 
 @dataclass(frozen=True)
 class QueuedElements:

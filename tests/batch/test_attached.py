@@ -78,6 +78,19 @@ def test_a_rank_is_found_by_its_run_attempt_and_number(rank: "subprocess.Popen[b
     assert find_rank(run, 1, 1) is find_rank(run, 2, 0) is find_rank(RunDir(tmp_path / "other"), 2, 1) is None
 
 
+def test_a_rank_is_found_by_any_path_to_its_run(
+    rank: "subprocess.Popen[bytes]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path / "run")
+
+    for path in (tmp_path / "link" / "run", tmp_path / "run" / ".." / "run", Path("../run")):
+        found = find_rank(RunDir(path), 2, 1)
+        assert found is not None and found[0] == rank.pid, path
+    assert find_rank(RunDir(tmp_path), 2, 1) is None
+
+
 def test_a_rank_that_is_gone_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), "--run", str(tmp_path), "--attempt", "0", "--rank", "3", "--", "ls", "-l"]) == 2
 

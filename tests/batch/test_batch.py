@@ -343,7 +343,7 @@ def test_an_attempt_that_did_not_tell_its_end_is_closed_by_the_next_start(staged
     assert "attempt 0 did not tell how it ended: killed" in said
     first, second = read_attempts(run.ledger)
     assert (first.reason, first.source, first.action) == ("killed", "no word of its end", "stop")
-    assert first.ended is not None
+    assert first.ended == 1.0, "it wrote nothing after its start"
     assert (second.number, second.reason) == (1, "finished")
 
 

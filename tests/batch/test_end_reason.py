@@ -222,7 +222,7 @@ def test_the_last_sign_of_life_is_the_newest_log(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (when, when))
 
-    assert last_sign_of_life(tmp_path) == 2000
+    assert last_sign_of_life(tmp_path, 0.0) == 2000
 
 
 def test_a_node_list_is_expanded_without_slurm_where_nothing_is_to_expand() -> None:

@@ -18,6 +18,7 @@ PATH=/usr/bin:/bin
 case "$2" in
   job) echo "JobId=5 Partition=gpu ExcNodeList={excluded}" ;;
   partition) echo "PartitionName=gpu Nodes=gpu1,gpu2,gpu3,gpu4" ;;
+  node) cat {states} ;;
   hostnames) tr , "\\n" <<<"$3" ;;
 esac
 """
@@ -34,7 +35,8 @@ def job_on(
 ) -> Callable[..., BatchJob]:
     def make(nodes: str, excluded: str | None = "(null)") -> BatchJob:
         if excluded is not None:
-            (tmp_path / "scontrol").write_text(SCONTROL.format(excluded=excluded))
+            (tmp_path / "states").touch()
+            (tmp_path / "scontrol").write_text(SCONTROL.format(excluded=excluded, states=tmp_path / "states"))
             (tmp_path / "scontrol").chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
         run = RunDir(tmp_path / "run")
@@ -71,7 +73,12 @@ def test_a_job_is_not_left_without_nodes(job_on: Callable[..., BatchJob], say: J
     job = job_on("gpu1,gpu2", "gpu3")
 
     assert nodes_to_exclude(job, ["gpu1"], say) == "gpu3,gpu1"
-    (say.path.parent / "scontrol").write_text(SCONTROL.format(excluded="gpu3,gpu4"))
+    states = say.path.parent / "states"
+    states.write_text("NodeName=gpu2 State=ALLOCATED\nNodeName=gpu3 State=IDLE\nNodeName=gpu4 State=DOWN*+DRAIN\n")
+    assert nodes_to_exclude(job, ["gpu1"], say) is None, "gpu2 alone is left"
+    states.write_text("NodeName=gpu4 State=IDLE+CLOUD+POWERED_DOWN\n")
+    assert nodes_to_exclude(job, ["gpu1"], say) == "gpu3,gpu1"
+    (say.path.parent / "scontrol").write_text(SCONTROL.format(excluded="gpu3,gpu4", states=states))
     assert nodes_to_exclude(job, ["gpu1"], say) is None
     assert "the partition has too few other nodes" in say.path.read_text()
 

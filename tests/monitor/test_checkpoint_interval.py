@@ -47,10 +47,11 @@ def test_gpu_hours_count_time_on_nodes_alone() -> None:
         (TimeSpan("queued", 0, 3600), TimeSpan("useful", 3600, 10800, 0), TimeSpan("lost", 0, 1800, 1))
     )
     recipe = {"resources": {"nodes": 2, "gpus_per_node": 4}}
+    attempts = [Attempt(0, "7", nodes=["a1", "a2"]), Attempt(1, "7", nodes=["a1", "a2"])]
 
-    used = consumption_of(recipe, {"gpus": {"type": "a100", "price": 1.5}}, account)
-    unknown = consumption_of(recipe, {"gpus": {"type": "b17"}}, account)
-    on_cpus = consumption_of({"resources": {"nodes": 2}}, {"gpus": {"price": 1.5}}, account)
+    used = consumption_of(recipe, {"gpus": {"type": "a100", "price": 1.5}}, account, attempts)
+    unknown = consumption_of(recipe, {"gpus": {"type": "b17"}}, account, attempts)
+    on_cpus = consumption_of({"resources": {"nodes": 2}}, {"gpus": {"price": 1.5}}, account, attempts)
 
     assert used.gpu_hours == {"useful": 16.0, "lost": 4.0}
     assert (used.cost, used.most_kwh) == (30.0, 8.0)

@@ -241,8 +241,9 @@ def test_commands_that_do_not_fit_the_state_are_refused(history: History, profil
 def test_cancelling_a_lost_run_closes_its_ledger(history: History, profile: str) -> None:
     history.record.submissions[-1].job_id = "local-999999999"
     history.record.write(history.run.record)
-    history.run.ledger.write_text(history.run.ledger.read_text().replace('"7"', '"local-999999999"'))
-    assert "lost" in launcher("status", "abc123", profile)[0]
+    text = history.run.ledger.read_text().replace('"7"', '"local-999999999"')
+    history.run.ledger.write_text(text.replace('"a1", "a2"', f'"{os.uname().nodename}"'))
+    assert "  lost (" in launcher("status", "abc123", profile)[0]
 
     launcher("cancel", "abc123", profile)
 

@@ -192,4 +192,12 @@ def test_a_process_between_two_programs_is_alive(monkeypatch: pytest.MonkeyPatch
     """While the shell of a script becomes the batch process, its command line is empty."""
     monkeypatch.setattr(local_queue.Path, "read_bytes", lambda _: b"")
 
-    assert local_queue.is_alive(f"local-{os.getpid()}")
+    assert local_queue.find_command(f"local-{os.getpid()}") == ()
+
+
+def test_a_thread_of_the_kernel_is_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no command line either."""
+    monkeypatch.setattr(local_queue.Path, "read_bytes", lambda _: b"")
+    monkeypatch.setattr(local_queue.Path, "read_text", lambda _: "37 (kworker/3:1) I 2 0 0 0 -1 69238880 0 0 0 0 0")
+
+    assert local_queue.find_command("local-37") is None

@@ -66,6 +66,27 @@ def test_gpu_hours_are_summed_by_recipe_and_by_state(tmp_path: Path, profile: st
     assert found.total.useful_share == pytest.approx(120 / 230)
 
 
+def test_each_attempt_counts_with_its_own_number_of_nodes(tmp_path: Path, profile: str) -> None:
+    """After `launcher resume --nodes 1` and another resume with three."""
+    history = begin(tmp_path, "aaaaa1")
+    history.start(0, "7", at=0).end(0, "stopped", "stop", at=100)
+    history.submit("8", at=200).start(1, "8", at=200, nodes=("a1",)).end(1, "stopped", "stop", at=300)
+    history.submit("9", at=400).start(2, "9", at=400, nodes=("a1", "a2", "a3")).end(2, "error", "stop", at=500)
+
+    found = measure(profile).total
+
+    assert found.node_hours == pytest.approx((2 + 1 + 3) * 100 / 3600)
+    assert found.all_gpu_hours == pytest.approx(8 * (2 + 1 + 3) * 100 / 3600)
+    assert found.cost == pytest.approx(2 * found.all_gpu_hours)
+
+
+def test_without_slurm_one_machine_stands_for_all_nodes(tmp_path: Path, profile: str) -> None:
+    history = begin(tmp_path, "aaaaa1").start(0, "local-7", at=0, nodes=("here",))
+    history.end(0, "error", "stop", at=100)
+
+    assert measure(profile).total.all_gpu_hours == pytest.approx(16 * 100 / 3600)
+
+
 def test_without_a_price_there_is_no_cost(tmp_path: Path, profile: str) -> None:
     finish(begin(tmp_path, "aaaaa1"))
     finish(begin(tmp_path, "aaaaa2", price=None))

@@ -299,6 +299,53 @@ def test_a_run_that_had_saved_nothing_starts_again(explain: Callable[..., Explan
     assert "The run starts again by itself; nothing had been saved yet." in told.sentences
 
 
+@pytest.fixture
+def requeued(tmp_path: Path) -> History:
+    """A run that was preempted once and came back; nobody noted how that attempt ended."""
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    history.log(0, 3, *OF_RANK_3)
+    history.end(0, "preempted", "requeue", at=100, last_step=10, message="preempted, step 10 is safe")
+    return history.start(1, "7", at=120)
+
+
+def test_of_a_lost_run_the_newest_attempt_is_told_and_that_nobody_brings_it_back(
+    explain: Callable[..., Explanation], requeued: History
+) -> None:
+    requeued.log(1, 0, *OF_RANK_3)
+
+    told = explain(requeued)
+
+    assert told.state == "lost"
+    said = " ".join(told.sentences)
+    assert f"Attempt 1 (job 7) ended. {EXIT_REASONS[None].meaning}" in said and "by itself" not in said
+    assert [error.ranks for error in told.errors] == [(0,)]
+    assert told.evidence == (str(requeued.run.rank_log(1, 0)),)
+    assert told.commands[-1].startswith("launcher resume")
+
+
+def test_an_attempt_that_somebody_cancelled_has_no_fault_to_look_for(
+    explain: Callable[..., Explanation], requeued: History
+) -> None:
+    requeued.log(1, 0, *OF_RANK_3)
+
+    told = explain(requeued, Job("7", "CANCELLED", "sacct"))
+
+    assert (told.state, told.errors) == ("stopped", ())
+    assert "Attempt 1 (job 7) ended." in " ".join(told.sentences) and "by itself" not in " ".join(told.sentences)
+
+
+def test_a_run_that_was_cancelled_while_it_waited_to_come_back_does_not_continue(
+    explain: Callable[..., Explanation], tmp_path: Path
+) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    history.end(0, "preempted", "requeue", at=100, last_step=10, message="preempted, step 10 is safe")
+
+    told = explain(history, Job("7", "CANCELLED", "sacct"))
+
+    assert told.state == "stopped" and "by itself" not in " ".join(told.sentences)
+    assert told.commands == ("launcher resume abc123  # continues it",)
+
+
 def test_numbers_are_written_as_ranges() -> None:
     assert number_list([0, 1, 2, 5, 7, 8, 9, 10, 11]) == "0-2, 5, 7-11"
     assert number_list([4]) == "4"

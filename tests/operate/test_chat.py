@@ -54,7 +54,7 @@ def test_a_node_that_gave_trouble_is_not_asked_for_unless_one_has_an_allocation(
     runs = expand(cluster.roots.runs)
     runs.mkdir(exist_ok=True)
     report_node(runs, NodeReport("gpu02", "failed the preflight check", time.time(), "ab12cd"))
-    fake_slurm.answer("sinfo", "gpu01|gpu:4\ngpu02|gpu:4\n")
+    fake_slurm.answer("sinfo", "gpu*|gpu01|idle|gpu:4|(null)|64|512000\ngpu*|gpu02|mixed|gpu:4|(null)|64|512000\n")
 
     assert choose_nodes(plan(), cluster).avoided.options == ("--exclude=gpu02",)
     monkeypatch.setenv("SLURM_JOB_ID", "7")

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,19 @@ def test_a_job_that_waits_in_the_queue_again_works_on_nothing(make: Make, queue:
     queue["12_1"] = "RUNNING"
     late = ask(element.search, Owner("12_0", restarts=1), element.submission)
     assert (late.trial, late.is_done) == (None, True)
+
+
+def test_a_process_on_another_machine_keeps_its_trial_as_long_as_it_writes(make: Make) -> None:
+    element = make(trials=1)
+    trial = ask(element.search, Owner("local-7", host="far", started="1"), element.submission).trial
+    assert trial is not None
+
+    assert element.ask().trial is None
+
+    run, yesterday = element.run_of(trial), time.time() - 86400
+    for path in (*run.root.iterdir(), run.root):
+        os.utime(path, (yesterday, yesterday), follow_symlinks=False)
+    assert element.ask().trial == trial
 
 
 def test_slurm_that_does_not_answer_takes_no_trial_from_anybody(make: Make, queue: dict[str, str]) -> None:

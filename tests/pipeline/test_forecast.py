@@ -87,6 +87,34 @@ def test_the_points_of_a_sweep_count_together_and_what_is_behind_waits_for_the_l
     assert found.days == pytest.approx(1 + 6 / 24 + 4 / 24)
 
 
+def test_the_trials_of_a_search_count_together_and_those_that_follow_each_other_take_their_time(
+    site: Cluster, chain: Path
+) -> None:
+    space = "{optim.lr: {low: 1.0e-5, high: 1.0e-3, scale: log}}"
+    search = f"{{method: random, space: {space}, trials: 5, parallel: 2, metric: validation_loss}}"
+    chain.write_text(
+        CHAIN.replace(
+            f"recipe: {RECIPES}/biomed_llama_cpt.yaml",
+            f"recipe: {{base: {RECIPES}/biomed_llama_cpt.yaml, search: {search}}}",
+        )
+    )
+
+    found = forecast(chain, site)
+
+    pretrain = {one.name: one for one in found.stages}["pretrain"]
+    assert (pretrain.trials, pretrain.points, pretrain.gpu_hours, pretrain.days) == (5, None, 32 * 24 * 5, 3)
+    assert found.gpu_hours == pytest.approx(16 + 32 * 24 * 5 + 16)
+    assert found.days == pytest.approx(1 + 3 + 4 / 24)
+
+
+def test_array_elements_that_share_an_evaluation_are_all_charged(site: Cluster, chain: Path) -> None:
+    chain.write_text(CHAIN.replace("set: {name: before,", "set: {name: before, array_size: 8,"))
+
+    before = {one.name: one for one in forecast(chain, site).stages}["before"]
+
+    assert (before.gpu_hours, before.days) == (8 * 16, pytest.approx(4 / 24))
+
+
 def test_the_command_shows_stages_and_sums(site: Cluster, chain: Path, tmp_path: Path) -> None:
     profile = tmp_path / "cluster.yaml"
     profile.write_text(site.model_dump_json())

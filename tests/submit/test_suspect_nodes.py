@@ -3,6 +3,7 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -10,14 +11,23 @@ import yaml
 from launcher.cluster import Cluster
 from launcher.run.paths import expand
 from launcher.run.suspects import NodeReport, report_node
-from launcher.site.suspect_nodes import Avoided, choose, nodes_able
+from launcher.site.able_nodes import UnknownNodesError, WantedNode, group_able, parse_nodes, satisfies
+from launcher.site.suspect_nodes import Avoided, choose
 from launcher.submit.plan_submission import SubmitOptions
 from launcher.submit.resubmit import resubmit
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm
 from tests.support.submissions import MakeCluster, MakeRecipe, loaded, submit
 
-FOUR = "gpu01|gpu:4\ngpu02|gpu:4\ngpu03|gpu:4\ncpu01|(null)\n"
+
+def listed(
+    name: str, gres: str = "gpu:4", state: str = "idle", features: str = "(null)", partition: str = "gpu*"
+) -> str:
+    """A line of sinfo."""
+    return f"{partition}|{name}|{state}|{gres}|{features}|64|512000\n"
+
+
+FOUR = "".join(map(listed, ("gpu01", "gpu02", "gpu03"))) + listed("cpu01", "(null)")
 
 
 def suspect(cluster: Cluster, *nodes: str) -> None:
@@ -55,7 +65,7 @@ def test_so_is_a_run_that_is_resumed(fake_slurm: FakeSlurm, make_cluster: MakeCl
     assert exclusions(fake_slurm) == [[], ["--exclude=gpu02"]]
 
 
-@pytest.mark.parametrize("answer", ["", "gpu02|gpu:4\n"])
+@pytest.mark.parametrize("answer", ["", listed("gpu02")])
 def test_where_too_few_others_are_left_or_slurm_does_not_tell_nothing_is_excluded(
     fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, answer: str
 ) -> None:
@@ -89,7 +99,7 @@ def test_a_profile_that_remembers_nothing_avoids_nothing(
 
 
 def test_as_many_are_avoided_as_the_job_can_do_without_the_worst_first() -> None:
-    able = {"a", "b", "c", "d"}
+    able = [{"a", "b", "c", "d"}]
 
     assert choose(["c", "a", "x"], able, 2, []) == Avoided(("c", "a"), ("--exclude=c,a",), ())
     assert choose(["c", "a", "x"], able, 3, []) == Avoided(("c",), ("--exclude=c",), ("a",))
@@ -98,12 +108,103 @@ def test_as_many_are_avoided_as_the_job_can_do_without_the_worst_first() -> None
 
 
 def test_what_the_profile_excludes_stays_excluded() -> None:
-    assert choose(["c"], {"b", "c"}, 1, ["old"]).options == ("--exclude=old,c",)
+    assert choose(["c"], [{"b", "c"}], 1, ["old"]).options == ("--exclude=old,c",)
 
 
-def test_nodes_with_too_few_gpus_do_not_count() -> None:
-    assert nodes_able("gpu01|gpu:a100:4(S:0-1)\ngpu02|gpu:2\ncpu01|(null)\n", 4) == {"gpu01"}
-    assert nodes_able("cpu01|(null)\n", 0) == {"cpu01"}
+def test_all_nodes_of_a_job_are_of_one_partition() -> None:
+    able = [{"a", "b", "c"}, {"x", "y"}]
+
+    assert choose(["a", "x"], able, 2, []).nodes == ("a", "x")
+    assert choose(["a", "x"], able, 3, []) == Avoided(("x",), ("--exclude=x",), ("a",))
+    assert choose(["a", "x"], able, 4, []) == Avoided((), (), ("a", "x"))
+
+
+def able(lines: str, **wanted: Any) -> list[set[str]]:
+    return group_able(parse_nodes(lines), WantedNode(**{"gpus": 4, "cpus": 8, **wanted}), only_default=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted", "can"),
+    [
+        (listed("n", "gpu:a100:4(S:0-1)"), {}, True),
+        (listed("n", "gpu:2"), {}, False),
+        (listed("n", "(null)"), {}, False),
+        (listed("n", "(null)"), {"gpus": 0}, True),
+        (listed("n", "gpu:a100:4"), {"gpu_type": "a100"}, True),
+        (listed("n", "gpu:v100:4"), {"gpu_type": "a100"}, False),
+        (listed("n", "gpu:a100:2,gpu:v100:2"), {"gpu_type": "a100"}, False),
+        (listed("n"), {"gpu_type": "a100"}, False),
+        (listed("n"), {"cpus": 65}, False),
+        (listed("n"), {"mebibytes": 512001}, False),
+        (listed("n", features="nvlink,ib"), {"constraint": "nvlink"}, True),
+        (listed("n", features="nvlink,ib"), {"constraint": "nvlink&hbm"}, False),
+        *((listed("n", state=state), {}, True) for state in ("allocated", "mixed", "completing", "planned", "idle~")),
+        *(
+            (listed("n", state=state), {}, False)
+            for state in ("down", "DRAINED*", "draining", "fail", "idle*", "maint")
+        ),
+        (listed("n", state="reserved"), {}, False),
+        (listed("n", state="reserved"), {"is_reserved": True}, True),
+    ],
+)
+def test_only_nodes_that_can_take_the_job_count(line: str, wanted: dict[str, Any], can: bool) -> None:
+    assert able(line, **wanted) == [{"n"} if can else set()]
+
+
+def test_nodes_of_other_partitions_than_the_default_one_do_not_count_unless_they_are_named() -> None:
+    nodes = parse_nodes(listed("a") + listed("b", partition="debug"))
+
+    assert group_able(nodes, WantedNode(4, 8), only_default=True) == [{"a"}]
+    assert group_able(nodes, WantedNode(4, 8), only_default=False) == [{"a"}, {"b"}]
+
+
+@pytest.mark.parametrize(
+    ("constraint", "fulfilled"),
+    [("a", True), ("x", False), ("a&b", True), ("a&x", False), ("x|b", True), ("x|y", False), ("a&(x|b)", True),
+     ("(a&x)|(a&b)", True), ("(a)&x", False)],
+)  # fmt: skip
+def test_a_constraint_is_compared_with_the_features_of_a_node(constraint: str, fulfilled: bool) -> None:
+    assert satisfies(constraint, frozenset({"a", "b"})) == fulfilled
+
+
+@pytest.mark.parametrize("constraint", ["[a|b]", "a*2", "a&b|x", "(a", "a)", "a&", "!a"])
+def test_a_constraint_that_only_slurm_understands_excludes_nothing(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, constraint: str
+) -> None:
+    with pytest.raises(UnknownNodesError):
+        satisfies(constraint, frozenset({"a", "b"}))
+
+    cluster = make_cluster(slurm={"constraint": constraint})
+    suspect(cluster, "gpu02")
+    fake_slurm.answer("sinfo", FOUR)
+    submit(loaded(make_recipe()), cluster, SubmitOptions())
+
+    assert exclusions(fake_slurm) == [[]]
+
+
+def test_nodes_that_the_profile_names_or_that_nobody_can_tell_are_not_excluded(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    fake_slurm.answer("sinfo", FOUR)
+    for changes in ({"options": {"nodelist": "gpu02"}}, {"reservation": "course"}):
+        cluster = make_cluster(slurm=changes)
+        suspect(cluster, "gpu02")
+        submit(loaded(make_recipe(name=str(changes))), cluster, SubmitOptions())
+
+    assert exclusions(fake_slurm) == [[], []]
+
+
+def test_a_job_is_left_the_nodes_that_have_its_features_and_work(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe
+) -> None:
+    cluster = make_cluster(slurm={"constraint": "nvlink"})
+    suspect(cluster, "gpu02")
+    others = listed("gpu01", features="pcie") + listed("gpu03", features="nvlink", state="drained")
+    fake_slurm.answer("sinfo", listed("gpu02", features="nvlink") + others)
+
+    submit(loaded(make_recipe()), cluster, SubmitOptions())
+
+    assert exclusions(fake_slurm) == [[]], "it would wait forever, or be refused"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,17 +113,19 @@ class FakeScheduler:
         self.look_at_conditions()
 
     def cancel(self, submission: SubmissionDir) -> None:
-        self.end(self.jobs_of(submission), None)
+        self.end(self.jobs_of(submission), None, {})
 
-    def end(self, jobs: Sequence[str], _cluster: Cluster | None) -> None:
+    def end(self, jobs: Sequence[str], cluster: Cluster | None, _submissions: Mapping[str, str]) -> QueryResult:
         """What scancel does."""
         self._answer()
+        known = self.find(cluster, jobs)
         for job in jobs:
             if job in self.jobs and not self.jobs[job].is_over:
                 self.jobs[job].state = "CANCELLED"
         self.look_at_conditions()
+        return known
 
-    def find(self, _cluster: Cluster, job_ids: Iterable[str]) -> QueryResult:
+    def find(self, _cluster: Cluster | None, job_ids: Iterable[str]) -> QueryResult:
         """What squeue says."""
         if self.is_down:
             return QueryResult({}, frozenset(), (DOWN,))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from launcher.cli.views.html_page import html_page
 from launcher.cli.views.plan_bars import PARTS, MemoryBar, memory_bars, memory_legend, time_bars
 from launcher.cli.views.plan_bars import STYLE as BARS
-from launcher.cli.views.plan_view import cost_words, safety_lines, seconds_words
+from launcher.cli.views.plan_view import cost_words, count_words, safety_lines, seconds_words
 from launcher.cli.views.report_style import STYLE
 from launcher.cli.views.wording import file_size, quantity
 from launcher.plan.forecast import usable_memory
@@ -169,7 +169,8 @@ def _pipeline(name: str, found: "PipelineForecast") -> Iterator[str]:
     if any(days for _, _, days, _ in rows):
         yield time_bars(rows)
     table = [
-        [one.name, ", ".join(one.awaits), f"{one.days:.2f}", quantity(one.gpu_hours) or "0"] for one in found.stages
+        [f"{one.name}{count_words(one)}", ", ".join(one.awaits), f"{one.days:.2f}", quantity(one.gpu_hours) or "0"]
+        for one in found.stages
     ]
     yield _table(("stage", "after", "days", "GPU-hours"), table)
     if any(one.is_limit for one in found.stages):

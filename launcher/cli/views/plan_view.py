@@ -12,9 +12,10 @@ from launcher.plan.forecast import usable_memory
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
     from launcher.load import LoadedRecipe
-    from launcher.pipeline.forecast import PipelineForecast
+    from launcher.pipeline.forecast import PipelineForecast, StageForecast
     from launcher.plan.alternatives import Alternative
     from launcher.plan.details import TrainingDetails
+    from launcher.plan.repeated import RepeatedForecast
 
 _PARTS = ("parameters", "gathered", "gradients", "optimizer", "activations", "logits", "overhead")
 
@@ -126,14 +127,32 @@ def print_pipeline(name: str, cluster: "Cluster", found: "PipelineForecast") -> 
     table.add_column("after", overflow="fold")
     for stage in found.stages:
         mark, hours = " *" if stage.is_limit else "  ", quantity(stage.gpu_hours) if stage.gpu_hours else "0"
-        points = f" ({stage.points} points)" if stage.points else ""
-        table.add_row(f"{stage.name}{points}", f"{stage.days:.2f}{mark}", f"{hours}{mark}", ", ".join(stage.awaits))
+        table.add_row(
+            f"{stage.name}{count_words(stage)}", f"{stage.days:.2f}{mark}", f"{hours}{mark}", ", ".join(stage.awaits)
+        )
     out.print(table)
     price = f", price {found.price:,.0f}" if found.price is not None else ""
     out.print(f"all stages: {quantity(found.gpu_hours)} GPU-hours{price}", soft_wrap=True)
     out.print(f"{found.days:.1f} days without the queue: {' -> '.join(found.longest)}", soft_wrap=True)
     if any(stage.is_limit for stage in found.stages):
         out.print("* no estimate: one attempt up to its time limit; a training may need several")
+
+
+def print_repeated(found: "RepeatedForecast", cluster: "Cluster") -> None:
+    """Print what a sweep or a search comes to."""
+    out = Console(highlight=False, markup=False, emoji=False)
+    price = "" if cluster.gpus.price is None else f", price {found.gpu_hours * cluster.gpus.price:,.0f}"
+    mark = ", if each is one attempt up to its time limit" if found.is_limit else ""
+    runs = f"{found.runs} runs, {found.at_once} at once"
+    cost = f"{quantity(found.gpu_hours) or '0'} GPU-hours{price}"
+    out.print(f"{found.name}: {runs}: {cost}, {found.days:.1f} days without the queue{mark}", soft_wrap=True)
+
+
+def count_words(stage: "StageForecast") -> str:
+    """Say how many runs a stage is, if it is a sweep or a search."""
+    if stage.trials:
+        return f" ({stage.trials} trials)"
+    return f" ({stage.points} points)" if stage.points else ""
 
 
 def seconds_words(value: float | None) -> str:

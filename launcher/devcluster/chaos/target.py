@@ -92,10 +92,12 @@ class ChaosTarget:
 
     def ranks(self) -> dict[int, Process]:
         """Return the processes of the ranks that live."""
-        found = {}
+        found, root = {}, os.path.realpath(self.run.root)
         for pid in all_pids():
             words = _words(pid, "cmdline")
-            if str(self.run.root) not in words or "jobs" not in words or "python" not in words[0]:
+            if "jobs" not in words or "python" not in words[0]:
+                continue
+            if root not in (os.path.realpath(word) for word in words if word.startswith("/")):
                 continue
             number, process = _variable(pid, "SLURM_PROCID"), Process.of(pid)
             if number.isdecimal() and process is not None:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError
+from launcher.monitor.elsewhere import sight
 from launcher.monitor.trials import PastTrial, read_past
 from launcher.operate.search.best import publish_best
 from launcher.operate.search.owners import find_absent
@@ -23,6 +24,7 @@ from launcher.operate.search.sampler import suggest
 from launcher.run.ledger import append_event
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.record import RunRecord, Submitted
+from launcher.run.signs_of_life import last_sign_of_life
 from launcher.run.trials import Owner, SearchDir, Trial, claim, take_up
 from launcher.submit.freeze import Freezer, NewRun, name_runs
 from launcher.submit.plan_submission import SubmissionPlan, SubmitOptions
@@ -92,6 +94,7 @@ def _take_up_open(folder: SearchDir, past: Sequence[PastTrial], me: Owner, site:
     waiting = [one for one in past if one.state == "open"]
     pruned = [one for one in past if one.state == "pruned" and one.unclosed is not None]
     absent = find_absent({one.owner for one in (*waiting, *pruned)}, me, site)
+    absent -= {one.owner for one in (*waiting, *pruned) if _is_elsewhere(one, folder)}
     for one in pruned:
         if one.owner in absent:  # killed while it saved
             _close(RunDir(folder.runs_root / one.trial.run), one.unclosed)
@@ -102,9 +105,16 @@ def _take_up_open(folder: SearchDir, past: Sequence[PastTrial], me: Owner, site:
     return None
 
 
+def _is_elsewhere(one: PastTrial, folder: SearchDir) -> bool:
+    """Tell whether a process of another machine works on a trial, as the trial's files say."""
+    run = RunDir(folder.runs_root / one.trial.run)
+    return one.owner.job.startswith("local-") and sight(run, one.unclosed, one.owner.host) is not None
+
+
 def _close(run: RunDir, attempt: int | None) -> None:
     assert attempt is not None
-    append_event(run.ledger, attempt, ended=time.time(), reason="pruned", source="STOP", action="stop")
+    ended = last_sign_of_life(run)  # it may have been gone for days
+    append_event(run.ledger, attempt, ended=ended, reason="pruned", source="STOP", action="stop")
 
 
 def _choose(record: SearchRecord, number: int, past: Sequence[PastTrial], me: Owner, folder: SearchDir) -> Trial:

@@ -30,5 +30,5 @@ def stop_search(folder: SearchDir, cluster: Cluster, at_once: bool) -> int:
         return ended
     elements = alive_elements(folder, cluster)
     jobs = find_jobs(cluster, elements).jobs
-    end_jobs([job for job in elements if job in jobs and jobs[job].phase == "queued"], cluster)
+    end_jobs([job for job in elements if job in jobs and jobs[job].phase == "queued"], cluster, {})
     return ended

@@ -1,0 +1,74 @@
+"""Runs without Slurm that work on another machine, whose processes nobody can see from here."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from typing_extensions import override
+
+from launcher.monitor.run_state import RunState
+from launcher.recipe.quantities import Duration
+from launcher.run.ledger import Attempt, read_attempts
+from launcher.run.paths import RunDir, list_shares
+from launcher.run.signs_of_life import seen_lately
+from launcher.run.typed import read_resolved
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A run that works on another machine, as far as its files tell."""
+
+    host: str
+    seconds: float
+    """Since it last wrote something."""
+
+    @override
+    def __str__(self) -> str:
+        return f"on `{self.host}`, where it last wrote something {self.seconds:.0f} s ago"
+
+
+def find_elsewhere(run: RunState) -> Sighting | None:
+    """Tell on which other machine a run works; None if it does not, or has been silent for too long.
+
+    A run that waits for its turn is where the others of its group are: one process carries them out.
+
+    Args:
+        run: What its directory says.
+    """
+    if not run.job_id.startswith("local-"):
+        return None
+    if run.last and not run.waits_for_first_start:
+        return _sight_attempt(run.folder, run.last)
+    if not run.record.group:
+        return None
+    first = run.folder.group if run.record.share else run.folder
+    for one in (*list_shares(first), first):
+        attempts = read_attempts(one.ledger)
+        if attempts and attempts[-1].job_id == run.job_id and (seen := _sight_attempt(one, attempts[-1])):
+            return seen
+    return None
+
+
+def _sight_attempt(run: RunDir, attempt: Attempt) -> Sighting | None:
+    return sight(run, attempt.number, attempt.nodes[0]) if attempt.nodes else None
+
+
+def sight(run: RunDir, attempt: int | None, host: str) -> Sighting | None:
+    """Tell whether an attempt works on another machine; None if it does not, or has been silent for too long.
+
+    Args:
+        run: The run.
+        attempt: Number of the attempt; None if it has just been made for its first one.
+        host: The machine that the attempt was started on; empty if that is not known.
+    """
+    if host in ("", os.uname().nodename):
+        return None
+    seconds = seen_lately(run, attempt, _hang_seconds(read_resolved(run.recipe)))
+    return None if seconds is None else Sighting(host, seconds)
+
+
+def _hang_seconds(recipe: Mapping[str, Any]) -> float | None:
+    limits = recipe.get("limits")
+    hang = limits.get("hang") if isinstance(limits, dict) else None
+    return float(Duration(hang).seconds) if isinstance(hang, str) else None
