@@ -187,7 +187,8 @@ def test_what_was_made_of_mimic_is_read_by_credentialed_recipes_alone(tmp_path: 
     said = complaints(tmp_path, open_one.replace("data_use: credentialed\n", ""))
 
     assert [line.partition("; ")[0] for line in said] == [
-        f"recipe.yaml:4: data.{split}: `core/pmv_{name}.csv` was made of credentialed data"
+        f"recipe.yaml:4: data.{split}: `core/pmv_{name}.csv` was made of credentialed data, "
+        "as `data/core/manifest.json` says"
         for split, name in (("train", "train"), ("validation", "dev"))
     ]
     assert not complaints(tmp_path, open_one)
