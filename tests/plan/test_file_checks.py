@@ -11,11 +11,11 @@ from tests.support.recipe_files import profile, write
 
 HEAD = """\
 name: mine
-model: {path: org/model}
 tracking: {mode: disabled}
 """
 SFT = """\
 kind: sft
+model: {path: org/model}
 data:
   sources:
   - {name: made, files: FILES, format: alpaca}
@@ -29,7 +29,7 @@ EVALUATE = """\
 kind: evaluate
 tasks:
 - {type: classification, name: found, files: FILES, labels: binary}
-resources: {time: 1h, gpus_per_node: 1}
+resources: {time: 1h}
 """
 PROFILE = """\
 name: site
