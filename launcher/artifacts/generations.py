@@ -17,7 +17,7 @@ GENERATIONS = "generations.json"
 class Generations(BaseModel):
     """Content of generations.json, which is written last."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     run: str
     name: str

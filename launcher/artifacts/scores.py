@@ -19,7 +19,7 @@ FIXED_COLUMNS = ("task", "id", "group", "prompt_sha256", "prediction", "answer",
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Score(_Entry):

@@ -93,17 +93,6 @@ def test_a_heavy_kl_keeps_the_policy_at_its_reference(tmp_path: Path, algorithm:
     assert abs(kls(run)[-1]) < 4.0, kls(run)
 
 
-def test_the_kl_is_told_of_whole_completions_where_they_are_sampled(tmp_path: Path) -> None:
-    algorithm = GRPO | {"iterations": 2, "kl_weight": 0.1}
-    run = learn(tmp_path, algorithm, schedule={"length": "4 steps", "shape": "constant"})
-
-    found = told(run, "kl", "completion_tokens", "entropy")
-    assert all(entropy is not None for _, _, entropy in found.values())
-    sampled = [step for step, (_, tokens, _) in found.items() if tokens is not None]
-    assert sampled == [1, 3]
-    assert [step for step, (kl, _, _) in found.items() if kl is not None] == sampled
-
-
 SHORT = {"schedule": {"length": "3 steps"}}
 VOWELS = [{"type": "format", "pattern": ".*[aeiou]"}]
 """About half of the completions end so."""
@@ -114,6 +103,17 @@ def finished(folder: Path, algorithm: dict[str, Any], ranks: int = 2, **changes:
     attempt = train(run, ranks)
     assert attempt.exit_codes == [FINISHED] * ranks, attempt.log()
     return run
+
+
+def test_the_kl_is_told_of_whole_completions_where_they_are_sampled(tmp_path: Path) -> None:
+    algorithm = GRPO | {"iterations": 2, "kl_weight": 0.1}
+    run = finished(tmp_path, algorithm, ranks=1, schedule={"length": "4 steps"}, batch={"micro_batch": 8})
+
+    found = told(run, "kl", "completion_tokens", "entropy")
+    assert all(entropy is not None for _, _, entropy in found.values())
+    sampled = [step for step, (_, tokens, _) in found.items() if tokens is not None]
+    assert sampled == [1, 3]
+    assert [step for step, (kl, _, _) in found.items() if kl is not None] == sampled
 
 
 @pytest.fixture(scope="module")
