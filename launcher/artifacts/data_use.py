@@ -6,9 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from launcher.artifacts.corpus_manifest import MANIFEST
-from launcher.artifacts.generations import GENERATIONS
-from launcher.artifacts.scores import SCORES
-from launcher.run.paths import RunDir
+from launcher.run.paths import GENERATIONS, SCORES, RunDir
 from launcher.run.typed import read_object
 
 _RECORDS = (RunDir(Path()).recipe.name, MANIFEST, GENERATIONS, SCORES)

@@ -11,13 +11,12 @@ from pydantic import BaseModel, ConfigDict
 from launcher.artifacts.scores import ScoredFile
 
 TEXTS = "generations.jsonl"
-GENERATIONS = "generations.json"
 
 
 class Generations(BaseModel):
     """Content of generations.json, which is written last."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: str
     name: str

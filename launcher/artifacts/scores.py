@@ -11,15 +11,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launcher.artifacts.standard_errors import Mean
 from launcher.errors import LauncherError
+from launcher.run.paths import SCORES
 from launcher.run.typed import read_object
 
-SCORES = "scores.json"
 ITEMS = "items.parquet"
 FIXED_COLUMNS = ("task", "id", "group", "prompt_sha256", "prediction", "answer", "details")
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Score(_Entry):
