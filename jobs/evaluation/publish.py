@@ -14,7 +14,8 @@ from jobs.evaluation.contamination import TrainingData
 from jobs.evaluation.report import TaskReport
 from jobs.rank.atomic_files import staging_path, write_durably
 from jobs.rank.context import Context
-from launcher.artifacts.scores import FIXED_COLUMNS, ITEMS, SCORES, EvaluationScores, TaskScores, Training, plus_minus
+from launcher.artifacts.scores import FIXED_COLUMNS, ITEMS, EvaluationScores, TaskScores, Training, plus_minus
+from launcher.run.paths import SCORES
 
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft")
 

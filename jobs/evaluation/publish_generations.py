@@ -13,8 +13,9 @@ from jobs.evaluation.loaded_model import LoadedModel
 from jobs.evaluation.prompt_files import EncodedPrompt, PromptSet
 from jobs.rank.atomic_files import replace_durably, write_durably
 from jobs.rank.context import Context
-from launcher.artifacts.generations import GENERATIONS, TEXTS, Generations
+from launcher.artifacts.generations import TEXTS, Generations
 from launcher.recipe.kinds.generate import GenerateRecipe
+from launcher.run.paths import GENERATIONS
 
 _AT_ONCE = 1000
 

@@ -63,7 +63,12 @@ def main(context: Context) -> None:
         run.train(trainer)
         trainer.load_best()
         splits = _predict(trainer, notes)
-        facts = {"metric": evaluation.metric, "best_step": trainer.state.best_global_step, **notes.facts()}
+        facts = {
+            "data_use": recipe.data_use,
+            "metric": evaluation.metric,
+            "best_step": trainer.state.best_global_step,
+            **notes.facts(),
+        }
         outputs, resampling = context.run.outputs, (evaluation.resamples, recipe.seed)
         wait_for_main(run.group, partial(publish_scores, outputs, splits, notes.classes, resampling, facts))
         if run.group.is_main:

@@ -69,8 +69,9 @@ def main(context: Context) -> None:
             trainer.compute_metrics = None  # what it says would be logged as an evaluation
             found = pairs.rewarded(trainer.predict(pairs.held_out).predictions)
             resampling = (recipe.evaluation.resamples, recipe.seed)
+            facts = {"data_use": recipe.data_use, "beta": recipe.beta}
             if run.group.is_main:
-                print(publish_pair_scores(context.run.outputs, found, resampling, {"beta": recipe.beta}), flush=True)
+                print(publish_pair_scores(context.run.outputs, found, resampling, facts), flush=True)
         run.export(trainer, pairs.names, chat_template=pairs.renderer.template)
 
 

@@ -70,7 +70,11 @@ def main(context: Context) -> None:
         trainer.compute_metrics = None  # what it says would be logged as an evaluation
         found = pairs.rewarded(trainer.predict(pairs.held_out).predictions)
         if run.group.is_main:
-            facts = {"metric": evaluation.metric, "best_step": trainer.state.best_global_step}
+            facts = {
+                "data_use": recipe.data_use,
+                "metric": evaluation.metric,
+                "best_step": trainer.state.best_global_step,
+            }
             print(describe_best(trainer.state, evaluation.metric))
             print(
                 publish_pair_scores(context.run.outputs, found, (evaluation.resamples, recipe.seed), facts), flush=True

@@ -18,7 +18,8 @@ from pyarrow import parquet
 
 from jobs.scoring.bootstrap import LEVEL, ranking_scores
 from jobs.scoring.classification import Floats
-from jobs.scoring.publish import SCORES, describe_score
+from jobs.scoring.publish import describe_score
+from launcher.run.paths import SCORES
 
 _BINS = 10
 _BLOCK = 64

@@ -12,8 +12,7 @@ from pyarrow import parquet
 
 from jobs.scoring.bootstrap import LEVEL, Bootstrap, units_of
 from jobs.scoring.classification import Predictions, compute_scores
-
-SCORES = "scores.json"
+from launcher.run.paths import SCORES
 
 
 @dataclass(frozen=True)

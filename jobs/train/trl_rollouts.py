@@ -161,9 +161,10 @@ class _Rollouts(GuardedTrainer):
             f"reward/{label}": found[key] for label in self._rewards.labels if (key := f"rewards/{label}/mean") in found
         }
         found.clear()
-        if "kl_of_token" in kept:  # of a completion it is the sum over its tokens
-            [tokens] = kept.get("completion_tokens", [1.0])
-            kept["kl"] = [kl * tokens for kl in kept.pop("kl_of_token")]
+        of_tokens = kept.pop("kl_of_token", [])
+        if of_tokens and "completion_tokens" in kept:  # GRPO tells the first in every step, both where it has sampled
+            [tokens] = kept["completion_tokens"]
+            kept["kl"] = [kl * tokens for kl in of_tokens]  # of a completion it is the sum over its tokens
         found.update(kept)
         super().log(logs, start_time)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
+from launcher.artifacts.data_use import find_credentialed
 from launcher.artifacts.model_folder import require_whole
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.errors import LauncherError
@@ -224,9 +225,11 @@ def read_adapter(folder: Path) -> AdapterFolder:
 
 
 def is_credentialed(folder: Path) -> bool:
-    """Tell whether a folder says that it was made of credentialed data."""
+    """Tell whether a folder, or the run that it lies in, says that it was made of credentialed data."""
     said = (_manifest(folder), read_object(folder / EXPANSION) or {})
-    return any(one.get("data_use") == "credentialed" for one in said)
+    if any(one.get("data_use") == "credentialed" for one in said):
+        return True
+    return folder.is_absolute() and find_credentialed([folder / CONFIG]) is not None
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from launcher.artifacts.scores import ScoredFile
 
 TEXTS = "generations.jsonl"
-GENERATIONS = "generations.json"
 
 
 class Generations(BaseModel):

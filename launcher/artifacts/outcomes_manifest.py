@@ -8,7 +8,6 @@ from pydantic import ValidationError
 from launcher.artifacts.corpus_manifest import ManifestPart
 from launcher.errors import LauncherError
 from launcher.recipe.sections.labelled_notes import NoteSplit, Outcome
-from launcher.run.typed import read_object
 
 if TYPE_CHECKING:
     from launcher.recipe.kinds.outcomes import OutcomesRecipe
@@ -64,14 +63,6 @@ def decisive_settings(recipe: "OutcomesRecipe") -> dict[str, Any]:
     """Return what of a recipe decides what is made, but for the content of the tables that it names."""
     settings = {key: getattr(recipe, key) for key in ("data_use", "rules", "split_seed")}
     return settings | {"format": recipe.source.format, "tables": sorted(one.key for one in recipe.inputs())}
-
-
-def is_credentialed_table(path: Path) -> bool:
-    """Tell whether a file lies beside a manifest of credentialed outcome tables."""
-    try:
-        return bool(read_object(path.parent / MANIFEST)["data_use"] == "credentialed")
-    except (OSError, ValueError, TypeError, LookupError):
-        return False
 
 
 def read_outcomes(folder: Path) -> OutcomesManifest:

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from launcher.artifacts.standard_errors import Mean
 from launcher.errors import LauncherError
+from launcher.run.paths import SCORES
 from launcher.run.typed import read_object
 
-SCORES = "scores.json"
 ITEMS = "items.parquet"
 FIXED_COLUMNS = ("task", "id", "group", "prompt_sha256", "prediction", "answer", "details")
 

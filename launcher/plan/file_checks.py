@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from launcher.artifacts.corpus_manifest import MANIFEST
+from launcher.artifacts.data_use import find_credentialed
 from launcher.errors import Fault, FaultCode, LauncherError
 from launcher.plan.recipe_at_site import RecipeAtSite
 from launcher.recipe.base import Input
@@ -22,24 +22,29 @@ def check_files(here: RecipeAtSite) -> Iterator[Fault]:
     for one in here.inputs("files"):
         if one.name.rpartition("/")[0] in pending:
             continue
-        found = here.site.once(_first_file, here.files(one.name))
+        pattern = here.files(one.name)
+        found = here.site.once(_first_file, pattern)
         if found is None:
             is_beside = one.name.startswith(("./", "../"))
             path = (Path(here.folder) if is_beside else here.root(here.cluster.roots.data)) / one.name
             code, hint = _hint(one, path)
             yield here.fault(code, one.key, f"no file matches `{path}`; {hint}")
-        elif here.recipe.data_use == "open" and here.site.once(_is_credentialed, found):
-            message = f"`{one.name}` was made of credentialed data; write `data_use: credentialed`"
-            yield here.fault("data-use", one.key, message)
+        yield from _data_use_faults(here, one, found or pattern)
+    for one in here.recipe.optional_inputs():
+        if one.type == "files" and (found := here.site.once(_first_file, here.files(one.name))):
+            yield from _data_use_faults(here, one, found)
 
 
-def _is_credentialed(file: str) -> bool:
-    path = Path(file)
-    if not os.path.isfile(path.parent / MANIFEST):
-        return False
-    from launcher.artifacts.outcomes_manifest import is_credentialed_table
+def _data_use_faults(here: RecipeAtSite, one: Input, file: str) -> Iterator[Fault]:
+    """Refuse a file of credentialed data in an open recipe, also one that a run has not made yet."""
+    if here.recipe.data_use == "open" and (found := here.site.once(_find_record, file)):
+        message = f"`{one.name}` was made of credentialed data, as `{found}` says; write `data_use: credentialed`"
+        yield here.fault("data-use", one.key, message)
 
-    return is_credentialed_table(path)
+
+def _find_record(file: str) -> Path | None:
+    found = find_credentialed([Path(file)])
+    return found and found[1]
 
 
 def _first_file(pattern: str) -> str | None:

@@ -265,8 +265,9 @@ def is_checkpoint_complete(folder: Path) -> bool:
     return (folder / COMPLETE).is_file()
 
 
-COMPLETE = "COMPLETE"
-"""Name of a checkpoint's marker: JSON `{"step", "world_size", "files": {name: [size, sha256]}}`."""
+COMPLETE, SCORES, GENERATIONS = "COMPLETE", "scores.json", "generations.json"
+"""Names: a checkpoint's marker, JSON `{"step", "world_size", "files": {name: [size, sha256]}}`; and in a run's
+`outputs`, its scores and what is told of the texts that it generated."""
 
 
 def published_steps(run: RunDir) -> list[int]:

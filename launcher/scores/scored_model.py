@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.artifacts.scores import SCORES, EvaluationScores, find_scores, read_scores
+from launcher.artifacts.scores import EvaluationScores, find_scores, read_scores
 from launcher.errors import LauncherError
+from launcher.run.paths import SCORES
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from launcher.artifacts.scores import SCORES, Score, find_scores, read_scores
+from launcher.artifacts.scores import Score, find_scores, read_scores
 from launcher.artifacts.standard_errors import mean_of
 from launcher.errors import LauncherError
+from launcher.run.paths import SCORES
 from tests.support.evaluations import answered, choice_report, write_evaluation
 
 

@@ -286,7 +286,9 @@ def test_tables_that_were_made_of_credentialed_data_need_a_recipe_that_says_so(t
     context = context_of(make_classify_run(tmp_path))
     (tmp_path / "manifest.json").write_text('{"data_use": "credentialed"}')
 
-    with pytest.raises(LauncherError, match="data: the tables were made of credentialed data; write `data_use: cred"):
+    with pytest.raises(
+        LauncherError, match=r"^data\.train: `\S+\.csv` was made of credentialed data, as `\S+/manifest\.json` says; "
+    ):
         read_notes(context, context.recipe)
 
 

@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from jobs.data.chat.strata import choose_held_out
-from jobs.data.chat.tokenised_source import describe
+from jobs.data.chat.formats import conversation_of
+from jobs.data.chat.store import open_sequences
+from jobs.data.chat.strata import choose_held_out, question_hash
+from jobs.data.chat.tokenised_source import describe, finished_source, make_examples, renderer_of
+from jobs.rank.context import Context
 from launcher.errors import LauncherError
 from tests.data.test_tokenised_source import context_for, make
 from tests.support.training_runs import ASSETS
@@ -74,6 +77,90 @@ def test_a_question_that_occurs_twice_is_in_one_split(tmp_path):
     found = prepared(tmp_path, twice)
 
     assert found.examples["validation"].documents == 2 * 15
+
+
+def several(folder, **sources):
+    """A recipe of several sources, each with records of its own, of which a quarter of the questions is held out."""
+    sections = []
+    for name, records in sources.items():
+        (folder / f"{name}.json").write_text(json.dumps(records))
+        sections.append({"name": name, "files": f"{name}.json", "format": "pubmedqa", "context": False})
+    return context_for(folder, sections, validation=0.25, stratify_by="final_decision", packing="pad")
+
+
+def questions(context: Context):
+    """The questions of each source and split."""
+    names = [source.name for source in context.recipe.data.sources]
+    prepared = [finished_source(context.run.examples, name) for name in names]
+    decode, found = renderer_of(context, context.recipe).tokenizer.decode, {}
+    for split in ("train", "validation"):
+        for opened in open_sequences(context.run.examples, prepared, split):
+            examples = [opened.read(number)[0] for number in range(len(opened))]
+            found[opened.name, split] = {decode(one.ids[~one.is_answer]) for one in examples}
+    return found
+
+
+def overlapping():
+    """Two sources of 40 questions, of which 20 are in both; the second one has other answers to these."""
+    records = [*PUBMEDQA.items()]
+    again = {name: record | {"final_decision": "maybe"} for name, record in records[20:40]}
+    return {"first": dict(records[:40]), "second": again | dict(records[40:])}
+
+
+def test_a_question_of_two_sources_is_in_one_split(tmp_path):
+    context = several(tmp_path, **overlapping())
+    prepared = make(context)
+
+    found = questions(context)
+    train, validation = (found["first", split] | found["second", split] for split in ("train", "validation"))
+    assert not train & validation
+    assert (len(train), len(validation)) == (45, 15)
+    assert found["first", "validation"] & found["second", "validation"], "the case occurs"
+    values = Counter(record["final_decision"] for record in [*PUBMEDQA.values()][20:])
+    counted = {value: sum(its.values()) for value, its in prepared[1].tally.strata.items()}
+    assert counted == values, "of a question in both, the first source's value counts"
+
+
+def test_a_source_alone_is_split_by_its_own_questions(tmp_path):
+    context = several(tmp_path, only=PUBMEDQA)
+    [source] = context.recipe.data.sources
+    asked = [conversation_of(record, source).messages for record in PUBMEDQA.values()]
+    values = [record["final_decision"] for record in PUBMEDQA.values()]
+    held_out = choose_held_out(dict(zip(map(question_hash, asked), values, strict=True)), 0.25)
+
+    make(context)
+
+    found = questions(context)["only", "validation"]
+    texts = [messages[0]["content"] for messages in asked if question_hash(messages) in held_out]
+    assert len(found) == len(texts) == 15
+    assert all(any(text in rendered for rendered in found) for text in texts)
+
+
+def test_sources_with_the_same_questions_are_split_as_each_alone(tmp_path):
+    alone, twice = tmp_path / "alone", tmp_path / "twice"
+    for folder in (alone, twice):
+        folder.mkdir()
+    first, second = several(alone, first=PUBMEDQA), several(twice, first=PUBMEDQA, second=PUBMEDQA)
+    for context in (first, second):
+        make(context)
+
+    found, expected = questions(second), questions(first)
+    for split in ("train", "validation"):
+        assert found["first", split] == found["second", split] == expected["first", split]
+
+
+def test_a_resumed_run_holds_out_the_same_questions(tmp_path):
+    whole, parts = several(tmp_path, **overlapping()), several(tmp_path, **overlapping())
+    make(whole)
+
+    steps = make_examples(parts, parts.recipe, parts.run.examples)
+    while finished_source(parts.run.examples, "first") is None:
+        next(steps)
+    steps.close()
+    assert finished_source(parts.run.examples, "second") is None
+    make(parts)
+
+    assert questions(parts) == questions(whole)
 
 
 def test_records_without_the_key_are_bad(tmp_path):

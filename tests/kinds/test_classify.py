@@ -80,7 +80,7 @@ def test_the_model_is_evaluated_when_it_should_be_and_the_best_checkpoint_stays(
     best = max(found, key=lambda step: found[step]["auroc"])
     assert best < STEPS, "nothing is proven if the best is the last"
     assert published_steps(alone) == [best, STEPS], "keep: 1, and the best"
-    assert scores(alone)["best_step"] == best
+    assert (scores(alone)["best_step"], scores(alone)["data_use"]) == (best, "open")
     assert scores(alone)["splits"]["test"]["resampled"] == {"column": "id", "units": SIZES["test"]}
     validation = scores(alone)["splits"]["validation"]["scores"]
     assert {name: validation[name]["value"] for name in validation} == pytest.approx(

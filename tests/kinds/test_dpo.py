@@ -94,7 +94,9 @@ def test_held_out_pairs_are_told_apart_and_the_margin_grows(tmp_path: Path) -> N
     first, *_, last = read_json_lines(run.evaluations)
     assert (first["step"], first["margin"]) == (0, 0.0)
     assert last["margin"] > 0.5
-    split = json.loads((run.outputs / "scores.json").read_text())["splits"]["validation"]
+    content = json.loads((run.outputs / "scores.json").read_text())
+    split = content["splits"]["validation"]
+    assert content["data_use"] == "open"
     assert split["pairs"] >= 18
     assert split["scores"]["accuracy"]["value"] >= 0.9
     assert split["scores"]["margin"]["value"] == pytest.approx(last["margin"], rel=1e-5)

@@ -132,7 +132,7 @@ def test_the_best_checkpoint_is_the_result(folder: Path) -> None:
     told = {row["step"]: row["log_loss"] for row in read_json_lines(run.evaluations)}
     best = min(told, key=lambda step: (told[step], step))
     scores = json.loads((run.outputs / "scores.json").read_text())
-    assert (scores["metric"], scores["best_step"]) == ("log_loss", best)
+    assert (scores["metric"], scores["best_step"], scores["data_use"]) == ("log_loss", best, "open")
     assert held_out_scores(run)["log_loss"] == pytest.approx(told[best], rel=1e-5)
 
 

@@ -105,6 +105,17 @@ def finished(folder: Path, algorithm: dict[str, Any], ranks: int = 2, **changes:
     return run
 
 
+def test_the_kl_is_told_of_whole_completions_where_they_are_sampled(tmp_path: Path) -> None:
+    algorithm = GRPO | {"iterations": 2, "kl_weight": 0.1}
+    run = finished(tmp_path, algorithm, ranks=1, schedule={"length": "4 steps"}, batch={"micro_batch": 8})
+
+    found = told(run, "kl", "completion_tokens", "entropy")
+    assert all(entropy is not None for _, _, entropy in found.values())
+    sampled = [step for step, (_, tokens, _) in found.items() if tokens is not None]
+    assert sampled == [1, 3]
+    assert [step for step, (kl, _, _) in found.items() if kl is not None] == sampled
+
+
 @pytest.fixture(scope="module")
 def by_ddp() -> dict[str, RunDir]:
     """Runs of plain data parallelism, by algorithm and whether an adapter is trained; made when they are asked for."""

@@ -178,19 +178,22 @@ def test_a_damaged_manifest_is_no_complete_table(tmp_path: Path) -> None:
 
 
 def test_what_was_made_of_mimic_is_read_by_credentialed_recipes_alone(tmp_path: Path) -> None:
+    columns = "train: core/pmv_train.csv, validation: core/pmv_dev.csv, labels: binary, classes: ['0', '1']"
+    of_csv = CLASSIFY.replace("format: core, task: pmv, folder: core", f"format: csv, {columns}")
+    open_one = of_csv.replace("data_use: credentialed\n", "")
+    assert len(complaints(tmp_path, open_one, core="credentialed")) == 2, "nor before they are made"
     main(make_outcomes(tmp_path, "mimic_iii", shipped("mimic_iii")))
     (tmp_path / "data").mkdir()
     shutil.move(tmp_path / "core", tmp_path / "data")
-    columns = "train: core/pmv_train.csv, validation: core/pmv_dev.csv, labels: binary, classes: ['0', '1']"
-    open_one = CLASSIFY.replace("format: core, task: pmv, folder: core", f"format: csv, {columns}")
 
-    said = complaints(tmp_path, open_one.replace("data_use: credentialed\n", ""))
+    said = complaints(tmp_path, open_one)
 
     assert [line.partition("; ")[0] for line in said] == [
-        f"recipe.yaml:4: data.{split}: `core/pmv_{name}.csv` was made of credentialed data"
+        f"recipe.yaml:4: data.{split}: `core/pmv_{name}.csv` was made of credentialed data, "
+        "as `data/core/manifest.json` says"
         for split, name in (("train", "train"), ("validation", "dev"))
     ]
-    assert not complaints(tmp_path, open_one)
+    assert not complaints(tmp_path, of_csv)
 
 
 def test_two_recipes_that_make_different_tables_of_one_name_are_refused(tmp_path: Path) -> None:

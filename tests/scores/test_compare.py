@@ -15,7 +15,8 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from launcher.artifacts.scores import ITEMS, SCORES
+from launcher.artifacts.scores import ITEMS
+from launcher.run.paths import SCORES
 from launcher.scores.comparison import compare
 from launcher.scores.scored_model import open_models
 from tests.support.command_line import launcher

@@ -10,9 +10,9 @@ from pyarrow import parquet
 
 from jobs.evaluation.publish import _table
 from jobs.evaluation.report import TaskReport, digest, text_digest
-from launcher.artifacts.scores import ITEMS, SCORES, EvaluationScores, Score, TaskScores, Training
+from launcher.artifacts.scores import ITEMS, EvaluationScores, Score, TaskScores, Training
 from launcher.artifacts.standard_errors import mean_of, ratio_of
-from launcher.run.paths import RunDir
+from launcher.run.paths import SCORES, RunDir
 
 Items = list[dict[str, Any]]
 UNITS = {"token_perplexity": "tokens", "word_perplexity": "words", "byte_perplexity": "bytes"}

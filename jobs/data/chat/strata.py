@@ -1,7 +1,7 @@
 """A split in which the held-out conversations have the same share of each value of a key."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,10 +13,13 @@ from jobs.data.readers.source_stream import SourceStream
 from launcher.artifacts.corpus_manifest import Split
 from launcher.recipe.sections.chat_sources import ChatSource
 
+_BATCH = 256
+"""Records between two yields."""
+
 
 @dataclass(frozen=True)
 class Strata:
-    """Which conversations of a source are held out. Those with the same first question are one group."""
+    """Which conversations of all sources are held out. Those with the same first question are one group."""
 
     key: str
     """Of the records."""
@@ -46,29 +49,31 @@ def stratum_of(record: Record, key: str) -> str:
     return str(value)
 
 
-def read_strata(paths: Iterable[Path], source: ChatSource, excluded: frozenset[str], key: str, share: float) -> Strata:
-    """Read the files of a source and choose what is held out.
+def add_groups(
+    groups: dict[int, str], paths: Iterable[Path], source: ChatSource, excluded: frozenset[str], key: str
+) -> Iterator[None]:
+    """Read the files of a source and note the value of each question that has none yet; yields often.
 
     Records that cannot be read are left out: whoever makes examples of them counts them. A question that occurs with
-    several values is counted with its first one.
+    several values, in one source or in several, is counted with its first one.
 
     Args:
+        groups: Value of each group by the hash of its question; the source's are added.
         paths: Files.
         source: Their section.
         excluded: Records that are left out.
         key: Whose values are to have equal shares.
-        share: Of the groups that is held out.
     """
-    groups: dict[int, str] = {}
     for path in paths:
-        for _, name, record in read_records(SourceStream(path)):
+        for count, (_, name, record) in enumerate(read_records(SourceStream(path))):
+            if count % _BATCH == 0:
+                yield
             try:
                 conversation, value = conversation_of(record, source), stratum_of(record, key)
             except ValueError:
                 continue
             if conversation and (str(record.get("pubid")) if name is None else name) not in excluded:
                 groups.setdefault(question_hash(conversation.messages), value)
-    return Strata(key, groups, choose_held_out(groups, share))
 
 
 def choose_held_out(groups: Mapping[int, str], share: float) -> frozenset[int]:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from jobs.data.chat.records import Record, read_records
 from jobs.data.chat.render import Example, Renderer
 from jobs.data.chat.source_maker import SourceMaker
 from jobs.data.chat.store import ExampleWriter, PreparedSource, StoredExamples, has_all_bytes
-from jobs.data.chat.strata import Strata, question_hash, read_strata, stratum_of
+from jobs.data.chat.strata import Strata, add_groups, choose_held_out, question_hash, stratum_of
 from jobs.data.chat.templates import chat_template
 from jobs.data.chat.terminology import ConversationTerms
 from jobs.data.corpus.file_list import matching
@@ -53,16 +53,25 @@ def make_examples(context: Context, recipe: SftRecipe, folder: Path) -> Iterator
         LauncherError: more records are unreadable than the recipe allows, or a source has nothing to train on.
     """
     sources, steps = recipe.data.sources, load_text_steps(context, "data.terminology", recipe.data.terminology)
+    is_unfinished = any(finished_source(folder, source.name) is None for source in sources)
+    strata = (yield from _read_strata(context, recipe, recipe.data.stratify_by)) if is_unfinished else None
 
     def maker(number: int, renderer: Renderer) -> _Maker:
         terms, source = ConversationTerms(steps) if steps else None, sources[number]
-        excluded, strata = excluded_records(context, number, source), None
-        if recipe.data.stratify_by:
-            paths = matching(context, f"data.sources.{number}.files", source.files)
-            strata = read_strata(paths, source, excluded, recipe.data.stratify_by, recipe.data.validation)
-        return _Maker(recipe, source, renderer, excluded, terms, strata)
+        return _Maker(recipe, source, renderer, excluded_records(context, number, source), terms, strata)
 
     yield from prepare_sources(context, recipe, folder, maker)
+
+
+def _read_strata(context: Context, recipe: SftRecipe, key: str | None) -> Generator[None, None, Strata | None]:
+    """Choose what is held out of all sources together, also of finished ones: a question of one may be in another."""
+    if key is None:
+        return None
+    groups: dict[int, str] = {}
+    for number, source in enumerate(recipe.data.sources):
+        paths = matching(context, f"data.sources.{number}.files", source.files)
+        yield from add_groups(groups, paths, source, excluded_records(context, number, source), key)
+    return Strata(key, groups, choose_held_out(groups, recipe.data.validation))
 
 
 def prepare_sources(

@@ -14,6 +14,7 @@ from typing import Any, cast
 from jobs.data.clean.language import load_identifier
 from jobs.data.clean.overlap import EvaluationIndex, build_index
 from jobs.data.dedup.file_order import SourcePath, in_order_of_release
+from jobs.data.readers.data_use import require_open_files
 from jobs.data.readers.source_stream import SourceStream
 from jobs.data.terminology.text_steps import TextSteps, load_text_steps
 from jobs.models.tokenizer import TextEncoder, load_encoder
@@ -189,8 +190,8 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
     """Find the files that a pattern of the recipe matches, sorted by name.
 
     Raises:
-        LauncherError: there are none, or one is a dangling link, has a name that is not UTF-8, may not be read, or is
-            compressed in a way that no reader knows.
+        LauncherError: there are none, or one is a dangling link, has a name that is not UTF-8, may not be read, is
+            compressed in a way that no reader knows, or was made of credentialed data and the recipe is open.
     """
     pattern = context.data_glob(files)
     found = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
@@ -210,6 +211,7 @@ def matching(context: Context, key: str, files: str) -> list[Path]:
         raise LauncherError(f"{key}: {_some(closed)}: permission denied; ask the owner, or narrow the pattern")
     if packed := [path for path in paths if path.suffix.lower() in _OTHER_COMPRESSION]:
         raise LauncherError(f"{key}: {_some(packed)}: unknown compression; unpack it, or use gzip, zstd, xz or bzip2")
+    require_open_files(context.recipe.data_use, key, paths)
     return paths
 
 

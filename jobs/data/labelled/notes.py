@@ -20,10 +20,10 @@ from jobs.data.labelled.tables import (
     require_columns,
 )
 from jobs.data.labelled.windows import note_encoder
+from jobs.data.readers.data_use import require_open_files
 from jobs.models.tokenizer import load_tokenizer
 from jobs.rank.context import Context
 from jobs.scoring.classification import Predictions, compute_scores, probabilities_of
-from launcher.artifacts.outcomes_manifest import is_credentialed_table
 from launcher.errors import LauncherError
 from launcher.recipe import ClassifyRecipe
 from launcher.recipe.sections.labelled_notes import CsvNotes, Labels, NoteSplit
@@ -135,11 +135,10 @@ def read_notes(context: Context, recipe: ClassifyRecipe) -> LabelledNotes:
 
 
 def _require_data_use(recipe: ClassifyRecipe, context: Context) -> None:
-    """Refuse outcome tables of credentialed data in an open recipe."""
-    patterns = [context.data_glob(name) for name in recipe.data.files.values()]
-    paths = [Path(path) for pattern in patterns for path in glob.glob(pattern, recursive=True)]
-    if recipe.data_use == "open" and any(map(is_credentialed_table, paths)):
-        raise LauncherError("data: the tables were made of credentialed data; write `data_use: credentialed`")
+    """Refuse tables of credentialed data in an open recipe."""
+    for one in recipe.data.inputs():
+        paths = map(Path, glob.glob(context.data_glob(one.name), recursive=True))
+        require_open_files(recipe.data_use, one.key, paths)
 
 
 def _has_row_numbers(table: Table) -> bool:

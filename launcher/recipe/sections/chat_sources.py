@@ -182,8 +182,8 @@ class ChatData(ConversationData):
     """How examples become sequences. `bfd`: several in one, by best fit decreasing; they cannot attend to one another,
     and none is cut. `pad`: one each, padded to the longest of its micro batch."""
     stratify_by: Name | None = None
-    """A key of the records, such as `final_decision`: the held-out conversations have the same share of each of its
-    values. If left out, a hash alone decides."""
+    """A key of the records, such as `final_decision`: the held-out conversations of all sources together have the same
+    share of each of its values. If left out, a hash alone decides."""
     terminology: TextTerminology | None = None
     """Normalise medical terms in what is trained on; mask or vary them in the turns of the user only."""
 
