@@ -63,10 +63,14 @@ def _carry_out_trials(search: Path, submission: SubmissionDir, local: bool, sign
             trial = next_trial(search, submission, os.environ, local)
         except StartRefusedError as refusal:
             tell_slurm(str(refusal))
+            if signals.seen:  # they ended the program that was asked as well
+                break
             return refusal.exit_code
         if trial.run is None:
             advance_search(search)
             return trial.exit_code
+        if signals.seen:  # whoever comes first takes the trial up
+            break
         try:
             code, action = _run(read_job(submission, trial.run, trial.fingerprint, os.environ, local), signals)
         except StartRefusedError as refusal:
@@ -78,7 +82,7 @@ def _carry_out_trials(search: Path, submission: SubmissionDir, local: bool, sign
         if action not in ("done", "stop"):
             return code
     if not local:
-        come_back(os.environ, signals.seen)
+        come_back(search, submission, os.environ, signals.seen)
     return CONTINUE
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from launcher.run.slurm_text import STATES, outside_job, parse_fields, without_overrides
+from launcher.run.slurm_text import STATES, outside_job, parse_fields, value_of, without_overrides
 
 RESUBMITTED_BY = "LAUNCHER_RESUBMITTED_BY"
 """Variable that names the job which queued this one: unlike a person, a job does not reset the budgets."""
@@ -76,21 +76,34 @@ def ask(*argv: str, environ: Mapping[str, str] | None = None) -> CommandResult:
 
 
 def show_job(job_id: str) -> dict[str, str]:
-    """Fields of `scontrol show job`; empty when Slurm does not tell."""
+    """Fields of `scontrol show job` that have a value; empty when Slurm does not tell."""
     answer = ask("scontrol", "show", "job", "--oneliner", job_id)
-    return parse_fields(answer.text.partition("\n")[0]) if answer.ok and answer.text else {}
+    return _fields(answer.text.partition("\n")[0]) if answer.ok and answer.text else {}
+
+
+def excluded_nodes(job_id: str) -> str | None:
+    """Nodes that a job is not given, as sbatch takes them; None if there are none, or when Slurm does not tell.
+
+    The profile's own are among them, those that were suspects when it was queued, and the unfit ones of its attempts.
+    """
+    return show_job(job_id).get("ExcNodeList")
+
+
+def _fields(line: str) -> dict[str, str]:
+    """Parse a line of scontrol, which also prints the fields that have no value: `PreemptTime=None`."""
+    return {name: value for name, value in parse_fields(line).items() if value_of(value)}
 
 
 def show_nodes(names: Sequence[str]) -> list[dict[str, str]]:
-    """Fields of `scontrol show node` for each of the nodes; nothing when Slurm does not tell."""
+    """Fields of `scontrol show node` that have a value, for each node; nothing when Slurm does not tell."""
     answer = ask("scontrol", "show", "node", "--oneliner", ",".join(names))
-    return [parse_fields(line) for line in answer.text.split("\n")] if answer.text and answer.ok and names else []
+    return [_fields(line) for line in answer.text.split("\n")] if answer.text and answer.ok and names else []
 
 
 def partition_nodes(name: str) -> list[str]:
     """Names of a partition's nodes; empty when Slurm does not tell."""
     answer = ask("scontrol", "show", "partition", "--oneliner", name)
-    return hostnames(parse_fields(answer.text).get("Nodes", "")) if answer.ok and name else []
+    return hostnames(_fields(answer.text).get("Nodes", "")) if answer.ok and name else []
 
 
 def node_address(name: str) -> str | None:
