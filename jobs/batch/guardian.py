@@ -19,7 +19,7 @@ from threading import Lock, Thread
 from jobs.batch import slurm
 from jobs.batch.allocation import BatchJob, StartRefusedError
 from jobs.batch.attempt import Journal
-from jobs.batch.requeue import repoint_dependents
+from jobs.batch.requeue import GUARDIAN, repoint_dependents
 from jobs.batch.search import find_search_folder
 from launcher.run.ledger import Attempt, StopRequest, append_event, read_attempts
 from launcher.run.paths import RunDir, SubmissionDir
@@ -64,7 +64,8 @@ def _queue_once(job: BatchJob) -> slurm.CommandResult:
     waiting = slurm.ask_waiting()
     if not waiting.ok:
         return waiting
-    if any(f"afternotok:{job.id}(" in f"{conditions}(" for conditions in slurm.parse_waiting(waiting.text).values()):
+    guardians = [one for one in slurm.parse_waiting(waiting.text).values() if one.name.startswith(GUARDIAN)]
+    if any(f"afternotok:{job.id}(" in f"{one.conditions}(" for one in guardians):
         return slurm.CommandResult(True, "")
     program = [
         sys.executable,
@@ -77,7 +78,7 @@ def _queue_once(job: BatchJob) -> slurm.CommandResult:
     ]
     places = [f"--{name}={job.slurm_options[name]}" for name in _OF_PROFILE if job.slurm_options.get(name)]
     argv = [
-        *("sbatch", *_OPTIONS, *places, f"--job-name=guardian-{job.record.id}"),
+        *("sbatch", *_OPTIONS, *places, f"--job-name={GUARDIAN}{job.record.id}"),
         *(f"--dependency=afternotok:{job.id}", "--kill-on-invalid-dep=yes"),
         *(f"--chdir={job.run.root}", f"--output={job.submission.root / 'guardian-%j.log'}"),
         f"--wrap=exec {shlex.join(program)}",

@@ -59,28 +59,22 @@ def _carry_out_trials(search: Path, submission: SubmissionDir, local: bool, sign
     """Carry out trials of a search as long as there are any, or until this job is to come back."""
     refused: RunDir | None = None
     while not signals.seen:
+        run: RunDir | None = None
         try:
             trial = next_trial(search, submission, os.environ, local)
+            run = trial.run
+            if run is None:
+                advance_search(search)
+                return trial.exit_code
+            code, action = _run(read_job(submission, run, trial.fingerprint, os.environ, local), signals)
+            if action not in ("done", "stop"):
+                return code
         except StartRefusedError as refusal:
             tell_slurm(str(refusal))
-            if signals.seen:  # they ended the program that was asked as well
-                break
-            return refusal.exit_code
-        if trial.run is None:
-            advance_search(search)
-            return trial.exit_code
-        if signals.seen:  # whoever comes first takes the trial up
-            break
-        try:
-            code, action = _run(read_job(submission, trial.run, trial.fingerprint, os.environ, local), signals)
-        except StartRefusedError as refusal:
-            tell_slurm(str(refusal))
-            if trial.run == refused:  # and would be again
+            # A trial that is refused twice would be again. A signal may have ended the program that was asked as well.
+            if run in (None, refused) and not signals.seen:
                 return refusal.exit_code
-            refused = trial.run
-            continue
-        if action not in ("done", "stop"):
-            return code
+            refused = run
     if not local:
         come_back(search, submission, os.environ, signals.seen)
     return CONTINUE

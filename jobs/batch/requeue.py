@@ -12,6 +12,9 @@ from launcher.run.ledger import Attempt, append_event
 from launcher.run.paths import SubmissionDir
 from launcher.run.record import RunRecord, Submitted
 
+GUARDIAN = "guardian-"
+"""How the names of guardians' jobs begin (`jobs.batch.guardian`); the rest is the run's id."""
+
 
 def requeue_run(job: BatchJob, attempt: Attempt, unfit: Sequence[str], decision: RestartDecision, say: Journal) -> bool:
     """Put the job back into the queue, or a new one where the site does not allow that.
@@ -105,15 +108,19 @@ def resubmit_job(
 
 
 def repoint_dependents(old: str, new: str, say: Callable[[str], object]) -> None:
-    """Re-point dependents to the replacement job: the end of the old one says nothing of the run."""
+    """Re-point dependents to the replacement job: the end of the old one says nothing of the run.
+
+    Guardians stay as they are: the replacement queues its own.
+    """
     waiting = slurm.waiting_jobs()
     if waiting is None:
         say(f"squeue does not tell which jobs depend on job {old}; they will not wait for its replacement {new}")
         return
     replacement = new.partition("_")[0]  # it waits for the old job itself
-    for job, conditions in waiting.items():
-        wanted = slurm.replace_awaited(conditions, old, new)
-        if wanted is not None and job.partition("_")[0] != replacement:
+    for job, its in waiting.items():
+        wanted = slurm.replace_awaited(its.conditions, old, new)
+        is_own = job.partition("_")[0] == replacement or its.name.startswith(GUARDIAN)
+        if wanted is not None and not is_own:
             answer = slurm.update_job(job, "Dependency", wanted)
             say(f"scontrol update Dependency={wanted} of job {job}: {answer.text or 'done'}")
 

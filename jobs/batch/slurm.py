@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from launcher.run.slurm_text import STATES, outside_job, parse_fields, value_of, without_overrides
 
@@ -40,6 +41,14 @@ class CommandResult:
     ok: bool
     text: str
     """Its stdout if it succeeded, else the error."""
+
+
+class WaitingJob(NamedTuple):
+    """A job that has not started."""
+
+    conditions: str
+    """What it waits for, as squeue prints it: `afterok:12(unfulfilled),afterany:13_*(unfulfilled)`."""
+    name: str
 
 
 def own_id(environ: Mapping[str, str]) -> str:
@@ -197,31 +206,31 @@ def update_job(job_id: str, field: str, value: str) -> CommandResult:
     return ask("scontrol", "update", f"JobId={job_id}", f"{field}={value}")
 
 
-def waiting_jobs() -> dict[str, str] | None:
-    """This user's jobs that have not started, and what they wait for; None when squeue does not tell."""
+def waiting_jobs() -> dict[str, WaitingJob] | None:
+    """This user's jobs that have not started, by their ids; None when squeue does not tell."""
     answer = patiently(ask_waiting)
     return parse_waiting(answer.text) if answer.ok else None
 
 
 def ask_waiting() -> CommandResult:
     """Ask once for this user's jobs that have not started."""
-    return ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%i|%E")
+    return ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%i|%E|%j")
 
 
-def parse_waiting(text: str) -> dict[str, str]:
-    """Parse what `ask_waiting` was told: jobs, and what they wait for.
+def parse_waiting(text: str) -> dict[str, WaitingJob]:
+    """Parse what `ask_waiting` was told.
 
     The elements of an array that have not started are one job, under the array's id.
     """
-    rows = [line.strip().partition("|") for line in text.splitlines()]
-    return {job.partition("_[")[0]: conditions for job, _, conditions in rows}
+    rows = [[*line.strip().split("|", 2), "", ""] for line in text.split("\n")]
+    return {row[0].partition("_[")[0]: WaitingJob(row[1], row[2]) for row in rows if row[0]}
 
 
 def replace_awaited(conditions: str, old: str, new: str) -> str | None:
     """Put the replacement job in place of the one that ends, in what another job waits for.
 
     Args:
-        conditions: As squeue prints them: `afterok:12(unfulfilled),afterany:13_*(unfulfilled)`.
+        conditions: As squeue prints them.
         old: The job that ends. What waits for the end of its whole array also waits for the replacement.
         new: The replacement.
 

@@ -80,7 +80,9 @@ def parse_sacct(text: str) -> list[Job]:
     """
     rows = (line.split("|", 6) for line in text.splitlines() if line.count("|") >= 6)
     return [
-        Job(job_id, _word(state), "sacct", value_of(why), parse_time(start), parse_time(end), value_of(nodes), exit_code)
+        Job(
+            job_id, _word(state), "sacct", value_of(why), parse_time(start), parse_time(end), value_of(nodes), exit_code
+        )
         for job_ids, state, exit_code, start, end, nodes, why in rows
         for job_id in expand_job_ids(job_ids)
     ]

@@ -151,7 +151,7 @@ def test_an_attempt_without_a_guardian_says_why(commands: Commands, job: BatchJo
 
 
 def test_a_job_that_has_a_guardian_gets_no_second_one(commands: Commands, job: BatchJob, tmp_path: Path) -> None:
-    commands.say("squeue", f"echo asked >>{tmp_path}/asked; echo '9|afternotok:5(unfulfilled)'")
+    commands.say("squeue", f"echo asked >>{tmp_path}/asked; echo '9|afternotok:5(unfulfilled)|guardian-run'")
     commands.say("sbatch", f"touch {tmp_path}/queued; echo 6")
 
     queue_guardian(job, 0, Journal(job.run.batch_log(0)))
@@ -160,6 +160,18 @@ def test_a_job_that_has_a_guardian_gets_no_second_one(commands: Commands, job: B
     wait_for(lambda: (tmp_path / "asked").exists() and (tmp_path / "asked").read_text().count("\n") == 2, "both")
     wait_for(lambda: not guardian._QUEUEING.locked(), "the end of the second question")
     assert not (tmp_path / "queued").exists()
+
+
+def test_what_somebody_else_has_waiting_for_a_failure_is_no_guardian(
+    commands: Commands, job: BatchJob, tmp_path: Path
+) -> None:
+    commands.say("squeue", "echo '9|afternotok:5(unfulfilled)|mail-me'")
+    commands.say("sbatch", "echo 6")
+    say = Journal(job.run.batch_log(0))
+
+    queue_guardian(job, 0, say)
+
+    wait_for(lambda: say.path.exists() and "guardian: job 6" in say.path.read_text(), "the guardian")
 
 
 def test_the_guardian_of_an_element_brings_back_the_trial_that_was_under_way(
