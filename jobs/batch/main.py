@@ -16,6 +16,7 @@ from jobs.batch.allocation import BatchJob, StartRefusedError, find_job, read_jo
 from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_attempt, read_history, tell_slurm
 from jobs.batch.end_reason import find_end_reason
 from jobs.batch.evidence import END_SIGNALS, Evidence
+from jobs.batch.finish import complete, register_run
 from jobs.batch.guardian import queue_guardian
 from jobs.batch.node_memory import remember_nodes
 from jobs.batch.notify import Notifier, event_of
@@ -24,7 +25,6 @@ from jobs.batch.restart_policy import batch_exit_code, decide_restart
 from jobs.batch.search import come_back, find_search_folder, next_trial
 from jobs.batch.supervise import Signals, supervise
 from launcher.run.batch_process import BATCH_MODULE, is_batch_process
-from launcher.run.index import register
 from launcher.run.ledger import Action, Attempt, StopRequest, append_event, read_attempts, read_json_lines
 from launcher.run.paths import CONTINUE, FINISHED, RunDir, SubmissionDir
 
@@ -100,7 +100,7 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int
         end = find_end_reason(evidence)
         decision = decide_restart(evidence.attempts, end, job.policy)
         if decision.action == "done":  # before anybody can read that it is done, and submit the same recipe again
-            _register(job, say)
+            register_run(job, say)
         try:
             close_attempt(job.run, evidence.attempt, end, decision)
         except OSError as error:  # the next start closes it
@@ -117,12 +117,6 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int
             if not requeue_run(job, attempt, end.unfit, decision, say):
                 notifier.tell("failed", "it cannot be queued again; `launcher resume` continues it", say)
             return batch_exit_code(end), decision.action
-
-
-def _register(job: BatchJob, say: Journal) -> None:
-    """Let later submissions of the same recipe find the run."""
-    if job.record.share is None and (why := register(job.run)):
-        say(f"not in the index of finished runs: {why}")
 
 
 def _start(job: BatchJob, notifier: Notifier) -> Attempt:
@@ -156,13 +150,7 @@ def _check_start(job: BatchJob, attempts: Sequence[Attempt], notifier: Notifier)
     finished = next((attempt for attempt in attempts if attempt.reason == "finished"), None)
     if finished is not None:
         if finished.ended is None:
-            ended = last_sign_of_life(job.run.attempt_logs(finished.number))
-            append_event(job.run.ledger, finished.number, ended=ended, action="done", source="ledger")
-            say = Journal(job.run.batch_log(finished.number))
-            _register(job, say)
-            advance_pipelines(job, False, say)
-            advance_sweep(job, say)
-            notifier.tell("finished", "", say)
+            complete(job, finished, notifier)
         raise StartRefusedError(f"{job.run.root.name}: finished in attempt {finished.number}; nothing to do", FINISHED)
     _refuse_stopped(job, attempts)
     request = StopRequest.read(job.run.stop_request)

@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from jobs.batch import slurm
 from jobs.batch.allocation import BatchJob
 from jobs.batch.attempt import Journal
+from jobs.batch.dependents import repoint_dependents
 from jobs.batch.restart_policy import RestartDecision
 from launcher.run.ledger import Attempt, append_event
 from launcher.run.paths import SubmissionDir
 from launcher.run.record import RunRecord, Submitted
-
-GUARDIAN = "guardian-"
-"""How the names of guardians' jobs begin (`jobs.batch.guardian`); the rest is the run's id."""
 
 
 def requeue_run(job: BatchJob, attempt: Attempt, unfit: Sequence[str], decision: RestartDecision, say: Journal) -> bool:
@@ -90,7 +88,12 @@ def requeue_job(job: str, restart_count: int, say: Callable[[str], object]) -> b
 
 
 def resubmit_job(
-    submission: SubmissionDir, job: str, exclude: str | None, say: Callable[[str], object], nodes: int | None = None
+    submission: SubmissionDir,
+    job: str,
+    exclude: str | None,
+    say: Callable[[str], object],
+    nodes: int | None = None,
+    patience: float | None = None,
 ) -> slurm.CommandResult:
     """Queue a new job in place of one; the text of the answer is its id.
 
@@ -100,29 +103,12 @@ def resubmit_job(
         exclude: Nodes that the new job is not given, those of the profile among them; None: those of the script.
         say: Takes a line for the log.
         nodes: How many it gets; as many as the script says if left out.
+        patience: Seconds after which an absent slurmctld is asked no more; Slurm's usual ones if left out.
     """
     index = job.partition("_")[2] or None
-    answer = slurm.resubmit(str(submission.script), index, job, nodes, exclude)
+    answer = slurm.resubmit(str(submission.script), index, job, nodes, exclude, patience)
     say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
     return answer
-
-
-def repoint_dependents(old: str, new: str, say: Callable[[str], object]) -> None:
-    """Re-point dependents to the replacement job: the end of the old one says nothing of the run.
-
-    Guardians stay as they are: the replacement queues its own.
-    """
-    waiting = slurm.waiting_jobs()
-    if waiting is None:
-        say(f"squeue does not tell which jobs depend on job {old}; they will not wait for its replacement {new}")
-        return
-    replacement = new.partition("_")[0]  # it waits for the old job itself
-    for job, its in waiting.items():
-        wanted = slurm.replace_awaited(its.conditions, old, new)
-        is_own = job.partition("_")[0] == replacement or its.name.startswith(GUARDIAN)
-        if wanted is not None and not is_own:
-            answer = slurm.update_job(job, "Dependency", wanted)
-            say(f"scontrol update Dependency={wanted} of job {job}: {answer.text or 'done'}")
 
 
 def _note(job: BatchJob, attempt: Attempt, say: Journal, new_job: str | None = None, **event: object) -> None:

@@ -16,8 +16,9 @@ from pathlib import Path
 from jobs.batch import slurm
 from jobs.batch.allocation import StartRefusedError
 from jobs.batch.attempt import tell_slurm
+from jobs.batch.dependents import repoint_dependents
 from jobs.batch.evidence import END_SIGNALS
-from jobs.batch.requeue import repoint_dependents, requeue_job, resubmit_job
+from jobs.batch.requeue import requeue_job, resubmit_job
 from jobs.batch.slurm_traces import CLOCK_SECONDS
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import CONTINUE, FINISHED, RunDir, SubmissionDir

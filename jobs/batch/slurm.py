@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 from launcher.run.slurm_text import STATES, outside_job, parse_fields, value_of, without_overrides
 
@@ -41,14 +40,6 @@ class CommandResult:
     ok: bool
     text: str
     """Its stdout if it succeeded, else the error."""
-
-
-class WaitingJob(NamedTuple):
-    """A job that has not started."""
-
-    conditions: str
-    """What it waits for, as squeue prints it: `afterok:12(unfulfilled),afterany:13_*(unfulfilled)`."""
-    name: str
 
 
 def own_id(environ: Mapping[str, str]) -> str:
@@ -153,6 +144,27 @@ def is_running_state(states: str) -> bool:
     return any(state in STATES and STATES[state].phase == "running" for state in states.split())
 
 
+def is_alive_state(states: str) -> bool:
+    """Tell whether one of these states, with spaces between them, is of a job that waits, starts or runs."""
+    return any(state in STATES and STATES[state].phase != "over" for state in states.split())
+
+
+def find_replacement(script: str, job_id: str) -> str | None:
+    """Find the job that was queued in place of one that is over; None if there is none, or squeue does not tell.
+
+    Args:
+        script: The submission's script, which both have.
+        job_id: The job that is over, or the element of an array.
+    """
+    answer = patiently(partial(ask, "squeue", "--me", "--all", "--array", "--noheader", "--format=%i|%o"))
+    rows = [line.strip().partition("|") for line in answer.text.split("\n")] if answer.ok else []
+    index = job_id.partition("_")[2]
+    return next(
+        (job for job, _, command in rows if command == script and job != job_id and job.partition("_")[2] == index),
+        None,
+    )
+
+
 def signal_steps(job_id: str, name: str) -> CommandResult:
     """Send a signal to all ranks of a job; the batch process itself gets nothing."""
     return ask("scancel", f"--signal={name}", job_id)
@@ -204,47 +216,6 @@ def _requeue_once(job_id: str, restart_count: int) -> CommandResult:
 def update_job(job_id: str, field: str, value: str) -> CommandResult:
     """Set a field of a job that has not started."""
     return ask("scontrol", "update", f"JobId={job_id}", f"{field}={value}")
-
-
-def waiting_jobs() -> dict[str, WaitingJob] | None:
-    """This user's jobs that have not started, by their ids; None when squeue does not tell."""
-    answer = patiently(ask_waiting)
-    return parse_waiting(answer.text) if answer.ok else None
-
-
-def ask_waiting() -> CommandResult:
-    """Ask once for this user's jobs that have not started."""
-    return ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%i|%E|%j")
-
-
-def parse_waiting(text: str) -> dict[str, WaitingJob]:
-    """Parse what `ask_waiting` was told.
-
-    The elements of an array that have not started are one job, under the array's id.
-    """
-    rows = [[*line.strip().split("|", 2), "", ""] for line in text.split("\n")]
-    return {row[0].partition("_[")[0]: WaitingJob(row[1], row[2]) for row in rows if row[0]}
-
-
-def replace_awaited(conditions: str, old: str, new: str) -> str | None:
-    """Put the replacement job in place of the one that ends, in what another job waits for.
-
-    Args:
-        conditions: As squeue prints them.
-        old: The job that ends. What waits for the end of its whole array also waits for the replacement.
-        new: The replacement.
-
-    Returns:
-        All conditions that are not fulfilled yet, as scontrol takes them; None if the old job is not among them.
-    """
-    separator = "?" if "?" in conditions else ","  # any one of them is enough, or all are needed
-    kept = [one for one in conditions.split(separator) if not one.endswith("(fulfilled)")]
-    named = [re.sub(r"\(\w+\)|_\*", "", one) for one in kept]
-    replaced = [re.sub(rf":{old}(?=:|$)", f":{new}", one) for one in named]
-    array, is_element, _ = old.partition("_")
-    if is_element and f"afterany:{array}" in named and separator == ",":
-        replaced.append(f"afterany:{new}")
-    return separator.join(replaced) if replaced != named else None
 
 
 def resubmit(

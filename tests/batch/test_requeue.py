@@ -8,7 +8,8 @@ import pytest
 
 from jobs.batch.allocation import BatchJob
 from jobs.batch.attempt import Journal
-from jobs.batch.requeue import nodes_to_exclude, repoint_dependents, requeue_run
+from jobs.batch.dependents import repoint_dependents
+from jobs.batch.requeue import nodes_to_exclude, requeue_run
 from jobs.batch.restart_policy import RestartDecision
 from launcher.cluster import Cluster
 from launcher.run.ledger import Action, Attempt
