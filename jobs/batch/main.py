@@ -159,6 +159,9 @@ def _check_start(job: BatchJob, attempts: Sequence[Attempt], notifier: Notifier)
     elif request is not None:
         message = f"{job.run.root.name}: STOP is there; `launcher resume` removes it and continues the run"
         raise StartRefusedError(message, 1)
+    last = attempts[-1] if attempts else None
+    if last is not None and last.ended is not None and last.action != "stop" and _is_resumed(job, last):
+        _note_resumed(job, last, last.message)  # its job, or the one that was to follow, was cancelled in the queue
 
 
 def _refuse_stopped(job: BatchJob, attempts: Sequence[Attempt]) -> None:
@@ -196,14 +199,22 @@ def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
     ended = last_sign_of_life(job.run.attempt_logs(attempt.number))
     close_attempt(job.run, evidence.attempt, end, decision, ended)
     tell_slurm(f"attempt {attempt.number} did not tell how it ended: {end.reason} ({end.source})")
-    is_person = not job.is_trial  # any element of a search takes up what another one left
-    if is_person and attempt.job_id not in (job.id, job.environ.get(slurm.RESUBMITTED_BY)):
-        # A person resumed the run in another job, which resets all budgets.
-        message = f"{decision.message}; resumed by job {job.id}"
-        append_event(job.run.ledger, attempt.number, action="stop", message=message)
+    if _is_resumed(job, attempt):
+        _note_resumed(job, attempt, decision.message)
     elif decision.action == "stop":
         notifier.tell(event_of(end.reason, decision), decision.message, tell_slurm)
         raise StartRefusedError(f"{job.run.root.name}: not started again: {decision.message}", 1)
+
+
+def _is_resumed(job: BatchJob, last: Attempt) -> bool:
+    """Tell whether a person started this job, and no earlier one of the run did."""
+    is_person = not job.is_trial  # any element of a search takes up what another one left
+    return is_person and last.job_id not in (job.id, job.environ.get(slurm.RESUBMITTED_BY))
+
+
+def _note_resumed(job: BatchJob, last: Attempt, message: str) -> None:
+    """Note that a person ended the run with its last attempt, and resumed it, which resets all budgets."""
+    append_event(job.run.ledger, last.number, action="stop", message=f"{message}; resumed by job {job.id}")
 
 
 def _is_alive(job: BatchJob, attempt: Attempt) -> bool:
