@@ -185,8 +185,10 @@ def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
         alive = f"attempt {attempt.number} is running as job {attempt.job_id}"
         raise StartRefusedError(f"{job.run.root.name}: {alive}; a run is never started twice at once", 1)
     stop = StopRequest.read(job.run.stop_request)
-    # Rank 0 writes `stopped` or its last step when all ranks have saved: they left with the code that says so.
-    saved = attempt.reason == "stopped" or (stop is not None and attempt.last_step is not None)
+    # Rank 0 writes `stopped` when all ranks have saved, or the step of their checkpoint: they left with the code that
+    # says so. Files and items are noted as they are finished.
+    has_saved_step = attempt.last_step is not None and job.policy.counted == "step"
+    saved = attempt.reason == "stopped" or (stop is not None and has_saved_step)
     evidence = Evidence(
         attempts=read_history(job.run, attempt),
         exit_code=CONTINUE if saved else None,

@@ -10,6 +10,7 @@ from launcher.monitor.logs import find_failure, rank_logs, scheduler_log
 from launcher.monitor.observed_state import ObservedState, State, decide_state
 from launcher.monitor.run_state import RunState, ask_about, read_state
 from launcher.monitor.tracebacks import RankError, find_errors, find_stacks
+from launcher.recipe import KINDS
 from launcher.run.ledger import Attempt
 from launcher.run.paths import RunDir, expand
 from launcher.run.stacks import SharedStack
@@ -81,7 +82,9 @@ def _explain_attempts(state: RunState, ended: Attempt) -> Iterator[str]:
     said = f" It was noted: {ended.message}." if ended.message else ""
     yield f"Attempt {ended.number} (job {ended.job_id}) ended. {meaning.meaning}{said}"
     if ended.action in ("requeue", "resubmit", "restart"):
-        if ended.last_step:
+        if ended.last_step and getattr(KINDS.get(state.record.kind), "progress", "steps") != "steps":
+            yield "The run continues by itself with what is not finished yet."
+        elif ended.last_step:
             yield "The run continues by itself from its newest checkpoint."
         else:
             yield "The run starts again by itself; nothing had been saved yet."

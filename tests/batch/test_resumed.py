@@ -19,7 +19,7 @@ CRASH = {"at_step": 1, "exit_code": 1}
 
 @pytest.fixture
 def failed(tmp_path: Path, make_cluster: Callable[..., Cluster]) -> tuple[SubmissionDir, RunDir]:
-    """A run of another job that failed three times, each time further on, and was queued again; its next start fails."""
+    """A run that another job queued again after its third failure, each of them further on; its next start fails."""
     cluster = make_cluster(executor="local", gpus={"device": "cpu"})
     submission, [run] = stage(tmp_path / "staged", cluster, [Play(acts={"3": CRASH})])
     for number in range(3):

@@ -8,7 +8,7 @@ from jobs.kinds.outcomes import main
 from jobs.rank.stop_flag import STOP
 from launcher.artifacts.outcomes_manifest import read_outcomes
 from launcher.errors import LauncherError
-from launcher.run.ledger import read_attempts
+from launcher.run.ledger import read_attempts, read_json_lines
 from tests.support.outcome_runs import make_outcomes, outcomes_of, rows_of, shipped, write_csv
 from tests.support.prepare_runs import files_of, write_source
 from tests.support.stops import stopped_after
@@ -328,7 +328,8 @@ def test_a_stop_leaves_no_text_behind_and_the_next_attempt_starts_again(tmp_path
     with stopped_after(0):
         main(context)
     (attempt,) = read_attempts(context.run.ledger)
-    assert attempt.reason == "stopped"
+    assert (attempt.reason, attempt.first_step, attempt.last_step) == ("stopped", 0, None)
+    assert read_json_lines(context.run.metrics)[-1]["step"] == 5
     assert not list(tmp_path.glob("*core*"))
     main(context)
 

@@ -104,6 +104,19 @@ def test_a_run_that_continues_by_itself_asks_for_nothing(explain: Callable[..., 
     assert told.commands == ()
 
 
+def test_a_run_that_counts_items_goes_on_with_those_that_are_missing(
+    explain: Callable[..., Explanation], tmp_path: Path
+) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    history.record.kind = "evaluate"
+    history.record.write(history.run.record)
+    history.end(0, "time_limit", "requeue", at=100, last_step=10, message="reached the time limit, 10 items are done")
+
+    told = explain(history, Job("7", "PENDING", "squeue", "BeginTime"))
+
+    assert "The run continues by itself with what is not finished yet." in told.sentences
+
+
 @pytest.mark.parametrize(
     ("reason", "said"),
     [
