@@ -21,6 +21,9 @@ from launcher.slurm.reasons import find_reason
 
 _EXPECTED = ("finished", "preempted", "time_limit", "stopped", "pruned")
 """Reasons that are no fault of the run, so that its logs say nothing about them."""
+_GOES_ON = ("requeue", "resubmit", "restart")
+_OVER = ("stopped", "failed", "lost")
+"""States in which a run that was to go on does not, because its job is gone."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,8 @@ def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
         state=observed.state,
         sentences=(
             *_explain_state(observed, job, ended),
-            *(_explain_attempts(state, ended) if ended else ()),
-            *_explain_guardian(state),
+            *(_explain_attempts(state, ended, observed.state in _OVER) if ended else ()),
+            *_explain_guardian(state, observed.state in _OVER),
             *_explain_nodes(state, cluster),
         ),
         errors=tuple(error for error in find_errors(logs) if not (stacks and error.is_a_hang)),
@@ -77,11 +80,11 @@ def _explain_state(observed: ObservedState, job: Job | None, ended: Attempt | No
         yield reason.advice or "It starts by itself as soon as it can; there is nothing to do."
 
 
-def _explain_attempts(state: RunState, ended: Attempt) -> Iterator[str]:
+def _explain_attempts(state: RunState, ended: Attempt, is_over: bool) -> Iterator[str]:
     meaning = meaning_of(ended)
     said = f" It was noted: {ended.message}." if ended.message else ""
     yield f"Attempt {ended.number} (job {ended.job_id}) ended. {meaning.meaning}{said}"
-    if ended.action in ("requeue", "resubmit", "restart"):
+    if ended.action in _GOES_ON and not is_over:
         if ended.last_step and getattr(KINDS.get(state.record.kind), "progress", "steps") != "steps":
             yield "The run continues by itself with what is not finished yet."
         elif ended.last_step:
@@ -98,13 +101,14 @@ def _explain_attempts(state: RunState, ended: Attempt) -> Iterator[str]:
         yield f"Attempts before it: {told}."
 
 
-def _explain_guardian(state: RunState) -> Iterator[str]:
+def _explain_guardian(state: RunState, is_over: bool) -> Iterator[str]:
     """Say why the newest attempt has no guardian that would bring it back, if it may still need one."""
-    if state.last is not None and state.last.guardian and state.last.ended is None:
-        yield (
-            f"The guardian of attempt {state.last.number} gave up: {state.last.guardian}. If the batch process is "
-            "killed, the run does not come back by itself."
-        )
+    last = state.last
+    if last is None or not last.guardian or (last.ended is not None and not (is_over and last.action in _GOES_ON)):
+        return
+    yield f"The guardian of attempt {last.number} gave up: {last.guardian}."
+    if not is_over and last.reason != "finished":
+        yield "If the batch process is killed, the run does not come back by itself."
 
 
 def _explain_nodes(state: RunState, cluster: Cluster) -> Iterator[str]:
