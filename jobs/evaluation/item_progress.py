@@ -6,6 +6,7 @@ from typing import Self
 
 from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
+from jobs.rank.atomic_files import naming
 from jobs.rank.context import Context
 from jobs.rank.progress_rows import ProgressRows
 from launcher.run.ledger import append_event
@@ -46,7 +47,9 @@ class ItemProgress(ProgressRows):
             self._note(last_step=step)
 
     def _note(self, **steps: int) -> None:
-        append_event(self._context.run.ledger, self._context.attempt, **steps)
+        ledger = self._context.run.ledger
+        with naming(ledger):
+            append_event(ledger, self._context.attempt, **steps)
 
     def __enter__(self) -> Self:
         if self._is_main:
