@@ -1,17 +1,19 @@
 """The guardian on a real Slurm: a run whose batch process is killed comes back, once, and under its budgets."""
 
 import os
+import shlex
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from launcher.devcluster import DevCluster
 from launcher.run.ledger import read_attempts
-from launcher.run.paths import RunDir, published_steps
+from launcher.run.paths import RunDir, SubmissionDir, published_steps
 from launcher.run.record import RunRecord
 from tests.slurm.test_batch import Stage
-from tests.support.counting_runs import Play
+from tests.support.counting_runs import PROJECT, Play
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.slurm
@@ -101,3 +103,21 @@ def test_the_guardian_tells_others_of_a_run_whose_batch_process_was_killed_when_
     wait_for(lambda: on_stage.job(next_job)["JobState"] == "COMPLETED", "what waits for the run")
     assert "was killed when the run had finished" in run.batch_log(0).read_text()
     wait_for(lambda: not on_stage.devcluster.slurm("squeue", "--noheader", "--format=%i"), "an empty queue")
+
+
+def test_a_job_that_the_batch_process_had_queued_before_it_was_killed_is_found(on_stage: Stage, tmp_path: Path) -> None:
+    job, [run] = on_stage.play(Play(steps=6, acts={"0": BLOCKED}))
+    on_stage.wait_until_counting(run, ranks=2)
+    os.kill(batch_process(run), signal.SIGKILL)
+    wait_for(lambda: on_stage.job(job)["JobState"] == "FAILED", "the end of the job")
+    submission = SubmissionDir(run.root.parent / ".submissions" / "1")
+    queued = on_stage.devcluster.slurm("sbatch", "--parsable", "--hold", str(submission.script))
+
+    argv = [sys.executable, "-m", "jobs.batch.guardian", str(run.root), str(submission.root), "--job", job]
+    wrap = f"--wrap=PYTHONPATH={PROJECT} exec {shlex.join(argv)}"
+    on_stage.devcluster.slurm("sbatch", "--wait", f"--output={tmp_path}/guardian.log", wrap)
+
+    said = f"guardian: the batch process of job {job} had queued job {queued}"
+    assert said in run.batch_log(0).read_text(), (tmp_path / "guardian.log").read_text()
+    assert [one.job_id for one in RunRecord.read(run.record).submissions] == [queued]
+    on_stage.devcluster.slurm("scancel", queued)
