@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from jobs.batch import slurm
-from jobs.batch.restart_policy import Policy
+from jobs.batch.restart_policy import Policy, Unit
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import NEVER_RESTART, RunDir, SubmissionDir
 from launcher.run.record import RunRecord, fingerprint
 from launcher.run.trials import search_of
+
+COUNTED: Mapping[str, Unit] = {
+    **dict.fromkeys(("prepare", "vocabulary", "terminology"), "file"),
+    **dict.fromkeys(("evaluate", "generate", "site_check"), "item"),
+}
+"""What progress is counted in, by kind of recipe where that is not steps: as the recipe classes say, which need
+pydantic."""
 
 
 class StartRefusedError(Exception):
@@ -87,8 +94,8 @@ class BatchJob:
     @property
     def policy(self) -> Policy:
         """What the recipe and the cluster profile say about restarts."""
-        counts_files = self.recipe["kind"] in ("prepare", "vocabulary")
-        return Policy(self.slurm_options["requeue"], int(self.recipe["limits"]["max_failures"]), counts_files)
+        counted = COUNTED.get(self.recipe["kind"], "step")
+        return Policy(self.slurm_options["requeue"], int(self.recipe["limits"]["max_failures"]), counted)
 
     @property
     def hang_limit(self) -> str | None:

@@ -1,7 +1,8 @@
 """The guardian: a small job that brings a run back whose batch process was killed, which nothing else notices.
 
 With `slurm.guardian` in the cluster profile, the batch process queues it when an attempt starts. It waits for the job
-of the run to fail (`afternotok`), uses no GPU, and does nothing if the run ended properly:
+of the run to fail (`afternotok`), uses no GPU, and does nothing if the run ended properly. If the run had finished, it
+does what was left to do:
 
     python -m jobs.batch.guardian RUN_DIR SUBMISSION_DIR --job JOB
 """
@@ -17,9 +18,12 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from jobs.batch import slurm
-from jobs.batch.allocation import BatchJob, StartRefusedError
+from jobs.batch.allocation import BatchJob, StartRefusedError, read_job
 from jobs.batch.attempt import Journal
-from jobs.batch.requeue import repoint_dependents
+from jobs.batch.dependents import GUARDIAN, ask_waiting, parse_waiting, repoint_dependents
+from jobs.batch.finish import complete
+from jobs.batch.notify import Notifier
+from jobs.batch.requeue import resubmit_job
 from jobs.batch.search import find_search_folder
 from launcher.run.ledger import Attempt, StopRequest, append_event, read_attempts
 from launcher.run.paths import RunDir, SubmissionDir
@@ -61,10 +65,11 @@ def _queue(job: BatchJob, attempt: int, say: Journal) -> None:
 
 def _queue_once(job: BatchJob) -> slurm.CommandResult:
     """Queue a guardian if there is none; a slurmctld that was too busy may have taken one without an answer."""
-    waiting = slurm.ask_waiting()
+    waiting = ask_waiting()
     if not waiting.ok:
         return waiting
-    if any(f"afternotok:{job.id}(" in f"{conditions}(" for conditions in slurm.parse_waiting(waiting.text).values()):
+    guardians = [one for one in parse_waiting(waiting.text).values() if one.name.startswith(GUARDIAN)]
+    if any(f"afternotok:{job.id}(" in f"{one.conditions}(" for one in guardians):
         return slurm.CommandResult(True, "")
     program = [
         sys.executable,
@@ -77,7 +82,7 @@ def _queue_once(job: BatchJob) -> slurm.CommandResult:
     ]
     places = [f"--{name}={job.slurm_options[name]}" for name in _OF_PROFILE if job.slurm_options.get(name)]
     argv = [
-        *("sbatch", *_OPTIONS, *places, f"--job-name=guardian-{job.record.id}"),
+        *("sbatch", *_OPTIONS, *places, f"--job-name={GUARDIAN}{job.record.id}"),
         *(f"--dependency=afternotok:{job.id}", "--kill-on-invalid-dep=yes"),
         *(f"--chdir={job.run.root}", f"--output={job.submission.root / 'guardian-%j.log'}"),
         f"--wrap=exec {shlex.join(program)}",
@@ -95,7 +100,7 @@ def _give_up(run: RunDir, attempt: int, why: str, say: Journal) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Bring the run back if its batch process did not live to say how it ended."""
+    """Bring the run back if its batch process did not live to do so itself, or to tell others that it has finished."""
     parser = argparse.ArgumentParser(prog="python -m jobs.batch.guardian", description=__doc__)
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("submission", type=Path, help="folder of the submission")
@@ -107,30 +112,54 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"job {options.job} had no trial under way; nothing to do", flush=True)
         return 0
     last = read_attempts(run.ledger)[-1]
-    say = Journal(run.batch_log(last.number))
-    why, states = _why_not(run, last), slurm.CommandResult(True, "")
+    say, job = Journal(run.batch_log(last.number)), options.job or last.job_id
+    why, states = _why_not(run, job), slurm.CommandResult(True, "")
     if not why:
-        states = slurm.ask_states(last.job_id, PATIENCE_SECONDS)
-        why = _why_not(run, last) or _why_not_by(states.text if states.ok else "", last)  # minutes may have passed
+        states = slurm.ask_states(job, PATIENCE_SECONDS)
+        why = _why_not(run, job) or _why_not_by(states.text if states.ok else "", job)  # minutes may have passed
     if why:
         print(f"{run.root.name}: {why}; nothing to do", flush=True)
         return 0
     if not states.ok:
-        _give_up(run, last.number, f"it could not learn whether job {last.job_id} was cancelled: {states.text}", say)
+        _give_up(run, last.number, f"it could not learn whether job {job} was cancelled: {states.text}", say)
         return 1
-    index = last.job_id.partition("_")[2] or None
-    # The next start notes how the attempt ended, and counts it.
-    answer = slurm.resubmit(
-        str(submission.script), index, last.job_id, nodes=len(last.nodes), patience=PATIENCE_SECONDS
-    )
-    if not answer.ok:
-        _give_up(run, last.number, f"it could not queue the run again: {answer.text}", say)
+    carry_on = _complete if last.reason == "finished" else _bring_back
+    return carry_on(run, submission, last, say)
+
+
+def _complete(run: RunDir, submission: SubmissionDir, last: Attempt, say: Journal) -> int:
+    """Do what was left to do after the end of a run; the job of a trial had other trials to carry out as well."""
+    try:
+        job = read_job(submission, run, RunRecord.read(run.record).fingerprint, os.environ, local=False)
+        notifier = Notifier(job)
+        complete(job, last, notifier)
+    except (StartRefusedError, OSError) as error:
+        _give_up(run, last.number, f"it could not tell others that the run has finished: {error}", say)
         return 1
-    say(f"guardian: the batch process of job {last.job_id} was killed; queued again as job {answer.text}")
-    record = RunRecord.read(run.record)
-    record.submissions.append(Submitted(answer.text, str(submission.root), time.time()))
-    record.write(run.record)
-    repoint_dependents(last.job_id, answer.text, say)
+    say(f"guardian: the batch process of job {last.job_id} was killed when the run had finished")
+    notifier.wait()
+    if job.is_trial:
+        return _bring_back(run, submission, last, say)
+    repoint_dependents(last.job_id, job.id, say)  # they start when this job has ended, since it ends with 0
+    return 0
+
+
+def _bring_back(run: RunDir, submission: SubmissionDir, last: Attempt, say: Journal) -> int:
+    """Queue the job again, unless its batch process has; the next start notes how the attempt ended, and counts it."""
+    replacement, how = slurm.find_replacement(str(submission.script), last.job_id), "had queued"
+    if replacement is None:
+        exclude, how = slurm.excluded_nodes(last.job_id), "was killed; queued again as"
+        answer = resubmit_job(submission, last.job_id, exclude, say, len(last.nodes), PATIENCE_SECONDS)
+        if not answer.ok:
+            _give_up(run, last.number, f"it could not queue the run again: {answer.text}", say)
+            return 1
+        replacement = answer.text
+    say(f"guardian: the batch process of job {last.job_id} {how} job {replacement}")
+    if last.reason != "finished":  # the next trials have run directories of their own
+        record = RunRecord.read(run.record)
+        record.submissions.append(Submitted(replacement, str(submission.root), time.time()))
+        record.write(run.record)
+    repoint_dependents(last.job_id, replacement, say)
     return 0
 
 
@@ -148,28 +177,37 @@ def _find_run(first: RunDir, submission: SubmissionDir, job: str) -> RunDir | No
     search = SearchDir(folder)
     for run in (RunDir(search.runs_root / trial.run) for trial in read_trials(search)):
         attempts = read_attempts(run.ledger)
-        if attempts and attempts[-1].job_id == job and attempts[-1].ended is None:
+        if attempts and attempts[-1].job_id == job and not _is_over(attempts[-1]):
             return run
     return None
 
 
-def _why_not(run: RunDir, last: Attempt) -> str:
-    """Say why the run needs no guardian, as far as its directory tells; empty if it may need one."""
-    now, submissions = read_attempts(run.ledger)[-1], RunRecord.read(run.record).submissions
-    if now.ended is not None or now.reason == "finished":
-        return f"attempt {now.number} told how it ended ({now.reason})"
-    newest = submissions[-1].job_id if submissions else last.job_id
-    if newest != last.job_id or now.job_id != last.job_id:
-        return f"it was queued again as job {newest}"
+def _is_over(last: Attempt) -> bool:
+    """Tell whether a run was not to be continued; else its batch process may have been killed before it was queued."""
+    return last.ended is not None and last.action in ("done", "stop")
+
+
+def _why_not(run: RunDir, job: str) -> str:
+    """Say why the run needs no guardian, as far as its directory tells; empty if it may need one.
+
+    A finished run whose job failed needs one, too: a batch process that lives to do all that follows ends with 0.
+    """
+    last, submissions = read_attempts(run.ledger)[-1], RunRecord.read(run.record).submissions
+    if _is_over(last) and last.reason != "finished":
+        return f"attempt {last.number} told how it ended ({last.reason})"
+    newest = submissions[-1].job_id if submissions else job
+    if newest != job or last.job_id != job:
+        return f"it was queued again as job {newest if newest != job else last.job_id}"
     request = StopRequest.read(run.stop_request)
-    return "a person asked it to stop" if request is not None and request.reason == "user" else ""
+    is_wanted = request is not None and request.reason == "user" and last.reason != "finished"
+    return "a person asked it to stop" if is_wanted else ""
 
 
-def _why_not_by(states: str, last: Attempt) -> str:
+def _why_not_by(states: str, job: str) -> str:
     """Say why the run needs no guardian, by the states of its job; empty if they tell nothing against it."""
     if "CANCELLED" in states.split():
-        return f"job {last.job_id} was cancelled"
-    return f"job {last.job_id} is running" if slurm.is_running_state(states) else ""
+        return f"job {job} was cancelled"
+    return f"job {job} is queued again, or running" if slurm.is_alive_state(states) else ""
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from jobs.batch.allocation import BatchJob, StartRefusedError, find_job, read_jo
 from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_attempt, read_history, tell_slurm
 from jobs.batch.end_reason import find_end_reason
 from jobs.batch.evidence import END_SIGNALS, Evidence
+from jobs.batch.finish import complete, register_run
 from jobs.batch.guardian import queue_guardian
 from jobs.batch.node_memory import remember_nodes
 from jobs.batch.notify import Notifier, event_of
@@ -24,7 +25,6 @@ from jobs.batch.restart_policy import batch_exit_code, decide_restart
 from jobs.batch.search import come_back, find_search_folder, next_trial
 from jobs.batch.supervise import Signals, supervise
 from launcher.run.batch_process import BATCH_MODULE, is_batch_process, names_submission
-from launcher.run.index import register
 from launcher.run.ledger import Action, Attempt, StopRequest, append_event, read_attempts, read_json_lines
 from launcher.run.paths import CONTINUE, FINISHED, RunDir, SubmissionDir
 from launcher.run.signs_of_life import seen_lately
@@ -60,26 +60,24 @@ def _carry_out_trials(search: Path, submission: SubmissionDir, local: bool, sign
     """Carry out trials of a search as long as there are any, or until this job is to come back."""
     refused: RunDir | None = None
     while not signals.seen:
+        run: RunDir | None = None
         try:
             trial = next_trial(search, submission, os.environ, local)
+            run = trial.run
+            if run is None:
+                advance_search(search)
+                return trial.exit_code
+            code, action = _run(read_job(submission, run, trial.fingerprint, os.environ, local), signals)
+            if action not in ("done", "stop"):
+                return code
         except StartRefusedError as refusal:
             tell_slurm(str(refusal))
-            return refusal.exit_code
-        if trial.run is None:
-            advance_search(search)
-            return trial.exit_code
-        try:
-            code, action = _run(read_job(submission, trial.run, trial.fingerprint, os.environ, local), signals)
-        except StartRefusedError as refusal:
-            tell_slurm(str(refusal))
-            if trial.run == refused:  # and would be again
+            # A trial that is refused twice would be again. A signal may have ended the program that was asked as well.
+            if run in (None, refused) and not signals.seen:
                 return refusal.exit_code
-            refused = trial.run
-            continue
-        if action not in ("done", "stop"):
-            return code
+            refused = run
     if not local:
-        come_back(os.environ, signals.seen)
+        come_back(search, submission, os.environ, signals.seen)
     return CONTINUE
 
 
@@ -103,7 +101,7 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int
         end = find_end_reason(evidence)
         decision = decide_restart(evidence.attempts, end, job.policy)
         if decision.action == "done":  # before anybody can read that it is done, and submit the same recipe again
-            _register(job, say)
+            register_run(job, say)
         try:
             close_attempt(job.run, evidence.attempt, end, decision)
         except OSError as error:  # the next start closes it
@@ -120,12 +118,6 @@ def _carry_out(job: BatchJob, signals: Signals, notifier: Notifier) -> tuple[int
             if not requeue_run(job, attempt, end.unfit, decision, say):
                 notifier.tell("failed", "it cannot be queued again; `launcher resume` continues it", say)
             return batch_exit_code(end), decision.action
-
-
-def _register(job: BatchJob, say: Journal) -> None:
-    """Let later submissions of the same recipe find the run."""
-    if job.record.share is None and (why := register(job.run)):
-        say(f"not in the index of finished runs: {why}")
 
 
 def _start(job: BatchJob, notifier: Notifier) -> Attempt:
@@ -159,13 +151,7 @@ def _check_start(job: BatchJob, attempts: Sequence[Attempt], notifier: Notifier)
     finished = next((attempt for attempt in attempts if attempt.reason == "finished"), None)
     if finished is not None:
         if finished.ended is None:
-            ended = last_sign_of_life(job.run.attempt_logs(finished.number), finished.started)
-            append_event(job.run.ledger, finished.number, ended=ended, action="done", source="ledger")
-            say = Journal(job.run.batch_log(finished.number))
-            _register(job, say)
-            advance_pipelines(job, False, say)
-            advance_sweep(job, say)
-            notifier.tell("finished", "", say)
+            complete(job, finished, notifier)
         raise StartRefusedError(f"{job.run.root.name}: finished in attempt {finished.number}; nothing to do", FINISHED)
     _refuse_stopped(job, attempts)
     request = StopRequest.read(job.run.stop_request)
@@ -174,6 +160,9 @@ def _check_start(job: BatchJob, attempts: Sequence[Attempt], notifier: Notifier)
     elif request is not None:
         message = f"{job.run.root.name}: STOP is there; `launcher resume` removes it and continues the run"
         raise StartRefusedError(message, 1)
+    last = attempts[-1] if attempts else None
+    if last is not None and last.ended is not None and last.action != "stop" and _is_resumed(job, last):
+        _note_resumed(job, last, last.message)  # its job, or the one that was to follow, was cancelled in the queue
 
 
 def _refuse_stopped(job: BatchJob, attempts: Sequence[Attempt]) -> None:
@@ -198,8 +187,10 @@ def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
         alive = f"attempt {attempt.number} is running as job {attempt.job_id}{where}"
         raise StartRefusedError(f"{job.run.root.name}: {alive}; a run is never started twice at once", 1)
     stop = StopRequest.read(job.run.stop_request)
-    # Rank 0 writes `stopped` or its last step when all ranks have saved: they left with the code that says so.
-    saved = attempt.reason == "stopped" or (stop is not None and attempt.last_step is not None)
+    # Rank 0 writes `stopped` when all ranks have saved, or the step of their checkpoint: they left with the code that
+    # says so. Files and items are noted as they are finished.
+    has_saved_step = attempt.last_step is not None and job.policy.counted == "step"
+    saved = attempt.reason == "stopped" or (stop is not None and has_saved_step)
     evidence = Evidence(
         attempts=read_history(job.run, attempt),
         exit_code=CONTINUE if saved else None,
@@ -212,14 +203,22 @@ def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
     ended = last_sign_of_life(job.run.attempt_logs(attempt.number), attempt.started)
     close_attempt(job.run, evidence.attempt, end, decision, ended)
     tell_slurm(f"attempt {attempt.number} did not tell how it ended: {end.reason} ({end.source})")
-    is_person = not job.is_trial  # any element of a search takes up what another one left
-    if is_person and attempt.job_id not in (job.id, job.environ.get(slurm.RESUBMITTED_BY)):
-        # A person resumed the run in another job, which resets all budgets.
-        message = f"{decision.message}; resumed by job {job.id}"
-        append_event(job.run.ledger, attempt.number, action="stop", message=message)
+    if _is_resumed(job, attempt):
+        _note_resumed(job, attempt, decision.message)
     elif decision.action == "stop":
         notifier.tell(event_of(end.reason, decision), decision.message, tell_slurm)
         raise StartRefusedError(f"{job.run.root.name}: not started again: {decision.message}", 1)
+
+
+def _is_resumed(job: BatchJob, last: Attempt) -> bool:
+    """Tell whether a person started this job, and no earlier one of the run did."""
+    is_person = not job.is_trial  # any element of a search takes up what another one left
+    return is_person and last.job_id not in (job.id, job.environ.get(slurm.RESUBMITTED_BY))
+
+
+def _note_resumed(job: BatchJob, last: Attempt, message: str) -> None:
+    """Note that a person ended the run with its last attempt, and resumed it, which resets all budgets."""
+    append_event(job.run.ledger, last.number, action="stop", message=f"{message}; resumed by job {job.id}")
 
 
 def _is_alive(job: BatchJob, attempt: Attempt) -> bool:

@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from jobs.batch import slurm
 from jobs.batch.allocation import BatchJob
 from jobs.batch.attempt import Journal
+from jobs.batch.dependents import repoint_dependents
 from jobs.batch.restart_policy import RestartDecision
 from launcher.run.ledger import Attempt, append_event
+from launcher.run.paths import SubmissionDir
 from launcher.run.record import RunRecord, Submitted
 
 
@@ -22,7 +24,7 @@ def requeue_run(job: BatchJob, attempt: Attempt, unfit: Sequence[str], decision:
         return True
     exclude = nodes_to_exclude(job, unfit, say)
     message = f"{decision.message}; not on {', '.join(unfit)} again" if exclude else decision.message
-    if decision.action == "requeue" and _requeue(job, say):
+    if decision.action == "requeue" and requeue_job(job.id, job.restart_count, say):
         if exclude:
             # Slurm refuses this while the job runs, so it follows the requeue.
             answer = slurm.update_job(job.id, "ExcNodeList", exclude)
@@ -30,9 +32,7 @@ def requeue_run(job: BatchJob, attempt: Attempt, unfit: Sequence[str], decision:
             if answer.ok:
                 _note(job, attempt, say, message=message)
         return True
-    index = job.environ.get("SLURM_ARRAY_TASK_ID")
-    answer = slurm.resubmit(str(job.submission.script), index, job.id, job.node_count, exclude)
-    say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
+    answer = resubmit_job(job.submission, job.id, exclude or slurm.excluded_nodes(job.id), say, job.node_count)
     if answer.ok:
         _note(job, attempt, say, new_job=answer.text, action="resubmit", message=message)
         repoint_dependents(job.id, answer.text, say)
@@ -57,8 +57,8 @@ def nodes_to_exclude(job: BatchJob, unfit: Sequence[str], say: Journal) -> str |
         say("no node is excluded: all of them have the same fault, so the nodes are probably not its cause")
         return None
     shown = slurm.show_job(job.id)
-    earlier = shown.get("ExcNodeList", job.slurm_options["exclude"] or "(null)")
-    exclude = ",".join([*([] if earlier == "(null)" else [earlier]), *unfit])
+    earlier = shown.get("ExcNodeList") if shown else job.slurm_options["exclude"]
+    exclude = ",".join([*([earlier] if earlier else []), *unfit])
     if not _leaves_enough(job, shown, exclude):
         say(f"{', '.join(unfit)} not excluded: the partition has too few other nodes")
         return None
@@ -71,27 +71,44 @@ def _leaves_enough(job: BatchJob, shown: Mapping[str, str], exclude: str) -> boo
     return not everywhere or len(set(everywhere) - set(slurm.hostnames(exclude))) >= job.node_count
 
 
-def _requeue(job: BatchJob, say: Journal) -> bool:
+def requeue_job(job: str, restart_count: int, say: Callable[[str], object]) -> bool:
+    """Put this process's own job back into the queue; tell whether Slurm does that.
+
+    Args:
+        job: Its id.
+        restart_count: How many times it was requeued when this process started.
+        say: Takes a line for the log.
+    """
     # Slurm requeues by ending this job: SIGTERM to every process, and SIGKILL after KillWait. This process and the
     # commands that it starts ignore the first, so that they can finish.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    answer = slurm.requeue(job.id, job.restart_count)
+    answer = slurm.requeue(job, restart_count)
     say(f"scontrol requeue: {answer.text}")
     return answer.ok
 
 
-def repoint_dependents(old: str, new: str, say: Callable[[str], object]) -> None:
-    """Re-point dependents to the replacement job: the end of the old one says nothing of the run."""
-    waiting = slurm.waiting_jobs()
-    if waiting is None:
-        say(f"squeue does not tell which jobs depend on job {old}; they will not wait for its replacement {new}")
-        return
-    replacement = new.partition("_")[0]  # it waits for the old job itself
-    for job, conditions in waiting.items():
-        wanted = slurm.replace_awaited(conditions, old, new)
-        if wanted is not None and job.partition("_")[0] != replacement:
-            answer = slurm.update_job(job, "Dependency", wanted)
-            say(f"scontrol update Dependency={wanted} of job {job}: {answer.text or 'done'}")
+def resubmit_job(
+    submission: SubmissionDir,
+    job: str,
+    exclude: str | None,
+    say: Callable[[str], object],
+    nodes: int | None = None,
+    patience: float | None = None,
+) -> slurm.CommandResult:
+    """Queue a new job in place of one; the text of the answer is its id.
+
+    Args:
+        submission: What the job was started from.
+        job: The job, or one element of an array.
+        exclude: Nodes that the new job is not given, those of the profile among them; None: those of the script.
+        say: Takes a line for the log.
+        nodes: How many it gets; as many as the script says if left out.
+        patience: Seconds after which an absent slurmctld is asked no more; Slurm's usual ones if left out.
+    """
+    index = job.partition("_")[2] or None
+    answer = slurm.resubmit(str(submission.script), index, job, nodes, exclude, patience)
+    say(f"sbatch: {'new job ' if answer.ok else ''}{answer.text}")
+    return answer
 
 
 def _note(job: BatchJob, attempt: Attempt, say: Journal, new_job: str | None = None, **event: object) -> None:

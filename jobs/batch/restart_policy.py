@@ -10,6 +10,8 @@ from launcher.run.paths import CONTINUE, FINISHED
 
 RequeuePolicy: TypeAlias = Literal["requeue", "resubmit", "never"]
 
+Unit: TypeAlias = Literal["step", "file", "item"]
+
 FREE: frozenset[Reason] = frozenset({"preempted", "time_limit"})
 """Ends that are nobody's fault: they do not count against `limits.max_failures`."""
 FAILURES: frozenset[Reason] = frozenset({"node_failure", "killed", "out_of_memory", "hang", "error"})
@@ -26,8 +28,8 @@ class Policy:
 
     requeue: RequeuePolicy = "requeue"
     max_failures: int = 3
-    counts_files: bool = False
-    """Progress is finished source files, not steps."""
+    counted: Unit = "step"
+    """What progress is counted in; finished files and items are kept one by one, steps by checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def _spent_budget(attempts: Sequence[Attempt], policy: Policy) -> str | None:
     stuck = len(last) == MAX_ATTEMPTS_WITHOUT_PROGRESS and all(
         attempt.reason in FAILURES | {"time_limit"} and not _made_progress(attempts, attempt) for attempt in last
     )
-    further = "finished no other file" if policy.counts_files else f"got no further than step {_reached(attempts)}"
+    is_step = policy.counted == "step"
+    further = f"got no further than step {_reached(attempts)}" if is_step else f"finished no other {policy.counted}"
     return f"{len(last)} attempts in a row {further}" if stuck else None
 
 
@@ -123,8 +126,9 @@ _WORDS: dict[Reason, str] = {
 
 
 def _describe_progress(count: int, policy: Policy) -> str:
-    if policy.counts_files:
-        return f"{count:,} file{'s are' if count > 1 else ' is'} done" if count else "no file is done yet"
+    if policy.counted != "step":
+        is_done = f"{count:,} {policy.counted}{'s are' if count > 1 else ' is'} done"
+        return is_done if count else f"no {policy.counted} is done yet"
     return f"step {count} is safe" if count else "no step is safe yet"
 
 

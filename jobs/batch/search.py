@@ -5,8 +5,10 @@ Which trial comes next says the launcher, as a program of its own: it may need p
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +16,21 @@ from pathlib import Path
 from jobs.batch import slurm
 from jobs.batch.allocation import StartRefusedError
 from jobs.batch.attempt import tell_slurm
+from jobs.batch.dependents import repoint_dependents
 from jobs.batch.evidence import END_SIGNALS
+from jobs.batch.requeue import requeue_job, resubmit_job
+from jobs.batch.slurm_traces import CLOCK_SECONDS
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import CONTINUE, FINISHED, RunDir, SubmissionDir
-from launcher.run.slurm_text import outside_job
+from launcher.run.slurm_text import outside_job, parse_time
 from launcher.run.trials import SearchDir
+from launcher.run.typed import read_object
 
 TIMEOUT_SECONDS = 600
 """It reads all trials, and asks Slurm about the jobs of those that are not over."""
+
+SIGNAL_SECONDS = 1.0
+"""A signal to all processes of a job comes to one after the other: when it has ended a child, it soon is here, too."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,9 @@ def next_trial(folder: Path, submission: SubmissionDir, environ: Mapping[str, st
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise StartRefusedError(f"search ask: {error}", 1) from error
+    if done.returncode < 0:
+        time.sleep(SIGNAL_SECONDS)
+        raise StartRefusedError(f"search ask: was ended by {signal.Signals(-done.returncode).name}", 1)
     if done.returncode:
         raise StartRefusedError(f"search ask: {done.stderr.strip() or done.stdout.strip()}", 1)
     answer = json.loads(done.stdout.strip().rpartition("\n")[2])
@@ -79,10 +91,39 @@ def next_trial(folder: Path, submission: SubmissionDir, environ: Mapping[str, st
     return NextTrial(RunDir(Path(answer["run"])), answer["fingerprint"])
 
 
-def come_back(environ: Mapping[str, str], signals: Sequence[str]) -> None:
-    """Put an element back into the queue that was told to go between two trials, unless a person cancelled it."""
-    job, restarts = slurm.own_id(environ), int(environ.get("SLURM_RESTART_COUNT", 0))
-    is_cancelled = any(name in END_SIGNALS for name in signals) and "PreemptTime" not in slurm.show_job(job)
+def come_back(folder: Path, submission: SubmissionDir, environ: Mapping[str, str], signals: Sequence[str]) -> None:
+    """Queue an element again that was told to go between two trials, unless a person cancelled it.
+
+    Args:
+        folder: The search, whose profile says how elements come back.
+        submission: What the element was started from.
+        environ: The environment of its process.
+        signals: Names of the signals that it got.
+    """
+    job = slurm.own_id(environ)
     tell_slurm(f"{', '.join(signals)}: no trial is under way")
-    if not is_cancelled:
-        tell_slurm(f"scontrol requeue: {slurm.requeue(job, restarts).text}")
+    if any(name in END_SIGNALS for name in signals) and not _was_taken(job):
+        return
+    policy = _requeue_policy(folder)
+    if policy == "never":
+        tell_slurm("the cluster profile says `requeue: never`; `launcher resume` continues the search")
+    elif policy == "resubmit" or not requeue_job(job, int(environ.get("SLURM_RESTART_COUNT", 0)), tell_slurm):
+        answer = resubmit_job(submission, job, slurm.excluded_nodes(job), tell_slurm)
+        if answer.ok:
+            repoint_dependents(job, answer.text, tell_slurm)
+
+
+def _requeue_policy(folder: Path) -> str:
+    try:
+        return str(read_object(SearchDir(folder).record)["cluster"]["slurm"]["requeue"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        tell_slurm(f"the search cannot be read: {error}")
+        return "requeue"
+
+
+def _was_taken(job: str) -> bool:
+    """Tell whether Slurm ended a job, or its node did: a job that a person cancelled does not go on running."""
+    shown = slurm.show_job(job)
+    preempted, started = (parse_time(shown.get(name, "")) for name in ("PreemptTime", "StartTime"))
+    is_preempted = preempted is not None and preempted >= (started or 0) - CLOCK_SECONDS
+    return is_preempted or shown.get("JobState") == "RUNNING"

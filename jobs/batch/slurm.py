@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from launcher.run.slurm_text import STATES, outside_job, parse_fields, without_overrides
+from launcher.run.slurm_text import STATES, outside_job, parse_fields, value_of, without_overrides
 
 RESUBMITTED_BY = "LAUNCHER_RESUBMITTED_BY"
 """Variable that names the job which queued this one: unlike a person, a job does not reset the budgets."""
@@ -80,21 +80,34 @@ def ask(*argv: str, environ: Mapping[str, str] | None = None) -> CommandResult:
 
 
 def show_job(job_id: str) -> dict[str, str]:
-    """Fields of `scontrol show job`; empty when Slurm does not tell."""
+    """Fields of `scontrol show job` that have a value; empty when Slurm does not tell."""
     answer = ask("scontrol", "show", "job", "--oneliner", job_id)
-    return parse_fields(answer.text.partition("\n")[0]) if answer.ok and answer.text else {}
+    return _fields(answer.text.partition("\n")[0]) if answer.ok and answer.text else {}
+
+
+def excluded_nodes(job_id: str) -> str | None:
+    """Nodes that a job is not given, as sbatch takes them; None if there are none, or when Slurm does not tell.
+
+    The profile's own are among them, those that were suspects when it was queued, and the unfit ones of its attempts.
+    """
+    return show_job(job_id).get("ExcNodeList")
+
+
+def _fields(line: str) -> dict[str, str]:
+    """Parse a line of scontrol, which also prints the fields that have no value: `PreemptTime=None`."""
+    return {name: value for name, value in parse_fields(line).items() if value_of(value)}
 
 
 def show_nodes(names: Sequence[str]) -> list[dict[str, str]]:
-    """Fields of `scontrol show node` for each of the nodes; nothing when Slurm does not tell."""
+    """Fields of `scontrol show node` that have a value, for each node; nothing when Slurm does not tell."""
     answer = ask("scontrol", "show", "node", "--oneliner", ",".join(names))
-    return [parse_fields(line) for line in answer.text.split("\n")] if answer.text and answer.ok and names else []
+    return [_fields(line) for line in answer.text.split("\n")] if answer.text and answer.ok and names else []
 
 
 def partition_nodes(name: str) -> list[str]:
     """Names of a partition's nodes that take jobs; empty when Slurm does not tell."""
     answer = ask("scontrol", "show", "partition", "--oneliner", name)
-    names = hostnames(parse_fields(answer.text).get("Nodes", "")) if answer.ok and name else []
+    names = hostnames(_fields(answer.text).get("Nodes", "")) if answer.ok and name else []
     broken = {node.get("NodeName") for node in show_nodes(names) if _BROKEN.search(node.get("State", ""))}
     return [one for one in names if one not in broken] or names
 
@@ -135,6 +148,27 @@ def ask_states(job_id: str, patience: float | None = None) -> CommandResult:
 def is_running_state(states: str) -> bool:
     """Tell whether one of these states, with spaces between them, is of a job that has started and is not over."""
     return any(state in STATES and STATES[state].phase == "running" for state in states.split())
+
+
+def is_alive_state(states: str) -> bool:
+    """Tell whether one of these states, with spaces between them, is of a job that waits, starts or runs."""
+    return any(state in STATES and STATES[state].phase != "over" for state in states.split())
+
+
+def find_replacement(script: str, job_id: str) -> str | None:
+    """Find the job that was queued in place of one that is over; None if there is none, or squeue does not tell.
+
+    Args:
+        script: The submission's script, which both have.
+        job_id: The job that is over, or the element of an array.
+    """
+    answer = patiently(partial(ask, "squeue", "--me", "--all", "--array", "--noheader", "--format=%i|%o"))
+    rows = [line.strip().partition("|") for line in answer.text.split("\n")] if answer.ok else []
+    index = job_id.partition("_")[2]
+    return next(
+        (job for job, _, command in rows if command == script and job != job_id and job.partition("_")[2] == index),
+        None,
+    )
 
 
 def signal_steps(job_id: str, name: str) -> CommandResult:
@@ -188,47 +222,6 @@ def _requeue_once(job_id: str, restart_count: int) -> CommandResult:
 def update_job(job_id: str, field: str, value: str) -> CommandResult:
     """Set a field of a job that has not started."""
     return ask("scontrol", "update", f"JobId={job_id}", f"{field}={value}")
-
-
-def waiting_jobs() -> dict[str, str] | None:
-    """This user's jobs that have not started, and what they wait for; None when squeue does not tell."""
-    answer = patiently(ask_waiting)
-    return parse_waiting(answer.text) if answer.ok else None
-
-
-def ask_waiting() -> CommandResult:
-    """Ask once for this user's jobs that have not started."""
-    return ask("squeue", "--me", "--all", "--noheader", "--states=PENDING", "--format=%i|%E")
-
-
-def parse_waiting(text: str) -> dict[str, str]:
-    """Parse what `ask_waiting` was told: jobs, and what they wait for.
-
-    The elements of an array that have not started are one job, under the array's id.
-    """
-    rows = [line.strip().partition("|") for line in text.splitlines()]
-    return {job.partition("_[")[0]: conditions for job, _, conditions in rows}
-
-
-def replace_awaited(conditions: str, old: str, new: str) -> str | None:
-    """Put the replacement job in place of the one that ends, in what another job waits for.
-
-    Args:
-        conditions: As squeue prints them: `afterok:12(unfulfilled),afterany:13_*(unfulfilled)`.
-        old: The job that ends. What waits for the end of its whole array also waits for the replacement.
-        new: The replacement.
-
-    Returns:
-        All conditions that are not fulfilled yet, as scontrol takes them; None if the old job is not among them.
-    """
-    separator = "?" if "?" in conditions else ","  # any one of them is enough, or all are needed
-    kept = [one for one in conditions.split(separator) if not one.endswith("(fulfilled)")]
-    named = [re.sub(r"\(\w+\)|_\*", "", one) for one in kept]
-    replaced = [re.sub(rf":{old}(?=:|$)", f":{new}", one) for one in named]
-    array, is_element, _ = old.partition("_")
-    if is_element and f"afterany:{array}" in named and separator == ",":
-        replaced.append(f"afterany:{new}")
-    return separator.join(replaced) if replaced != named else None
 
 
 def resubmit(

@@ -52,7 +52,7 @@ class BatchFolder:
 
     def __init__(self, root: Path, batches: Batches) -> None:
         self._folder = root / f"{batches.name}-{batches.identity[:16]}"
-        self._batches = batches
+        self.batches = batches
 
     def done(self) -> frozenset[int]:
         """Return the numbers of the finished batches."""
@@ -73,7 +73,7 @@ class BatchFolder:
             LauncherError: a batch is missing or damaged.
         """
         rows: dict[int, Row] = {}
-        for number, members in enumerate(self._batches.members):
+        for number, members in enumerate(self.batches.members):
             found = self._read(number)
             if [row["item"] for row in found] != [*members]:
                 raise LauncherError(f"{self._path(number)}: is damaged; remove it and resume the run")
@@ -101,14 +101,15 @@ def carry_out(
         group: All ranks: each works on another batch at a time.
         folder: Where finished batches are.
         batches: The task's.
-        progress: Counts the items that are done.
+        progress: Is told how many items are done.
 
     Raises:
         StopRequested: some rank was asked to stop; what is finished is kept.
     """
     mine = own(batches, context.record.share)
     done = group.from_main(folder.done() if group.is_main else frozenset())
-    progress.count(sum(len(batches.members[number]) for number in mine if number in done))
+    finished = sum(len(batches.members[number]) for number in mine if number in done)
+    progress.tell(batches.name, finished)
     missing = [number for number in mine if number not in done]
     for first in range(0, len(missing), group.world_size):
         if group.any(STOP.is_requested())[0]:
@@ -123,7 +124,8 @@ def carry_out(
                 given_up = True
         if group.any(given_up)[0]:
             raise StopRequested
-        progress.count(sum(len(batches.members[number]) for number in now))
+        finished += sum(len(batches.members[number]) for number in now)
+        progress.tell(batches.name, finished)
     group.barrier()
 
 
@@ -138,9 +140,23 @@ def own(batches: Batches, share: CorpusShare | None) -> list[int]:
     return [number for number in range(len(batches.members)) if share is None or number % share.count == share.index]
 
 
-def count_own(batches: Batches, share: CorpusShare | None) -> int:
-    """Count the items of these batches."""
-    return sum(len(batches.members[number]) for number in own(batches, share))
+def count_items(context: Context, folders: Sequence[BatchFolder]) -> tuple[dict[str, int], int]:
+    """Count the items that this run has to work on.
+
+    Args:
+        context: The run and this rank; folders are read on rank 0 alone.
+        folders: Of all tasks.
+
+    Returns:
+        How many are finished already, by the name of their task; and how many there are in all.
+    """
+    finished, total = {}, 0
+    for folder in folders:
+        batches, done = folder.batches, folder.done() if context.ranks.is_main else frozenset()
+        sizes = {number: len(batches.members[number]) for number in own(batches, context.record.share)}
+        finished[batches.name] = sum(size for number, size in sizes.items() if number in done)
+        total += sum(sizes.values())
+    return finished, total
 
 
 def cut(lengths: Sequence[int], capacity: int, filled: float = FILLED) -> list[tuple[int, ...]]:

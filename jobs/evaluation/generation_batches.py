@@ -1,6 +1,6 @@
 """Generation as numbered batches, and how fast it goes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from jobs.evaluation.batches import Batches, Row
@@ -62,14 +62,15 @@ class GenerationProgress(ItemProgress):
 
     Args:
         context: Its metrics.jsonl gets the rows.
+        done: Items of each task that are finished before this attempt begins.
         total: Items.
         engine: Rank 0's; the other ranks are taken to be as fast.
     """
 
-    def __init__(self, context: Context, total: int, engine: Engine) -> None:
+    def __init__(self, context: Context, done: Mapping[str, int], total: int, engine: Engine) -> None:
         self._engine = engine
         self._ranks = context.ranks.world_size
-        super().__init__(context, total)
+        super().__init__(context, done, total)
 
     def write_row(self, **values: Any) -> None:
         """Write a row now."""

@@ -6,7 +6,7 @@ batches that are missing; array elements share them; the run that they work for 
 
 from functools import partial
 
-from jobs.evaluation.batches import BatchFolder, carry_out, count_own
+from jobs.evaluation.batches import BatchFolder, carry_out, count_items
 from jobs.evaluation.contamination import training_data
 from jobs.evaluation.item_progress import ItemProgress
 from jobs.evaluation.loaded_model import load_model
@@ -38,11 +38,8 @@ def main(context: Context) -> None:
             tasks = prepare_tasks(
                 context, recipe, recipe.tasks, model, may_be_missing=recipe.missing_files == "leave_out"
             )
-            total = sum(count_own(task.batches, share) for task in tasks)
-            if group.is_main:
-                append_event(run.ledger, context.attempt, first_step=0, total_steps=total)
             folders = [BatchFolder(owner.batches, task.batches) for task in tasks]
-            with noting_stop(context), ItemProgress(context, total) as progress:
+            with noting_stop(context), ItemProgress(context, *count_items(context, folders)) as progress:
                 for task, folder in zip(tasks, folders, strict=True):
                     carry_out(context, group, folder, task.batches, progress)
             if share is None:

@@ -8,7 +8,7 @@ the texts. With transformers none of this changes a byte of them.
 from contextlib import closing
 from functools import partial
 
-from jobs.evaluation.batches import BatchFolder, carry_out, count_own
+from jobs.evaluation.batches import BatchFolder, carry_out, count_items
 from jobs.evaluation.engines import open_engine, open_model
 from jobs.evaluation.generation_batches import GenerationProgress, batches_of
 from jobs.evaluation.prompt_encoder import PromptEncoder
@@ -45,11 +45,9 @@ def main(context: Context) -> None:
             requests = [one.request for one in prompts.prompts]
             engine = open_engine(context, recipe, model, requests, encoder.end_of_turn)
             batches = batches_of("texts", engine)
-            total = count_own(batches, share)
-            if group.is_main:
-                append_event(run.ledger, context.attempt, first_step=0, total_steps=total)
             folder = BatchFolder(owner.batches, batches)
-            with noting_stop(context), closing(engine), GenerationProgress(context, total, engine) as progress:
+            counted = count_items(context, [folder])
+            with noting_stop(context), closing(engine), GenerationProgress(context, *counted, engine) as progress:
                 carry_out(context, group, folder, batches, progress)
             if share is None:
                 wait_for_main(group, partial(publish_generations, context, recipe, model, prompts, folder))

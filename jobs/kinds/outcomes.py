@@ -21,6 +21,7 @@ from jobs.data.outcomes.tables import read_admissions, read_codes, read_labels, 
 from jobs.data.outcomes.writing import OutcomeWriter, write_classes
 from jobs.rank.atomic_files import naming, sync_tree, write_durably
 from jobs.rank.context import Context
+from jobs.rank.progress_rows import ProgressRows
 from jobs.rank.publish import is_in_place, put_in_place
 from jobs.rank.stop_flag import STOP, noting_stop
 from jobs.rank.watchdog import WATCHDOG
@@ -41,7 +42,7 @@ def main(context: Context) -> None:
     """
     plan = make_plan(context, cast(OutcomesRecipe, context.recipe))
     total = len(plan.paths) + 1
-    append_event(context.run.ledger, context.attempt, first_step=0, last_step=0, total_steps=total)
+    append_event(context.run.ledger, context.attempt, first_step=0, total_steps=total)
     if _is_published(plan):
         print(f"{plan.folder}: exists already, made from files of the same names and sizes with the same settings")
     else:
@@ -150,4 +151,5 @@ def _read_notes(
 
 
 def _note_progress(plan: OutcomesPlan, context: Context) -> None:
-    append_event(context.run.ledger, context.attempt, last_step=len(plan.read))
+    # Not in the ledger, which says what the next attempt need not do again.
+    ProgressRows(context, None).write_row(step=len(plan.read))

@@ -10,6 +10,7 @@ from launcher.monitor.logs import find_failure, rank_logs, scheduler_log
 from launcher.monitor.observed_state import ObservedState, State, decide_state
 from launcher.monitor.run_state import RunState, ask_about, read_state
 from launcher.monitor.tracebacks import RankError, find_errors, find_stacks
+from launcher.recipe import KINDS
 from launcher.run.ledger import Attempt
 from launcher.run.paths import RunDir, expand
 from launcher.run.stacks import SharedStack
@@ -20,8 +21,10 @@ from launcher.slurm.reasons import find_reason
 
 _EXPECTED = ("finished", "preempted", "time_limit", "stopped", "pruned")
 """Reasons that are no fault of the run, so that its logs say nothing about them."""
-
+_RESTARTS = ("requeue", "resubmit", "restart")
+"""Actions after which a run goes on by itself, unless its job is gone."""
 _GOING_ON = ("queued", "requeued", "running")
+"""States of a run whose job is there."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
         state=observed.state,
         sentences=(
             *_explain_state(observed, job, ended),
-            *(_explain_attempts(state, observed, ended) if ended else ()),
-            *_explain_guardian(state),
+            *(_explain_attempts(state, ended, observed.state not in _GOING_ON) if ended else ()),
+            *_explain_guardian(state, observed.state not in _GOING_ON),
             *_explain_nodes(state, cluster),
         ),
         errors=tuple(error for error in find_errors(logs) if not (stacks and error.is_a_hang)),
@@ -90,12 +93,14 @@ def _explain_state(observed: ObservedState, job: Job | None, ended: Attempt | No
         yield reason.advice or "It starts by itself as soon as it can; there is nothing to do."
 
 
-def _explain_attempts(state: RunState, observed: ObservedState, ended: Attempt) -> Iterator[str]:
+def _explain_attempts(state: RunState, ended: Attempt, is_over: bool) -> Iterator[str]:
     meaning = meaning_of(ended)
     said = f" It was noted: {ended.message}." if ended.message else ""
     yield f"Attempt {ended.number} (job {ended.job_id}) ended. {meaning.meaning}{said}"
-    if ended.action in ("requeue", "resubmit", "restart") and observed.state in _GOING_ON:
-        if ended.last_step:
+    if ended.action in _RESTARTS and not is_over:
+        if ended.last_step and getattr(KINDS.get(state.record.kind), "progress", "steps") != "steps":
+            yield "The run continues by itself with what is not finished yet."
+        elif ended.last_step:
             yield "The run continues by itself from its newest checkpoint."
         else:
             yield "The run starts again by itself; nothing had been saved yet."
@@ -109,13 +114,14 @@ def _explain_attempts(state: RunState, observed: ObservedState, ended: Attempt) 
         yield f"Attempts before it: {told}."
 
 
-def _explain_guardian(state: RunState) -> Iterator[str]:
+def _explain_guardian(state: RunState, is_over: bool) -> Iterator[str]:
     """Say why the newest attempt has no guardian that would bring it back, if it may still need one."""
-    if state.last is not None and state.last.guardian and state.last.ended is None:
-        yield (
-            f"The guardian of attempt {state.last.number} gave up: {state.last.guardian}. If the batch process is "
-            "killed, the run does not come back by itself."
-        )
+    last = state.last
+    if last is None or not last.guardian or (last.ended is not None and not (is_over and last.action in _RESTARTS)):
+        return
+    yield f"The guardian of attempt {last.number} gave up: {last.guardian}."
+    if not is_over and last.reason != "finished":
+        yield "If the batch process is killed, the run does not come back by itself."
 
 
 def _explain_nodes(state: RunState, cluster: Cluster) -> Iterator[str]:

@@ -45,9 +45,10 @@ class Attempt:
     first_step: int | None = None
     """The step it resumed from (0 = from scratch)."""
     last_step: int | None = None
-    """Last optimizer step that a published checkpoint or the end of training covers."""
+    """The last step whose work is safe: an optimizer step that a published checkpoint or the end of training covers, or
+    the number of finished files or items, where these are counted."""
     total_steps: int | None = None
-    """Optimizer steps of the whole training, as rank 0 worked it out."""
+    """Steps, files or items of the whole work, as rank 0 worked it out."""
     micro_batch: int | None = None
     """Sequences per forward pass on one rank."""
     max_micro_batch: int | None = None

@@ -67,6 +67,11 @@ def parse_fields(text: str) -> dict[str, str]:
     return dict(zip(pairs[1::2], (value.strip() for value in pairs[2::2]), strict=True))
 
 
+def value_of(text: str) -> str:
+    """Read a value as Slurm prints it; empty for the words that it has for none."""
+    return "" if text in ("(null)", "None", "N/A", "None assigned", "Unknown") else text
+
+
 def parse_time(text: str) -> float | None:
     """Read Slurm's local time as Unix time; None for `N/A`, `Unknown` and the like."""
     try:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from launcher.run.batch_process import names_submission
-from launcher.run.slurm_text import STATES, JobState, Phase, parse_fields, parse_time
+from launcher.run.slurm_text import STATES, JobState, Phase, parse_fields, parse_time, value_of
 from launcher.slurm.reasons import explain_reason
 
 _HELD_STATES = ("REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -78,7 +78,7 @@ def parse_squeue(text: str) -> list[Job]:
     """Parse `squeue --noheader --format=SQUEUE_FORMAT`."""
     rows = (line.split("|", 5) for line in text.splitlines() if line.count("|") >= 5)
     return [
-        Job(job_id, _word(state), "squeue", _value(reason), parse_time(start), parse_time(end), _value(nodes))
+        Job(job_id, _word(state), "squeue", value_of(reason), parse_time(start), parse_time(end), value_of(nodes))
         for job_ids, state, start, end, nodes, reason in rows
         for job_id in expand_job_ids(job_ids)
     ]
@@ -91,7 +91,9 @@ def parse_sacct(text: str) -> list[Job]:
     """
     rows = (line.split("|", 6) for line in text.splitlines() if line.count("|") >= 6)
     return [
-        Job(job_id, _word(state), "sacct", _value(why), parse_time(start), parse_time(end), _value(nodes), exit_code)
+        Job(
+            job_id, _word(state), "sacct", value_of(why), parse_time(start), parse_time(end), value_of(nodes), exit_code
+        )
         for job_ids, state, exit_code, start, end, nodes, why in rows
         for job_id in expand_job_ids(job_ids)
     ]
@@ -111,8 +113,8 @@ def _parse_scontrol_job(block: str) -> Iterator[Job]:
     times = parse_time(fields.get("StartTime", "")), parse_time(fields.get("EndTime", ""))
     for job_id in expand_job_ids(job_ids):
         yield Job(
-            *(job_id, _word(fields.get("JobState", "")), "scontrol", _value(fields.get("Reason", "")), *times),
-            nodes=_value(fields.get("NodeList", "")),
+            *(job_id, _word(fields.get("JobState", "")), "scontrol", value_of(fields.get("Reason", "")), *times),
+            nodes=value_of(fields.get("NodeList", "")),
             exit_code=fields.get("ExitCode", ""),
         )
 
@@ -166,7 +168,3 @@ def _expand_range(entry: str) -> range:
 
 def _word(state: str) -> str:
     return re.split(r"[ ,+]", state.strip(), maxsplit=1)[0]
-
-
-def _value(text: str) -> str:
-    return "" if text in ("(null)", "None", "N/A", "None assigned", "Unknown") else text

@@ -81,7 +81,7 @@ class _Question:
 
 
 def find_jobs(cluster: Cluster, job_ids: Iterable[str]) -> QueryResult:
-    """Find the state of jobs: squeue, then sacct, then scontrol; processes for a local executor.
+    """Find the state of jobs: squeue, then sacct, then scontrol where squeue answered; processes for a local executor.
 
     Args:
         cluster: The site.
@@ -93,7 +93,8 @@ def find_jobs(cluster: Cluster, job_ids: Iterable[str]) -> QueryResult:
     if cluster.executor == "slurm":
         question.put("squeue", _ask_squeue)
         question.put("sacct", _ask_sacct)
-        question.put("scontrol", _ask_scontrol)
+        if "squeue" in question.answered:  # else slurmctld, which both ask, lets each question wait for its time limit
+            question.put("scontrol", _ask_scontrol)
     commands = {job_id: command for job_id in local if (command := find_command(job_id)) is not None}
     processes = {job_id: Job(job_id, "RUNNING", "process", command=command) for job_id, command in commands.items()}
     if local:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.batch import slurm
+from jobs.batch.dependents import replace_awaited, waiting_jobs
 
 
 class Commands:
@@ -201,13 +202,16 @@ def test_a_new_job_is_for_this_element_alone_waits_for_the_old_one_and_inherits_
 def test_what_waits_for_a_job_is_made_to_wait_for_the_one_that_goes_on(
     conditions: str, old: str, wanted: str | None
 ) -> None:
-    assert slurm.replace_awaited(conditions, old, "6") == wanted
+    assert replace_awaited(conditions, old, "6") == wanted
 
 
 def test_an_array_that_waits_is_one_job(commands: Commands) -> None:
-    commands.say("squeue", "echo '  7_[0-3%2]|afterok:5(unfulfilled)'; echo '8_1|(null)'; echo '9|'")
+    commands.say("squeue", "echo '  7_[0-3%2]|afterok:5(unfulfilled)|a|b'; echo '8_1|(null)|c'; echo '9||d'")
 
-    assert slurm.waiting_jobs() == {"7": "afterok:5(unfulfilled)", "8_1": "(null)", "9": ""}
+    assert waiting_jobs() == {"7": ("afterok:5(unfulfilled)", "a|b"), "8_1": ("(null)", "c"), "9": ("", "d")}
+
+    commands.say("squeue", "")
+    assert waiting_jobs() == {}
 
 
 def test_the_search_path_does_not_grow_with_every_new_job(

@@ -1,6 +1,7 @@
 """The guardian where Slurm is away for a while, or stays away: it tries again, and says why it gave up."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from jobs.batch.allocation import BatchJob
 from jobs.batch.attempt import Journal
 from jobs.batch.guardian import queue_guardian
 from launcher.cluster import Cluster
-from launcher.run.ledger import append_event, read_attempts
+from launcher.run.ledger import Action, append_event, read_attempts
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.record import RunRecord, Submitted
 from launcher.run.trials import Owner, SearchDir, Trial, claim
@@ -75,7 +76,7 @@ def test_a_slurm_that_is_away_for_a_while_is_asked_until_it_answers(
     assert (jobs_of(job), given_up(job)) == (["5", "6"], "")
 
 
-@pytest.mark.parametrize("answer", ["CANCELLED", "RUNNING"])
+@pytest.mark.parametrize("answer", ["CANCELLED", "RUNNING", "PENDING", "CONFIGURING", "REQUEUE_HOLD"])
 def test_what_slurm_says_once_it_is_back_counts(
     commands: Commands, job: BatchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
@@ -102,6 +103,96 @@ def test_a_run_that_somebody_resumed_while_slurm_was_away_is_left_alone(
     assert guard(job) == 0
 
     assert jobs_of(job) == ["5", "7"]
+
+
+@pytest.mark.parametrize("action", ["requeue", "resubmit", "restart"])
+def test_a_run_whose_batch_process_was_killed_before_it_had_queued_it_again_comes_back(
+    commands: Commands, job: BatchJob, tmp_path: Path, action: Action
+) -> None:
+    append_event(job.run.ledger, 0, ended=2.0, reason="preempted", action=action)
+    commands.say("squeue", "echo FAILED")
+    commands.say("scontrol", "echo 'JobId=5 JobState=FAILED ExcNodeList=gpu[3-4]'")
+    commands.say("sbatch", f'echo "$@" >{tmp_path}/argv; echo 6')
+
+    assert guard(job) == 0
+
+    assert jobs_of(job) == ["5", "6"]
+    options = "--parsable --dependency=afterany:5 --nodes=1 --exclude=gpu[3-4]"
+    assert (tmp_path / "argv").read_text() == f"{options} {job.submission.script}\n"
+
+
+def test_a_run_that_is_over_is_left_alone(commands: Commands, job: BatchJob) -> None:
+    append_event(job.run.ledger, 0, ended=2.0, reason="error", action="stop")
+    commands.say("squeue", "echo FAILED")
+    commands.say("sbatch", "echo 6")
+
+    assert guard(job) == 0
+
+    assert jobs_of(job) == ["5"]
+
+
+def test_a_job_that_was_queued_just_before_the_kill_is_not_queued_twice(commands: Commands, job: BatchJob) -> None:
+    append_event(job.run.ledger, 0, ended=2.0, reason="preempted", action="resubmit")
+    script = job.submission.script
+    rows = rf"7_0|{script}\n5|{script}\n8|{script}\n9|/usr/bin/other\n"
+    commands.say(
+        "squeue", f"case $* in *%o) printf '{rows}' ;; *%T) echo FAILED ;; *) echo '4|afterok:5(failed)|n' ;; esac"
+    )
+    commands.say("scontrol", f'echo "$@" >>{commands.folder}/asked')
+    commands.say("sbatch", "echo 6")
+
+    assert guard(job) == 0
+
+    assert jobs_of(job) == ["5", "8"]
+    assert "update JobId=4 Dependency=afterok:8" in (commands.folder / "asked").read_text()
+
+
+def test_a_run_that_goes_on_in_another_job_is_left_to_the_guardian_of_that(commands: Commands, job: BatchJob) -> None:
+    append_event(job.run.ledger, 0, ended=2.0, reason="preempted", action="resubmit")
+    append_event(job.run.ledger, 1, job_id="6", nodes=["gpu1"], started=3.0)
+    job.record.submissions.append(Submitted("6", str(job.submission.root), 2.0))
+    job.record.write(job.run.record)
+    commands.say("squeue", "echo FAILED")
+    commands.say("sbatch", "echo 7")
+
+    assert guardian.main([str(job.run.root), str(job.submission.root), "--job", "5"]) == 0
+
+    assert jobs_of(job) == ["5", "6"]
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_what_a_finished_run_could_not_tell_others_the_guardian_tells_them(
+    commands: Commands, job: BatchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_closed: bool
+) -> None:
+    """Killed before the end was noted, or after that, while the pipeline advanced."""
+    append_event(job.run.ledger, 0, reason="finished", **({"ended": 2.0, "action": "done"} if is_closed else {}))
+    job.record.pipeline = str(tmp_path / "pipeline")
+    job.record.write(job.run.record)
+    commands.say("squeue", "case $* in *%T) echo FAILED ;; *) echo '4|afterok:5(failed)|next' ;; esac")
+    commands.say("scontrol", f'echo "$@" >>{tmp_path}/asked')
+    commands.say("python", f'echo "$@" >>{tmp_path}/asked')
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+
+    assert guard(job) == 0
+
+    [attempt] = read_attempts(job.run.ledger)
+    assert (attempt.reason, attempt.action, attempt.ended is not None) == ("finished", "done", True)
+    assert jobs_of(job) == ["5"]
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        f"-m launcher pipeline advance {job.run.root}",
+        "update JobId=4 Dependency=afterok:9",
+    ]
+
+
+def test_a_guardian_that_cannot_tell_others_says_so(commands: Commands, job: BatchJob) -> None:
+    append_event(job.run.ledger, 0, reason="finished")
+    job.run.recipe.write_text("{}")
+    commands.say("squeue", "echo FAILED")
+
+    assert guard(job) == 1
+
+    assert given_up(job).startswith("it could not tell others that the run has finished: ")
 
 
 def test_a_guardian_that_cannot_learn_how_the_job_ended_says_so(commands: Commands, job: BatchJob) -> None:
@@ -151,7 +242,7 @@ def test_an_attempt_without_a_guardian_says_why(commands: Commands, job: BatchJo
 
 
 def test_a_job_that_has_a_guardian_gets_no_second_one(commands: Commands, job: BatchJob, tmp_path: Path) -> None:
-    commands.say("squeue", f"echo asked >>{tmp_path}/asked; echo '9|afternotok:5(unfulfilled)'")
+    commands.say("squeue", f"echo asked >>{tmp_path}/asked; echo '9|afternotok:5(unfulfilled)|guardian-run'")
     commands.say("sbatch", f"touch {tmp_path}/queued; echo 6")
 
     queue_guardian(job, 0, Journal(job.run.batch_log(0)))
@@ -160,6 +251,18 @@ def test_a_job_that_has_a_guardian_gets_no_second_one(commands: Commands, job: B
     wait_for(lambda: (tmp_path / "asked").exists() and (tmp_path / "asked").read_text().count("\n") == 2, "both")
     wait_for(lambda: not guardian._QUEUEING.locked(), "the end of the second question")
     assert not (tmp_path / "queued").exists()
+
+
+def test_what_somebody_else_has_waiting_for_a_failure_is_no_guardian(
+    commands: Commands, job: BatchJob, tmp_path: Path
+) -> None:
+    commands.say("squeue", "echo '9|afternotok:5(unfulfilled)|mail-me'")
+    commands.say("sbatch", "echo 6")
+    say = Journal(job.run.batch_log(0))
+
+    queue_guardian(job, 0, say)
+
+    wait_for(lambda: say.path.exists() and "guardian: job 6" in say.path.read_text(), "the guardian")
 
 
 def test_the_guardian_of_an_element_brings_back_the_trial_that_was_under_way(
@@ -192,6 +295,40 @@ def test_the_guardian_of_an_element_brings_back_the_trial_that_was_under_way(
     jobs = [[one.job_id for one in RunRecord.read(run.record).submissions] for run in (first, others, last)]
     assert jobs == [["5"], ["4"], ["5", "6"]]
 
+    append_event(last.ledger, 0, ended=3.0, reason="error", action="requeue")
+    record = RunRecord.read(last.record)
+    record.submissions.pop()
+    record.write(last.record)
+    assert guardian.main([str(first.root), str(job.submission.root), "--job", "5"]) == 0
+    assert [one.job_id for one in RunRecord.read(last.record).submissions] == ["5", "6"]
+
     append_event(last.ledger, 0, reason="killed", action="stop", ended=3.0)
     assert guardian.main([str(first.root), str(job.submission.root), "--job", "5"]) == 0
     assert "job 5 had no trial under way" in capfd.readouterr().out
+
+
+def test_when_a_trial_has_finished_the_element_goes_on_with_others(
+    commands: Commands, job: BatchJob, tmp_path: Path, make_cluster: Callable[..., Cluster]
+) -> None:
+    search = SearchDir(tmp_path / "runs" / ".sweeps" / "s")
+    search.trials.mkdir(parents=True)
+    search.record.write_text(json.dumps({"section": {"pruner": None}}))
+    run = RunDir(search.runs_root / "trial-0")
+    write_run(run, dict(job.recipe), make_cluster(slurm={"guardian": True}))
+    record = RunRecord.read(run.record)
+    record.sweep = "s"
+    record.submissions.append(Submitted("5", str(job.submission.root), 0.0))
+    record.write(run.record)
+    run.attempt_logs(0).mkdir(parents=True)
+    append_event(run.ledger, 0, job_id="5", nodes=["gpu1"], started=1.0)
+    append_event(run.ledger, 0, reason="finished")
+    claim(search, Trial(0, run.root.name, {}, record.fingerprint, Owner("5")))
+    job.submission.root.mkdir()
+    job.submission.manifest.write_text(json.dumps({"search": str(search.root)}) + "\n")
+    commands.say("squeue", "echo FAILED")
+    commands.say("sbatch", f"touch {tmp_path}/queued; echo 6")
+
+    assert guardian.main([str(run.root), str(job.submission.root), "--job", "5"]) == 0
+
+    assert (read_attempts(run.ledger)[0].action, (tmp_path / "queued").exists()) == ("done", True)
+    assert [one.job_id for one in RunRecord.read(run.record).submissions] == ["5"]

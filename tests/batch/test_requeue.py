@@ -1,5 +1,6 @@
 """Which nodes a run is not given again, and what waits for it, by what Slurm says."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,8 +8,11 @@ import pytest
 
 from jobs.batch.allocation import BatchJob
 from jobs.batch.attempt import Journal
-from jobs.batch.requeue import nodes_to_exclude, repoint_dependents
+from jobs.batch.dependents import repoint_dependents
+from jobs.batch.requeue import nodes_to_exclude, requeue_run
+from jobs.batch.restart_policy import RestartDecision
 from launcher.cluster import Cluster
+from launcher.run.ledger import Action, Attempt
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.record import RunRecord
 from tests.support.counting_runs import Play, write_run
@@ -83,10 +87,32 @@ def test_a_job_is_not_left_without_nodes(job_on: Callable[..., BatchJob], say: J
     assert "the partition has too few other nodes" in say.path.read_text()
 
 
+@pytest.mark.parametrize(("excluded", "option"), [("gpu[3-4]", ["--exclude=gpu[3-4]"]), ("(null)", [])])
+@pytest.mark.parametrize("action", ["requeue", "resubmit"])
+def test_a_new_job_is_not_given_the_nodes_that_the_one_before_excluded(
+    job_on: Callable[..., BatchJob], say: Journal, action: Action, excluded: str, option: list[str]
+) -> None:
+    job, handler = job_on("gpu1,gpu2", excluded), signal.getsignal(signal.SIGTERM)
+    (say.path.parent / "sbatch").write_text(f'#!/bin/bash\necho "$@" >{say.path.parent}/argv\necho 6\n')
+    (say.path.parent / "sbatch").chmod(0o755)
+    scontrol = SCONTROL.format(excluded=excluded).replace('case "$2"', '[ "$1" != requeue ] || exit 1\ncase "$2"')
+    (say.path.parent / "scontrol").write_text(scontrol)
+
+    assert requeue_run(job, Attempt(0), [], RestartDecision(action, "preempted"), say)
+    signal.signal(signal.SIGTERM, handler)
+
+    argv = (say.path.parent / "argv").read_text().split()
+    expected = ["--parsable", "--dependency=afterany:5", "--nodes=2", *option, str(job.submission.script)]
+    assert argv == expected
+
+
 def test_others_are_told_which_job_goes_on_and_the_new_job_itself_waits_for_the_old_one(
     tmp_path: Path, say: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waiting = "7|afterok:5(unfulfilled),afterok:4(unfulfilled)\n6_[3]|afterany:5_3(unfulfilled)\n8_[0-3]|afterok:5_3\n"
+    waiting = (
+        "7|afterok:5(unfulfilled),afterok:4(unfulfilled)|next\n6_[3]|afterany:5_3(unfulfilled)|run\n"
+        "8_[0-3]|afterok:5_3|next\n9|afternotok:5(unfulfilled)|guardian-run\n10|afternotok:5(unfulfilled)|mail-me\n"
+    )
     (tmp_path / "squeue").write_text(f"#!/bin/bash\necho '{waiting}'\n")
     (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/asked\n[ $2 != JobId=8 ] || exit 1\n')
     for name in ("squeue", "scontrol"):
@@ -98,6 +124,7 @@ def test_others_are_told_which_job_goes_on_and_the_new_job_itself_waits_for_the_
 
     assert (tmp_path / "asked").read_text().splitlines() == [
         "update JobId=7 Dependency=afterok:6_3,afterok:4",
+        "update JobId=10 Dependency=afternotok:6_3",
         "update JobId=8 Dependency=afterok:6_3",
     ]
     assert "scontrol update Dependency=afterok:6_3 of job 8: scontrol: exit code 1" in say.path.read_text()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.batch.allocation import COUNTED
 from jobs.batch.evidence import EndReason
 from jobs.batch.restart_policy import (
     FAILURES,
@@ -17,6 +18,7 @@ from jobs.batch.restart_policy import (
     batch_exit_code,
     decide_restart,
 )
+from launcher.recipe import KINDS
 from launcher.run.ledger import Action, Attempt, Reason, StopRequest
 
 USER = StopRequest("user")
@@ -50,7 +52,7 @@ def test_the_message_tells_reason_detail_and_progress() -> None:
 
 
 def test_where_files_are_counted_progress_is_told_in_files() -> None:
-    policy = Policy(counts_files=True)
+    policy = Policy(counted="file")
     stuck = [Attempt(n, reason="error", last_step=1000 * bool(n), action="requeue") for n in range(5)]
 
     assert decide_restart([Attempt(0, last_step=1)], ERROR, policy).message == "failed, 1 file is done"
@@ -60,6 +62,22 @@ def test_where_files_are_counted_progress_is_told_in_files() -> None:
     assert decide_restart(stuck, ERROR, replace(policy, max_failures=9)).message == (
         "failed, 1,000 files are done; 3 attempts in a row finished no other file"
     )
+
+
+def test_where_items_are_counted_an_evaluation_of_many_time_limits_goes_on() -> None:
+    policy, saved = Policy(counted="item"), EndReason("time_limit", "STOP", exit_code=75, stop=TIME_LIMIT)
+
+    assert after([("time_limit", 400 * n) for n in range(1, 9)], saved, policy).action == "requeue"
+    decision = after([("time_limit", 400)] * 4, saved, policy)
+    assert (decision.action, decision.message.rpartition("; ")[2]) == (
+        "stop", "3 attempts in a row finished no other item",
+    )  # fmt: skip
+    assert "400 items are done" in decision.message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_progress_is_counted_in_what_the_kind_says(kind: str) -> None:
+    assert f"{COUNTED.get(kind, 'step')}s" == KINDS[kind].progress
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from jobs.kinds.evaluate import main
 from launcher.artifacts.scores import Training
 from launcher.artifacts.standard_errors import mean_of
 from launcher.errors import LauncherError
+from launcher.monitor.goodput import compute_goodput
 from launcher.run.ledger import read_attempts, read_json_lines
 from launcher.run.record import CorpusShare
 from tests.support.evaluation_runs import evaluation, items_of, lm_eval_samples, put_assets, scores_of
@@ -58,7 +59,7 @@ def test_scores_have_errors_files_and_a_row_for_each_item(files, capsys):
     assert all(len(item["details"]["log_likelihoods"]) == 4 for item in items)
     assert f"medmcqa: 60 items  acc {acc.value:.4f} ±{acc.standard_error:.4f}" in capsys.readouterr().out
     [attempt] = read_attempts(context.run.ledger)
-    assert (attempt.reason, attempt.total_steps) == ("finished", 60)
+    assert (attempt.reason, attempt.first_step, attempt.last_step, attempt.total_steps) == ("finished", 0, 60, 60)
     assert read_json_lines(context.run.metrics)[-1]["step"] == 60
 
 
@@ -70,6 +71,8 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_scores(files, tmp_p
     made = {path: path.stat().st_mtime_ns for path in whole.run.batches.rglob("*.jsonl")}
     assert len(made) > 10
     shutil.rmtree(whole.run.batches)
+    whole.run.ledger.unlink()
+    whole.run.metrics.unlink()
 
     with stopped_after(4):
         main(whole)
@@ -79,7 +82,11 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_scores(files, tmp_p
     assert 0 < len(kept) < len(made)
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     assert comparable(whole) == expected
-    assert [attempt.reason for attempt in read_attempts(whole.run.ledger)][-2:] == ["stopped", "finished"]
+    stopped, resumed = read_attempts(whole.run.ledger)
+    assert (stopped.reason, resumed.reason) == ("stopped", "finished")
+    assert stopped.first_step == 0 < stopped.last_step == resumed.first_step < resumed.last_step == resumed.total_steps
+    found = compute_goodput(whole.record, [stopped, resumed], read_json_lines(whole.run.metrics))
+    assert (found.useful_steps, found.redone_steps) == (resumed.total_steps, 0)
 
 
 def test_array_elements_make_the_scores_of_one_run(files):

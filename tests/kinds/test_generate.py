@@ -88,10 +88,14 @@ def test_a_stop_at_any_batch_changes_no_byte(tmp_path, whole, looks):
 
     with stopped_after(looks):
         main(context)
-    done = len(list(context.run.batches.glob("*/*.jsonl")))
+    done = [len(read_json_lines(path)) for path in context.run.batches.glob("*/*.jsonl")]
+    [stopped] = read_attempts(context.run.ledger)
     main(context)
 
-    assert done == looks
+    assert len(done) == looks
+    assert (stopped.first_step, stopped.last_step, stopped.total_steps) == (0, sum(done), 24)
+    [resumed] = read_attempts(context.run.ledger)
+    assert (resumed.first_step, resumed.last_step) == (sum(done), 24)
     assert published(context) == published(whole[0])
     assert [attempt.reason for attempt in read_attempts(context.run.ledger)][-1] == "finished"
 

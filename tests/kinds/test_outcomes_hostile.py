@@ -8,7 +8,7 @@ from jobs.kinds.outcomes import main
 from jobs.rank.stop_flag import STOP
 from launcher.artifacts.outcomes_manifest import read_outcomes
 from launcher.errors import LauncherError
-from launcher.run.ledger import read_attempts
+from launcher.run.ledger import read_attempts, read_json_lines
 from tests.support.outcome_runs import make_outcomes, outcomes_of, rows_of, shipped, write_csv
 from tests.support.prepare_runs import files_of, write_source
 from tests.support.stops import stopped_after
@@ -325,10 +325,11 @@ def test_a_stop_leaves_no_text_behind_and_the_next_attempt_starts_again(tmp_path
     (tmp_path / ".core.abc123").mkdir()  # of an attempt that was killed
     (tmp_path / ".core.abc123" / "MP_IN_adm_train.csv").write_text("half")
 
-    with stopped_after(0):
+    with stopped_after(5):  # when all tables are read
         main(context)
     (attempt,) = read_attempts(context.run.ledger)
-    assert attempt.reason == "stopped"
+    assert (attempt.reason, attempt.first_step, attempt.last_step) == ("stopped", 0, None)
+    assert [row["step"] for row in read_json_lines(context.run.metrics)] == [2, 3, 4, 5]
     assert not list(tmp_path.glob("*core*"))
     main(context)
 

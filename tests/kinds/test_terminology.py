@@ -125,11 +125,15 @@ def test_a_stopped_count_goes_on_with_the_next_file(tmp_path: Path, made: Path) 
     [record] = (tmp_path / "models" / "terms.partial").glob("*/0*.json")
     written = record.stat().st_mtime_ns
     assert not (tmp_path / "models" / "terms").exists()
+    [stopped] = read_attempts(tmp_path / "run" / "attempts.jsonl")
+    assert (stopped.first_step, stopped.last_step, stopped.total_steps) == (0, 1, 2)
 
     record.touch()
     main(task(tmp_path, **recipe))
 
     assert written > 0
+    [resumed] = read_attempts(tmp_path / "run" / "attempts.jsonl")
+    assert (resumed.first_step, resumed.last_step, resumed.total_steps) == (1, 2, 2)
     for table in ("terms.tsv", "concepts.tsv"):
         first, second = (folder / "models" / "terms" / table for folder in (tmp_path, made))
         assert first.read_bytes() == second.read_bytes()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from launcher.monitor.time_account import TIME_KINDS, TimeAccount, account_for
 from launcher.monitor.traces import AttemptTrace, kept_limits, read_steps, read_traces
-from launcher.run.ledger import Attempt, read_attempts, read_json_lines
+from launcher.run.ledger import Attempt, append_event, read_attempts, read_json_lines
 from launcher.run.pauses import Pause, read_pauses
 from launcher.run.record import RunRecord, Submitted
 from tests.support.run_histories import MIDNIGHT, History
@@ -84,6 +84,18 @@ def test_time_after_a_stop_is_idle_until_somebody_submits_the_run_again(begun: H
     assert seconds(over) == {"queued": 10, "starting": 10, "useful": 10, "saving": 2}
     assert seconds(queued) == {"queued": 10 + 100, "starting": 10, "useful": 10, "saving": 2, "idle": 968}
     assert queued.goodput_with_queue == 10 / (22 + 110)
+
+
+def test_time_is_idle_in_which_a_job_that_was_to_follow_had_been_cancelled(begun: History) -> None:
+    begun.submit("7", at=0).start(0, "7", at=10).train(0, 0, 5, at=20).end(
+        0, "preempted", "requeue", at=30, last_step=5
+    )
+    append_event(begun.run.ledger, 0, action="stop", message="preempted; resumed by job 8")  # as job 8 does
+    begun.submit("8", at=1000).start(1, "8", at=1010).begin_steps(1, at=1020)
+
+    assert seconds(account_of(begun, until=1020, is_over=False)) == {
+        "queued": 10 + 10, "starting": 10 + 10, "useful": 10, "idle": 970,
+    }  # fmt: skip
 
 
 def test_a_running_attempt_counts_up_to_now_and_one_without_a_step_is_starting(begun: History) -> None:

@@ -104,6 +104,19 @@ def test_a_run_that_continues_by_itself_asks_for_nothing(explain: Callable[..., 
     assert told.commands == ()
 
 
+def test_a_run_that_counts_items_goes_on_with_those_that_are_missing(
+    explain: Callable[..., Explanation], tmp_path: Path
+) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    history.record.kind = "evaluate"
+    history.record.write(history.run.record)
+    history.end(0, "time_limit", "requeue", at=100, last_step=10, message="reached the time limit, 10 items are done")
+
+    told = explain(history, Job("7", "PENDING", "squeue", "BeginTime"))
+
+    assert "The run continues by itself with what is not finished yet." in told.sentences
+
+
 @pytest.mark.parametrize(
     ("reason", "said"),
     [
@@ -263,11 +276,26 @@ def test_a_run_whose_guardian_gave_up_is_told_so_until_its_attempt_is_over(
     history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
     append_event(history.run.ledger, 0, guardian="it was not queued: squeue did not answer within 60 s")
 
-    said = "The guardian of attempt 0 gave up: it was not queued: squeue did not answer within 60 s. "
+    said = "The guardian of attempt 0 gave up: it was not queued: squeue did not answer within 60 s."
     for state in ("RUNNING", "NODE_FAIL"):
-        assert any(one.startswith(said) for one in explain(history, Job("7", state, "squeue")).sentences)
+        assert said in explain(history, Job("7", state, "squeue")).sentences
     history.end(0, "preempted", "requeue", at=100, last_step=10)
     assert "guardian" not in " ".join(explain(history, Job("7", "PENDING", "squeue")).sentences)
+
+
+def test_a_run_that_was_to_go_on_and_whose_job_is_gone_is_not_said_to_go_on(
+    explain: Callable[..., Explanation], tmp_path: Path
+) -> None:
+    history = History.begin(tmp_path).submit("7", at=0).start(0, "7", at=60)
+    append_event(history.run.ledger, 0, guardian="it could not queue the run again: Invalid account")
+    history.end(0, "preempted", "requeue", at=100, last_step=10)
+
+    for jobs in ([Job("7", "FAILED", "sacct")], []):
+        told = explain(history, *jobs)
+        assert told.state == ("failed" if jobs else "lost")
+        assert "The guardian of attempt 0 gave up: it could not queue the run again: Invalid account." in told.sentences
+        assert not any("by itself" in one for one in told.sentences)
+        assert told.commands[-1].startswith("launcher resume")
 
 
 def test_slow_ranks_and_nodes_that_are_remembered_are_told(explain: Callable[..., Explanation], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from launcher.artifacts.corpus_manifest import SourceFile, Tally
 from launcher.errors import LauncherError
 from launcher.recipe.names import names_in
 from launcher.recipe.sections.text_sources import Source
+from launcher.run.ledger import append_event
 
 
 class CountedFile(BaseModel):
@@ -57,12 +58,15 @@ def count_mentions(files: TerminologyFiles, index: TermIndex, stamp: str, contex
     """
     sizes = {number: path.stat().st_size for number, (path, _, _) in enumerate(files.counted)}
     done = {number: one for number in sizes if (one := _finished(files, number, stamp))}
+    steps = {"first_step": len(done), "last_step": len(done), "total_steps": len(sizes)}
+    append_event(context.run.ledger, context.attempt, **steps)
     missing = [number for number in sizes if number not in done]
     with Progress(context, sizes, dict.fromkeys(done, Tally())) as progress:
         work = partial(_count_file, files, index, stamp, progress.gauge)
         for number, one in run_tasks(work, missing, files.recipe.resources.cpus_per_task, progress.report):
             done[number] = one
             progress.count(number, Tally())
+            append_event(context.run.ledger, context.attempt, last_step=len(done))
             print(
                 f"{one.source.path}: {one.documents:,} documents, {sum(one.mentions.values()):,} mentions", flush=True
             )
