@@ -120,13 +120,19 @@ def test_a_save_that_fails_in_the_background_ends_the_attempt(tmp_path: Path) ->
     assert not (run.checkpoints / ".staging").exists()
 
 
-@pytest.mark.parametrize(("kills", "ranks"), [(3, 1), pytest.param(KILLS, 2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("kills", "ranks", "sharing"),
+    [
+        (3, 1, "ddp"),
+        pytest.param(KILLS, 2, "ddp", marks=pytest.mark.long),
+        pytest.param(KILLS, 2, "full_shard", marks=pytest.mark.long),
+    ],
+)
 def test_wherever_a_rank_is_killed_the_newest_checkpoint_is_whole_and_goes_on_to_the_last_bit(
-    tmp_path: Path, kills: int, ranks: int
+    tmp_path: Path, kills: int, ranks: int, sharing: str
 ) -> None:
     """In runs that are killed ten times each at most, and then trained to their end."""
     rounds = -(-kills // 10)
-    sharing = "full_shard" if ranks > 1 else "ddp"
     schedule = {"length": f"{12 * kills // rounds} steps", "warmup": "2 steps"}
     whole = new_run(tmp_path, sharing, False, checkpoint={"interval": "1000 steps"}, schedule=schedule)
     assert train(whole, ranks).exit_codes == [FINISHED] * ranks
