@@ -1,6 +1,7 @@
 """What a checkpoint and an export hold of an adapter, wherever its parts lie."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
 from jobs.models.adapters.orthogonal import is_base
+from launcher.errors import RunError
 
 STATE = "adapter.safetensors"
 _STATE_OF_ACCELERATE, _LOADING_OF_ACCELERATE = fsdp_utils._get_model_state_dict, fsdp_utils._set_model_state_dict
@@ -32,8 +35,28 @@ class RankAllocation(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
-        """Reduce ranks if it is time to."""
-        self._adalora.update_and_allocate(state.global_step + 1)  # type: ignore[no-untyped-call]
+        """Reduce ranks if it is time to.
+
+        A step that fp16's loss scale had skipped says nothing about what matters: its infinite gradients would stay in
+        the running means for good.
+
+        Raises:
+            RunError: ranks are to be fixed, and all steps before were skipped.
+        """
+        step, allocator = state.global_step + 1, self._adalora.rankallocator
+        fixed_at = allocator.peft_config.total_step - allocator.peft_config.tfinal
+        if step < fixed_at and (others["optimizer"].step_was_skipped or not self._has_finite_gradients()):
+            return
+        if step == fixed_at and not allocator.ipt:
+            raise RunError(
+                f"adapter.tfinal: ranks are fixed in step {step}, and fp16 has skipped all steps before it; write "
+                "a smaller `tfinal`, a longer `schedule.length`, or `precision.dtype: bf16`"
+            )
+        self._adalora.update_and_allocate(step)  # type: ignore[no-untyped-call]
+
+    def _has_finite_gradients(self) -> bool:
+        gradients = [one.grad for one in self._adalora.parameters() if one.grad is not None]
+        return bool(get_total_norm(gradients, norm_type=inf).isfinite())
 
 
 def adapter_callbacks(model: nn.Module) -> list[TrainerCallback]:

@@ -83,7 +83,8 @@ class CheckpointSaver(TrainerCallback):
             folder = self.store.open_staging(f"checkpoint-{step}")
             self._parts = [] if goes_on and self._behind else None
             yield folder
-            if self._parts and self._has_room(step, [state for state, _ in self._parts]):
+            # Whether this rank has put anything must not count: with `ddp` rank 0 alone does, and all ranks go one way.
+            if self._parts is not None and self._has_room(step, [state for state, _ in self._parts]):
                 self._depart(folder, step, best, began)
             else:
                 self._write([*(self._parts or [])], self.store, folder, step, best)

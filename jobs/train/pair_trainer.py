@@ -81,9 +81,14 @@ class PairTrainer(GuardedTrainer):
             if has_begun and self._frozen is None:
                 raise RuntimeError("the log-probabilities under the model before training are gone; submit again")
             self.model_wrapped.eval()
-            kept.compute(self._frozen or _Untrained(self.model_wrapped), self._prepare_inputs)
+            kept.compute(self._frozen or self._untrained(), self._prepare_inputs)
             reshard(self.model_wrapped)
         self._frozen, self._reference = None, kept
+
+    def _untrained(self) -> ReferenceModel:
+        """Return the model before training. A prompt that is random at first is no part of it."""
+        has_prompt = isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning
+        return AdapterOff(self.callback_handler.model) if has_prompt else _Untrained(self.model_wrapped)
 
     @override
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *arguments: Any, **options: Any) -> Any:

@@ -1,7 +1,7 @@
 """The reference of `dpo`: log-probabilities of answers under the model that the trained one is compared with."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from trl.trainer.callbacks import SyncRefModelCallback
 
+from jobs.models.adapters.custom_lora import CustomLoraLinear
+from jobs.models.adapters.orthogonal import Pair
 from jobs.models.adapters.stack import NEW
 from jobs.models.labels import IGNORED
 from jobs.models.parallel import ParallelLayout, reshard
@@ -45,7 +47,8 @@ def answer_log_probs(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 class AdapterOff:
-    """The trained model without the adapter that is trained. Adapters of earlier runs beneath it stay on."""
+    """The trained model without the adapter that is trained. Adapters of earlier runs beneath it stay on, and so does
+    the base adapter of a pair."""
 
     def __init__(self, model: nn.Module) -> None:
         """Use a model as its own reference.
@@ -74,15 +77,26 @@ class AdapterOff:
             with self._adapted.disable_adapter():
                 yield
             return
-        # peft's own switch would also unfreeze the adapters of earlier runs.
-        active = [layer._active_adapter for layer in self._layers]
-        for layer in self._layers:
-            layer._active_adapter = [name for name in layer.active_adapters if name != NEW]
-        try:
+        with ExitStack() as switched:
+            for layer in self._layers:
+                switched.enter_context(_without_new(layer))
             yield
-        finally:
-            for layer, names in zip(self._layers, active, strict=True):
-                layer._active_adapter = names
+
+
+@contextmanager
+def _without_new(layer: BaseTunerLayer) -> Iterator[None]:
+    """Leave out what a layer learns anew; peft's own switch would also unfreeze the adapters of earlier runs."""
+    update = layer.lora_update[NEW] if isinstance(layer, CustomLoraLinear) else None
+    if isinstance(update, Pair):
+        with update.without_new():
+            yield
+        return
+    active = layer._active_adapter
+    layer._active_adapter = [name for name in layer.active_adapters if name != NEW]
+    try:
+        yield
+    finally:
+        layer._active_adapter = active
 
 
 class FrozenModel:

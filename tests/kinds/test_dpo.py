@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir
 from tests.support.preference_runs import make_preference_run, preempted_after, write_pairs
-from tests.support.training_runs import losses, start, train
+from tests.support.training_runs import ASSETS, losses, start, train
 
 pytestmark = pytest.mark.slow
 
@@ -128,6 +129,43 @@ def test_an_adapter_switched_off_is_the_model_before_training(folder: Path) -> N
     assert all(bool(tensor.abs().sum() > 0) for tensor in adapter.values()), "each part has had a gradient"
     (block,) = (kept.examples / "reference").iterdir()
     assert load_file(block)["log_probs"].shape == (12, 2)
+
+
+@pytest.fixture(scope="module")
+def earlier(folder: Path) -> str:
+    """An adapter that changes what the model says, as recipes name it."""
+    model = AutoModelForCausalLM.from_pretrained(ASSETS / "stories260k")
+    lora = get_peft_model(model, LoraConfig(r=4, target_modules=["up_proj"], task_type="CAUSAL_LM"))
+    torch.manual_seed(0)
+    for name, parameter in lora.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    lora.save_pretrained(folder / "earlier")
+    return "./earlier"
+
+
+@pytest.mark.parametrize(
+    ("loss", "ranks", "sharing", "first_loss"),
+    [
+        ("sigmoid", 1, "ddp", 0.693147),
+        ("kto", 1, "ddp", 0.5),
+        pytest.param("sigmoid", 2, "full_shard", 0.693147, marks=pytest.mark.long),
+        pytest.param("sigmoid", 2, "zero3", 0.693147, marks=[pytest.mark.long, WITH_DEEPSPEED]),
+    ],
+)
+def test_a_pair_of_adapters_is_compared_with_the_model_that_has_the_first_one(
+    folder: Path, earlier: str, loss: str, ranks: int, sharing: str, first_loss: float
+) -> None:
+    """Without it, the first loss would be that of an adapter that has learned something already."""
+    pair = {"method": "orthogonal", "start_from": earlier, "base_r": 4, "base_trains": False, "targets": ["up_proj"]}
+    run = make_run(folder, loss=loss, adapter=pair, parallel={"strategy": sharing}, optim={"lr": 1e-2})
+
+    attempt = train(run, ranks)
+
+    assert attempt.exit_codes == [FINISHED] * ranks, attempt.log()
+    assert losses(run)[1] == pytest.approx(first_loss, abs=1e-5)
+    assert read_json_lines(run.evaluations)[0]["margin"] == 0
+    assert losses(run)[STEPS] < first_loss - 0.01
 
 
 def test_what_was_computed_beforehand_is_kept_for_the_next_attempt(folder: Path) -> None:

@@ -11,6 +11,7 @@ from launcher.recipe.kinds.preference import PreferenceRecipe
 from tests.support.preference_runs import preference_recipe
 
 LORA = {"method": "lora"}
+PAIR = {"method": "orthogonal", "start_from": "stage1"}
 _ONE = {"name": "one", "files": "one.jsonl", "format": "unpaired"}
 SINGLE = {"sources": [_ONE]}
 MIXED = {"sources": [{"name": "two", "files": "two.jsonl", "format": "question"}, _ONE]}
@@ -62,6 +63,13 @@ def recipe_of(kind: str, **changes: Any) -> PreferenceRecipe:
         ),
         (
             "dpo",
+            {"adapter": PAIR},
+            "adapter.base_trains: the one from `start_from` is trained further, so the model without its adapter is "
+            "not the one before training; write `reference.precompute: true`, or `base_trains: false`",
+        ),
+        ("dpo", {"loss": "kto", "adapter": PAIR}, "name it in `reference.model`, or `base_trains: false`"),
+        (
+            "dpo",
             {"data": {"sources": [{"name": "p", "files": "p.jsonl", "format": "question", "margin": "gap"}]}},
             "data.sources.0.margin: `dpo` has no use for it",
         ),
@@ -84,6 +92,10 @@ def test_what_cannot_be_meant_is_refused(kind: str, changes: dict[str, Any], fau
         {"loss": "robust", "label_smoothing": 0.1},
         {"loss": "kto", "data": SINGLE, "desirable_weight": 1.3, "reference": {"sync": {}}},
         {"loss": "orpo", "adapter": LORA | {"init": "pissa"}},
+        {"adapter": PAIR | {"base_trains": False}},
+        {"adapter": PAIR, **PRECOMPUTED},
+        {"loss": "kto", "adapter": PAIR, "reference": {"model": "m"}},
+        {"loss": "orpo", "adapter": PAIR},
     ],
 )
 def test_what_can_be_meant_is_accepted(changes: dict[str, Any]) -> None:

@@ -13,16 +13,20 @@ from tests.slurm.site import ONE_RANK_A_NODE, Site, joined_losses, last_step, ra
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 
 SETTINGS = (*ONE_RANK_A_NODE, "schedule.length=24 steps")
+DDP = ("parallel.strategy=ddp", "parallel.reshard_after_forward=true")
 IN_BACKGROUND = ("checkpoint.async=true", "checkpoint.interval=3 steps")
 
 
-def test_a_preempted_and_killed_run_has_the_losses_of_one_that_waits_for_its_saves(small_cluster: DevCluster) -> None:
-    site = Site(small_cluster)
+@pytest.mark.parametrize("sharing", [(), DDP], ids=["full_shard", "ddp"])
+def test_a_preempted_and_killed_run_has_the_losses_of_one_that_waits_for_its_saves(
+    small_cluster: DevCluster, sharing: tuple[str, ...]
+) -> None:
+    site, settings = Site(small_cluster), (*SETTINGS, *sharing)
     site.prepare_corpus()
-    whole = site.submit_rehearsal(*SETTINGS)
+    whole = site.submit_rehearsal(*settings)
     site.wait_until_finished(whole)
 
-    run = site.submit_rehearsal(*SETTINGS, *IN_BACKGROUND)
+    run = site.submit_rehearsal(*settings, *IN_BACKGROUND)
     site.preempt(run, step=7)
     site.wait_for_attempt(run, 1)
     site.wait_for_step(run, last_step(run) + 4)

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -101,8 +103,10 @@ def test_a_save_waits_for_the_one_before_it_and_says_so(
     with saver.saving(2, None, goes_on=True) as folder:
         assert published_steps(run) == [1]
         torch.save({}, folder / "weights.pt")
+    saver.finish()
 
     assert "step 2: waits for checkpoint 1, which is still being written" in capsys.readouterr().out
+    assert published_steps(run) == [1, 2]
 
 
 def test_the_last_save_comes_after_the_one_under_way_and_is_published_when_it_returns(
@@ -216,6 +220,68 @@ def test_a_copied_optimizer_is_written_in_the_same_bytes(saver: CheckpointSaver,
     saver.finish()
 
     assert written == [expected]
+
+
+class Meeting:
+    """Where ranks that are threads of this process meet. If they come to different collectives, both fail."""
+
+    def __init__(self, ranks: int) -> None:
+        self._all_here = Barrier(ranks, timeout=60)
+        self._said: list[tuple[str, Any]] = [("", None)] * ranks
+
+    def hold(self, rank: int, collective: str, value: Any) -> list[Any]:
+        self._said[rank] = (collective, value)
+        self._all_here.wait()
+        said = [*self._said]
+        self._all_here.wait()
+        assert len({name for name, _ in said}) == 1, f"ranks wait in different collectives: {said}"
+        return [value for _, value in said]
+
+
+@dataclass(frozen=True)
+class ThreadGroup(RankGroup):
+    """The ranks of a test in one process, and a second meeting place for what they do in the background."""
+
+    meeting: Meeting = field(default_factory=lambda: Meeting(2))
+    in_background: Meeting = field(default_factory=lambda: Meeting(2))
+
+    def collect(self, value: Any) -> list[Any]:
+        return self.meeting.hold(self.rank, "collect", value)
+
+    def barrier(self) -> None:
+        self.meeting.hold(self.rank, "barrier", None)
+
+    def for_another_thread(self, progress: Callable[[], None]) -> RankGroup:
+        return replace(self, meeting=self.in_background, progress=progress)
+
+
+@pytest.mark.parametrize("putting", [(0,), (1,), (0, 1), ()], ids=["ddp", "rank 1", "shards", "nobody"])
+def test_whoever_has_something_to_save_all_ranks_save_in_the_background(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, putting: tuple[int, ...]
+) -> None:
+    publish, held = CheckpointStore.publish, Event()
+    monkeypatch.setattr(CheckpointStore, "publish", lambda *of: (held.wait(30), publish(*of)))
+    main = ThreadGroup(rank=0, world_size=2, leads_node=True, device=torch.device("cpu"), control=None)
+    savers = [
+        CheckpointSaver(CheckpointStore(run, replace(main, rank=rank), 2, ["*.pt"]), in_background=True)
+        for rank in (0, 1)
+    ]
+
+    def save_own_part(rank: int) -> bool:
+        with savers[rank].saving(1, None, goes_on=True) as folder:
+            torch.save({}, folder / f"random-{rank}.pt")
+            if rank in putting:
+                savers[rank].put({"weights": torch.ones(SIZE)}, lambda state: torch.save(state, folder / f"{rank}.pt"))
+        return not published_steps(run)
+
+    with ThreadPoolExecutor(2) as ranks:
+        goes_on = [*ranks.map(save_own_part, (0, 1))]
+        held.set()
+        [*ranks.map(CheckpointSaver.finish, savers)]
+
+    assert goes_on == [True, True]
+    assert published_steps(run) == [1]
+    assert {path.name for path in run.checkpoint(1).glob("[0-9].pt")} == {f"{rank}.pt" for rank in putting}
 
 
 def test_shared_memory_is_counted_once() -> None:

@@ -14,17 +14,22 @@ from trl.trainer.reward_config import RewardConfig
 
 from jobs.data.chat.render import Example
 from jobs.data.preferences.samples import answer_collator, reward_collator
+from jobs.models.adapters.build import adapted
 from jobs.models.parallel import lay_out
 from jobs.rank.process_group import RankGroup
 from jobs.rank.ranks import Ranks
 from jobs.train.checkpoint import CheckpointStore
 from jobs.train.checkpoint_saver import CheckpointSaver
 from jobs.train.pair_losses import arguments_of, trainer_of
+from jobs.train.pair_trainer import give_fused_head
+from jobs.train.precomputed import PrecomputedLogProbs
+from jobs.train.reference import answer_log_probs
 from jobs.train.reward_trainer import GuardedRewardTrainer
 from launcher.recipe import DpoRecipe
 from launcher.recipe.kinds.dpo import PairLoss
 from launcher.recipe.sections.common import Parallel
 from launcher.run.paths import RunDir
+from tests.models.test_adapters import adapter
 from tests.support.preference_runs import preference_recipe
 from tests.support.training_runs import ASSETS
 
@@ -130,15 +135,19 @@ def ratios() -> tuple[Numbers, Numbers]:
 
 def trainer_by_recipe(folder: Path, noise: tuple[float, float] = (0.0, 0.02), **changes: Any) -> Any:
     """A trainer before its first step, as a recipe's settings reach it; `noise` is in its model and its reference."""
+    trainer = trainer_of_model(folder, language_model(noise[0]), lambda: language_model(noise[1]), **changes)
+    trainer._reference = trainer._frozen
+    return trainer
+
+
+def trainer_of_model(folder: Path, model: Any, build_reference: Callable[[], Any] | None, **changes: Any) -> Any:
     recipe = DpoRecipe.model_validate(preference_recipe("dpo", **changes), strict=False)
     own = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none"}
     arguments_class, arguments = arguments_of(recipe)
-    options = {"group": ALONE, "build_reference": lambda: language_model(noise[1]), "sync": None, "precomputed": None}
+    options = {"group": ALONE, "build_reference": build_reference, "sync": None, "precomputed": None}
     made: Any = arguments_class
     config = made(output_dir=str(folder), **own, **arguments)
-    trainer = make_trainer(trainer_of(recipe), config, language_model(noise[0]), folder, **options)
-    trainer._reference = trainer._frozen
-    return trainer
+    return make_trainer(trainer_of(recipe), config, model, folder, **options)
 
 
 def loss_by_recipe(folder: Path, **changes: Any) -> float:
@@ -165,6 +174,27 @@ def test_beta_reaches_the_loss(tmp_path: Path, ratios: tuple[Numbers, Numbers]) 
 
     assert found == pytest.approx(expected, rel=1e-4)
     assert abs(found[0] - found[1]) > 0.01
+
+
+@pytest.mark.parametrize(
+    "section", [{"method": "lora", "init": "pissa"}, {"method": "prefix"}, {"method": "prompt"}], ids=str
+)
+def test_what_is_computed_beforehand_is_of_the_model_before_training(tmp_path: Path, section: dict[str, Any]) -> None:
+    """Also where the adapter has changed its weights, or has put a random prompt before the text."""
+    batch = answer_collator(0)(examples())
+    expected = answer_log_probs(with_head(language_model()).eval(), batch)
+    model = adapted(language_model(), adapter(**section), 0, "CAUSAL_LM", 10)
+    trainer = trainer_of_model(tmp_path, model, None, adapter=section, reference={"precompute": True})
+    kept = PrecomputedLogProbs(tmp_path / "reference", examples(), answer_collator(0), 2, ALONE)
+
+    trainer._precompute(kept, has_begun=False)
+
+    torch.testing.assert_close(trainer._reference.log_probs(batch), expected, atol=1e-3, rtol=0)
+
+
+def with_head(model: Any) -> Any:
+    give_fused_head(model, ("log_probs",))
+    return model
 
 
 def test_nothing_is_reported_to_trls_authors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

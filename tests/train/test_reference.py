@@ -8,8 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jobs.models.adapters.build import adapted
+from jobs.models.adapters.save import write_adapter
 from jobs.models.adapters.stack import activate
 from jobs.rank.process_group import RankGroup
+from jobs.train.adapter_checkpoint import gather_adapter
 from jobs.train.pair_trainer import give_fused_head
 from jobs.train.precomputed import PrecomputedLogProbs
 from jobs.train.reference import AdapterOff, answer_log_probs
@@ -49,10 +51,7 @@ def test_an_adapter_switched_off_leaves_the_model_as_it_was(section: dict[str, A
     trained = adapted(model(), adapter(**section), 0, "CAUSAL_LM", 300)
     give_fused_head(trained, ("log_probs",))
     torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in trained.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.3 * torch.randn_like(parameter))
+    move(trained)
     trained.train()
     flags = [parameter.requires_grad for parameter in trained.parameters()]
 
@@ -81,6 +80,34 @@ def test_adapters_of_earlier_runs_stay_on(untouched: torch.Tensor) -> None:
 
     assert torch.equal(found, expected)
     assert not torch.allclose(found, untouched, atol=1e-2)
+
+
+def test_the_base_adapter_of_a_pair_stays_on(tmp_path: Path, untouched: torch.Tensor) -> None:
+    torch.manual_seed(1)
+    earlier = adapted(model(), adapter(method="lora", r=4, targets=["up_proj"]), 0, "CAUSAL_LM", 10)
+    move(earlier)
+    write_adapter(earlier, gather_adapter(earlier), "org/base", tmp_path / "earlier")
+    section = adapter(method="orthogonal", start_from="x", base_r=4, base_trains=False, r=2, targets=["up_proj"])
+    located = section.model_copy(update={"start_from": str(tmp_path / "earlier")})
+    trained = adapted(model(), located, 0, "CAUSAL_LM", 10)
+    give_fused_head(trained, ("log_probs",))
+    with torch.no_grad():
+        before = answer_log_probs(trained.eval(), inputs())
+    move(trained)
+
+    found = AdapterOff(trained).log_probs(inputs())
+
+    assert torch.equal(found, before)
+    assert not torch.allclose(found, untouched, atol=1e-2)
+    assert not torch.allclose(answer_log_probs(trained, inputs()), before, atol=1e-2), "the new one is on again"
+
+
+@torch.no_grad()
+def move(trained: Any) -> None:
+    """Change what is trained."""
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            parameter.add_(0.3 * torch.randn_like(parameter))
 
 
 class Counting:

@@ -10,6 +10,8 @@ L2 norm of each new matrix (https://github.com/cmnfriend/O-LoRA). In MedCare's c
 under ZeRO, since it is computed from copies; here each layer computes it from the parameters that it uses.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,15 @@ class Pair(Update):
         new = self._scales[1] * functional.linear(x, self.new_A)
         update = functional.linear(torch.cat([base, new], -1), torch.cat([self.base_B, self.new_B], 1))
         return self.auxiliary.attach(update, self.penalty()) if any(self._lambdas) and self.adds_to_loss else update
+
+    @contextmanager
+    def without_new(self) -> Iterator[None]:
+        """Compute what the base adapter adds, as if the new one were still zero."""
+        scales, self._scales = self._scales, (self._scales[0], 0.0)
+        try:
+            yield
+        finally:
+            self._scales = scales
 
     def penalty(self) -> Tensor:
         """What this layer adds to the loss, in fp32."""

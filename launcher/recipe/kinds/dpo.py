@@ -10,6 +10,7 @@ from launcher.recipe.base import Input, Scale
 from launcher.recipe.kinds.preference import PairEvaluation, PreferenceRecipe
 from launcher.recipe.quantities import Length
 from launcher.recipe.sections.adapter import AdaptionPrompt, Lora
+from launcher.recipe.sections.molora import Orthogonal
 from launcher.recipe.sections.reference import Reference
 
 PairLoss: TypeAlias = Literal[
@@ -147,6 +148,8 @@ class DpoRecipe(PreferenceRecipe):
             yield f"adapter.init: `{self.adapter.init}` changes the frozen weights, {why}"
         if isinstance(self.adapter, Lora) and self.adapter.bias != "none":
             yield f"adapter.bias: biases of the model itself are trained, {why}"
+        if isinstance(self.adapter, Orthogonal) and self.adapter.base_trains:
+            yield f"adapter.base_trains: the one from `start_from` is trained further, {why}, or `base_trains: false`"
         for place, one in enumerate(self.model.adapters):
             if one.trainable:
                 yield f"model.adapters.{place}.trainable: it is trained further, {why}"
