@@ -128,8 +128,8 @@ def test_a_job_is_not_gone_when_nobody_could_be_asked(install: Install) -> None:
     answer = find_jobs(CLUSTER, [str(number) for number in range(50)])
 
     assert not answer.is_gone("7")
-    assert len(answer.notes) == 3
-    assert len(scontrol.read_text().splitlines()) == 1
+    assert len(answer.notes) == 2
+    assert not scontrol.exists(), "slurmctld would let that wait, too"
 
 
 def test_scontrol_is_asked_for_the_newest_jobs_only(install: Install) -> None:

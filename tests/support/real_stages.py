@@ -67,9 +67,10 @@ run.metrics.write_text(json.dumps({"step": 1, "loss": recipe.seed}) + "\\n")
 append_event(run.ledger, attempt, last_step=1, reason="finished", source="merge")
 sys.exit(FINISHED)
 '''
-SETTLES_BY_ITSELF = ("None", "BeginTime", "Cleaning")
-"""Reasons of a job that waits and will start soon."""
+WAITS_FOR_OTHERS = ("Dependency", "DependencyNeverSatisfied")
+"""Reasons of a job that does not start soon. For a moment after slurmctld has started, others say so in vain."""
 WAITS_FOR_ROOM = ("Resources", "Priority")
+"""Reasons of a job that starts once another one has ended."""
 PATIENCE = 180
 
 
@@ -169,12 +170,10 @@ class RealWorld(World):
     def _is_settled(self) -> bool:
         jobs, waiting = self._jobs(), [*self._waiting()]
         running = [job for job, state, _ in jobs if state == "RUNNING"]
-        soon = SETTLES_BY_ITSELF if running else SETTLES_BY_ITSELF + WAITS_FOR_ROOM
-        return len(running) == len(waiting) and not [
-            job
-            for job, state, reason in jobs
-            if state not in ("RUNNING", "PENDING") or (state == "PENDING" and reason in soon)
-        ]
+        may_wait = WAITS_FOR_OTHERS + (WAITS_FOR_ROOM if running else ())
+        return len(running) == len(waiting) and all(
+            state == "RUNNING" or (state == "PENDING" and reason in may_wait) for _, state, reason in jobs
+        )
 
     def _jobs(self) -> list[tuple[str, str, str]]:
         """Id, state and reason of all jobs."""
