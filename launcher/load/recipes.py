@@ -43,7 +43,8 @@ class LoadedRecipe:
     @cached_property
     def folder(self) -> str:
         """Absolute folder of the file."""
-        return os.path.abspath(self.path.parent)
+        # Not `os.path.abspath`: behind a link, `..` is another folder than its text says.
+        return os.path.join("" if self.path.is_absolute() else os.getcwd(), *self.path.parts[:-1])
 
     @cached_property
     def fingerprint(self) -> str:

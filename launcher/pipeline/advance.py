@@ -6,7 +6,7 @@ remembered. Each stage has one run directory, so that even two jobs of one stage
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,8 @@ from launcher.pipeline.point_queue import QUEUE_IS_FULL, PointQueue
 from launcher.pipeline.record import Pipeline, StageRecord, replace_link
 from launcher.pipeline.renew_search import adopt_search
 from launcher.pipeline.search_stage import SearchState
-from launcher.pipeline.states import NEVER_SATISFIED, StageState, read_stages
+from launcher.pipeline.selection import recall
+from launcher.pipeline.states import NEVER_SATISFIED, StageState, jobs_waiting, read_stages
 from launcher.run.ledger import StopRequest
 from launcher.run.locations import Locations
 from launcher.run.lock import one_at_a_time
@@ -104,17 +105,19 @@ class _Advance:
 
     def _select(self, one: StageState, choice: Choice) -> None:
         """Let the best point be what a stage came to, once all of its points have ended."""
-        run = one.verdict.run
+        verdict = one.verdict
+        if one.stage.select and not (verdict.run or one.stage.search) and (found := choice.select(one.stage)):
+            # Runs from elsewhere have just taken over the last points.
+            verdict = recall(one.stage.select, found, {name: choice.finished[name] for name in one.stage.awaits})
+        run = verdict.run
         if run is None:
-            if not one.stage.search:  # what it awaits are its inputs, not points
-                choice.select(one.stage)
-            line, log = f"{one.stage.name}: nothing is selected: {one.verdict.why}", self.pipeline.folder.log
-            if not one.verdict.is_open and not (log.exists() and line in log.read_text(encoding="utf-8")):
+            line, log = f"{one.stage.name}: nothing is selected: {verdict.why}", self.pipeline.folder.log
+            if not verdict.is_open and not (log.exists() and line in log.read_text(encoding="utf-8")):
                 self.told.append(line)
             return
         self.pipeline.link_artifact(one.stage, run)
         self.pipeline.link_stage(one.stage.name, run)
-        self.told.append(f"{one.stage.name}: selected {one.verdict.why}")
+        self.told.append(f"{one.stage.name}: selected {verdict.why}")
         self._settle(one.stage, run)
         choice.note_finished(one.stage, run)
 
@@ -277,16 +280,6 @@ class _Advance:
 def job_of(run: RunDir) -> str:
     """The job that carries a run out, or of several the one that ends last."""
     return RunRecord.read(run.record).submissions[-1].job_id
-
-
-def jobs_waiting(one: StageState) -> Iterator[tuple[str, list[str]]]:
-    """Give the jobs of a stage that have not started, and what each waits for besides other stages."""
-    *tasks, last = one.members
-    arrays = [*dict.fromkeys(task.job_id.partition("_")[0] for task in tasks if not task.is_over)]
-    for job in dict.fromkeys(task.job_id.partition("_")[0] for task in tasks if task.state == "queued"):
-        yield job, []
-    if last.state == "queued":
-        yield last.job_id, [f"afterany:{job}" for job in arrays]
 
 
 def _folder(run: RunDir, member: str) -> RunDir:

@@ -1,6 +1,6 @@
 """How the stages of a pipeline are doing."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -132,3 +132,13 @@ def _waits_forever(one: StageState, states: Mapping[str, StageState]) -> bool:
     if not one.is_waiting or one.status is None:
         return False
     return any(not other.is_finished and (not other.is_alive or _waits_forever(other, states)) for other in awaited)
+
+
+def jobs_waiting(one: StageState) -> Iterator[tuple[str, list[str]]]:
+    """Give the jobs of a stage that have not started, and what each waits for besides other stages."""
+    *tasks, last = one.members
+    arrays = [*dict.fromkeys(task.job_id.partition("_")[0] for task in tasks if not task.is_over)]
+    for job in dict.fromkeys(task.job_id.partition("_")[0] for task in tasks if task.state == "queued"):
+        yield job, []
+    if last.state == "queued":
+        yield last.job_id, [f"afterany:{job}" for job in arrays]

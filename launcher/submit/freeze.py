@@ -94,7 +94,7 @@ class Freezer:
             created=time.time(),
             code_hash=self.plan.snapshot.folder.name,
             code_commit=self.plan.snapshot.commit,
-            recipe_folder=os.path.dirname(os.path.abspath(item.loaded.path)),
+            recipe_folder=item.loaded.folder,
             wandb_id=f"{day}-{clock}-{run_id}",
             cluster=self._cluster_fields,
             rehearsal=self.plan.options.rehearsal,

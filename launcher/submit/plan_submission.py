@@ -126,7 +126,8 @@ def plan_submission(
         LauncherError: The cluster profile's `roots.runs` cannot be used.
     """
     awaited = [find_run(cluster, run) for run in options.after]
-    pending = {name: use for run in awaited for name, use in _made_by(run).items()}
+    open_runs = [run for run in awaited if not read_state(run).is_finished]  # what the others made can be looked at
+    pending = {name: use for run in open_runs for name, use in _made_by(run).items()}
     makers = _find_makers(loaded, cluster)
     for maker in (loaded[place].recipe for its in makers.values() for place in its):
         pending |= {maker.makes.name: maker.data_use} if maker.makes else {}

@@ -100,7 +100,9 @@ def test_a_tab_in_bash_completes_a_run(desk: Path) -> None:
         "PYTHONPATH": str(Path(__file__).parents[2]),
     }
     environ |= {"PS1": "$ ", "TERM": "dumb", "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-    bash = pexpect.spawn("bash", ["--norc", "--noprofile"], env=environ, encoding="utf-8", timeout=PATIENCE)
+    bash = pexpect.spawn(
+        "bash", ["--norc", "--noprofile"], use_poll=True, env=environ, encoding="utf-8", timeout=PATIENCE
+    )
     bash.sendline('eval "$(launcher --show-completion bash)"; echo re""ady')
     bash.expect("ready")
 

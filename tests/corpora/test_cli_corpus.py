@@ -245,7 +245,9 @@ def test_verify_as_json_lists_the_flaws(corpus):
 
 def test_verify_shows_on_a_terminal_how_far_it_is(published):
     argv = ["-m", "launcher", "corpus", "verify", str(published)]
-    terminal = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=PATIENCE, dimensions=(24, 300))
+    terminal = pexpect.spawn(
+        sys.executable, argv, use_poll=True, encoding="utf-8", timeout=PATIENCE, dimensions=(24, 300)
+    )
 
     terminal.expect("/1.0 MB")
     terminal.expect("as the manifest says")

@@ -318,7 +318,9 @@ def test_a_terminal_gets_a_bar(tmp_path):
         "main(load_context(RunDir(Path(sys.argv[1])), 0, Ranks(0, 1, 0, 1, 0)))"
     )
     argv = ["-c", code, str(tmp_path / "run")]
-    terminal = pexpect.spawn(sys.executable, argv, encoding="utf-8", timeout=PATIENCE, dimensions=(40, 80))
+    terminal = pexpect.spawn(
+        sys.executable, argv, use_poll=True, encoding="utf-8", timeout=PATIENCE, dimensions=(40, 80)
+    )
 
     terminal.expect(r"0/1 files .*━")
     terminal.expect(r"1/1 files .*?━")

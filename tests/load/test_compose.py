@@ -27,6 +27,20 @@ def test_bases_form_chains_over_folders(tmp_path: Path) -> None:
     assert (recipe.name, recipe.seed, recipe.optim.lr) == ("top", 1, 1e-5)
 
 
+def test_the_folder_of_a_recipe_behind_a_link_is_where_the_file_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, RECIPE, "project/common/recipe.yaml")
+    (tmp_path / "project" / "runs").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "project" / "runs")
+    monkeypatch.chdir(tmp_path)
+
+    [item] = load_recipes(Path("runs/../common/recipe.yaml"))
+
+    assert item.folder == f"{tmp_path}/runs/../common", "without the link it would be another folder"
+    assert Path(item.folder).samefile(tmp_path / "project" / "common")
+
+
 def test_files_named_in_a_base_stay_the_same_files(tmp_path: Path) -> None:
     write(tmp_path, RECIPE.replace("org/model", "../models/tiny"), "shared/deep/root.yaml")
     write(tmp_path, "base: deep/root.yaml\nmodel: {path: ./deep/../here}\n", "shared/moved.yaml")

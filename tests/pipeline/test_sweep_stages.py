@@ -287,3 +287,23 @@ def test_why_names_the_points_that_hold_a_selection_back(world: World, tmp_path:
 
     assert launcher("why", "p", site)[0] == "all stages have finished\n"
     assert launcher("why", "p", "s1", site)[0] == "selected `s1-seed=5` of 3 points, loss 5\n"
+
+
+def test_a_sweep_all_of_whose_points_finished_elsewhere_is_selected_from_at_once(world: World) -> None:
+    spec = (StageSpec((), 0, (7, 8)), StageSpec((0,), 0, (3, 4)), StageSpec((1,), 5))
+    first = world.submit(spec)
+    assert first
+    world.run_to_the_end()
+
+    again = world.submit((replace(spec[0], sweep=(7, 8, 9)), spec[1], replace(spec[2], seed=6)))
+    assert again
+    [new] = world.scheduler.startable()
+    world.start(new)
+    world.finish(new)
+    world.advance_after(new)
+
+    assert again.run_of("s1") == first.run_of("s1")
+    [last] = world.scheduler.startable()
+    assert last.run == again.run_of("s2")
+    world.run_to_the_end()
+    assert world.unfinished() == []

@@ -154,7 +154,7 @@ def test_a_person_is_asked_before_several_runs(
     answer: str, queued: int, profile: Path, recipe: Path, fake_slurm: FakeSlurm
 ) -> None:
     argv = [*LAUNCHER[1:], "submit", str(recipe), "--cluster", str(profile)]
-    terminal = pexpect.spawn(LAUNCHER[0], argv, encoding="utf-8", timeout=PATIENCE, env=dict(os.environ))
+    terminal = pexpect.spawn(LAUNCHER[0], argv, use_poll=True, encoding="utf-8", timeout=PATIENCE, env=dict(os.environ))
 
     terminal.expect("2 runs in 1 job")
     terminal.expect("would start Fri 02 Jan")

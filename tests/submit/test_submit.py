@@ -353,3 +353,15 @@ def test_training_may_wait_for_the_corpus_that_another_run_makes(
 
     assert "--dependency=afterok:1001" in fake_slurm.calls("sbatch")[1].argv
     assert RunRecord.read(run.record).kind == "cpt"
+
+
+def test_what_a_finished_run_made_is_looked_at_and_not_taken_for_granted(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, make_cpt: MakeRecipe
+) -> None:
+    cluster = make_cluster()
+    Path(cluster.roots.models, "model").mkdir()
+    (first,) = submit(loaded(make_recipe(name="corpus", corpus="abstracts")), cluster, SubmitOptions())
+    append_event(first.ledger, 0, reason="finished", action="done")
+
+    with pytest.raises(RecipeError, match="there is no corpus `abstracts`"):
+        submit(loaded(make_cpt(tracking={"mode": "offline"})), cluster, SubmitOptions(after=("corpus",)))
