@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
@@ -58,17 +59,18 @@ def _sight_attempt(run: RunDir, attempt: Attempt) -> Sighting | None:
     return None if seen and has_ended and seen.seconds > END_SECONDS else seen
 
 
-def sight(run: RunDir, attempt: int | None, host: str) -> Sighting | None:
+def sight(run: RunDir, attempt: int | None, host: str, claim: Path | None = None) -> Sighting | None:
     """Tell whether an attempt works on another machine; None if it does not, or has been silent for too long.
 
     Args:
-        run: The run.
+        run: The run, whose directory may not be there yet.
         attempt: Number of the attempt; None if it has just been made for its first one.
         host: The machine that the attempt was started on; empty if that is not known.
+        claim: A file that says whose the run is, and is older than what its owner writes into the run.
     """
     if host in ("", os.uname().nodename):
         return None
-    seconds = seen_lately(run, attempt, _hang_seconds(read_resolved(run.recipe)))
+    seconds = seen_lately(run, attempt, _hang_seconds(read_resolved(run.recipe)), claim)
     return None if seconds is None else Sighting(host, seconds)
 
 
