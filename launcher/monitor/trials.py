@@ -60,6 +60,17 @@ def sight_trial(folder: SearchDir, one: PastTrial) -> Sighting | None:
     return sight(RunDir(folder.runs_root / one.trial.run), one.unclosed, one.owner.host, claim)
 
 
+def jobs_elsewhere(folder: SearchDir, metric: str) -> list[str]:
+    """List the processes of other machines that work on trials; each is named once.
+
+    Args:
+        folder: The search.
+        metric: What its trials are compared by.
+    """
+    seen = [one.owner for one in read_past(folder, metric) if sight_trial(folder, one)]
+    return [job for job, _ in dict.fromkeys((owner.job, owner.host) for owner in seen)]
+
+
 def _read(folder: SearchDir, trial: Trial, metric: str) -> PastTrial:
     run = RunDir(folder.runs_root / trial.run)
     turn, owner = newest_owner(folder, trial)
