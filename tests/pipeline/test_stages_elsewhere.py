@@ -1,4 +1,4 @@
-"""A stage that is a search, without Slurm, whose elements work on another machine."""
+"""Pipelines without Slurm whose stages, and searches whose elements, work on another machine."""
 
 import os
 import time
@@ -6,16 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from launcher.cli.pipeline import stop
 from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.operate.search.ask import ask
-from launcher.pipeline.record import Selection, StageRecord
+from launcher.operate.search.stop import stop_search
+from launcher.pipeline.record import Pipeline, PipelineRecord, Selection, StageRecord
 from launcher.pipeline.search_stage import SearchState, read_search
 from launcher.run.ledger import StopRequest, append_event
-from launcher.run.paths import RunDir, SubmissionDir
+from launcher.run.paths import PipelineDir, RunDir, SubmissionDir
 from launcher.run.trials import Owner, SearchDir
 from launcher.slurm.local_queue import LocalQueue
 from launcher.submit.searches import alive_elements, queue_missing
+from tests.support.run_histories import History
 from tests.support.searches import make_search
 from tests.support.submissions import MakeCluster, MakeRecipe
 
@@ -59,11 +62,22 @@ def fall_silent(search: SearchDir, run: RunDir) -> None:
         os.utime(path, (yesterday, yesterday))
 
 
+def stage_of(search: SearchDir) -> StageRecord:
+    selection = Selection("validation_loss", "minimize")
+    return StageRecord("search", (), None, "key", select=selection, search=search.root.name)
+
+
 def state_of(search: SearchDir, cluster: Cluster) -> str:
-    stage = StageRecord("s0", (), None, "key", select=Selection("validation_loss", "minimize"), search=search.root.name)
-    found = read_search(stage, search.runs_root, cluster)
+    found = read_search(stage_of(search), search.runs_root, cluster)
     assert isinstance(found, SearchState)
     return found.status.state
+
+
+def pipeline_of(runs: Path, *stages: StageRecord) -> Pipeline:
+    made = Pipeline(PipelineDir(runs / "small-20260921-120000-ccc333"))
+    made.folder.stages.mkdir(parents=True)
+    PipelineRecord("ccc333", "small", 0.0, "f", False, False, {}, stages).write(made.folder.record)
+    return made
 
 
 def test_a_search_runs_as_long_as_a_trial_of_it_is_seen_on_another_machine(
@@ -100,3 +114,31 @@ def test_a_stopped_search_goes_on_when_its_trials_on_another_machine_have_saved(
 
     assert state_of(search, here) == "stopped"
     assert queue_missing(search, here).jobs == ("local-999999998",)
+
+
+def test_cancelling_a_pipeline_whose_trials_are_on_another_machine_changes_nothing(
+    search: SearchDir, trial: RunDir, here: Cluster
+) -> None:
+    pipeline = pipeline_of(search.runs_root, stage_of(search))
+    for cancel in (lambda: stop(pipeline, here, at_once=True), lambda: stop_search(search, here, at_once=True)):
+        with pytest.raises(RunError, match=rf"`{trial.root.name}`: runs on `far`.*; type this on `far`"):
+            cancel()
+
+        assert not any(one.stop_request.exists() for one in (pipeline.folder, search, trial))
+
+    stop(pipeline, here, at_once=False)
+
+    assert all(one.stop_request.exists() for one in (pipeline.folder, search, trial))
+
+
+def test_nor_does_it_write_a_stop_for_runs_there(here: Cluster) -> None:
+    runs = Path(here.roots.runs)
+    far = History.begin(runs, "bbb222", "model").submit(FAR.job, at=0)
+    far.start(0, FAR.job, at=1, nodes=(FAR.host,)).log(0, 0, "step 1")
+    pipeline = pipeline_of(runs, StageRecord("model", (), None, "model"))
+    pipeline.link_stage("model", far.run)
+
+    with pytest.raises(RunError, match=r"`model-.*`: runs on `far`"):
+        stop(pipeline, here, at_once=True)
+
+    assert not any(one.stop_request.exists() for one in (pipeline.folder, far.run))
