@@ -220,6 +220,8 @@ def stop(pipeline: "Pipeline", profile: "Cluster", at_once: bool) -> None:
     from launcher.operate import stop as ending
     from launcher.run.ledger import StopRequest
 
+    if at_once and profile.executor == "local":
+        _refuse_elsewhere(pipeline, profile)
     pipeline.folder.stop_request.touch()
     alive = _alive(pipeline, profile)
     for run in (run for runs in alive.values() for run in runs):
@@ -236,6 +238,16 @@ def stop(pipeline: "Pipeline", profile: "Cluster", at_once: bool) -> None:
         else:
             typer.echo(f"{name}: {ending.stop(runs[0], profile)}")
     typer.echo(f"`launcher resume {pipeline.record.id}` continues {pipeline.record.name}")
+
+
+def _refuse_elsewhere(pipeline: "Pipeline", profile: "Cluster") -> None:
+    """Refuse to cancel what works on another machine, before any STOP tells it to save and stop."""
+    from launcher.operate.search.stop import started_trials
+    from launcher.operate.stop import refuse_elsewhere
+
+    runs = [run for runs in _alive(pipeline, profile).values() for run in runs]
+    trials = [run for search in _searches(pipeline, profile) for run in started_trials(search)]
+    refuse_elsewhere([*runs, *trials], profile)
 
 
 def _searches(pipeline: "Pipeline", profile: "Cluster") -> "list[SearchDir]":

@@ -44,12 +44,12 @@ def decide_state(run: RunState, answer: QueryResult) -> ObservedState:
 
 
 def _without_job(run: RunState) -> ObservedState:
+    if run.stop_requested and run.waits_for_first_start:
+        return ObservedState("stopped", "removed from the queue")
     if seen := find_elsewhere(run):
         if run.waits_for_first_start:
             return ObservedState("queued", f"waits for its turn on `{seen.host}`")
         return ObservedState("running", f"asked to stop, {seen}" if run.stop_requested else str(seen))
-    if run.stop_requested and run.waits_for_first_start:
-        return ObservedState("stopped", "removed from the queue")
     return ObservedState("lost", f"job {run.job_id} is gone and left no reason; `launcher resume` continues it")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from launcher.monitor.elsewhere import Sighting, sight
 from launcher.monitor.sweep import read_measured
 from launcher.run.ledger import Attempt, StopRequest, has_finished, read_attempts
 from launcher.run.metrics import read_joined_rows
@@ -43,6 +44,31 @@ def read_past(folder: SearchDir, metric: str) -> list[PastTrial]:
         metric: What its trials are compared by.
     """
     return [_read(folder, trial, metric) for trial in read_trials(folder)]
+
+
+def sight_trial(folder: SearchDir, one: PastTrial) -> Sighting | None:
+    """Tell whether a process of another machine works on a trial, as files say; one just claimed has no directory yet.
+
+    Args:
+        folder: The search.
+        one: The trial.
+    """
+    if not one.owner.job.startswith("local-") or (one.state != "open" and one.unclosed is None):
+        return None
+    number = one.trial.number
+    claim = folder.owner(number, one.turn) if one.turn else folder.trial(number)
+    return sight(RunDir(folder.runs_root / one.trial.run), one.unclosed, one.owner.host, claim)
+
+
+def jobs_elsewhere(folder: SearchDir, metric: str) -> list[str]:
+    """List the processes of other machines that work on trials; each is named once.
+
+    Args:
+        folder: The search.
+        metric: What its trials are compared by.
+    """
+    seen = [one.owner for one in read_past(folder, metric) if sight_trial(folder, one)]
+    return [job for job, _ in dict.fromkeys((owner.job, owner.host) for owner in seen)]
 
 
 def _read(folder: SearchDir, trial: Trial, metric: str) -> PastTrial:

@@ -59,6 +59,20 @@ def cancel_all(runs: Sequence[RunDir], cluster: Cluster) -> int:
     return sum(map(bool, groups))
 
 
+def refuse_elsewhere(runs: Sequence[RunDir], cluster: Cluster) -> None:
+    """Make sure, before anything is changed, that runs can be cancelled from this machine.
+
+    Args:
+        runs: The runs; those that work for them count as well.
+        cluster: The site.
+
+    Raises:
+        RunError: The processes of one of them are on another machine.
+    """
+    if cluster.executor == "local":
+        _refuse_elsewhere([one for run in runs for one in _read_group(run)], cluster)
+
+
 def _refuse_elsewhere(runs: Sequence[RunState], cluster: Cluster) -> None:
     for one in runs:
         seen = find_elsewhere(one)

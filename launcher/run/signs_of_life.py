@@ -25,19 +25,23 @@ def last_sign_of_life(run: RunDir) -> float:
     return _newest((run.ledger, run.metrics, run.pauses, *run.logs.glob("attempt-*/*")))
 
 
-def seen_lately(run: RunDir, attempt: int | None, hang_seconds: float | None) -> float | None:
+def seen_lately(
+    run: RunDir, attempt: int | None, hang_seconds: float | None, claim: Path | None = None
+) -> float | None:
     """Tell how many seconds ago an attempt last wrote something.
 
     Args:
         run: The run.
         attempt: Number of the attempt; None if the run has just been made for its first one.
         hang_seconds: `limits.hang` of the recipe; None if nobody watches.
+        claim: A file that its process wrote before everything else.
 
     Returns:
         None if it has been silent for so long that its batch process would have ended it.
     """
     folder = run.root if attempt is None else run.attempt_logs(attempt)
-    silence = max(0.0, time.time() - _newest((folder, *folder.glob("*"))))
+    claims = [] if claim is None else [claim]
+    silence = max(0.0, time.time() - _newest((folder, *folder.glob("*"), *claims)))
     if hang_seconds is None:
         longest: float = UNWATCHED_SECONDS
     else:

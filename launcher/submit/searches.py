@@ -13,7 +13,7 @@ from pathlib import Path
 from launcher.cluster import Cluster
 from launcher.errors import LauncherError, RunError
 from launcher.load import LoadedRecipe
-from launcher.monitor.trials import PastTrial, read_past
+from launcher.monitor.trials import PastTrial, jobs_elsewhere, read_past
 from launcher.run.ledger import StopRequest, read_json_lines
 from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir, SubmissionDir
@@ -207,9 +207,13 @@ def _count_left(past: Sequence[PastTrial], budget: int) -> int:
 
 
 def alive_elements(folder: SearchDir, cluster: Cluster) -> list[str]:
-    """List the elements of a search that are queued or running."""
+    """List the elements of a search that are queued or running; without Slurm those on other machines, too."""
     queue = queue_of(cluster)
-    return [job for submission in folder.submissions() for job in queue.jobs_of(submission)]
+    jobs = [job for submission in folder.submissions() for job in queue.jobs_of(submission)]
+    if cluster.executor == "local":
+        metric = SearchRecord.read(folder.record).search.metric
+        jobs += [job for job in jobs_elsewhere(folder, metric) if job not in jobs]
+    return jobs
 
 
 def require_no_leavers(folder: SearchDir, cluster: Cluster) -> list[str]:

@@ -1,8 +1,10 @@
 """Runs without Slurm below a folder that several machines share: what one machine says of a run on another."""
 
+import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,10 @@ from launcher.monitor.status import RunStatus, read_statuses
 from launcher.operate.stop import cancel, resume, stop
 from launcher.run.heartbeat import Bound
 from launcher.run.ledger import read_attempts
-from launcher.run.paths import RunDir
+from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.record import CorpusShare
 from launcher.run.signs_of_life import END_SECONDS, UNWATCHED_SECONDS, seen_lately
+from launcher.slurm.local_queue import LocalQueue
 from tests.support.run_histories import History
 
 HANG = 1000.0
@@ -82,21 +85,66 @@ def test_it_is_neither_resumed_nor_cancelled_here_but_can_be_asked_to_stop(runni
     assert status_of(running.run, here).why.startswith("asked to stop, on `far`")
 
 
-def test_tasks_that_wait_for_their_turn_wait_where_the_others_are(running: History, here: Cluster) -> None:
-    running.record.group = "abc123"
+@pytest.fixture
+def waiting(running: History) -> History:
+    """A task that waits for its turn behind the run on `far`, whose process carries out both."""
+    running.record.group = running.run.root.name
     running.record.write(running.run.record)
-    waiting = History(running.run.share(1))
-    waiting.run.root.mkdir(parents=True)
-    waiting.run.recipe.write_text("{}")
-    waiting.record = running.record
-    waiting.record.share = CorpusShare(1, 2)
-    waiting.record.write(waiting.run.record)
+    found = History(running.run.share(1))
+    found.run.root.mkdir(parents=True)
+    found.run.recipe.write_text("{}")
+    found.record = replace(running.record, share=CorpusShare(1, 2))
+    found.record.write(found.run.record)
+    return found
 
+
+def test_tasks_that_wait_for_their_turn_wait_where_the_others_are(
+    running: History, waiting: History, here: Cluster
+) -> None:
     seen = find_elsewhere(read_state(waiting.run))
 
     assert seen is not None and seen.host == "far"
+    assert status_of(waiting.run, here).why == "waits for its turn on `far`"
     age(running.run, 0, UNWATCHED_SECONDS + 60)
     assert find_elsewhere(read_state(waiting.run)) is None
+
+
+def test_between_two_tasks_their_process_has_a_moment(running: History, waiting: History) -> None:
+    running.end(0, "finished", "done", at=20)
+
+    assert find_elsewhere(read_state(running.run)) is None
+    assert find_elsewhere(read_state(waiting.run)) is not None
+    age(running.run, 0, END_SECONDS + 20)
+    assert find_elsewhere(read_state(waiting.run)) is None
+
+
+def test_an_attempt_that_is_started_again_at_once_is_still_there(running: History) -> None:
+    running.end(0, "hang", "restart", at=20)
+
+    assert find_elsewhere(read_state(running.run)) is not None
+
+
+def test_tasks_that_were_stopped_on_another_machine_can_be_resumed_here(
+    running: History, waiting: History, here: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"run": str(one.run.root)} for one in (waiting, running)]
+    submission = SubmissionDir(Path(running.record.submissions[-1].folder))
+    submission.manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    started: list[SubmissionDir] = []
+    monkeypatch.setattr(LocalQueue, "add", lambda _, which: started.append(which) or "local-999999998")
+
+    assert stop(running.run, here) == "asked"
+    with pytest.raises(RunError, match="is making what its tasks did not"):
+        resume(running.run, here)
+    assert status_of(waiting.run, here).state == "stopped"
+    running.end(0, "stopped", "stop", at=20)
+
+    assert [status_of(one.run, here).state for one in (running, waiting)] == ["stopped", "stopped"]
+    assert find_elsewhere(read_state(waiting.run)) is None
+    assert resume(running.run, here) == ["local-999999998"]
+
+    assert started == [submission]
+    assert not running.run.stop_request.exists() and not waiting.run.stop_request.exists()
 
 
 @pytest.mark.parametrize(("bound", "silence", "is_seen"), [(20, 200, True), (20, 400, False), (HANG, 400, True)])

@@ -19,7 +19,7 @@ from launcher.recipe.sections.search import HalvingPruner, Search
 from launcher.run.ledger import StopRequest, append_event, read_attempts
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
-from launcher.run.trials import Owner, Trial, publish_once, read_trials, take_up
+from launcher.run.trials import Owner, Trial, claim, publish_once, read_trials, take_up
 from launcher.slurm.parse import Job
 from launcher.slurm.query import QueryResult
 from launcher.submit.searches import forget_failures
@@ -50,6 +50,13 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     monkeypatch.setattr("launcher.operate.search.owners.find_jobs", find)
     return states
+
+
+def leave_alone(*paths: Path) -> None:
+    """Let files be a day old."""
+    yesterday = time.time() - 86400
+    for path in paths:
+        os.utime(path, (yesterday, yesterday), follow_symlinks=False)
 
 
 def search(**section: Any) -> Search:
@@ -107,9 +114,35 @@ def test_a_process_on_another_machine_keeps_its_trial_as_long_as_it_writes(make:
 
     assert element.ask().trial is None
 
-    run, yesterday = element.run_of(trial), time.time() - 86400
-    for path in (*run.root.iterdir(), run.root):
-        os.utime(path, (yesterday, yesterday), follow_symlinks=False)
+    run = element.run_of(trial)
+    leave_alone(*run.root.iterdir(), run.root, element.search.trial(0))
+    assert element.ask().trial == trial
+
+
+def test_what_another_machine_has_just_claimed_is_left_alone_though_it_has_no_directory_yet(make: Make) -> None:
+    element, far = make(trials=1), Owner("local-7", host="far", started="1")
+    assert claim(
+        element.search, Trial(0, "rates-20260921-120000-abc123", {"optim.lr": 1e-3, "optim.weight_decay": 0.1}, "", far)
+    )
+
+    assert element.ask().trial is None
+
+    leave_alone(element.search.trial(0))
+    assert element.ask().trial is not None
+
+
+def test_so_is_what_it_has_just_taken_up_again(make: Make) -> None:
+    element, far = make(trials=1), Owner("local-7", host="far", started="1")
+    trial = ask(element.search, Owner("local-9", host="gone", started="1"), element.submission).trial
+    assert trial is not None
+    run = element.run_of(trial)
+    append_event(run.ledger, 0, job_id="local-9", started=1.0, nodes=["gone"])
+    leave_alone(*run.root.iterdir(), run.root, element.search.trial(0))
+    assert take_up(element.search, trial, 0, far)
+
+    assert element.ask().trial is None
+
+    leave_alone(element.search.owner(0, 1))
     assert element.ask().trial == trial
 
 

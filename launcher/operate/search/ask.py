@@ -16,8 +16,7 @@ from pydantic import ValidationError
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError
-from launcher.monitor.elsewhere import sight
-from launcher.monitor.trials import PastTrial, read_past
+from launcher.monitor.trials import PastTrial, read_past, sight_trial
 from launcher.operate.search.best import publish_best
 from launcher.operate.search.owners import find_absent
 from launcher.operate.search.sampler import suggest
@@ -94,7 +93,7 @@ def _take_up_open(folder: SearchDir, past: Sequence[PastTrial], me: Owner, site:
     waiting = [one for one in past if one.state == "open"]
     pruned = [one for one in past if one.state == "pruned" and one.unclosed is not None]
     absent = find_absent({one.owner for one in (*waiting, *pruned)}, me, site)
-    absent -= {one.owner for one in (*waiting, *pruned) if _is_elsewhere(one, folder)}
+    absent -= {one.owner for one in (*waiting, *pruned) if sight_trial(folder, one)}
     for one in pruned:
         if one.owner in absent:  # killed while it saved
             _close(RunDir(folder.runs_root / one.trial.run), one.unclosed)
@@ -103,12 +102,6 @@ def _take_up_open(folder: SearchDir, past: Sequence[PastTrial], me: Owner, site:
         if one.owner in absent and take_up(folder, one.trial, one.turn, mine):
             return one.trial
     return None
-
-
-def _is_elsewhere(one: PastTrial, folder: SearchDir) -> bool:
-    """Tell whether a process of another machine works on a trial, as the trial's files say."""
-    run = RunDir(folder.runs_root / one.trial.run)
-    return one.owner.job.startswith("local-") and sight(run, one.unclosed, one.owner.host) is not None
 
 
 def _close(run: RunDir, attempt: int | None) -> None:
