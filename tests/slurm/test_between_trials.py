@@ -63,8 +63,9 @@ def waiting(devcluster: DevCluster, tmp_path: Path) -> Callable[[str], Waiting]:
         (tmp_path / "search" / "search.json").write_text(json.dumps({"cluster": {"slurm": {"requeue": requeue}}}))
         (tmp_path / "element.py").write_text(ELEMENT.format(project=str(PROJECT), folder=str(tmp_path)))
         partition = load_cluster(str(devcluster.profile)).slurm.partition
-        options = (f"--partition={partition}", "--ntasks=1", f"--output={tmp_path}/log", "--open-mode=append")
-        (tmp_path / "submission.sh").write_text(f"#!/bin/bash\nexec {sys.executable} {tmp_path}/element.py\n")
+        options = (f"--partition={partition}", "--ntasks=1", "--open-mode=append")
+        head = f"#!/bin/bash\n#SBATCH --output={tmp_path}/log\n"  # in the script, which is submitted again, too
+        (tmp_path / "submission.sh").write_text(f"{head}exec {sys.executable} {tmp_path}/element.py\n")
         script = str(tmp_path / "submission.sh")
         job = devcluster.slurm("sbatch", "--parsable", "--requeue", "--exclude=a100-04", *options, script)
         element = Waiting(devcluster, tmp_path, job)
