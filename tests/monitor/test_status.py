@@ -286,6 +286,16 @@ def test_goodput_counts_useful_and_redone_steps_queue_and_running_time(preempted
     assert goodput.attempt_seconds == pytest.approx(80 + 60 + 60)
 
 
+def test_steps_that_were_lost_and_not_trained_again_are_not_useful(queued: History) -> None:
+    queued.start(0, "7", at=60).train(0, 0, 90, at=70).end(0, "killed", "stop", at=260, last_step=10)
+    failed = measure_goodput(queued.run)
+    queued.start(1, "7", at=300).train(1, 10, 40, at=310)
+    resumed = measure_goodput(queued.run)
+
+    assert (failed.useful_steps, failed.redone_steps) == (10, 80)
+    assert (resumed.useful_steps, resumed.redone_steps) == (40, 80)
+
+
 def test_an_attempt_that_was_cut_off_counts_up_to_its_newest_step(running: History) -> None:
     assert measure_goodput(running.run).attempt_seconds == pytest.approx(10 + 2 * 30)
 
