@@ -30,8 +30,11 @@ WAIT_SECONDS = 20
 
 
 def event_of(reason: Reason, decision: RestartDecision) -> Event | None:
-    """Say what the end of an attempt means for its run; None if the run goes on in the same job."""
-    if decision.action == "restart":
+    """Say what the end of an attempt means for its run; None if that is no news.
+
+    It is none if the run goes on in the same job, or is a trial that its search left behind: most trials end so.
+    """
+    if decision.action == "restart" or (decision.action == "stop" and reason == "pruned"):
         return None
     if decision.action in ("requeue", "resubmit"):
         return "requeued"

@@ -139,18 +139,17 @@ def _sweep_detail(points: "Sequence[StageState]") -> str:
 
 
 def _detail(pipeline: "Pipeline", status: "RunStatus") -> str:
-    """Say how long a stage took, or that it is used again; of one that is lost, until it last wrote something."""
+    """Say how long a stage took, or that it is used again."""
     import time
 
     from launcher.cli.views.wording import duration
+    from launcher.monitor.status import attempts_with_ends
     from launcher.run.paths import RunDir
     from launcher.run.record import RunRecord
-    from launcher.run.signs_of_life import last_sign_of_life
 
-    attempts = status.attempts
+    attempts = attempts_with_ends(status)
     run = RunDir(Path(status.folder))
-    until = last_sign_of_life(run) if status.is_over else time.time()
-    taken = sum((until if each.ended is None else each.ended) - each.started for each in attempts)
+    taken = sum((time.time() if each.ended is None else each.ended) - each.started for each in attempts)
     its_own = RunRecord.read(run.record).pipeline == str(pipeline.folder.root)
     if status.state == "finished" and not its_own:
         return "finished before"

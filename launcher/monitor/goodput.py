@@ -1,8 +1,10 @@
 """What a run cost: useful and redone steps, time in the queue and time in training, from the run directory alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from launcher.monitor.traces import kept_limits
 from launcher.run.ledger import Attempt, read_attempts, read_json_lines
 from launcher.run.metrics import Row
 from launcher.run.paths import RunDir, list_shares
@@ -14,8 +16,9 @@ class Goodput:
     """Where the steps and the time of a run went."""
 
     useful_steps: int
+    """Those that the run kept."""
     redone_steps: int
-    """Trained, then lost with an attempt and trained again."""
+    """Trained, then lost with an attempt; trained again, or still to be."""
     queued_seconds: float
     """Between a submission, or the end of an attempt, and the next start."""
     attempt_seconds: float
@@ -56,7 +59,8 @@ def compute_goodput(record: RunRecord, attempts: Sequence[Attempt], rows: Sequen
     for row in rows:
         newest[int(row["attempt"])] = max(int(row["step"]), newest.get(int(row["attempt"]), 0))
     trained = sum(newest[one.number] - (one.first_step or 0) for one in attempts if one.number in newest)
-    useful = max(newest.values(), default=0)
+    limits = kept_limits(attempts)
+    useful = max((int(min(step, limits.get(number, math.inf))) for number, step in newest.items()), default=0)
     return Goodput(
         useful_steps=useful,
         redone_steps=max(0, trained - useful),

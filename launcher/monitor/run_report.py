@@ -14,14 +14,13 @@ from launcher.monitor.consumption import Consumption, consumption_of
 from launcher.monitor.curves import MetricCurves, read_curves
 from launcher.monitor.provenance import InputOfRun, read_inputs
 from launcher.monitor.run_state import RunState, ask_about, read_states
-from launcher.monitor.status import RunStatus, compose
+from launcher.monitor.status import RunStatus, attempts_with_ends, compose
 from launcher.monitor.time_account import TimeAccount, account_for
 from launcher.monitor.traces import kept_limits
 from launcher.run.metrics import read_joined_rows
 from launcher.run.paths import RunDir, list_shares
 from launcher.run.pauses import read_pauses
 from launcher.run.record import RunRecord
-from launcher.run.signs_of_life import last_sign_of_life
 from launcher.run.typed import read_resolved
 from launcher.slurm.query import QueryResult
 
@@ -92,8 +91,8 @@ def _read(label: str, state: RunState, answer: QueryResult) -> RunReport:
     recipe = read_resolved(run.recipe)
     metrics = read_curves(run.metrics, kept_limits(state.attempts))
     pauses = read_pauses(run.pauses)
-    until = last_sign_of_life(run) if status.is_over else time.time()
-    account = account_for(state.record, state.attempts, metrics.traces, pauses, until, status.is_over)
+    attempts = attempts_with_ends(status)
+    account = account_for(state.record, attempts, metrics.traces, pauses, time.time(), status.is_over)
     return RunReport(
         label=label,
         status=status,

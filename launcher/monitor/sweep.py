@@ -33,7 +33,7 @@ class PointStatus:
     values: Mapping[str, Any]
     run: RunStatus
     metrics: Mapping[str, float]
-    """The newest value of each."""
+    """The newest value of each; NaN where it was undefined."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class SweepStatus:
         return min(measured, key=self.rank) if measured else None
 
     def value(self, point: PointStatus) -> float | None:
-        """The metric of a point; None if it has none, or it is not a number."""
+        """The metric of a point; None if it has none, or it is not a finite number."""
         found = point.metrics.get(self.metric or "")
-        return None if found is None or math.isnan(found) else found
+        return None if found is None or not math.isfinite(found) else found
 
     def rank(self, point: PointStatus) -> float:
         """Sort key: the best point first, those without the metric last."""
@@ -82,6 +82,7 @@ class SeedMean:
     values: Mapping[str, Any]
     runs: int
     measured: int
+    """Of these runs: how many have finished and have the metric; only they count in the mean."""
     mean: float | None
     spread: float | None
     """Standard deviation over seeds, of a sample; None of fewer than two."""
@@ -159,7 +160,7 @@ def read_sweep(cluster: Cluster, name: str, points: Sequence[SweptRun], metric: 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """The newest values of the metrics of a run."""
+    """The newest values of the metrics of a run; NaN where one was undefined."""
 
     values: dict[str, float]
     headline: str | None
@@ -174,7 +175,9 @@ def read_measured(run: RunDir) -> MeasuredRun:
     evaluated: dict[str, float] = {}
     for row in read_newest_rows(run.evaluations):
         evaluated |= {
-            key: float(value) for key, value in row.items() if isinstance(value, int | float) and key not in _NO_METRICS
+            key: math.nan if value is None else float(value)
+            for key, value in row.items()
+            if isinstance(value, int | float | None) and key not in _NO_METRICS
         }
     scored, scored_lower = _read_scores(run.outputs / "scores.json")
     headline = next(iter(scored), next(iter(evaluated), headline))
@@ -211,7 +214,8 @@ def group_seeds(sweep: SweepStatus) -> list[SeedMean]:
 
 
 def _summarise(sweep: SweepStatus, points: Sequence[PointStatus]) -> SeedMean:
-    measured = [value for point in points if (value := sweep.value(point)) is not None]
+    finished = [point for point in points if point.run.state == "finished"]
+    measured = [value for point in finished if (value := sweep.value(point)) is not None]
     values = {key: value for key, value in points[0].values.items() if key != SEED}
     spread = stdev(measured) if len(measured) > 1 else None
     return SeedMean(values, len(points), len(measured), mean(measured) if measured else None, spread)

@@ -21,7 +21,7 @@ step; `lost`: all else, such as a step that was cut short, a hang, an attempt th
 stopped or failed, until somebody resumed it."""
 TIME_KINDS: tuple[TimeKind, ...] = get_args(TimeKind)
 
-_IN_ORDER = ("finished", "preempted", "time_limit", "stopped")
+_IN_ORDER = ("finished", "preempted", "time_limit", "stopped", "pruned")
 _GOES_ON = ("requeue", "resubmit", "restart")
 
 

@@ -20,10 +20,10 @@ from launcher.run.record import RunRecord
 from launcher.run.signs_of_life import last_sign_of_life
 from launcher.run.typed import read_resolved
 
-UsageState: TypeAlias = Literal["not started", "going on", "stopped", "failed", "finished"]
+UsageState: TypeAlias = Literal["not started", "going on", "stopped", "pruned", "failed", "finished"]
 """As run directories say it, without asking Slurm; `going on`: queued, running, or lost."""
 
-_FORMAT = 2
+_FORMAT = 3
 """Of the summaries; another one makes all of them anew."""
 
 
@@ -236,4 +236,6 @@ def _state(record: RunRecord, attempts: Sequence[Attempt]) -> UsageState:
     resumed = newest is not None and last.ended is not None and newest > last.ended
     if last.action != "stop" or resumed:
         return "going on"
+    if last.reason == "pruned":
+        return "pruned"
     return "stopped" if last.reason in BLAMELESS else "failed"

@@ -171,6 +171,7 @@ def test_only_what_is_wanted_is_told_and_of_tasks_only_failures(job: Callable[..
         ("preempted", "stop", "stopped"),
         ("error", "stop", "failed"),
         ("bad_recipe", "stop", "failed"),
+        ("pruned", "stop", None),
     ],
 )
 def test_what_an_end_means_for_a_run(reason: Reason, action: Any, event: Event | None) -> None:

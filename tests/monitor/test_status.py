@@ -1,22 +1,28 @@
 """What people are told about a run, from its run directory and from Slurm."""
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from launcher.cli import graph
 from launcher.cli.views.plot import plot
 from launcher.cli.views.wording import clock, duration, node_list, quantity
 from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.monitor.goodput import measure_goodput
+from launcher.monitor.run_report import NamedRun, read_reports
 from launcher.monitor.run_state import read_state
-from launcher.monitor.status import RunStatus, compose, read_statuses
+from launcher.monitor.status import RunStatus, attempts_with_ends, compose, read_statuses
+from launcher.pipeline.record import Pipeline
 from launcher.run.ledger import StopRequest
 from launcher.run.metrics import read_joined_rows, read_newest_rows
+from launcher.run.paths import PipelineDir
 from launcher.slurm.parse import Job
 from launcher.slurm.query import QueryResult
 from tests.support.command_line import launcher
@@ -280,8 +286,65 @@ def test_goodput_counts_useful_and_redone_steps_queue_and_running_time(preempted
     assert goodput.attempt_seconds == pytest.approx(80 + 60 + 60)
 
 
+def test_steps_that_were_lost_and_not_trained_again_are_not_useful(queued: History) -> None:
+    queued.start(0, "7", at=60).train(0, 0, 90, at=70).end(0, "killed", "stop", at=260, last_step=10)
+    failed = measure_goodput(queued.run)
+    queued.start(1, "7", at=300).train(1, 10, 40, at=310)
+    resumed = measure_goodput(queued.run)
+
+    assert (failed.useful_steps, failed.redone_steps) == (10, 80)
+    assert (resumed.useful_steps, resumed.redone_steps) == (40, 80)
+
+
 def test_an_attempt_that_was_cut_off_counts_up_to_its_newest_step(running: History) -> None:
     assert measure_goodput(running.run).attempt_seconds == pytest.approx(10 + 2 * 30)
+
+
+def last_wrote(history: History, at: float) -> History:
+    """Set when the run last wrote anything."""
+    for path in (history.run.ledger, history.run.metrics, *history.run.logs.glob("attempt-*/*")):
+        os.utime(path, (MIDNIGHT + at, MIDNIGHT + at))
+    return history
+
+
+@pytest.mark.parametrize("job", [Job("7", "PENDING", "squeue", "BeginTime"), Job("7", "NODE_FAIL", "sacct")])
+def test_an_attempt_whose_batch_process_was_killed_ended_when_the_run_last_wrote_something(
+    running: History, job: Job
+) -> None:
+    [dead] = attempts_with_ends(told(last_wrote(running, at=145), job))
+
+    assert dead.ended == MIDNIGHT + 145
+
+
+def test_an_attempt_that_runs_has_no_end_and_one_whose_job_was_replaced_has(running: History) -> None:
+    last_wrote(running, at=145)
+    [alive] = attempts_with_ends(told(running, Job("7", "RUNNING", "squeue")))
+    [dead] = attempts_with_ends(told(running.submit("8", at=900), Job("8", "RUNNING", "squeue")))
+
+    assert (alive.ended, dead.ended) == (None, MIDNIGHT + 145)
+
+
+def test_hours_in_the_queue_after_a_kill_are_not_counted_as_work(
+    running: History, tmp_path: Path, make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    squeue = tmp_path / "bin/squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho '7|PENDING|N/A|N/A||Resources'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(squeue.parent))
+    monkeypatch.setattr(time, "time", lambda: MIDNIGHT + 145 + 3 * 3600)
+    last_wrote(running, at=145)
+
+    [report], _ = read_reports(make_cluster(), [NamedRun(running.run, "it")])
+
+    assert report.status.state == "requeued"
+    assert {kind: seconds for kind, seconds in report.account.by_kind().items() if seconds} == {
+        "queued": 60 + 3 * 3600,
+        "starting": 10,
+        "useful": 60,
+        "lost": 15,
+    }
+    assert graph._detail(Pipeline(PipelineDir(tmp_path / "pipeline")), report.status) == duration(85)
 
 
 def test_the_joined_curve_has_the_newest_row_of_each_step(preempted: History) -> None:

@@ -112,6 +112,48 @@ def test_compare_gives_means_and_deviations_over_seeds(site: str, runs: list[Run
     assert table.splitlines()[2].split() == ["*", "deep", "2", "0.8500", "±0.0707"]
 
 
+def test_a_mean_over_seeds_leaves_out_runs_that_go_on(site: str, runs: list[RunDir], fake_slurm: FakeSlurm) -> None:
+    for run, value in zip(runs[:3], (0.5, 0.7, 0.9), strict=True):
+        finish(run, fake_slurm, accuracy=value)
+    runs[3].evaluations.write_text(json.dumps({"step": 1, "time": 1.0, "attempt": 0, "accuracy": 0.1}) + "\n")
+
+    table, _ = launcher("compare", "abstracts", "--cluster", site)
+
+    assert [line.split() for line in table.splitlines()[2:]] == [
+        ["*", "deep", "1", "of", "2", "0.9000"],
+        ["wide", "2", "0.6000", "±0.1414"],
+    ]
+
+
+def test_an_infinite_metric_is_none_in_means_and_for_the_best_point(
+    site: str, runs: list[RunDir], fake_slurm: FakeSlurm
+) -> None:
+    for run, value in zip(runs, (2.0, float("-inf"), float("inf"), float("inf")), strict=True):
+        finish(run, fake_slurm, heldout_loss=value)
+
+    table, _ = launcher("compare", "abstracts", "--cluster", site)
+
+    assert [line.split() for line in table.splitlines()[2:]] == [
+        ["*", "wide", "1", "of", "2", "2.0000"],
+        ["deep", "0", "of", "2", "-"],
+    ]
+    assert status(site)["best"] == RunRecord.read(runs[0].record).id
+
+
+def test_the_newest_evaluation_counts_even_if_its_value_is_undefined(
+    site: str, runs: list[RunDir], fake_slurm: FakeSlurm
+) -> None:
+    for run, value in zip(runs, (0.9, 0.7), strict=False):
+        finish(run, fake_slurm, auroc=value)
+    row = {"step": 2, "time": 2.0, "attempt": 0, "auroc": None}
+    runs[0].evaluations.write_text(runs[0].evaluations.read_text() + json.dumps(row) + "\n")
+
+    found = status(site)
+
+    assert [point["metrics"].get("auroc", "none") for point in found["points"]] == [None, 0.7, "none", "none"]
+    assert found["best"] == RunRecord.read(runs[1].record).id
+
+
 def test_cancel_ends_exactly_the_chosen_points(site: str, runs: list[RunDir], fake_slurm: FakeSlurm) -> None:
     told, _ = launcher("cancel", "abstracts", "--where", "description=deep", "--where", "seed=2,3", "--cluster", site)
 

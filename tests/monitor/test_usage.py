@@ -135,6 +135,16 @@ def test_damaged_summaries_are_made_anew_and_a_damaged_run_hides_no_other(tmp_pa
     assert "aaaaa2" in found.notes[0]
 
 
+def test_a_pruned_trial_has_not_failed_and_none_of_its_time_is_lost(tmp_path: Path, profile: str) -> None:
+    history = begin(tmp_path, "aaaaa1").start(0, "7", at=0).begin_steps(0, at=10).train(0, 0, 30, at=10)
+    history.end(0, "pruned", "stop", at=90, last_step=30)
+
+    [state] = measure(profile).states
+
+    assert state.name == "pruned"
+    assert state.gpu_hours == hours(starting=10, useful=60, saving=20)
+
+
 def test_an_attempt_without_an_end_counts_up_to_its_last_sign_of_life_and_is_not_kept(
     tmp_path: Path, profile: str
 ) -> None:
