@@ -299,7 +299,11 @@ def test_credentialed_text_is_printed_to_those_who_may_see_it_alone(credentialed
 def test_credentialed_text_does_not_get_into_the_log_of_a_job(credentialed):
     argv = ["corpus", "sample", str(credentialed), "--i-have-credentials"]
     terminal = pexpect.spawn(
-        "/usr/bin/env", ["SLURM_JOB_ID=7", sys.executable, "-m", "launcher", *argv], encoding="utf-8", timeout=PATIENCE
+        "/usr/bin/env",
+        ["SLURM_JOB_ID=7", sys.executable, "-m", "launcher", *argv],
+        use_poll=True,
+        encoding="utf-8",
+        timeout=PATIENCE,
     )
 
     out, err = launcher(*argv, code=2, environ={"SLURM_JOB_ID": "7"})

@@ -117,6 +117,7 @@ def typing(checkout: Path, environ: Mapping[str, str], *arguments: str) -> Itera
         *(sys.executable, ["-m", "launcher", *arguments]),
         cwd=str(checkout),
         env=environment,
+        use_poll=True,  # `select` takes no descriptor above 1,023, and tests before may have many files open
         encoding="utf-8",
         timeout=PATIENCE,
         dimensions=(40, 120),
