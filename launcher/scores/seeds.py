@@ -66,8 +66,9 @@ class SeedDifference:
             return cls(value, None, None)
         parts = [(one.standard_deviation or 0.0) ** 2 / one.n for one in (group, baseline)]
         error = math.sqrt(sum(parts))
-        if error <= NO_VARIATION * abs(value):
-            return cls(value, 0.0, None if value else 1.0)
+        rounding = NO_VARIATION * max(abs(group.mean), abs(baseline.mean))
+        if error <= rounding:
+            return cls(value, 0.0, None if abs(value) > rounding else 1.0)
         sizes = (group.n, baseline.n)
         degrees = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, sizes, strict=True))
         return cls(value, error, student_p(value / error, max(1, math.floor(degrees + 1e-9))))

@@ -240,6 +240,7 @@ def test_rounding_errors_are_no_variation_to_test_against():
     nearly = Spread.of([0.3, 0.1 + 0.2, 0.3])
 
     assert SeedDifference.of(Spread.of([0.8] * 3), Spread.of([0.7] * 3)).p is None
+    assert SeedDifference.of(Spread.of([0.3] * 3), nearly).p == 1.0
     assert SeedDifference.of(Spread.of([0.8] * 3), nearly) == SeedDifference(pytest.approx(0.5), 0.0, None)
 
 
