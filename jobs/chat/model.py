@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
+from traceback import clear_frames
 
 import torch
 
@@ -87,10 +88,10 @@ class ChatModel:
             yield
 
     def use(self, choice: str) -> None:
-        """Exchange the adapter.
+        """Exchange the adapter. Where that fails or is interrupted, the one before stays.
 
         Raises:
-            LauncherError: there is no such adapter, or it cannot be loaded; the one before stays.
+            LauncherError: there is no such adapter, or it cannot be loaded.
         """
         if choice not in self._subject.adapters:
             names = nearest_first(choice, self.choices)
@@ -99,7 +100,8 @@ class ChatModel:
             before = self.choice
             try:
                 self._load(choice)
-            except LauncherError:
+            except BaseException as error:  # also Ctrl-C
+                clear_frames(error.__traceback__)  # they hold what was loaded until then, and its memory is needed
                 self._load(before)
                 raise
 
@@ -118,6 +120,8 @@ class ChatModel:
         Raises:
             ValueError: a message cannot be a part of a prompt; says why and does not quote it.
         """
+        if self._loaded is None:  # somebody pressed Ctrl-C twice while the adapter was exchanged
+            self._load(self.choice)
         assert self._loaded is not None
         decoding = settings.decoding
         limit = self._loaded.max_length - decoding.max_new_tokens
@@ -143,10 +147,10 @@ class ChatModel:
         folders = [base, *(one.folder for one in adapters)]
         beside = next((one for one in reversed(folders) if (one / TOKENIZER_CONFIG).is_file()), base)
         tokenizer = load_tokenizer(local_folder(subject.tokenizer, "tokenizer") if subject.tokenizer else beside)
-        self._loaded = LoadedModel(weights.eval(), tokenizer, self._device, DTYPES[subject.model.dtype])
+        loaded = LoadedModel(weights.eval(), tokenizer, self._device, DTYPES[subject.model.dtype])
         own = isinstance(tokenizer.chat_template, str)
         self._template = subject.template or ("tokenizer" if own else "plain")
         self.note = "" if subject.template or own else _FALLBACK
         self._renderer = Renderer(tokenizer, chat_template(tokenizer, self._template, "template"))
-        self._ends = ends_of(self._loaded, self._renderer.end_of_turn)
-        self.choice = choice
+        self._ends = ends_of(loaded, self._renderer.end_of_turn)
+        self.choice, self._loaded = choice, loaded  # last, so that what is loaded is complete

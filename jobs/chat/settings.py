@@ -43,6 +43,9 @@ class ChatSettings:
             LauncherError: a value is not allowed; says what is.
         """
         made = replace(self, **values)
+        for name, (field, _) in NUMBERS.items():
+            if field != "top_k" and getattr(made, field) is None:  # a box of the page that was cleared
+                raise LauncherError(f"{name}: there is no number; write one")
         try:
             # Also what is not in use at temperature 0.
             Decoding(top_p=made.top_p, top_k=made.top_k, temperature=made.temperature or 1.0)

@@ -74,6 +74,8 @@ class Terminal:
                 self._ask()
         except LauncherError as error:
             self._show(self._styled(_shown(str(error)), _DIM))
+        except KeyboardInterrupt:  # of a command, or between two answers
+            self._show(self._styled("stopped", _DIM))
 
     def _ask_again(self) -> None:
         if self._state.asked is None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.rank.context import Context
 from launcher.run.ledger import read_attempts
-from launcher.run.metrics import Row, read_joined_rows
+from launcher.run.metrics import Row, is_training, read_joined_rows
 from launcher.run.paths import RunDir
 
 WRITTEN_AGAIN = 100
@@ -32,6 +32,7 @@ class EventLog:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), purge_step=purge)
+        self._owed: Row = {}
 
     def log(self, group: str, row: Mapping[str, Any], prefix: str = "") -> None:
         """Write the numbers of a row at once: a kill must not lose what a checkpoint covers.
@@ -49,11 +50,30 @@ class EventLog:
 
     def log_evaluation(self, row: Mapping[str, Any]) -> None:
         """Write an evaluation's row."""
+        if row["step"] == self._owed.get("step"):
+            self._owed = {key: value for key, value in self._owed.items() if key in _NO_POINTS or key not in row}
+        self._settle(row["step"])
         self.log("validation", row, "validation_")
+
+    def log_training(self, row: Mapping[str, Any]) -> None:
+        """Write a step's row."""
+        self._settle(row["step"])
+        self.log("train", row)
+
+    def owe_evaluation(self, row: Row) -> None:
+        """Take the row of an evaluation that may be done again at once; without that, it is written later on."""
+        self._owed = row
 
     def close(self) -> None:
         """End the file."""
+        self._settle(None)
         self._writer.close()
+
+    def _settle(self, step: int | None) -> None:
+        """Write the rest of the row that is owed, if training has gone beyond its step or ends."""
+        if self._owed and (step is None or step > self._owed["step"]):
+            owed, self._owed = self._owed, {}
+            self.log("validation", owed, "validation_")
 
 
 def open_events(context: Context, interval: int) -> EventLog:
@@ -71,11 +91,13 @@ def open_events(context: Context, interval: int) -> EventLog:
     first, total = current.first_step or 0, current.total_steps
     events = EventLog(run.tensorboard, max(0, first + 1 - WRITTEN_AGAIN))
     for row in _rows_until(run, first, interval):
-        events.log("train", row)
+        events.log_training(row)
     for row in read_joined_rows(run.evaluations):
-        # What is due at the step where this attempt begins, it does again; but after the last step nothing is.
         if first - WRITTEN_AGAIN < row["step"] < first or row["step"] == first == total:
             events.log_evaluation(row)
+        elif row["step"] == first:
+            # Most kinds evaluate there again; not the one that has saved the checkpoint since it is the best.
+            events.owe_evaluation(row)
     return events
 
 
@@ -83,5 +105,6 @@ def _rows_until(run: RunDir, first: int, interval: int) -> Iterator[Row]:
     """Give what was logged of the last steps before an attempt: every so many, and the one where it begins."""
     for row in read_joined_rows(run.metrics):
         step = row["step"]
-        if first - WRITTEN_AGAIN < step <= first and (step % interval == 0 or step == first):
+        is_point = step % interval == 0 or step == first
+        if first - WRITTEN_AGAIN < step <= first and is_point and is_training(row):
             yield row

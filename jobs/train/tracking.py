@@ -23,6 +23,7 @@ from launcher.errors import LauncherError
 from launcher.recipe.quantities import Duration
 from launcher.recipe.sections.common import Tracking
 from launcher.run.ledger import read_json_lines
+from launcher.run.metrics import is_training
 from launcher.run.paths import CONTINUE, FINISHED
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Tracker:
         row, self._unsent = self._unsent, None
         if self._events is not None and row is not None:
             with _only_warn("TensorBoard"):
-                self._events.log("train", row)
+                self._events.log_training(row)
         if self._run is None or row is None:
             return
         point = {
@@ -182,7 +183,8 @@ def open_tracker(context: Context, tracking: Tracking) -> Tracker:
         run = _open_unless_deleted(context, tracking)
     tracker = Tracker(run, tracking.log_interval, events)
     if context.attempt:
-        tracker.log_again(read_json_lines(context.run.metrics)[-SENT_AGAIN:])
+        steps = [row for row in read_json_lines(context.run.metrics) if is_training(row)]
+        tracker.log_again(steps[-SENT_AGAIN:])
     return tracker
 
 

@@ -160,19 +160,21 @@ def sync(
     from launcher.errors import RunError
     from launcher.load import load_cluster
     from launcher.monitor.find import find_run, list_runs
-    from launcher.operate.wandb_sync import send, unsent_segments
+    from launcher.operate.wandb_sync import find_unsent, send
 
     profile = load_cluster(cluster)
     chosen = [find_run(profile, text) for text in runs] if runs else list_runs(profile)
-    waiting = {run.root.name: (run, segments) for run in chosen if (segments := unsent_segments(run))}
+    waiting, notes = find_unsent(profile, chosen)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     unsent = []
-    for name, (run, segments) in waiting.items():
+    for run, segments in waiting.items():
         try:
             send(run, profile, segments)
         except RunError as error:  # of this run; others may go
             unsent.append(str(error))
         else:
-            typer.echo(f"{name}: {len(segments)} segment{'s' * (len(segments) > 1)} sent")
+            typer.echo(f"{run.root.name}: {len(segments)} segment{'s' * (len(segments) > 1)} sent")
     if unsent:
         raise RunError("\n".join(unsent))
     if not waiting:

@@ -4,26 +4,49 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from launcher.cluster import Cluster, is_public_wandb
 from launcher.errors import LauncherError, RunError
+from launcher.monitor.status import read_statuses
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir
 
 _PUBLIC = "https://api.wandb.ai"
 
 
-def unsent_segments(run: RunDir) -> list[Path]:
+def find_unsent(cluster: Cluster, runs: Sequence[RunDir]) -> tuple[dict[RunDir, list[Path]], tuple[str, ...]]:
+    """Find the offline segments of runs that W&B has not got yet.
+
+    Slurm is asked about runs whose newest attempt has no end in the ledger: it runs, or was lost.
+
+    Returns:
+        The segments of each run that has any, and notes about sources that did not answer.
+
+    Raises:
+        RunError: None of the runs that Slurm has to be asked about can be read.
+    """
+    unsent = {run: unsent_segments(run, is_running=False) for run in runs}
+    unclear = [run for run, all_of_it in unsent.items() if unsent_segments(run, is_running=True) != all_of_it]
+    statuses, notes = read_statuses(cluster, unclear)
+    dead = {status.folder for status in statuses if status.state != "running"}
+    unsent |= {run: unsent_segments(run, is_running=True) for run in unclear if str(run.root) not in dead}
+    return {run: segments for run, segments in unsent.items() if segments}, notes
+
+
+def unsent_segments(run: RunDir, *, is_running: bool) -> list[Path]:
     """List the offline segments that W&B has not marked as sent, oldest first.
 
-    The segment that a running attempt still writes is left out: W&B would mark it as sent half full.
+    Args:
+        run: The run.
+        is_running: Whether an attempt without an end is under way. The segment that it still writes is left out: W&B
+            would mark it as sent half full.
     """
     attempts = read_attempts(run.ledger)
     segments = sorted(run.wandb.rglob("offline-run-*")) if run.wandb.is_dir() else []
-    if attempts and attempts[-1].ended is None:
+    if is_running and attempts and attempts[-1].ended is None:
         segments = segments[:-1]
     return [folder for folder in segments if folder.is_dir() and not any(folder.glob("*.synced"))]
 

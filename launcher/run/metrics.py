@@ -26,6 +26,11 @@ def is_sound(row: Row) -> bool:
     )
 
 
+def is_training(row: Row) -> bool:
+    """Tell whether a row is of a training's step; others say how many items are done."""
+    return "loss" in row
+
+
 def _is_count(value: object) -> bool:
     return fits(int, value) or (isinstance(value, float) and value.is_integer())
 

@@ -21,7 +21,7 @@ PERPLEXITIES = {
 """Metrics that are made of the column `nll`, and the column that counts their units."""
 LEVEL = 0.05
 """Level of the tests."""
-_NO_VARIATION = 1e-9
+NO_VARIATION = 1e-9
 """Standard errors below this part of the mean are rounding errors of items that all differ by the same."""
 
 
@@ -151,4 +151,4 @@ def _paired_t(mean: Mean) -> float | None:
 
 
 def _varies(mean: Mean) -> bool:
-    return (mean.standard_error or 0.0) > _NO_VARIATION * abs(mean.value)
+    return (mean.standard_error or 0.0) > NO_VARIATION * abs(mean.value)

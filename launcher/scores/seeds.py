@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.errors import LauncherError
 from launcher.scores.comparison import choose_metrics, refuse_other_items
-from launcher.scores.differences import LEVEL, holm, student_p
+from launcher.scores.differences import LEVEL, NO_VARIATION, holm, student_p
 from launcher.scores.items import read_items
 from launcher.scores.notes import notes_on
 from launcher.scores.scored_model import ScoredModel
@@ -36,9 +36,11 @@ class Spread:
         """
         if not values:
             raise ValueError("no values to take the mean of")
-        mean = math.fsum(values) / len(values)
         if len(values) == 1:
-            return cls(mean, None, 1)
+            return cls(values[0], None, 1)
+        if max(values) == min(values):
+            return cls(values[0], 0.0, len(values))  # the rounded mean of equal scores may be another number
+        mean = math.fsum(values) / len(values)
         squares = math.fsum((value - mean) ** 2 for value in values)
         return cls(mean, math.sqrt(squares / (len(values) - 1)), len(values))
 
@@ -64,8 +66,9 @@ class SeedDifference:
             return cls(value, None, None)
         parts = [(one.standard_deviation or 0.0) ** 2 / one.n for one in (group, baseline)]
         error = math.sqrt(sum(parts))
-        if not error:
-            return cls(value, error, None if value else 1.0)
+        rounding = NO_VARIATION * max(abs(group.mean), abs(baseline.mean))
+        if error <= rounding:
+            return cls(value, 0.0, None if abs(value) > rounding else 1.0)
         sizes = (group.n, baseline.n)
         degrees = sum(parts) ** 2 / sum(part**2 / (n - 1) for part, n in zip(parts, sizes, strict=True))
         return cls(value, error, student_p(value / error, max(1, math.floor(degrees + 1e-9))))

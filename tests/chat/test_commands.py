@@ -76,6 +76,15 @@ def test_what_cannot_be_is_refused_and_changes_nothing(state: ChatState, line: s
     assert state.settings == before
 
 
+@pytest.mark.parametrize(
+    ("field", "name"),
+    [("seed", "seed"), ("max_new_tokens", "length"), ("temperature", "temperature"), ("repetition_penalty", "penalty")],
+)
+def test_a_number_that_was_cleared_is_asked_for(state: ChatState, field: str, name: str) -> None:
+    with pytest.raises(LauncherError, match=f"^{name}: there is no number; write one$"):
+        state.settings.changed(**{field: None})
+
+
 def test_top_p_returns_with_the_temperature(state: ChatState) -> None:
     said(state, "/temperature 0.7")
     said(state, "/top_p 0.5")

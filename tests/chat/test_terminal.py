@@ -1,12 +1,20 @@
 """`launcher chat` on a terminal, as a person uses it."""
 
+import signal
 from pathlib import Path
+from typing import Any
 
 import pexpect
 import pytest
 
-from jobs.chat.terminal import _shown
+from jobs.chat.dialogue import Dialogue
+from jobs.chat.settings import ChatSettings
+from jobs.chat.terminal import Terminal, _shown
+from jobs.evaluation.loaded_model import load_weights
+from launcher.recipe.sections.chat import ChatRequest
+from launcher.recipe.sections.generation import Decoding
 from tests.support.chat_programs import ChatHome, writable_files
+from tests.support.chat_subjects import chat_model, subject
 from tests.support.checkouts import interrupt
 
 MARKER = "zebrafinch"
@@ -15,6 +23,37 @@ PROMPT = "you> .{0,20}$"
 
 def test_what_could_steer_a_terminal_is_not_shown() -> None:
     assert _shown("a\x1b[2J\tb\nc\x07\x9b") == "a\ufffd[2J\tb\nc\ufffd\ufffd"
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_while_an_adapter_is_loaded_leaves_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], presses: int
+) -> None:
+    model, left = chat_model(), [presses]
+
+    def load(*arguments: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            signal.raise_signal(signal.SIGINT)
+        return load_weights(*arguments)
+
+    monkeypatch.setattr("jobs.chat.model.load_weights", load)
+    lines = iter(["/adapter lora", "Once upon a time", "/adapter", "/adapter lora", "/leave"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    request = ChatRequest(subjects=(subject(),), decoding=Decoding(max_new_tokens=4))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        Terminal([Dialogue(model)], ChatSettings.of(request), colours=False).run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "stopped"
+    assert told[2].startswith("(4 tokens")
+    assert told[3:5] == [
+        "stories: adapter `none`; there are also `lora`",
+        "stories: adapter `lora`; there are also `none`",
+    ]
 
 
 @pytest.mark.slow

@@ -8,7 +8,9 @@ import pytest
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError
-from launcher.operate.wandb_sync import send, unsent_segments, wandb_environment
+from launcher.operate.wandb_sync import find_unsent, send, unsent_segments, wandb_environment
+from launcher.slurm.parse import Job, Source
+from launcher.slurm.query import QueryResult
 from tests.support.command_line import launcher
 from tests.support.run_histories import History
 
@@ -25,21 +27,48 @@ def history(tmp_path: Path) -> History:
 
 
 def test_segments_are_sent_oldest_first_and_never_while_they_are_written(history: History) -> None:
-    while_running = unsent_segments(history.run)
+    while_running = unsent_segments(history.run, is_running=True)
     history.end(1, "finished", "done", at=99)
 
     assert [folder.name[:20] for folder in while_running] == ["offline-run-20260921"]
-    assert [folder.name[:20] for folder in unsent_segments(history.run)] == [
+    assert [folder.name[:20] for folder in unsent_segments(history.run, is_running=True)] == [
         "offline-run-20260921", "offline-run-20260922",
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("jobs", "answered", "sent"),
+    [
+        ({"7": Job("7", "RUNNING", "squeue")}, {"squeue"}, ["20260921"]),
+        ({"7": Job("7", "PENDING", "squeue")}, {"squeue"}, ["20260921", "20260922"]),
+        ({}, {"squeue"}, ["20260921", "20260922"]),
+        ({}, set(), ["20260921"]),
+    ],
+    ids=["running", "requeued", "lost", "not known"],
+)
+def test_the_newest_segment_waits_while_its_attempt_may_be_alive(
+    history: History,
+    make_cluster: Callable[..., Cluster],
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: dict[str, Job],
+    answered: set[Source],
+    sent: list[str],
+) -> None:
+    answer = QueryResult(jobs, frozenset(answered), ("squeue is down",))
+    monkeypatch.setattr("launcher.monitor.run_state.find_jobs", lambda *_: answer)
+
+    found, notes = find_unsent(make_cluster(), [history.run])
+
+    assert [folder.name.split("-")[2].split("_")[0] for folder in found[history.run]] == sent
+    assert notes == ("squeue is down",)
+
+
 def test_what_was_sent_is_not_sent_again(history: History) -> None:
     history.end(1, "finished", "done", at=99)
-    first, second = unsent_segments(history.run)
+    first, second = unsent_segments(history.run, is_running=True)
     (first / "run-w-abc123.wandb.synced").touch()
 
-    assert unsent_segments(history.run) == [second]
+    assert unsent_segments(history.run, is_running=True) == [second]
 
 
 @pytest.mark.parametrize("server", [None, "https://api.wandb.ai", "https://emea.wandb.ai/"])
@@ -53,7 +82,7 @@ def test_credentialed_data_never_goes_to_the_public_server(
     history.run.recipe.write_text(json.dumps(recipe))
 
     with pytest.raises(RunError, match=r"must not go to \w+\.wandb\.ai"):
-        send(history.run, make_cluster(), unsent_segments(history.run))
+        send(history.run, make_cluster(), unsent_segments(history.run, is_running=True))
 
 
 def test_the_profiles_server_wins_over_the_environments(
@@ -96,7 +125,7 @@ def test_what_wandb_does_not_take_is_named(
     monkeypatch.setenv("WANDB_API_KEY", "local-" + "a" * 40)
 
     with pytest.raises(RunError, match="W&B refused offline-run-20260921"):
-        send(history.run, make_cluster(), unsent_segments(history.run))
+        send(history.run, make_cluster(), unsent_segments(history.run, is_running=True))
 
 
 def test_the_command_goes_online_with_the_settings_of_the_profile(make_cluster: Callable[..., Cluster]) -> None:

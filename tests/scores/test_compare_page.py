@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from launcher.artifacts.scores import Score
 from launcher.cli.views.compare_page import axis_ticks
+from launcher.cli.views.score_plot import axis, interval, plot
 from launcher.cli.views.score_wording import difference_text, number, score_text
 from launcher.scores.comparison import ComparedScore
 from launcher.scores.differences import difference_of, perplexity_difference
@@ -105,6 +106,20 @@ def test_scores_without_an_interval_have_an_axis(value):
     assert 2 <= len(ticks) <= 6
     if value is not None and math.isfinite(value):
         assert ticks[0] <= value <= ticks[-1]
+
+
+@pytest.mark.parametrize("low", [0.1, 0.7, 12345.6, 1e-13, -0.1])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_rounding_errors_get_an_axis_as_one_value_does(low, steps):
+    high = low
+    for _ in range(steps):
+        high = math.nextafter(high, math.inf)
+    ticks = axis_ticks([compared(low, high, high)])
+
+    assert 2 <= len(ticks) <= 6
+    assert all(one < other for one, other in itertools.pairwise(ticks))
+    assert plot("", ticks, [interval(low, high, ticks, "plain")], low)
+    assert axis(ticks)
 
 
 def test_numbers_have_four_digits_behind_the_point_while_they_are_small():

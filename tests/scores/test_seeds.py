@@ -229,3 +229,27 @@ def test_groups_that_do_not_vary_have_no_test_unless_they_are_equal():
 
     assert SeedDifference.of(same, same).p == 1.0
     assert SeedDifference.of(other, same) == SeedDifference(0.25, 0.0, None)
+
+
+@pytest.mark.parametrize("values", [(0.1, 0.1, 0.1), (0.7, 0.7, 0.7), (0.1 + 0.2,) * 3])
+def test_equal_scores_do_not_vary_however_their_mean_is_rounded(values):
+    assert Spread.of(values) == Spread(values[0], 0.0, 3)
+
+
+def test_rounding_errors_are_no_variation_to_test_against():
+    nearly = Spread.of([0.3, 0.1 + 0.2, 0.3])
+
+    assert SeedDifference.of(Spread.of([0.8] * 3), Spread.of([0.7] * 3)).p is None
+    assert SeedDifference.of(Spread.of([0.3] * 3), nearly).p == 1.0
+    assert SeedDifference.of(Spread.of([0.8] * 3), nearly) == SeedDifference(pytest.approx(0.5), 0.0, None)
+
+
+@pytest.mark.parametrize("right", ["1000000000", "1110000000"])
+def test_the_page_of_seeds_that_came_out_equal_has_an_axis(tmp_path, right):
+    places = [evaluation(tmp_path, f"plain-seed{seed}", right) for seed in (1, 2, 3)]
+
+    out, _ = launcher("compare", "--group", *map(str, places), "--html", str(tmp_path / "page.html"))
+
+    page = PageReader((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert (page.classes["plain dot"], page.classes["plain small dot"]) == (1, 3)
+    assert "±0.0000" in out

@@ -130,3 +130,49 @@ def test_without_the_key_there_are_no_files(tmp_path: Path) -> None:
     train(run, start(run, 0, 0), 0, 0, 3)
 
     assert not run.tensorboard.exists()
+
+
+def test_an_evaluation_that_is_not_done_again_stays(tmp_path: Path) -> None:
+    run = make_run(tmp_path, tracking={"tensorboard": True})
+    killed = start(run, 0, 0)
+    train(run, killed, 0, 0, 10)
+    evaluate(run, killed, 0, 10)  # the best, so its checkpoint is saved
+    train(run, killed, 0, 10, 15)
+
+    resumed = start(run, 1, 10)
+    train(run, resumed, 1, 10, 20)
+    evaluate(run, resumed, 1, 20)
+    resumed.close(finished=False)
+    start(run, 2, 20).close(finished=False)  # stopped before its first step
+
+    assert read(run, "validation/loss") == [(10, loss(10, 0)), (20, loss(20, 1))]
+
+
+def test_of_an_evaluation_that_is_done_again_in_part_the_rest_stays(tmp_path: Path) -> None:
+    run = make_run(tmp_path, tracking={"tensorboard": True})
+    killed = start(run, 0, 0)
+    row = {"time": 2000.0, "step": 10, "attempt": 0, "validation_loss": 1.0, "validation_task": 0.5}
+    run.evaluations.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    killed.log_evaluation(row)
+
+    resumed = start(run, 1, 10)
+    evaluate(run, resumed, 1, 10)
+    train(run, resumed, 1, 10, 12)
+    resumed.close(finished=True)
+
+    assert read(run, "validation/loss") == [(10, loss(10, 1))]
+    assert read(run, "validation/task") == [(10, 0.5)]
+
+
+def test_rows_that_count_items_are_no_points_of_a_training(tmp_path: Path) -> None:
+    run = make_run(tmp_path, tracking={"tensorboard": True})
+    start(run, 0, 0).close(finished=False)
+    run.metrics.write_text(json.dumps({"time": 1.0, "step": 0, "attempt": 0, "bytes": 7}) + "\n", encoding="utf-8")
+
+    append_event(run.ledger, 1, job_id="7")
+    context = replace(context_of(run), attempt=1)
+    open_tracker(context, context.recipe.tracking).close(finished=True)
+
+    reader = EventAccumulator(str(run.tensorboard))
+    reader.Reload()
+    assert reader.Tags()["scalars"] == []

@@ -112,6 +112,18 @@ def test_the_last_points_of_an_attempt_are_sent_again_by_the_next(tmp_path: Path
     assert set(points(server.runs["abc123"])) == {(s, 0 if s < 4 else 1, 10.0 - s) for s in range(1, 6)}
 
 
+def test_items_done_are_no_points_of_a_training(tmp_path: Path, server: WandbServer) -> None:
+    run = make_run(tmp_path, tracking={"mode": "online"})
+    server.runs.clear()
+    rows = [{"time": 0.0, "step": 1, "attempt": 0, "loss": 9.0}]
+    rows += [{"time": 0.0, "step": items, "attempt": 0, "items_per_second": 3.0} for items in range(2, 20)]
+    run.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    attempt(run, server, 1, first=2, last=2, finished=True)
+
+    assert points(server.runs["abc123"]) == [(1, 0, 9.0), (2, 1, 8.0)]
+
+
 def test_only_every_nth_step_is_sent_and_the_last(tmp_path: Path, server: WandbServer) -> None:
     run = make_run(tmp_path, tracking={"mode": "online", "log_interval": 5})
     server.runs.clear()

@@ -5,15 +5,19 @@ from collections.abc import Sequence
 
 TICKS = 5
 """Intervals of an axis, at most."""
+_NO_SPAN = 1e-12
+"""Values closer than this part of the largest are one value, written with rounding errors."""
 
 
 def round_ticks(low: float, high: float) -> list[float]:
     """Return round numbers around a range, evenly spaced; both ends must be finite."""
-    span = (high - low) or abs(high) or 1.0
+    largest = max(abs(low), abs(high))
+    span = high - low if high - low > _NO_SPAN * largest else largest or 1.0
     power = 10.0 ** math.floor(math.log10(span / TICKS))
     step = next(factor * power for factor in (1, 2, 5, 10, 20) if _count(low, high, factor * power) <= TICKS)
     first = math.floor(low / step)
-    return [round((first + place) * step, 12) for place in range(max(1, _count(low, high, step)) + 1)]
+    decimals = max(12, 3 - math.floor(math.log10(step)))
+    return [round((first + place) * step, decimals) for place in range(max(1, _count(low, high, step)) + 1)]
 
 
 def _count(low: float, high: float, step: float) -> int:
