@@ -47,12 +47,8 @@ class PipelineMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="pipelines-"))
-        self.world = self.make_world(self.folder)
+        self.world = World(self.folder)
         self.seeds = 100
-
-    def make_world(self, folder: Path) -> World:
-        """Make the site in which all happens."""
-        return World(folder)
 
     @initialize(data=st.data())
     def write(self, data: st.DataObject) -> None:
