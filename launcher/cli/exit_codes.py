@@ -27,7 +27,8 @@ EXIT_CODES = {
     ),
     1: ExitCode(
         "Slurm failed, the disk is full or protected, or you said no; `doctor`: there are problems; `corpus verify`: "
-        "flaws; `corpus diff`: they differ; `stacks`: a rank did not answer; `submit --wait`: not all runs finished",
+        "flaws; `corpus diff`, `devcluster chaos --against`: they differ; `stacks`: a rank did not answer; "
+        "`submit --wait`: not all runs finished",
         "a requeued job found that its run was stopped or has given up; else as the ranks",
         "a failure, with its traceback in the rank's log",
     ),

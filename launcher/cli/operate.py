@@ -57,8 +57,8 @@ def _without_groups(
 ) -> list[str]:
     """End the pipelines, searches and sweeps among what was named, and return the rest, which are runs."""
     single = []
-    rest = _without_pipelines(runs, cluster, partial(stop_pipeline, at_once=at_once))
-    rest = _without_searches(rest, where, cluster, partial(stop_search, at_once=at_once))
+    rest = _without_pipelines(runs, partial(refuse_where, where), cluster, partial(stop_pipeline, at_once=at_once))
+    rest = _without_searches(rest, partial(refuse_where, where), cluster, partial(stop_search, at_once=at_once))
     for text, profile, points in _sweeps(rest, where, cluster):
         if points is None:
             single.append(text)
@@ -89,15 +89,19 @@ def resume(
 
     Of a sweep, all points that are over and have not finished are queued, or those that `--where` chooses. Of a
     `prepare` in several tasks, the tasks that did not finish are queued, of a pipeline the stages, of a search the
-    trials. A run whose job is held in the queue is
-    released: in a terminal after a question, elsewhere only with `--yes`.
+    trials. A run whose job is held in the queue is released: in a terminal after a question, elsewhere only with
+    `--yes`.
     """
     from launcher.operate.stop import find_held, release
     from launcher.operate.stop import resume as queue_again
 
+    def refuse() -> None:
+        refuse_where(where)
+        _refuse_nodes(nodes)
+
     single = []
-    rest = _without_pipelines(runs, cluster, resume_pipeline)
-    rest = _without_searches(rest, where, cluster, resume_search)
+    rest = _without_pipelines(runs, refuse, cluster, resume_pipeline)
+    rest = _without_searches(rest, refuse, cluster, resume_search)
     for text, profile, points in _sweeps(rest, where, cluster):
         if points is None:
             single.append(text)
@@ -115,12 +119,18 @@ def _resume_points(name: str, points: "Sequence[RunDir]", profile: "Cluster", no
     from launcher.errors import RunError
     from launcher.operate.stop import resume_all
 
-    if nodes is not None:
-        raise RunError("--nodes: is for single runs; name them one by one")
+    _refuse_nodes(nodes)
     count, jobs = resume_all(points, profile)
     if not count:
         raise RunError(f"`{name}`: no point is over without having finished; nothing to resume")
     typer.echo(f"{name}: {count} of {_points(points)} queued as job {', '.join(jobs)}")
+
+
+def _refuse_nodes(nodes: int | None) -> None:
+    from launcher.errors import RunError
+
+    if nodes is not None:
+        raise RunError("--nodes: is for single runs; name them one by one")
 
 
 def _confirm_release(run: "RunDir", held: "Sequence[Job]", yes: bool, nodes: int | None) -> None:
@@ -140,7 +150,15 @@ def _confirm_release(run: "RunDir", held: "Sequence[Job]", yes: bool, nodes: int
     typer.confirm("release it?" if len(held) == 1 else "release them?", abort=True, err=True)
 
 
-def save(runs: RunsArgument, cluster: ClusterOption = None) -> None:
+def save(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN", help="Run ids, recipe names (their newest runs), or folders.", autocompletion=complete_runs
+        ),
+    ],
+    cluster: ClusterOption = None,
+) -> None:
     """Ask running runs to save a checkpoint and continue."""
     from launcher.operate.owners import naming_the_owner
 
@@ -205,36 +223,41 @@ def _sweeps(
 
 
 def _without_pipelines(
-    names: "Sequence[str]", cluster: str | None, do: "Callable[[Pipeline, Cluster], None]"
+    names: "Sequence[str]",
+    refuse: "Callable[[], None]",
+    cluster: str | None,
+    do: "Callable[[Pipeline, Cluster], None]",
 ) -> list[str]:
-    """Do something with the pipelines among what was named, and return the rest, which are runs."""
+    """Do something with the pipelines among what was named, unless an option is not for them; return the rest."""
     from launcher.load import load_cluster
     from launcher.pipeline.find import find_pipeline
 
-    profile, runs = load_cluster(cluster), []
-    for name in names:
-        if pipeline := find_pipeline(profile, name):
-            do(pipeline, profile)
-        else:
-            runs.append(name)
-    return runs
+    profile = load_cluster(cluster)
+    found = {name: find_pipeline(profile, name) for name in names}
+    if any(found.values()):
+        refuse()
+    for pipeline in filter(None, found.values()):
+        do(pipeline, profile)
+    return [name for name in names if not found[name]]
 
 
 def _without_searches(
-    names: "Sequence[str]", where: "list[str] | None", cluster: str | None, do: "Callable[[SearchDir, Cluster], None]"
+    names: "Sequence[str]",
+    refuse: "Callable[[], None]",
+    cluster: str | None,
+    do: "Callable[[SearchDir, Cluster], None]",
 ) -> list[str]:
-    """Do something with the searches among what was named, and return the rest."""
+    """Do something with the searches among what was named, unless an option is not for them; return the rest."""
     from launcher.load import load_cluster
     from launcher.monitor.sweep import search_named
 
-    profile, rest = load_cluster(cluster), []
-    for name in names:
-        if search := search_named(profile, name):
-            refuse_where(where)
-            do(search, profile)
-        else:
-            rest.append(name)
-    return rest
+    profile = load_cluster(cluster)
+    found = {name: search_named(profile, name) for name in names}
+    if any(found.values()):
+        refuse()
+    for search in filter(None, found.values()):
+        do(search, profile)
+    return [name for name in names if not found[name]]
 
 
 def _each(runs: list[str], cluster: str | None) -> "Iterator[tuple[RunDir, Cluster]]":

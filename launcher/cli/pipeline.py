@@ -29,12 +29,12 @@ _REFUSED = {
     "--follow": "a pipeline has many runs; `launcher logs PIPELINE STAGE --follow` follows one of them",
 }
 
-app = typer.Typer(help="Pipelines, where another command does not do.", no_args_is_help=True)
+app = typer.Typer(help="Commands that nodes call for pipelines; you rarely need them.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Pipelines, where another command does not do."""
+    """Commands that nodes call for pipelines; you rarely need them."""
 
 
 @app.command()
@@ -122,7 +122,7 @@ def refuse_options(sweep: Sequence[str] | None, others: Mapping[str, object] | N
     from launcher.errors import LauncherError
 
     if sweep:
-        raise LauncherError(f"--sweep {sweep[0]}: is for recipes; a pipeline's stages have one value each")
+        raise LauncherError(f"--sweep {sweep[0]}: is for recipes; write a `sweep` into the stage")
     for option, value in (others or {}).items():
         if value:
             raise LauncherError(f"{option}: {_REFUSED[option]}")

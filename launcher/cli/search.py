@@ -29,12 +29,12 @@ _REFUSED = {
     "--test-only": "is not for searches; `--dry-run` prints the script, which `sbatch --test-only` takes",
 }
 
-app = typer.Typer(help="Searches, where another command does not do.", no_args_is_help=True)
+app = typer.Typer(help="Commands that nodes call for searches; you rarely need them.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Searches, where another command does not do."""
+    """Commands that nodes call for searches; you rarely need them."""
 
 
 @app.command()

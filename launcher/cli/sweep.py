@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Sweeps, where another command does not do.", no_args_is_help=True)
+app = typer.Typer(help="Commands that nodes call for sweeps; you rarely need them.", no_args_is_help=True)
 
 
 @app.callback()
 def _group() -> None:
-    """Sweeps, where another command does not do."""
+    """Commands that nodes call for sweeps; you rarely need them."""
 
 
 @app.command()

@@ -126,3 +126,19 @@ def test_a_stage_is_debugged_with_the_names_of_its_pipeline(tmp_path: Path, site
     assert (record.name, record.stage, record.pipeline) == ("debug tiny", "corpus", told["pipeline"])
     assert json.loads(debugged.recipe.read_text())["seed"] == 7
     assert debugged.root != Path(stage["folder"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("cancel", "small", "--where", "r=4"), "--where r=4: chooses points of a sweep"),
+        (("stop", "aaa111", "small", "--where", "r=4"), "--where r=4: chooses points of a sweep"),
+        (("resume", "small", "--nodes", "2"), "--nodes: is for single runs"),
+    ],
+)
+def test_an_option_that_is_not_for_pipelines_is_refused_before_anything_is_done(
+    pipeline: Pipeline, site: str, words: tuple[str, ...], said: str
+) -> None:
+    assert said in launcher(*words, site, code=2)[1]
+
+    assert not pipeline.folder.stop_request.exists()

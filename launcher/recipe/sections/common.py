@@ -261,7 +261,7 @@ class Limits(Section):
     """When to give up. Preemptions and time limits do not count."""
 
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """Crashes, hangs and node failures after which the run stops."""
+    """How many crashes, kills, hangs, node failures and ends for lack of RAM a run may have; one more, and it stops."""
     hang: Duration | None = Duration("30min")
     """How long an attempt may go without a heartbeat before it is ended as hung. Each step, batch of an evaluation and
     stage of a checkpoint or export is a heartbeat; for `prepare`, `outcomes` and `vocabulary`, text that was read.
