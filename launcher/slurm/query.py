@@ -4,6 +4,7 @@ Sites without sacct, with accounting switched off, slow or purged are common, so
 is asked, the failure is noted once, and each answer says where it comes from.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ SCONTROL_LIMIT = 20
 
 _UNKNOWN_JOB = "Invalid job id"
 _NO_ACCOUNTING = "accounting storage is disabled"
+_AWAY = re.compile("Unable to contact slurm controller|did not answer within")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class _Question:
     found: dict[str, Job] = field(default_factory=dict)
     answered: set[Source] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    is_away: bool = False
+    """Whether slurmctld let squeue wait in vain. scontrol asks it, too, and would wait as long for each job."""
 
     def put(self, source: Source, ask: Callable[[Cluster, Sequence[str]], Iterable[Job]]) -> None:
         """Ask one source for what is still open."""
@@ -72,6 +76,7 @@ class _Question:
             jobs = ask(self.cluster, sorted({job_id.partition("_")[0] for job_id in self.open}, key=_number))
         except SlurmError as error:
             self.notes.append(_note(source, error))
+            self.is_away |= source == "squeue" and bool(_AWAY.search(str(error)))
             return
         self.answered.add(source)
         for job in jobs:
@@ -81,7 +86,7 @@ class _Question:
 
 
 def find_jobs(cluster: Cluster, job_ids: Iterable[str]) -> QueryResult:
-    """Find the state of jobs: squeue, then sacct, then scontrol where squeue answered; processes for a local executor.
+    """Find the state of jobs: squeue, then sacct, then scontrol; processes for a local executor.
 
     Args:
         cluster: The site.
@@ -93,7 +98,7 @@ def find_jobs(cluster: Cluster, job_ids: Iterable[str]) -> QueryResult:
     if cluster.executor == "slurm":
         question.put("squeue", _ask_squeue)
         question.put("sacct", _ask_sacct)
-        if "squeue" in question.answered:  # else slurmctld, which both ask, lets each question wait for its time limit
+        if not question.is_away:
             question.put("scontrol", _ask_scontrol)
     commands = {job_id: command for job_id in local if (command := find_command(job_id)) is not None}
     processes = {job_id: Job(job_id, "RUNNING", "process", command=command) for job_id, command in commands.items()}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -65,7 +66,9 @@ def waiting(devcluster: DevCluster, tmp_path: Path) -> Callable[[str], Waiting]:
         partition = load_cluster(str(devcluster.profile)).slurm.partition
         options = (f"--partition={partition}", "--ntasks=1", "--open-mode=append")
         head = f"#!/bin/bash\n#SBATCH --output={tmp_path}/log\n"  # in the script, which is submitted again, too
-        (tmp_path / "submission.sh").write_text(f"{head}exec {sys.executable} {tmp_path}/element.py\n")
+        (tmp_path / "submission.sh").write_text(
+            f"{head}exec {shlex.join([sys.executable, str(tmp_path / 'element.py')])}\n"
+        )
         script = str(tmp_path / "submission.sh")
         job = devcluster.slurm("sbatch", "--parsable", "--requeue", "--exclude=a100-04", *options, script)
         element = Waiting(devcluster, tmp_path, job)

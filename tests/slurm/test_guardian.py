@@ -114,7 +114,7 @@ def test_a_job_that_the_batch_process_had_queued_before_it_was_killed_is_found(o
     queued = on_stage.devcluster.slurm("sbatch", "--parsable", "--hold", str(submission.script))
 
     argv = [sys.executable, "-m", "jobs.batch.guardian", str(run.root), str(submission.root), "--job", job]
-    wrap = f"--wrap=PYTHONPATH={PROJECT} exec {shlex.join(argv)}"
+    wrap = f"--wrap=PYTHONPATH={shlex.quote(str(PROJECT))} exec {shlex.join(argv)}"
     on_stage.devcluster.slurm("sbatch", "--wait", f"--output={tmp_path}/guardian.log", wrap)
 
     said = f"guardian: the batch process of job {job} had queued job {queued}"
