@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from launcher.cluster import Cluster
@@ -67,11 +68,32 @@ run.metrics.write_text(json.dumps({"step": 1, "loss": recipe.seed}) + "\\n")
 append_event(run.ledger, attempt, last_step=1, reason="finished", source="merge")
 sys.exit(FINISHED)
 '''
-WAITS_FOR_OTHERS = ("Dependency", "DependencyNeverSatisfied")
-"""Reasons of a job that does not start soon. For a moment after slurmctld has started, others say so in vain."""
 WAITS_FOR_ROOM = ("Resources", "Priority")
 """Reasons of a job that starts once another one has ended."""
 PATIENCE = 180
+
+
+class QueuedJob(NamedTuple):
+    """A job as squeue shows it."""
+
+    id: str
+    state: str
+    reason: str
+    awaited: str
+    """`afterok:7(unfulfilled),afterok:9(unfulfilled)`."""
+
+    def waits(self, numbers: Set[str], has_running: bool) -> bool:
+        """Tell whether it does not start soon by itself.
+
+        Args:
+            numbers: Those of all jobs in the queue. What waits for others alone is looked at by slurmctld soon.
+            has_running: Whether any job is running.
+        """
+        if self.reason in WAITS_FOR_ROOM:
+            return has_running
+        if self.reason == "Dependency":
+            return not numbers.isdisjoint(re.findall(r":(\d+)", self.awaited))
+        return self.reason == "DependencyNeverSatisfied"
 
 
 @dataclass
@@ -169,17 +191,16 @@ class RealWorld(World):
 
     def _is_settled(self) -> bool:
         jobs, waiting = self._jobs(), [*self._waiting()]
-        running = [job for job, state, _ in jobs if state == "RUNNING"]
-        may_wait = WAITS_FOR_OTHERS + (WAITS_FOR_ROOM if running else ())
+        running = [job for job in jobs if job.state == "RUNNING"]
+        numbers = {job.id.partition("_")[0] for job in jobs}
         return len(running) == len(waiting) and all(
-            state == "RUNNING" or (state == "PENDING" and reason in may_wait) for _, state, reason in jobs
+            job.state == "RUNNING" or (job.state == "PENDING" and job.waits(numbers, bool(running))) for job in jobs
         )
 
-    def _jobs(self) -> list[tuple[str, str, str]]:
-        """Id, state and reason of all jobs."""
+    def _jobs(self) -> "list[QueuedJob]":
         assert self.devcluster is not None
-        lines = self.devcluster.slurm("squeue", "--noheader", "--array", "--format=%i|%T|%r").splitlines()
-        return [(job, state, reason) for job, state, reason in (line.strip().split("|") for line in lines)]
+        lines = self.devcluster.slurm("squeue", "--noheader", "--array", "--format=%i|%T|%r|%E").splitlines()
+        return [QueuedJob(*line.strip().split("|")) for line in lines]
 
     def _waiting(self) -> Iterator[RealJob]:
         for folder in sorted(Path(self.cluster.roots.runs).iterdir()):
