@@ -56,6 +56,13 @@ WhereOption = Annotated[
         metavar="KEY=VALUE",
     ),
 ]
+PointsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", help="Only points of a sweep with this value: `adapter.r=4`; repeatable.", metavar="KEY=VALUE"
+    ),
+]
+"""For commands that take a search only as a whole."""
 MetricOption = Annotated[
     str | None,
     typer.Option(

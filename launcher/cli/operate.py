@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.arguments import ClusterOption, RunsArgument, WhereOption, refuse_where
+from launcher.cli.arguments import ClusterOption, PointsOption, RunsArgument, refuse_where
 from launcher.cli.completion import complete_runs
 from launcher.cli.pipeline import resume as resume_pipeline
 from launcher.cli.pipeline import stop as stop_pipeline
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from launcher.slurm.parse import Job
 
 
-def cancel(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption = None) -> None:
+def cancel(runs: RunsArgument, where: PointsOption = None, cluster: ClusterOption = None) -> None:
     """End runs, pipelines, sweeps and searches at once; what they trained since their last checkpoint is lost."""
     from launcher.operate.stop import cancel as end_now
     from launcher.operate.stop import cancel_all
@@ -34,7 +34,7 @@ def cancel(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption
         typer.echo(f"{run.root.name}: {ended} cancelled; `launcher resume` continues it")
 
 
-def stop(runs: RunsArgument, where: WhereOption = None, cluster: ClusterOption = None) -> None:
+def stop(runs: RunsArgument, where: PointsOption = None, cluster: ClusterOption = None) -> None:
     """Ask runs, pipelines, sweeps and searches to save a checkpoint and stop; remove queued jobs from the queue."""
     from launcher.operate.stop import stop as ask_to_stop
     from launcher.operate.stop import stop_all
@@ -82,7 +82,7 @@ def resume(
         int | None, typer.Option(min=1, help="Continue on this many nodes; global batch and data order do not change.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Release held jobs without a question.")] = False,
-    where: WhereOption = None,
+    where: PointsOption = None,
     cluster: ClusterOption = None,
 ) -> None:
     """Queue stopped, failed or lost runs again; each continues from its newest checkpoint.

@@ -16,19 +16,9 @@ from launcher.load import load_cluster
 from launcher.plan.repeated import forecast_repeated
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm
-from tests.support.submissions import MakeCluster, loaded
+from tests.support.submissions import RATES, MakeCluster, loaded
 
 GPUS = {"gpus_per_node": 4, "cpus_per_task": 1, "time": "10h"}
-TRAINING = {
-    "kind": "cpt",
-    "name": "rates",
-    "model": {"path": "model"},
-    "data": {"corpora": [{"name": "text"}]},
-    "batch": {"global_batch": "16 sequences", "sequence_length": 64},
-    "optim": {"lr": 1e-3},
-    "schedule": {"length": "10 steps"},
-    "resources": {"cpus_per_task": 1, "time": "10min"},
-}
 SEARCH = {
     "method": "random",
     "space": {"optim.lr": {"low": 1e-5, "high": 1e-2, "scale": "log"}},
@@ -92,7 +82,7 @@ def write(tmp_path: Path) -> Write:
 def test_a_person_is_asked_before_a_search_and_told_what_all_its_trials_may_take(
     site: str, asked: list[str], write: Write, fake_slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = write(TRAINING, search=SEARCH, resources=GPUS)
+    path = write(RATES, search=SEARCH, resources=GPUS)
 
     with pytest.raises(click.Abort):
         submit_command([path], cluster=site)
@@ -108,7 +98,7 @@ def test_a_person_is_asked_before_a_search_and_told_what_all_its_trials_may_take
 
 
 def test_nobody_is_asked_before_a_small_run(site: str, asked: list[str], write: Write) -> None:
-    submit_command([write(TRAINING)], cluster=site)
+    submit_command([write(RATES)], cluster=site)
 
     assert asked == []
 
@@ -128,7 +118,7 @@ def test_a_person_is_asked_before_a_pipeline_of_one_large_stage(
 ) -> None:
     monkeypatch.setattr("launcher.pipeline.faults.check_all", lambda *_: [])
     monkeypatch.setattr("launcher.pipeline.faults.find_unstartable", lambda *_: [])
-    stages = {"train": {"recipe": TRAINING | {"resources": GPUS | {"nodes": 2}}}}
+    stages = {"train": {"recipe": RATES | {"resources": GPUS | {"nodes": 2}}}}
 
     with pytest.raises(click.Abort):
         submit_command([write({"kind": "pipeline", "name": "one", "stages": stages})], cluster=site)
@@ -138,8 +128,8 @@ def test_a_person_is_asked_before_a_pipeline_of_one_large_stage(
 
 def test_validate_tells_what_all_array_elements_and_all_trials_come_to(write: Write) -> None:
     shared, _ = launcher("validate", write(GENERATION))
-    searched, _ = launcher("validate", write(TRAINING, search=SEARCH, resources=GPUS))
-    swept, _ = launcher("validate", write(TRAINING, sweep={"seeds": 3}, resources=GPUS))
+    searched, _ = launcher("validate", write(RATES, search=SEARCH, resources=GPUS))
+    swept, _ = launcher("validate", write(RATES, sweep={"seeds": 3}, resources=GPUS))
 
     assert "  one attempt: at most 10h, 120 GPU-hours together\n" in shared
     assert "  search: 5 trials, 2 at once, by validation_loss: at most 200 GPU-hours, an attempt each\n" in searched
@@ -147,8 +137,8 @@ def test_validate_tells_what_all_array_elements_and_all_trials_come_to(write: Wr
 
 
 def test_plan_adds_up_the_runs_of_a_sweep_and_counts_those_of_a_search(site: str, write: Write) -> None:
-    searched, _ = launcher("plan", write(TRAINING, search=SEARCH, resources=GPUS), "--cluster", site)
-    swept, _ = launcher("plan", write(TRAINING, sweep={"seeds": 3}, resources=GPUS), "--cluster", site)
+    searched, _ = launcher("plan", write(RATES, search=SEARCH, resources=GPUS), "--cluster", site)
+    swept, _ = launcher("plan", write(RATES, sweep={"seeds": 3}, resources=GPUS), "--cluster", site)
 
     limit = "days without the queue, if each is one attempt up to its time limit"
     assert f"rates: 5 runs, 2 at once: 200 GPU-hours, 1.2 {limit}\n" in searched

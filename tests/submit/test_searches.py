@@ -14,18 +14,8 @@ from launcher.run.paths import RunDir
 from launcher.run.trials import Owner, SearchDir, read_trials
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm, directives
-from tests.support.submissions import MakeCluster
+from tests.support.submissions import RATES, MakeCluster
 
-RECIPE = {
-    "kind": "cpt",
-    "name": "rates",
-    "model": {"path": "model"},
-    "data": {"corpora": [{"name": "text"}]},
-    "batch": {"global_batch": "16 sequences", "sequence_length": 64},
-    "optim": {"lr": 1e-3},
-    "schedule": {"length": "10 steps"},
-    "resources": {"cpus_per_task": 1, "time": "10min"},
-}
 SEARCH = {
     "method": "random",
     "space": {"optim.lr": {"low": 1e-5, "high": 1e-2, "scale": "log"}, "optim.weight_decay": [0.0, 0.1]},
@@ -47,11 +37,11 @@ def site(tmp_path: Path, make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def submit(tmp_path: Path, site: Path, fake_slurm: FakeSlurm) -> Callable[..., dict[str, Any]]:
-    """Submit RECIPE with some keys of its search replaced, and return what was printed as JSON."""
+    """Submit RATES with some keys of its search replaced, and return what was printed as JSON."""
 
     def call(*options: str, **changes: Any) -> dict[str, Any]:
         path = tmp_path / "recipe.yaml"
-        path.write_text(json.dumps(RECIPE | {"search": SEARCH | changes}))
+        path.write_text(json.dumps(RATES | {"search": SEARCH | changes}))
         printed, _ = launcher("submit", str(path), "--cluster", str(site), "--json", "--yes", *options)
         report: dict[str, Any] = json.loads(printed)
         return report
@@ -61,11 +51,11 @@ def submit(tmp_path: Path, site: Path, fake_slurm: FakeSlurm) -> Callable[..., d
 
 @pytest.fixture
 def refuse(tmp_path: Path) -> Callable[..., str]:
-    """Validate RECIPE with some keys of its search replaced, and return the faults."""
+    """Validate RATES with some keys of its search replaced, and return the faults."""
 
     def call(**changes: Any) -> str:
         path = tmp_path / "recipe.yaml"
-        path.write_text(yaml.safe_dump(RECIPE | {"search": SEARCH | changes}, sort_keys=False))
+        path.write_text(yaml.safe_dump(RATES | {"search": SEARCH | changes}, sort_keys=False))
         _, said = launcher("validate", str(path), code=2)
         return said.replace(str(path), "recipe.yaml")
 
@@ -113,7 +103,7 @@ def test_submitting_again_queues_what_is_missing(submit: Submit, fake_slurm: Fak
 def test_a_search_of_something_else_needs_another_name(submit: Submit, site: Path, tmp_path: Path) -> None:
     submit()
     path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(RECIPE | {"optim": {"lr": 1e-3, "clip_norm": 2.0}, "search": SEARCH}))
+    path.write_text(json.dumps(RATES | {"optim": {"lr": 1e-3, "clip_norm": 2.0}, "search": SEARCH}))
 
     _, said = launcher("submit", str(path), "--cluster", str(site), code=2)
 
@@ -167,7 +157,7 @@ def test_resume_tries_again_what_failed_and_cancel_ends_all(submit: Submit, site
 
 def test_what_is_rendered_is_what_is_queued(submit: Submit, site: Path, tmp_path: Path, fake_slurm: FakeSlurm) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(RECIPE | {"search": SEARCH}))
+    path.write_text(json.dumps(RATES | {"search": SEARCH}))
     rendered, _ = launcher("render", str(path), "--cluster", str(site))
     submit()
 
@@ -176,8 +166,8 @@ def test_what_is_rendered_is_what_is_queued(submit: Submit, site: Path, tmp_path
 
 def test_a_search_is_submitted_by_itself(site: Path, tmp_path: Path) -> None:
     path, other = tmp_path / "recipe.yaml", tmp_path / "other.yaml"
-    path.write_text(json.dumps(RECIPE | {"search": SEARCH}))
-    other.write_text(json.dumps(RECIPE | {"name": "other"}))
+    path.write_text(json.dumps(RATES | {"search": SEARCH}))
+    other.write_text(json.dumps(RATES | {"name": "other"}))
 
     _, said = launcher("submit", str(path), str(other), "--cluster", str(site), code=2)
 
@@ -190,7 +180,7 @@ def test_a_search_is_submitted_by_itself(site: Path, tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense_say_what_to_do_instead(site: Path, tmp_path: Path, option: str, fix: str) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(RECIPE | {"search": SEARCH}))
+    path.write_text(json.dumps(RATES | {"search": SEARCH}))
 
     _, said = launcher("submit", str(path), option, "--cluster", str(site), code=2)
 
@@ -207,7 +197,7 @@ def test_a_search_starts_when_a_run_has_finished(
     submit: Submit, tmp_path: Path, site: Path, fake_slurm: FakeSlurm
 ) -> None:
     path = tmp_path / "first.yaml"
-    path.write_text(json.dumps(RECIPE | {"name": "first"}))
+    path.write_text(json.dumps(RATES | {"name": "first"}))
     launcher("submit", str(path), "--cluster", str(site), "--yes")
 
     submit("--after", "first")
@@ -277,7 +267,7 @@ def test_a_trial_does_not_take_its_job_with_it(submit: Submit, site: Path, fake_
 
 def test_a_dry_run_writes_and_queues_nothing(tmp_path: Path, site: Path, fake_slurm: FakeSlurm) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(json.dumps(RECIPE | {"search": SEARCH}))
+    path.write_text(json.dumps(RATES | {"search": SEARCH}))
 
     script, said = launcher("submit", str(path), "--cluster", str(site), "--dry-run")
 

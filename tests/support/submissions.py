@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
@@ -12,6 +13,18 @@ from launcher.submit.queue_all import submit as submit_recipes
 
 MakeCluster = Callable[..., Cluster]
 MakeRecipe = Callable[..., Recipe]
+
+RATES: dict[str, Any] = {
+    "kind": "cpt",
+    "name": "rates",
+    "model": {"path": "model"},
+    "data": {"corpora": [{"name": "text"}]},
+    "batch": {"global_batch": "16 sequences", "sequence_length": 64},
+    "optim": {"lr": 1e-3},
+    "schedule": {"length": "10 steps"},
+    "resources": {"cpus_per_task": 1, "time": "10min"},
+}
+"""A training whose learning rate searches vary."""
 
 
 def submit(recipes: list[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[RunDir]:
