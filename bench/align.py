@@ -1,10 +1,11 @@
 """What our training on preferences costs beside TRL's: tokens/s and peak memory of `kind: dpo` and of plain DPOTrainer.
 
-Same model, same token ids, same batches, same optimizer and schedule, same loss and reference, one process and one
-thread each, in pairs of runs whose order alternates, each in a fresh process; ratios are medians over the pairs, and
-the losses of both have to agree. TRL's trainer has its defaults but for what the recipe says. The model is a Llama of
-random weights with a vocabulary of 32,000, the text MedQuAD's: the preferred answer of a question is its own, the other
-one the next question's. All weights are trained, beside a frozen copy, or, with `--adapter lora`, a LoRA.
+Same model, same token ids, same batches, same optimizer and schedule, same loss and reference, both at the same time in
+one process with one thread, on a core each; the ratio of speeds is the median over steps, each beside the same one of
+the other, and the losses of both have to agree. TRL's trainer has its defaults but for what the recipe says. The model
+is a Llama of random weights with a vocabulary of 32,000, the text MedQuAD's: the preferred answer of a question is its
+own, the other one the next question's. All weights are trained, beside a frozen copy, or, with `--adapter lora`, a
+LoRA.
 
     python bench/align.py [--adapter lora] [--rounds 3] [--steps 10] [--json] [--smallest]
 """

@@ -1,10 +1,10 @@
 """What our reinforcement learning costs beside TRL's: seconds a step and peak memory of `kind: rl` and of GRPOTrainer.
 
-Same model, same prompt tokens in the same order, same random numbers, same reward and optimizer, one process and one
-thread each, in pairs of runs whose order alternates, each in a fresh process; ratios are medians over the pairs, and
-the rewards of both have to agree. The model is a Llama of random weights with a vocabulary of 32,000, the prompts are
-MedQuAD's questions, the reward is the share of one token,
-which the model says now and then. All weights are trained.
+Same model, same prompt tokens in the same order, same random numbers, same reward and optimizer, both at the same time
+in one process with one thread, on a core each; the ratio of speeds is the median over steps, each beside the same one
+of the other, and the rewards of both have to agree. The model is a Llama of random weights with a vocabulary of 32,000,
+the prompts are MedQuAD's questions, the reward is the share of one token, which the model says now and then. All
+weights are trained.
 
     python bench/grpo.py [--rounds 3] [--steps 8] [--json] [--smallest]
 """

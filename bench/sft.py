@@ -1,9 +1,10 @@
 """What our fine-tuning costs beside TRL's: tokens/s and peak memory of `kind: sft` and of plain SFTTrainer.
 
-Same model, same token ids and answer masks, same batches, same optimizer and schedule, one process and one thread each,
-in pairs whose order alternates, each in a fresh process; ratios are medians over the pairs, and the losses of both have
-to agree. TRL's trainer has its defaults but for what the recipe says. The model is a Llama of random weights with a
-vocabulary of 32,000, the text MedQuAD's; all weights are trained or, with `--adapter lora`, a LoRA.
+Same model, same token ids and answer masks, same batches, same optimizer and schedule, both at the same time in one
+process with one thread, on a core each; the ratio of speeds is the median over steps, each beside the same one of the
+other, and the losses of both have to agree. TRL's trainer has its defaults but for what the recipe says. The model is a
+Llama of random weights with a vocabulary of 32,000, the text MedQuAD's; all weights are trained or, with `--adapter
+lora`, a LoRA.
 
     python bench/sft.py [--adapter lora] [--rounds 3] [--steps 12] [--json] [--smallest]
 """

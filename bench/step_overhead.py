@@ -1,7 +1,7 @@
 """What our job costs beside a bare torch loop: tokens/s of `kind: cpt` and of forty lines of torch.
 
-Same model, same samples, same optimizer and schedule, one process and one thread each, in pairs whose
-order alternates, each in a fresh process; the ratio is the median over the pairs. What the job does
+Same model, same samples, same optimizer and schedule, one process and one thread each, both at the same
+time on a core each; the ratio is the median over steps, each beside the same one of the other. What the job does
 besides (Trainer, agreement on stops, metrics.jsonl) must not cost more than 3 % at steps of 200 ms.
 With `--compile` both compile each layer of the model, in the first five steps, which are left out.
 
@@ -12,20 +12,20 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from fractions import Fraction
 from functools import partial
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.support.side_by_side import median_ratio, side_by_side, step_seconds
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import RunDir
-from tests.support.training_runs import ASSETS, make_run, train
+from tests.support.training_runs import ASSETS, make_run
 
 SKIPPED_STEPS = 5
 BAR = 0.97
@@ -45,9 +45,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
             run = make_run(Path(folder), **_recipe(options.steps, options.compile))
-            pair = [(jobs, job_times), (bare, bare_times)]
-            for seconds, measure in reversed(pair) if number % 2 else pair:
-                seconds.append(_seconds_per_step(measure(run)))
+            output = side_by_side(run, [sys.executable, __file__, "--bare", str(run.root)], number)
+            jobs.append(step_seconds([row["time"] for row in read_json_lines(run.metrics)], SKIPPED_STEPS))
+            bare.append(step_seconds(json.loads(output.splitlines()[-1]), SKIPPED_STEPS))
     return _report(jobs, bare, options)
 
 
@@ -58,20 +58,6 @@ def _recipe(steps: int, compiles: bool) -> dict[str, object]:
         "schedule": {"length": f"{steps} steps", "warmup": "2 steps"},
         "checkpoint": {"interval": f"{steps} steps"},
     }
-
-
-def job_times(run: RunDir) -> list[float]:
-    """When each step of the job ended."""
-    attempt = train(run)
-    assert attempt.exit_codes == [0], attempt.log()
-    return [row["time"] for row in read_json_lines(run.metrics)]
-
-
-def bare_times(run: RunDir) -> list[float]:
-    """When each step of the bare loop ended."""
-    command = [sys.executable, __file__, "--bare", str(run.root)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return list(json.loads(output.splitlines()[-1]))
 
 
 def bare_loop(run: RunDir) -> list[float]:
@@ -111,28 +97,23 @@ def bare_loop(run: RunDir) -> list[float]:
     return times
 
 
-def _seconds_per_step(times: list[float]) -> float:
-    return statistics.median(after - before for before, after in pairwise(times[SKIPPED_STEPS:]))
-
-
-def _report(jobs: list[float], bare: list[float], options: argparse.Namespace) -> int:
+def _report(jobs: list[list[float]], bare: list[list[float]], options: argparse.Namespace) -> int:
     tokens = int(str(BATCH["global_batch"]).split()[0]) * int(BATCH["sequence_length"])
-    job_rate, bare_rate = (tokens / statistics.median(seconds) for seconds in (jobs, bare))
-    # Of each pair that ran one after the other: a machine's speed changes more between pairs than within one.
-    ratio = statistics.median(alone / ours for ours, alone in zip(jobs, bare, strict=True))
+    job_step, bare_step = (statistics.median(chain.from_iterable(seconds)) for seconds in (jobs, bare))
+    ratio = median_ratio(jobs, bare)
     result = {
-        "job_tokens_per_second": job_rate,
-        "bare_tokens_per_second": bare_rate,
-        "job_ms_per_step": [1000 * seconds for seconds in jobs],
-        "bare_ms_per_step": [1000 * seconds for seconds in bare],
+        "job_tokens_per_second": tokens / job_step,
+        "bare_tokens_per_second": tokens / bare_step,
+        "job_ms_per_step": 1000 * job_step,
+        "bare_ms_per_step": 1000 * bare_step,
         "ratio": ratio,
         "bar": BAR,
     }
     if options.json:
         print(json.dumps(result))
     else:
-        print(f"job   {job_rate:9,.0f} tokens/s  {1000 * statistics.median(jobs):6.1f} ms/step")
-        print(f"bare  {bare_rate:9,.0f} tokens/s  {1000 * statistics.median(bare):6.1f} ms/step")
+        print(f"job   {tokens / job_step:9,.0f} tokens/s  {1000 * job_step:6.1f} ms/step")
+        print(f"bare  {tokens / bare_step:9,.0f} tokens/s  {1000 * bare_step:6.1f} ms/step")
         judged = "not judged" if options.smallest else "reached" if ratio >= BAR else "MISSED"
         print(f"ratio {ratio:9.3f}  ({judged}: at least {BAR})")
     return 0 if ratio >= BAR or options.smallest else 1
@@ -141,7 +122,7 @@ def _report(jobs: list[float], bare: list[float], options: argparse.Namespace) -
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="compile each layer, in both")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each kind, alternating")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each kind")
     parser.add_argument("--steps", type=int, default=30, help="steps of each run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--smallest", action="store_true", help="see that it works, in seconds; judge nothing")

@@ -6,17 +6,17 @@ import os
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from bench.support.side_by_side import median_ratio, side_by_side, step_seconds
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import RunDir
 from tests.support.training_runs import ASSETS, make_run_of, train
@@ -54,7 +54,7 @@ class Work:
 
 
 def main(script: str, options: argparse.Namespace, work: Work) -> int:
-    """Measure our job and TRL in turns, each run of TRL in a process of its own, and report."""
+    """Measure our job and TRL side by side, and report."""
     if options.peer:
         print(json.dumps(work.by_trl(RunDir(options.peer))))
         return 0
@@ -66,12 +66,15 @@ def main(script: str, options: argparse.Namespace, work: Work) -> int:
         make_model(folder, SMALLEST_MODEL if options.smallest else MODEL)
         if work.prepare:
             work.prepare(folder)
-        own = partial(_own, value=work.value)
-        own(prepared := make_run_of(work.recipe, folder))  # makes the examples that both read
+        prepared = make_run_of(work.recipe, folder)
+        attempt = train(prepared)  # makes the examples that both read
+        assert attempt.exit_codes == [0], attempt.log()
         for number in range(options.rounds):
-            pair = [(ours, partial(own, make_run_of(work.recipe, folder))), (trl, partial(_peer, prepared, script))]
-            for results, measure in reversed(pair) if number % 2 else pair:
-                results.append(measure())
+            run = make_run_of(work.recipe, folder)
+            by_trl = [sys.executable, script, "--peer", str(prepared.root)]
+            output = side_by_side(run, by_trl, number)
+            ours.append(_of_job(run, work.value))
+            trl.append(json.loads(output.splitlines()[-1]))
         tokens = work.sequences and work.sequences * _tokens_a_sequence(prepared)
     worst = max(abs(a - b) for a, b in zip(ours[0]["values"], trl[0]["values"], strict=True))
     assert worst < work.tolerance, f"{work.value} differs by {worst}: it is not the same work"
@@ -95,24 +98,14 @@ def make_model(folder: Path, sizes: dict[str, int]) -> None:
     shutil.copy(ASSETS / TEXT, folder)
 
 
-def _own(run: RunDir, value: str) -> Measured:
-    """Train by our job."""
-    attempt = train(run)
-    assert attempt.exit_codes == [0], attempt.log()
+def _of_job(run: RunDir, value: str) -> Measured:
+    """What our job noted."""
     rows = read_json_lines(run.metrics)
     return {
         "times": [row["time"] for row in rows],
         "values": [row[value] for row in rows],
         "memory_gib": max(row["memory_gib"] for row in rows),
     }
-
-
-def _peer(run: RunDir, script: str) -> Measured:
-    """Train by TRL, in a process of its own, on the data of a run of ours."""
-    command = [sys.executable, script, "--peer", str(run.root)]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-    measured: Measured = json.loads(output.splitlines()[-1])
-    return measured
 
 
 def model_folder(run: RunDir) -> Path:
@@ -178,10 +171,9 @@ def train_by_trl(trainer: Any, recipe: Any, value: str = "loss") -> Measured:
 
 
 def _report(ours: list[Measured], trl: list[Measured], tokens: float | None, options: argparse.Namespace) -> int:
-    seconds = [[_seconds_per_step(one["times"]) for one in results] for results in (ours, trl)]
+    seconds = [[step_seconds(one["times"], SKIPPED_STEPS) for one in results] for results in (ours, trl)]
     memory = [[float(one["memory_gib"]) for one in results] for results in (ours, trl)]
-    # Of each pair that ran one after the other: a machine's speed changes more between pairs than within one.
-    speed = statistics.median(theirs / our for our, theirs in zip(*seconds, strict=True))
+    speed = median_ratio(*seconds)
     room = statistics.median(our / theirs for our, theirs in zip(*memory, strict=True))
     is_reached = speed >= SPEED_BAR and room <= MEMORY_BAR
     if options.json:
@@ -189,7 +181,7 @@ def _report(ours: list[Measured], trl: list[Measured], tokens: float | None, opt
         print(json.dumps(result))
         return 0 if is_reached or options.smallest else 1
     for name, times, peaks in zip(("ours", "TRL"), seconds, memory, strict=True):
-        step = statistics.median(times)
+        step = statistics.median(chain.from_iterable(times))
         rate = f"{tokens / step:9,.0f} tokens/s" if tokens else f"{step:7.3f} s a step"
         print(f"{name:5}  {rate}  {statistics.median(peaks):6.2f} GiB")
     print(f"speed  {speed:9.3f}  (at least {SPEED_BAR})   memory {room:.3f}  (at most {MEMORY_BAR})")
@@ -197,17 +189,12 @@ def _report(ours: list[Measured], trl: list[Measured], tokens: float | None, opt
     return 0 if is_reached or options.smallest else 1
 
 
-def _seconds_per_step(times: list[float]) -> float:
-    """The median, without the first steps."""
-    return statistics.median(after - before for before, after in pairwise(times[SKIPPED_STEPS:]))
-
-
 def parse(description: str, steps: int, has_adapter: bool) -> argparse.Namespace:
     """Read the command line of a bench."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if has_adapter:
         parser.add_argument("--adapter", choices=["lora"], help="train this instead of all weights")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each kind, alternating")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each kind")
     parser.add_argument("--steps", type=int, default=steps, help="steps of each run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--smallest", action="store_true", help="see that it works, in seconds; judge nothing")

@@ -13,7 +13,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
-from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, roc_auc_score
 
 from jobs.scoring.true_labels import TrueLabels
 from launcher.recipe.kinds.classify import METRICS
@@ -85,7 +84,7 @@ def compute_scores(found: Predictions) -> dict[str, float]:
         "f1": lambda found: _f1(found, "binary"),
         "micro_f1": lambda found: _f1(found, "micro"),
         "macro_f1": lambda found: _f1(found, "macro"),
-        "accuracy": lambda found: float(accuracy_score(found.indicators, found.decisions)),
+        "accuracy": _accuracy,
         "log_loss": _log_loss,
     }
     return {name: compute[name](found) for name in METRICS[found.label_type]}
@@ -101,7 +100,10 @@ def pairs(found: Predictions) -> Iterator[tuple[NDArray[np.intp], int]]:
         yield np.flatnonzero((found.labels == one) | (found.labels == other)), one
 
 
+# Each function imports scikit-learn for itself: that takes a second and 35 MB, and most kinds never score notes.
 def _auroc(found: Predictions) -> float:
+    from sklearn.metrics import roc_auc_score
+
     if found.label_type == "multiclass":
         compared = pairs(found)
         return _mean(
@@ -112,17 +114,29 @@ def _auroc(found: Predictions) -> float:
 
 
 def _auprc(found: Predictions) -> float:
+    from sklearn.metrics import average_precision_score
+
     columns = found.ranked_classes
     return _mean([average_precision_score(found.indicators[:, one], found.probabilities[:, one]) for one in columns])
 
 
 def _f1(found: Predictions, average: str) -> float:
+    from sklearn.metrics import f1_score
+
     if average == "binary":
         return float(f1_score(found.indicators[:, 1], found.decisions[:, 1], zero_division=0))
     return float(f1_score(found.indicators, found.decisions, average=average, zero_division=0))
 
 
+def _accuracy(found: Predictions) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(found.indicators, found.decisions))
+
+
 def _log_loss(found: Predictions) -> float:
+    from sklearn.metrics import log_loss
+
     if found.label_type == "multilabel":
         return float(log_loss(found.labels.ravel(), found.probabilities.ravel(), labels=[0, 1]))
     return float(log_loss(found.labels, found.probabilities, labels=range(found.classes)))
