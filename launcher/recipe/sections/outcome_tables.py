@@ -8,6 +8,7 @@ from pydantic import AfterValidator
 from typing_extensions import override
 
 from launcher.recipe.base import Input, Name, Section, TableInput
+from launcher.recipe.sections.labelled_notes import Outcome
 
 Database = Literal["mimic_iii", "mimic_iv"]
 
@@ -107,6 +108,14 @@ class OutcomeTables(Section):
     def columns(self) -> TableColumns:
         """Names of the columns."""
         return COLUMNS[self.format]
+
+    @property
+    def outcomes(self) -> Iterator[Outcome]:
+        """Name the outcomes that the tables are enough for."""
+        yield from ("los", "mor")
+        yield from ("diag",) if self.diagnoses else ()
+        yield from ("proc",) if self.procedures else ()
+        yield from ("pmv",) if self.ventilation else ()
 
     def inputs(self) -> Iterator[Input]:
         """Give the tables and the columns that each must have."""
