@@ -73,6 +73,42 @@ def test_faults_shown_in_documents_are_those_of_the_recipe_above_them(tmp_path: 
     assert str(caught.value).replace(f"{tmp_path}/", "") == said.rstrip("\n")
 
 
+def test_the_batch_that_a_transcript_proposes_is_that_of_the_shipped_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    name, value, said = re.findall(r"\$ launcher validate --rehearse (\S+) --set (\S+)\n(.*)\n```", text)[0]
+    monkeypatch.chdir(ROOT)
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipes(Path(name), [value], rehearse=True)
+
+    assert str(caught.value) == said
+
+
+def test_the_fault_shown_for_a_sweep_is_that_of_the_file_above_it(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    recipe = re.findall(r"```yaml\n(base: .*?)```", text, re.DOTALL)[0].replace("base: ", f"base: {ROOT}/")
+    good, bad = re.findall(r"with `(\w+)` in place of `(\S+)`", text)[0][::-1]
+    [said] = re.findall(r"^rates.yaml:\d+: .*", text, re.MULTILINE)
+    path = tmp_path / "rates.yaml"
+    path.write_text(recipe, encoding="utf-8")
+    assert len(load_recipes(path)) == 15
+    path.write_text(recipe.replace(good, bad, 1), encoding="utf-8")
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipes(path)
+
+    assert said in str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def test_contributing_names_every_target_of_the_makefile_that_is_no_part_of_another() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\$ make ([\w-]+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)[0].split()
+    parts = {part for line in re.findall(r"^[\w-]+: (.*)", makefile, re.MULTILINE) for part in line.split()}
+
+    assert set(targets) - parts - listed == set()
+
+
 def test_the_breakpoint_shown_stands_between_lines_of_the_source() -> None:
     source = (ROOT / "jobs" / "kinds" / "cpt.py").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "debugging.md").read_text(encoding="utf-8")
