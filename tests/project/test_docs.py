@@ -84,20 +84,38 @@ def test_the_batch_that_a_transcript_proposes_is_that_of_the_shipped_recipe(monk
     assert str(caught.value) == said
 
 
-def test_the_fault_shown_for_a_sweep_is_that_of_the_file_above_it(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+def file_above(page: str, folder: Path) -> tuple[Path, str]:
+    """Write the first recipe of a page that extends a shipped one; return it and the page."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     recipe = re.findall(r"```yaml\n(base: .*?)```", text, re.DOTALL)[0].replace("base: ", f"base: {ROOT}/")
-    good, bad = re.findall(r"with `(\w+)` in place of `(\S+)`", text)[0][::-1]
-    [said] = re.findall(r"^rates.yaml:\d+: .*", text, re.MULTILINE)
-    path = tmp_path / "rates.yaml"
+    path = folder / "rates.yaml"
     path.write_text(recipe, encoding="utf-8")
-    assert len(load_recipes(path)) == 15
-    path.write_text(recipe.replace(good, bad, 1), encoding="utf-8")
+    return path, text
+
+
+@pytest.mark.parametrize(
+    ("page", "good", "bad"),
+    [("sweeps.md", "3e-4", "fast"), ("searches.md", "metric: validation_loss", "metric: validation_los")],
+)
+def test_the_fault_shown_is_that_of_the_file_above_it(tmp_path: Path, page: str, good: str, bad: str) -> None:
+    path, text = file_above(page, tmp_path)
+    assert load_recipes(path)
+    path.write_text(path.read_text(encoding="utf-8").replace(good, bad, 1), encoding="utf-8")
+    [said] = re.findall(r"^rates.yaml:\d+: .*", text, re.MULTILINE)
 
     with pytest.raises(RecipeError) as caught:
         load_recipes(path)
 
     assert said in str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def test_the_tables_shown_of_a_sweep_have_its_points_and_a_metric_of_its_recipe(tmp_path: Path) -> None:
+    path, text = file_above("sweeps.md", tmp_path)
+    points = load_recipes(path)
+    named = set(re.findall(r"(?:by|mean of) (\w+)(?:, lower| over)", text))
+
+    assert re.findall(r"^rates: (\d+) ", text, re.MULTILINE) == [str(len(points))] * 2
+    assert named and named <= {*points[0].recipe.reports}
 
 
 def test_contributing_names_every_target_of_the_makefile_that_is_no_part_of_another() -> None:

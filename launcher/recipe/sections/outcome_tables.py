@@ -110,12 +110,16 @@ class OutcomeTables(Section):
         return COLUMNS[self.format]
 
     @property
-    def outcomes(self) -> Iterator[Outcome]:
-        """Name the outcomes that the tables are enough for."""
-        yield from ("los", "mor")
-        yield from ("diag",) if self.diagnoses else ()
-        yield from ("proc",) if self.procedures else ()
-        yield from ("pmv",) if self.ventilation else ()
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes that the tables are enough for."""
+        needed: dict[Outcome, Name | None] = {
+            "los": self.admissions,
+            "mor": self.admissions,
+            "diag": self.diagnoses,
+            "proc": self.procedures,
+            "pmv": self.ventilation,
+        }
+        return [outcome for outcome, table in needed.items() if table]
 
     def inputs(self) -> Iterator[Input]:
         """Give the tables and the columns that each must have."""
