@@ -1,5 +1,6 @@
 """What is wrong with a pipeline: with the recipes of its stages, or with what they make together."""
 
+import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,8 @@ def find_faults(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe], clust
     for path, fault in find_unstartable(list(items.values()), cluster):
         if (fault.file, fault.line, fault.key) not in known:
             found.append((path, fault))
-    return [*name_recipes(found), *_two_of_a_name(loaded, items), *_unpublishable(loaded, items)]
+    together = (_two_of_a_name, _unpublishable, _unmade_tables)
+    return [*name_recipes(found), *(fault for look in together for fault in look(loaded, items))]
 
 
 def _by_stage(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe]) -> dict[str, list[LoadedRecipe]]:
@@ -73,3 +75,20 @@ def _unpublishable(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe]) ->
         elif not makes[stage]:
             message = f"stage `{stage}` makes nothing that has a name; set its `output`, or name another stage"
             yield loaded.place(f"publish.{name}", message, "conflict")
+
+
+def _unmade_tables(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe]) -> Iterator[Fault]:
+    """Name the stages that read a table of a folder which another stage makes without that table."""
+    artifacts = [(name, item.recipe.makes) for name, item in items.items()]
+    makers = {made.name: (name, made.files) for name, made in artifacts if made and made.type == "tables"}
+    told = set[str]()
+    for stage in loaded.stages:
+        written = stage.sweep or stage.name
+        for one in items[stage.name].recipe.inputs():
+            folder, _, pattern = one.name.rpartition("/")
+            maker, files = makers.get(folder, ("", ()))
+            if one.type == "files" and maker and not fnmatch.filter(files, pattern) and written not in told:
+                told.add(written)
+                fix = "name the table there that it is made from, or remove this stage"
+                message = f"stage `{maker}` does not make `{pattern}`, which this one reads; {fix}"
+                yield loaded.place(f"stages.{written}", message, "unknown-name")

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -113,6 +113,8 @@ class Artifact:
     type: ArtifactType
     name: str
     """Name by which they find it, below the profile's `roots.corpora`, `roots.models` or `roots.data`."""
+    files: tuple[str, ...] = field(default=(), compare=False)
+    """Of tables: the names of the files that will be in the folder."""
 
 
 @dataclass(frozen=True)
