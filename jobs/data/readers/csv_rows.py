@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from jobs.data.readers.compression import start_of
 from jobs.data.readers.source_stream import MAX_RECORD_BYTES, UNREADABLE, SourceStream, text_of, without_bom
 
 _CHUNK = 2**18
@@ -58,8 +59,8 @@ def read_rows(stream: SourceStream, columns: Sequence[str], numbers: Sequence[st
 
 
 def column_names(path: Path) -> list[str]:
-    """Return the names of a file's columns, in lower case; none if its first row cannot be read."""
-    with SourceStream(path).open() as file:
+    """Return the names of a file's columns, in lower case, without reading the rest; none if they cannot be read."""
+    with start_of(path) as file:
         try:
             return _read_header(_RowWindow(file))
         except UNREADABLE:
