@@ -227,7 +227,7 @@ def _select(found: Sequence[ChoiceQuestion], wanted: dict[str, str], key: str) -
 
 
 def check_bad(streams: Sequence[SourceStream], key: str, limit: float) -> None:
-    """Refuse files of which more records are unreadable than the recipe allows; name those that are left out in the log.
+    """Refuse files of which more records are unreadable than the recipe allows; else name those in the log.
 
     Raises:
         LauncherError: says how many, and the first of them.
