@@ -92,7 +92,7 @@ class _Bz2Stream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return self._file.readinto(buffer)
+            return self._file.readinto1(buffer)  # `readinto` would lose what comes before corrupt data
         except OSError as error:
             if error.errno is not None:
                 raise
