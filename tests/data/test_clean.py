@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import unicodedata
+from types import SimpleNamespace
 
 import pytest
 from datatrove.data import Document
@@ -17,9 +18,9 @@ from jobs.data.clean.overlap import words_of
 from jobs.data.clean.phi import PATTERNS, PhiCheck
 from jobs.data.clean.text import Normaliser
 from jobs.data.corpus import file_list
-from jobs.models.tokenizer import load_encoder
+from launcher.artifacts.corpus_manifest import TokenizerRecord
 from launcher.recipe.kinds.prepare import LANGUAGES, Clean
-from tests.support.prepare_runs import ASSETS, abstracts, make_context
+from tests.support.prepare_runs import abstracts, make_context
 from tests.support.shared_data import shared_data
 
 GERMAN = "Die Behandlung der chronischen Niereninsuffizienz bei älteren Patienten mit Diabetes mellitus."
@@ -62,7 +63,8 @@ def test_blank_documents_are_dropped_and_counted(least):
 
 
 def test_only_corpora_that_may_have_had_empty_documents_are_other_corpora_now(tmp_path, monkeypatch):
-    encoder = load_encoder(str(ASSETS / "stories260k"), "x")
+    record = TokenizerRecord(path="x", vocab_size=9, fingerprint="x", prefix=(), eos=1)
+    encoder = SimpleNamespace(record=record)
     recipes = [make_context(tmp_path, clean={"min_characters": least}).recipe for least in (0, 1)]
 
     now = [file_list.settings_of(recipe, encoder, None, None) for recipe in recipes]
@@ -133,7 +135,6 @@ def test_no_english_abstract_goes_whatever_its_case(change):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "12 34 56 7.8 9",
         "___",
         "HR 88 BP 120/80 RR 16 SAT 98% RA",
