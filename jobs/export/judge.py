@@ -45,8 +45,8 @@ def judge(plan: ExportPlan, found: LogitDifference) -> Bar:
         f"{bar.agreement:.2%})",
         flush=True,
     )
-    overflow = "numbers of that format are too small for it: write another `format` or `dtype`"
-    found.require_numbers("model: the original", f"format: as `{name}` the model", overflow)
+    fix = "that format cannot hold its numbers: write another `format` or `dtype`"
+    found.require_numbers("model: the original", f"format: as `{name}` the model", fix)
     if found.largest > bar.difference:
         raise LauncherError(
             f"format: as `{name}` the model differs by {found.largest:.2g} in a logit, more than {bar.difference:.2g}; "

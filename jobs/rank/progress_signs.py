@@ -42,17 +42,18 @@ class Transferring:
     """Connections of this process carry bytes, or its threads compute, as for checksums of what is there already."""
 
     def __init__(self) -> None:
-        self._computed, self._carried = time.process_time(), carried_bytes()
+        self._carried = carried_bytes()
+        self._computed = float("inf")
 
     def went_on(self, seconds: float) -> bool:
-        """Tell whether there was any of that since the last look.
+        """Tell whether there was any of that since the last look. What the thread that looks computes does not count.
 
         Args:
             seconds: Since the last look.
         """
         before, self._carried = self._carried, carried_bytes()
-        computed, self._computed = self._computed, time.process_time()
         moves = any(count > before.get(name, 0) for name, count in self._carried.items())
+        computed, self._computed = self._computed, time.process_time() - time.thread_time()
         return moves or self._computed - computed >= _WORK * seconds
 
 
