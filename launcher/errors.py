@@ -83,7 +83,7 @@ class SlurmError(LauncherError):
 def how_to_install(*extras: str) -> str:
     """Write the commands that install what extras of setup.cfg name.
 
-    They name a checkout or the wheel: the package index has another project by the name of `launcher`.
+    They name a checkout or the wheel: no package index has this project, and what has its name there is another one.
     """
     names = ",".join(extras)
     wheel = f"./launcher-{__version__}-py3-none-any.whl"

@@ -217,7 +217,7 @@ def test_other_pins_are_installed_by_the_next_make(machine: Machine) -> None:
 
 
 def test_nobody_is_sent_to_another_project_of_the_package_index() -> None:
-    """That one is called `launcher` as well; `--no-index` reads a folder of ours."""
+    """What is called `launcher` there is not this one; `--no-index` reads a folder of ours."""
     paths = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
     paths += [path for name in ("launcher", "jobs") for path in (ROOT / name).rglob("*.py")]
 
