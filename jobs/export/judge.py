@@ -46,7 +46,7 @@ def judge(plan: ExportPlan, found: LogitDifference) -> Bar:
         flush=True,
     )
     fix = "that format cannot hold its numbers: write another `format` or `dtype`"
-    found.require_numbers("model: the original", f"format: as `{name}` the model", fix)
+    found.require_numbers("model.path: the original", f"format: as `{name}` the model", fix)
     if found.largest > bar.difference:
         raise LauncherError(
             f"format: as `{name}` the model differs by {found.largest:.2g} in a logit, more than {bar.difference:.2g}; "
