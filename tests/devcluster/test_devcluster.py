@@ -294,7 +294,7 @@ def test_a_slurmctld_that_does_not_run_is_told(tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture
 def two_users(stranger: Path) -> Path:
-    """A folder of an ordinary user, who this process is, while root can still be become."""
+    """A folder of an ordinary user, as whom this process acts; it can act as root again."""
     if os.getuid() != 0:
         pytest.skip("needs two users: run it as root")
     return stranger

@@ -82,7 +82,7 @@ def test_a_command_that_fails_ends_the_demo_in_one_line(capfd: pytest.CaptureFix
     with pytest.raises(LauncherError, match=r"^`launcher status nosuch` failed; the reason is above$"):
         demo.launcher("status", "nosuch")
 
-    assert "nosuch.yaml" in capfd.readouterr().err
+    assert capfd.readouterr().err
 
 
 def test_a_run_that_did_not_finish_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
