@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
@@ -15,7 +15,7 @@ import pytest
 from jobs.rank.progress_signs import Transferring, carried_bytes
 from jobs.rank.stop_flag import STOP, StopRequested
 from jobs.rank.transfer import is_under_way, transfer
-from launcher.recipe import read_recipe
+from launcher.recipe import Recipe
 from launcher.run.paths import CONTINUE
 from tests.support.training_runs import make_run_of
 from tests.support.waiting import PATIENCE, wait_for
@@ -104,16 +104,15 @@ def test_an_upload_that_moves_is_no_hang(tmp_path: Path) -> None:
     done = watched(
         """
 def upload():
-    for _ in range(2):
-        os.utime(heartbeat, (1, 1))
-        while heartbeat.stat().st_mtime == 1:
-            one.send(b"x")
-            time.sleep(0.2)
+    os.utime(heartbeat, (1, 1))
+    while heartbeat.stat().st_mtime == 1:
+        one.send(b"x")
+        time.sleep(0.2)
     return "alive"
 print(transfer(upload))
 """,
         tmp_path / "heartbeat",
-        "600",
+        "40",
     )
 
     assert (done.stdout, done.stderr) == ("alive\n", "")
@@ -154,26 +153,30 @@ def test_a_stop_leaves_a_transfer_behind() -> None:
     wait_for(lambda: not is_under_way(), "the thread to end")
 
 
-HUB = """
-import huggingface_hub
+KIND = """
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
+from types import ModuleType
 
-def snapshot_download(*_, **__):
+def fetch():
     with ThreadPoolExecutor(1) as pool:  # as the Hub's client has one for each few files
         pool.submit(Event().wait).result()
 
-huggingface_hub.snapshot_download = snapshot_download
+def main(context):
+    from jobs.rank.transfer import transfer
+    transfer(fetch)
+
+kind = ModuleType("jobs.kinds.prepare")
+kind.main = main
+sys.modules[kind.__name__] = kind
 """
 
 
-@pytest.mark.slow
-def test_a_stop_ends_a_process_that_fetches_a_model(tmp_path: Path) -> None:
-    merge = {"name": "merge", "base_model": "org/base", "adapters": [{"path": "org/adapter"}]}
-    recipe = read_recipe(json.dumps({"kind": "merge", "resources": {"time": "10min"}, **merge}))
-    run = make_run_of(json.loads(recipe.model_dump_json()), tmp_path)
+def test_a_stop_ends_a_process_that_fetches_a_model(tmp_path: Path, make_recipe: Callable[..., Recipe]) -> None:
+    run = make_run_of(json.loads(make_recipe().model_dump_json()), tmp_path)
     run.stop_request.write_text("")
-    (tmp_path / "sitecustomize.py").write_text(HUB)
+    (tmp_path / "sitecustomize.py").write_text(KIND)
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NODE_RANK": "0"}
 
     done = subprocess.run(

@@ -87,7 +87,7 @@ def compare(ones: Sequence[Tensor], others: Sequence[Tensor]) -> LogitDifference
     largest = torch.stack([(one - other).abs().max() for one, other in pairs]).max()
     same = torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in pairs])
     return LogitDifference(
-        largest=float(largest.nan_to_num(float("inf"))),
+        largest=float(largest.nan_to_num(math.inf, posinf=math.inf)),
         largest_logit=float(torch.stack([one.abs().max() for one in ones]).max()),  # NaN if one is
         same_choice=float(same.double().mean()),
     )
