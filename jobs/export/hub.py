@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import (
+from huggingface_hub.errors import (  # type: ignore[attr-defined] # `HTTPError`, of whichever package it uses
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined] # of whichever package its version uses
+    HTTPError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )

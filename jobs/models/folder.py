@@ -20,7 +20,8 @@ from jobs.rank.watchdog import WATCHDOG
 from launcher.artifacts.adapter_folder import is_credentialed, read_object
 from launcher.artifacts.model_folder import require_files, require_tokenizer_files
 from launcher.errors import LauncherError
-from launcher.recipe.kinds.recipe_base import RecipeBase
+from launcher.recipe.kinds.export import ExportRecipe
+from launcher.recipe.kinds.merge import MergeRecipe
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 """Files of models, adapters and tokenizers."""
@@ -139,7 +140,7 @@ def require_data_use(said: str, sources: Iterable[Path]) -> None:
             raise LauncherError(f"data_use: `{folder}` was made of credentialed data; write `credentialed`")
 
 
-def describe_other_model(folder: Path, inputs: str, recipe: RecipeBase) -> str | None:
+def describe_other_model(folder: Path, inputs: str, recipe: ExportRecipe | MergeRecipe) -> str | None:
     """Say what a folder holds instead of the model that a recipe makes; None if it is this model.
 
     Args:

@@ -6,6 +6,7 @@ import stat
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from jobs.export.inputs import make_plan
 from jobs.kinds import export
 from jobs.kinds.export import main
 from jobs.rank.stop_flag import STOP
@@ -95,13 +96,15 @@ def test_a_refused_export_is_not_published_and_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize(("first", "second"), [("open", "credentialed"), ("credentialed", "open")])
 def test_an_export_with_other_rules_for_its_data_is_another_one(tmp_path, first, second):
-    folder = exported_by(make_export(tmp_path, data_use=first))
-    before = files_of(folder), folder.stat().st_mode
+    plan = make_plan(make_export(tmp_path, data_use=first))
+    plan.folder.mkdir(parents=True)
+    (plan.folder / "manifest.json").write_text(json.dumps({"inputs": plan.inputs, "data_use": first}))
+    before = files_of(plan.folder)
 
     with pytest.raises(LauncherError, match=f"was published with `data_use: {first}`.* another name as `output`"):
         main(make_export(tmp_path, data_use=second))
 
-    assert (files_of(folder), folder.stat().st_mode) == before
+    assert files_of(plan.folder) == before
 
 
 def test_the_report_is_there_before_an_upload_and_then_says_where(tmp_path, monkeypatch):
