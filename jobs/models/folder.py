@@ -9,14 +9,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from launcher.artifacts.adapter_folder import is_credentialed
+from jobs.rank.transfer import transfer
+from jobs.rank.watchdog import WATCHDOG
+from launcher.artifacts.adapter_folder import is_credentialed, read_object
 from launcher.artifacts.model_folder import require_files, require_tokenizer_files
 from launcher.errors import LauncherError
+from launcher.recipe.kinds.export import ExportRecipe
+from launcher.recipe.kinds.merge import MergeRecipe
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 """Files of models, adapters and tokenizers."""
@@ -59,9 +64,12 @@ def loading(located: str | Path, name: str, weights: bool = False) -> Iterator[N
     try:
         if folder.is_dir():
             require_files(folder, weights)
-        elif folder.is_absolute():
+            yield
+            return
+        if folder.is_absolute():
             raise FileNotFoundError("there is no such folder")
-        yield
+        with WATCHDOG.counting_transfers():
+            yield
     except LauncherError as error:
         raise LauncherError(f"{name}: {error}") from None
     except Exception as error:
@@ -104,13 +112,14 @@ def local_folder(located: str, key: str) -> Path:
 
     Raises:
         LauncherError: it was not found.
+        StopRequested: a stop was asked for before it was there.
     """
     if os.path.isabs(located):
         return Path(located)
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(located, allow_patterns=list(FILES)))
+        return Path(transfer(partial(snapshot_download, located, allow_patterns=list(FILES))))
     except (OSError, ValueError) as error:
         where = "neither on this machine nor on the Hugging Face Hub"
         raise LauncherError(f"{key}: `{located}` was found {where}: {error}") from error
@@ -129,6 +138,22 @@ def require_data_use(said: str, sources: Iterable[Path]) -> None:
     for folder in sources:
         if said == "open" and is_credentialed(folder):
             raise LauncherError(f"data_use: `{folder}` was made of credentialed data; write `credentialed`")
+
+
+def describe_other_model(folder: Path, inputs: str, recipe: ExportRecipe | MergeRecipe) -> str | None:
+    """Say what a folder holds instead of the model that a recipe makes; None if it is this model.
+
+    Args:
+        folder: A published model.
+        inputs: Checksum of what the recipe makes it of, as the model's manifest has it.
+        recipe: The recipe.
+    """
+    there = read_object(folder / _MANIFEST) or {}
+    if there.get("inputs") == inputs:
+        return None
+    if there.get("data_use") not in (None, recipe.data_use):
+        return f"was published with `data_use: {there['data_use']}`, which this recipe does not say"
+    return f"holds something other than this {recipe.kind} would make"
 
 
 def let_others_read(folder: Path) -> None:

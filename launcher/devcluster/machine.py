@@ -58,10 +58,11 @@ def check_programs(accounting: bool) -> None:
 def slurm_version() -> tuple[int, int]:
     """Return the release of the installed Slurm, such as (22, 5)."""
     argv = [program("slurmctld") or "slurmctld", "-V"]
-    printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    match = re.search(r"(\d+)\.(\d+)", printed)
-    if match is None:
-        raise LauncherError(f"devcluster: `slurmctld -V` printed no version: `{printed.strip()}`")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    match = re.search(r"(\d+)\.(\d+)", done.stdout)
+    if done.returncode or match is None:
+        printed = f"{done.stdout}{done.stderr}".strip()
+        raise LauncherError(f"devcluster: `slurmctld -V` printed no version: `{printed}`")
     return int(match[1]), int(match[2])
 
 
