@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.support.side_by_side import median_ratio, side_by_side, step_seconds
+
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import RunDir
 from tests.support.training_runs import ASSETS, make_run
