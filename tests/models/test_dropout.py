@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.oft.layer import MultiplicativeDropoutLayer
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,18 +18,19 @@ from launcher.recipe.sections.adapter import Adapter
 from tests.support.training_runs import ASSETS
 
 CPU = torch.device("cpu")
-SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+GROUPED = SIZES | {"num_key_value_heads": 2}
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 OWN_SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
     "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 2},
     "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8},
     "bloom": {"n_layer": 2, "n_head": 2},
-    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 2, "max_seq_len": 64},
-    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32, **SIZES},
     "xglm": {"d_model": 32, "num_layers": 2, "attention_heads": 2, "ffn_dim": 64},
-    "gemma2": {"head_dim": 16},
-    "gpt_neo": {"num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]},
+    "gemma2": GROUPED | {"head_dim": 16},
+    "gpt_neo": {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]},
+    **dict.fromkeys(("stablelm", "qwen2", "mixtral", "starcoder2", "granite"), GROUPED),
 }
 KINDS = (
     *("biogpt", "opt", "gpt2", "gpt_neox", "bloom", "falcon", "gptj", "gpt_bigcode", "phi", "stablelm", "starcoder2"),
@@ -57,9 +59,9 @@ def is_random(model: Any) -> bool:
     return not all(torch.equal(logits(model), first) for _ in range(4))
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", [None, "eager"], ids=["default", "eager"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_computes_the_same_again(kind: str, attention: str) -> None:
+def test_a_model_computes_the_same_again(kind: str, attention: str | None) -> None:
     torch.manual_seed(0)
     config = dropped(kind, 0.5)
     published = config.to_dict()
@@ -76,20 +78,10 @@ def test_a_model_computes_the_same_again(kind: str, attention: str) -> None:
     assert model.config.to_dict() == published | {"architectures": model.config.architectures}
 
 
-def test_dropout_of_mpt_is_a_part_of_its_configuration() -> None:
-    config = AutoConfig.for_model("mpt", vocab_size=64, **OWN_SIZES["mpt"])
-    config.attn_config.attn_pdrop = 0.5
-    model = AutoModelForCausalLM.from_config(config)
-    assert is_random(model)
-
-    assert not is_random(without_dropout(model))
-
-
 @pytest.mark.parametrize(
     "fields",
     [
         {"method": "lora", "dropout": 0.5},
-        {"method": "oft", "block_size": 4, "dropout": 0.5},
         {"method": "p_tuning", "encoder": "lstm", "layers": 3, "dropout": 0.5},
     ],
     ids=lambda one: one["method"],
@@ -104,6 +96,17 @@ def test_an_adapter_computes_the_same_again(fields: dict[str, Any]) -> None:
     assert is_random(model)
 
     assert not is_random(without_dropout(model))
+
+
+@pytest.mark.parametrize(
+    "layer", [MultiplicativeDropoutLayer(0.5), nn.Dropout1d(0.5)], ids=lambda one: type(one).__name__
+)
+def test_layers_that_drop_blocks_are_switched_off(layer: nn.Module) -> None:
+    model, blocks = nn.Sequential(layer).train(), torch.randn(8, 4, 4)
+    torch.manual_seed(0)
+    assert not torch.equal(model(blocks), blocks)
+
+    assert torch.equal(without_dropout(model)(blocks), blocks)
 
 
 class Noisy(nn.Module):

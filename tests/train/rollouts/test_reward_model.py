@@ -149,7 +149,7 @@ def as_trained(model: Any, folder: Path, ones: list[Completion], system_prompt: 
     [
         {"method": "lora", "init": "pissa", "r": 4},
         {"method": "prefix", "virtual_tokens": 4},
-        {"method": "molora", "attention_targets": ["q_proj"], "ffn_targets": ["up_proj"], "experts": 2, "top_k": 1},
+        {"method": "molora", "attention_targets": ["q_proj"], "ffn_targets": ["up_proj"], "experts": 3},
     ],
     ids=lambda one: one["method"],
 )
@@ -261,7 +261,7 @@ def short_judge(folder: Path, positions: int) -> Any:
     config = GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=512, n_positions=positions, num_labels=1)
     config.pad_token_id, config.bos_token_id, config.eos_token_id = 2, 1, 2
     model = GPT2ForSequenceClassification(config)
-    judge(folder)
+    judge(folder, template=SPACED)
     model.save_pretrained(folder)
     return model.eval()
 
@@ -283,11 +283,12 @@ def test_the_beginning_is_left_out_of_what_is_too_long_nevertheless(
 
     found = reward([long, *completions()])
 
-    ids = torch.tensor(reward.renderer.tokenizer(
-        f"### Instruction:\n{long.messages[0]['content']}\n\n### Response:\nA dog.</s>", add_special_tokens=False
-    )["input_ids"])[None, -96:]  # fmt: skip
-    assert found[0] == pytest.approx(model(ids).logits.item(), abs=1e-5)
-    assert found[1:] == pytest.approx(reward(completions()), abs=1e-5)
+    (example,) = reward.renderer.encode([[*long.messages, {"role": "assistant", "content": "A dog."}]])
+    assert isinstance(example, Example) and len(example.ids) > 200
+    with torch.no_grad():
+        expected = model(torch.from_numpy(example.ids[-96:].astype("int64"))[None]).logits.item()
+    assert found[0] == pytest.approx(expected, abs=1e-5)
+    assert found[1:] == pytest.approx(as_trained(model, tmp_path / "judge", completions()), abs=1e-5)
     assert "rewards.0: 1 of 3 conversations are longer than the 96 tokens" in capsys.readouterr().out
 
 
