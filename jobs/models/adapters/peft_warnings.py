@@ -9,8 +9,8 @@ from contextlib import contextmanager
 def silence_peft_warnings() -> Iterator[None]:
     """Keep peft from warning while it builds a model.
 
-    peft 0.21 asks the model for `is_gradient_checkpointing`, which transformers 5 has renamed. And it tells that it sees
-    by itself how a model of the GPT-2 kind stores its weights.
+    peft 0.21 asks the model for `is_gradient_checkpointing`, which transformers 5 has renamed. And it says that it sees
+    by itself how models of the GPT-2 kind store their weights.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

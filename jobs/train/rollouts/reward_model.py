@@ -75,7 +75,7 @@ class RewardModel:
         """Tokenise what nobody would train on, such as a completion that writes out a control token."""
         tokenizer, messages = self.renderer.tokenizer, self.renderer.completed(conversation)
         try:
-            text = tokenizer.apply_chat_template(messages, chat_template=self.renderer.template, tokenize=False)  # type: ignore[arg-type] # dicts
+            text = tokenizer.apply_chat_template(messages, chat_template=self.renderer.template, tokenize=False)
         except TemplateError:
             roles = ", ".join(dict.fromkeys(message["role"] for message in messages))
             raise RunError(
