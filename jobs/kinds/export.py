@@ -144,6 +144,7 @@ def _write_manifest(
         "base_model": recipe.model.path,
         "corpora": sorted({corpus for manifest in manifests for corpus in manifest.get("corpora", ())}),
         "data_use": recipe.data_use,
+        "system_prompt": manifests[-1].get("system_prompt"),
         "format": recipe.format,
         "task": plan.task,
         "dtype": str(plan.dtype).removeprefix("torch."),

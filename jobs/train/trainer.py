@@ -23,6 +23,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from typing_extensions import override
 
 from jobs.models.adapters.auxiliary_loss import auxiliary_losses
+from jobs.models.dropout import is_without_dropout, require_no_dropout
 from jobs.models.parallel import ParallelLayout, describe, prepared_as, reshard, verify
 from jobs.rank.watchdog import WATCHDOG
 from jobs.train.adapter_checkpoint import (
@@ -246,16 +247,25 @@ class GuardedTrainer(Trainer):
         verify(self.model_wrapped, self._layout)
         if self._packs:
             self._require_isolation(self._packs)
+        if is_without_dropout(self.model):
+            self._require_no_dropout()
         if self.is_world_process_zero():
             print(describe(self.model_wrapped), flush=True)
         return prepared
 
     def _require_isolation(self, packs: str) -> None:
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
-        model: Any = self.model
-        vocabulary = model.config.get_text_config().vocab_size
-        require_isolation(self.model_wrapped, vocabulary, self.args.device, dtype, packs)
+        require_isolation(self.model_wrapped, self._vocabulary, self.args.device, dtype, packs)
         reshard(self.model)
+
+    def _require_no_dropout(self) -> None:
+        require_no_dropout(self.model_wrapped, self._vocabulary, self.args.device)
+        reshard(self.model)
+
+    @property
+    def _vocabulary(self) -> int:
+        model: Any = self.model
+        return int(model.config.get_text_config().vocab_size)
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -61,3 +61,19 @@ def missing_positions(length: int, virtual_tokens: int, positions: int | None) -
         needed = f"{length} and the {virtual_tokens} virtual tokens of the adapter are"
     fix = f"write at most {room}" if room > 0 else "write fewer `adapter.virtual_tokens`"
     return f"{needed} more than the model's {positions} positions; {fix}"
+
+
+def missing_scoring_positions(name: str, positions: int | None, length: int) -> str | None:
+    """Say that a model which scores what another one writes reads shorter texts; None if not, or that is not known.
+
+    Args:
+        name: Of the model that scores.
+        positions: That it has for a text.
+        length: Tokens of prompt and completion.
+    """
+    if positions is None or length <= positions:
+        return None
+    return (
+        f"`{name}` has {positions} positions, and `batch.sequence_length` lets prompts and completions have {length} "
+        "tokens; write a shorter one, or name a model that reads more"
+    )

@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher.artifacts.adapter_folder import AdapterFolder, is_credentialed, read_adapter
 from launcher.artifacts.chat_template import find_template_fault
 from launcher.artifacts.model_folder import require_files
-from launcher.artifacts.positions import max_positions, missing_positions
+from launcher.artifacts.positions import max_positions, missing_positions, missing_scoring_positions
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.errors import Fault, FaultCode, LauncherError
 from launcher.plan.cost import corpus_sizes
@@ -81,7 +81,15 @@ def _is_credentialed(here: RecipeAtSite, one: Input) -> bool:
 
 def check_adapters(here: RecipeAtSite) -> Iterator[Fault]:
     """Open the adapters that are on this site: do they go with the base, and with those before them?"""
-    adapters = [one for one in here.inputs("adapter") if isinstance(one, AdapterInput)]
+    found = [one for one in here.inputs("adapter") if isinstance(one, AdapterInput)]
+    yield from _check_chain(here, [one for one in found if not one.is_alone])
+    for one in found:
+        if one.is_alone:
+            yield from _check_chain(here, [one])
+
+
+def _check_chain(here: RecipeAtSite, adapters: Sequence[AdapterInput]) -> Iterator[Fault]:
+    """Look at adapters of one base, which are applied one after the other."""
     earlier: list[AdapterFolder] = []
     for place, one in enumerate(adapters):
         folder = here.model(one.name)
@@ -90,17 +98,23 @@ def check_adapters(here: RecipeAtSite) -> Iterator[Fault]:
         try:
             adapter = here.site.once(read_adapter, folder)
             earlier.append(adapter)
-            if here.recipe.foreign_engine:
-                adapter.require_plain_lora(here.recipe.foreign_engine)
-            elif one.merged is None:
-                adapter.require_stackable()
-            elif one.merged != "if possible":
-                adapter.require_mergeable(one.merged)
+            _require_usable(here, one, adapter)
             adapter.require_base(one.base, str(here.model(one.base)), one.trained_on)
             if len(earlier) > place:  # all before it are here
-                adapter.require_base_adapters(earlier[:-1])
+                adapter.require_base_adapters(None if one.is_alone else earlier[:-1])
         except LauncherError as error:
             yield here.fault("mismatch", one.key, str(error))
+
+
+def _require_usable(here: RecipeAtSite, one: AdapterInput, adapter: AdapterFolder) -> None:
+    if one.is_alone:
+        adapter.require_reward_head()
+    elif here.recipe.foreign_engine:
+        adapter.require_plain_lora(here.recipe.foreign_engine)
+    elif one.merged is None:
+        adapter.require_stackable()
+    elif one.merged != "if possible":
+        adapter.require_mergeable(one.merged)
 
 
 def check_output(here: RecipeAtSite) -> Iterator[Fault]:
@@ -128,6 +142,11 @@ def check_lengths(here: RecipeAtSite) -> Iterator[Fault]:
     positions = max_positions(model_config(recipe, here) or {})
     if message := missing_positions(recipe.batch.sequence_length, recipe.virtual_tokens, positions):
         yield here.fault("mismatch", "batch.sequence_length", message)
+    for one in here.inputs("model"):
+        if one.name in recipe.scoring_models and one.key != "model.path":
+            positions = max_positions(here.config(one.name) or {})
+            if message := missing_scoring_positions(one.name, positions, recipe.batch.sequence_length):
+                yield here.fault("mismatch", one.key, message)
 
 
 def check_schedule(here: RecipeAtSite) -> Iterator[Fault]:

@@ -160,3 +160,6 @@ class AdapterInput(Input):
     """What of it is merged into the model; `with head`: all, and it may bring a head that classifies; `if possible`:
     all, or it is used as it is; None: it stays beside the
     weights, active together with others."""
+    is_alone: bool = False
+    """Whether it is the only adapter of its base, and brings a head that rewards; others in the recipe are no part of
+    this."""

@@ -43,9 +43,7 @@ class RlRecipe(ConversationRecipe):
         yield from super().inputs()
         for place, reward in enumerate(self.rewards):
             if isinstance(reward, ModelReward):
-                yield Input(f"rewards.{place}.path", "model", reward.path)
-                if reward.adapter:
-                    yield Input(f"rewards.{place}.adapter", "adapter", reward.adapter)
+                yield from reward.inputs(f"rewards.{place}")
 
     @property
     @override

@@ -55,6 +55,16 @@ class Rloo(GroupAlgorithm):
     reward_clip: tuple[float, float] | None = None
     """Least and largest reward of a completion."""
 
+    @override
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
+        least, largest = self.reward_clip or (0.0, 1.0)
+        if not least < largest:
+            yield (
+                f"reward_clip: with {least:g} as the least and {largest:g} as the largest reward all completions have "
+                "the same; write the smaller number first, or leave it out"
+            )
+
 
 class Grpo(GroupAlgorithm):
     """Group relative policy optimisation (DeepSeekMath, Shao et al. 2024, https://arxiv.org/abs/2402.03300), by TRL."""
