@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = (0.5, 15)
 """Pause between two looks: short at first, then long, since each asks Slurm."""
+STALLED_SECONDS = 60
+"""A batch process that lives advances its pipeline within this time, unless Slurm is slow; then both may do it."""
 _REFUSED = {
     "--after": "stages of a pipeline wait for each other; wait for the run, then submit the pipeline",
     "--max-parallel": "limits the runs of one array; a pipeline has many",
@@ -88,10 +90,11 @@ def submit_file(
 
 def all_finish(pipeline: "Pipeline", cluster: "Cluster") -> bool:
     """Wait until a pipeline is over, telling each change of a stage, and say whether all stages finished."""
-    from launcher.pipeline.states import is_over, read_stages
+    from launcher.pipeline.states import find_stalled, is_over, read_stages
 
     shown: dict[str, str] = {}
     (pause, longest), patience = POLL_SECONDS, 30.0
+    stalled, since = list[str](), 0.0
     while True:
         states, _ = read_stages(pipeline, cluster)
         for name, one in states.items():
@@ -103,10 +106,26 @@ def all_finish(pipeline: "Pipeline", cluster: "Cluster") -> bool:
         last = [run.attempts[-1] for one in states.values() for run in one.members if run.attempts]
         is_closed = all(attempt.ended is not None for attempt in last)
         patience -= pause if is_over(states) else 0
+        before, stalled = stalled, find_stalled(states)
+        since = since + pause if stalled and stalled == before else 0.0
+        if since - pause < STALLED_SECONDS <= since:
+            _go_on_instead(pipeline, cluster)
         if is_over(states) and (is_closed or patience < 0):
             return all(one.is_finished for one in states.values())
         time.sleep(pause)
         pause = min(1.5 * pause, longest)
+
+
+def _go_on_instead(pipeline: "Pipeline", cluster: "Cluster") -> None:
+    """Advance a pipeline in place of a batch process that was killed before it did."""
+    from launcher.errors import LauncherError
+    from launcher.pipeline.advance import advance as go_on
+
+    try:
+        for line in go_on(pipeline, cluster):
+            tell(line)
+    except LauncherError as error:
+        tell(str(error))
 
 
 def refuse_options(sweep: Sequence[str] | None, others: Mapping[str, object] | None = None) -> None:
@@ -201,9 +220,12 @@ def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool, everything: bo
     """Show how the stages are doing; with `everything`, each point of a sweep."""
     from launcher.cli.views.pipeline_view import stage_as_json, stages_table
     from launcher.cli.views.status_view import console
-    from launcher.pipeline.states import read_stages
+    from launcher.pipeline.states import find_stalled, read_stages
+    from launcher.pipeline.why import say_stalled
 
     states, notes = read_stages(pipeline, profile)
+    if (stalled := find_stalled(states)) and not pipeline.is_stopped:
+        notes = (*notes, say_stalled(stalled, str(pipeline.folder.root)))
     if as_json:
         stages = [stage_as_json(one) for one in states.values()]
         print_json({"pipeline": str(pipeline.folder.root), "stages": stages, "notes": notes}, "pipeline")
@@ -212,7 +234,7 @@ def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool, everything: bo
     out.print(f"{pipeline.record.name}  {pipeline.folder.root}", markup=False, soft_wrap=True)
     out.print(stages_table(states, everything))
     for note in notes:
-        out.print(f"note: {note}", style="dim", markup=False)
+        out.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
 
 
 def stop(pipeline: "Pipeline", profile: "Cluster", at_once: bool) -> None:

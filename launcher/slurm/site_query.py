@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from launcher.cluster import Cluster
 from launcher.errors import SlurmError
+from launcher.run.able_nodes import NODE_LINES_FORMAT
 from launcher.slurm.command import TIMEOUT_SECONDS, complaint, run_slurm
 
 GPU_NODES_FORMAT = "%R|%G|%D"
 NODES_FORMAT = "%R|%f|%o"
-NODE_LINES_FORMAT = "%P|%N|%T|%G|%f|%c|%m"
 PARTITION_LIMITS_FORMAT = "%P|%l|%s|%D|%G"
 QOS_FIELDS = "name,gracetime,preemptmode,preempt,maxsubmitjobsperuser"
 ASSOCIATION_FIELDS = "account,partition,qos,defaultqos,maxsubmitjobs"

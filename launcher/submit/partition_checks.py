@@ -9,8 +9,8 @@ from launcher.cluster import Cluster
 from launcher.errors import Fault, SlurmError
 from launcher.load import LoadedRecipe
 from launcher.recipe.sections.common import Resources
-from launcher.run.slurm_text import parse_fields
-from launcher.slurm.parse import parse_gres, parse_seconds
+from launcher.run.slurm_text import parse_fields, parse_gres
+from launcher.slurm.parse import parse_seconds
 from launcher.slurm.site_query import list_partition_limits, list_qos_flags, show_partitions
 
 

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from launcher.cluster import Cluster
+from launcher.run.able_nodes import UnknownNodesError, WantedNode, group_able, parse_nodes, satisfies
 from launcher.run.paths import expand
 from launcher.run.suspects import NodeReport, report_node
-from launcher.site.able_nodes import UnknownNodesError, WantedNode, group_able, parse_nodes, satisfies
 from launcher.site.suspect_nodes import Avoided, choose
 from launcher.submit.plan_submission import SubmitOptions
 from launcher.submit.resubmit import resubmit
