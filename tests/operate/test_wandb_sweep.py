@@ -250,4 +250,3 @@ def test_the_key_comes_from_the_secrets_file_and_stands_in_no_other(
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path != secrets]
     assert len(files) > 5
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
-    monkeypatch.delenv("WANDB_API_KEY")

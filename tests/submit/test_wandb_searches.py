@@ -1,4 +1,4 @@
-"""Searches whose values a sweep of W&B gives: what is refused before the queue, and that they are queued as others are."""
+"""Searches whose values a sweep of W&B gives: what is refused before the queue, and that they are queued as others."""
 
 import json
 from collections.abc import Callable

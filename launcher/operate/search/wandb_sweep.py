@@ -28,7 +28,8 @@ POLL_SECONDS = 5
 _QUIET: Mapping[str, Any] = {
     **dict.fromkeys(("disable_code", "disable_git", "disable_job_creation", "silent"), True),
     **dict.fromkeys(("x_disable_meta", "x_disable_machine_info"), True),
-    **{"x_save_requirements": False, "console": "off", "host": "", "finish_timeout": 30},
+    **{"x_save_requirements": False, "console": "off", "host": ""},
+    **{"init_timeout": 30, "finish_timeout": 30},
 }
 """Settings that send nothing but values."""
 
@@ -90,7 +91,7 @@ class WandbSweep:
         # Without an answer W&B takes the run for lost by itself, only later.
         with contextlib.suppress(Exception), tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             settings = wandb.Settings(sweep_id=self.id, **_QUIET)
-            place = {"entity": self._entity, "project": self._project, "dir": folder}
+            place: Mapping[str, Any] = {"entity": self._entity, "project": self._project, "dir": folder}
             run = wandb.init(id=given.id, mode="online", config=dict(given.values), settings=settings, **place)
             run.finish(exit_code=1)
 
