@@ -160,7 +160,7 @@ def test_a_sweep_that_is_not_there_is_named(make: Make, server: WandbServer) -> 
         ("optim", {"lr": 1e-3}, "write them with dots, as `optim.KEY`"),
         ("data_use", "open", "`data_use` is the same for all trials"),
         ("tracking.project", "other", "`tracking.project` is the same for all trials"),
-        ("name.first", "a", "leads nowhere in this recipe"),
+        ("seed.first", 1, "leads nowhere in this recipe"),
     ],
 )
 def test_a_parameter_that_is_no_key_of_the_recipe_is_named(
@@ -189,7 +189,10 @@ def test_values_that_do_not_go_together_are_told_to_wandb_and_others_taken(make:
     assert json.loads(failed.config)["batch.micro_batch"]["value"] == 5
 
 
-def test_a_run_that_is_given_twice_is_one_trial(make: Make, server: WandbServer) -> None:
+def test_a_run_that_is_given_twice_is_one_trial(
+    make: Make, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launcher.operate.search.wandb_sweep.WAIT_SECONDS", PATIENCE)
     element = make(trials=3)
     give(server, "first", "first", "second")
     for _ in range(2):

@@ -233,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
 def wandb_server() -> Iterator[WandbServer]:
     """Serve until the end of the block."""
     server = WandbServer()
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
         yield server
