@@ -114,10 +114,11 @@ def _all_end(folder: "SearchDir", profile: "Cluster") -> bool:
     from launcher.submit.search_record import SearchRecord
     from launcher.submit.searches import alive_elements
 
-    record, shown, (pause, longest) = SearchRecord.read(folder.record), -1, POLL_SECONDS
-    search = record.search
+    shown, (pause, longest) = -1, POLL_SECONDS
     while True:
         alive = alive_elements(folder, profile)
+        record = SearchRecord.read(folder.record)  # a sweep of W&B may have ended before its time
+        search = record.search
         past = read_past(folder, search.metric)
         over = sum(one.state != "open" for one in past)
         if over != shown:

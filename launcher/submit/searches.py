@@ -84,11 +84,10 @@ def plan_search(corners: SubmissionPlan, items: Sequence[LoadedRecipe]) -> Searc
     assert search is not None
     if recipe.shares > 1:
         raise RunError(f"{item.path}: {recipe.array}: a trial is one run; write 1, or leave it out")
-    needs_optuna = search.method == "tpe" or search.pruner is not None
-    if needs_optuna and corners.cluster.python is None and find_spec("optuna") is None:
+    if search.package and corners.cluster.python is None and find_spec(search.package) is None:
         raise RunError(
-            f"{item.path}: search: this Python has no Optuna, which TPE and pruning need; install it with "
-            f"{how_to_install('search')}; or write `method: random` without a `pruner`"
+            f"{item.path}: search: this Python has no `{search.package}`, which nodes need to choose values; install it "
+            f"with {how_to_install('search')}; or write `method: random` without a `pruner`"
         )
     direction = search.direction or recipe.reports[search.metric]
     assert direction is not None  # `Search.metric_fault`

@@ -130,3 +130,9 @@ class RecipeBase(Section):
         if self.search and (fault := self.search.metric_fault(self.reports)):
             raise ConflictError([f"search.{fault}"])
         return self
+
+    @model_validator(mode="after")
+    def _refuse_untracked_search(self) -> Self:
+        if self.search and (faults := [*self.search.tracking_faults(getattr(self, "tracking", None))]):
+            raise ConflictError(faults)
+        return self

@@ -1,0 +1,122 @@
+"""Searches whose values a sweep of W&B gives: what is refused before the queue, and that they are queued as others."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from launcher.run.trials import SearchDir
+from tests.support.command_line import launcher
+from tests.support.fake_slurm import FakeSlurm, directives
+from tests.support.submissions import RATES, MakeCluster
+
+SWEEP = "lab/rates/abc"
+SEARCH = {"method": "wandb", "sweep": SWEEP, "trials": 4, "parallel": 2, "metric": "validation_loss"}
+TRACKING = {"mode": "online", "project": "rates", "entity": "lab"}
+SPACE = {"optim.lr": [1e-3, 1e-4]}
+Run = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
+@pytest.fixture
+def profile(tmp_path: Path, make_cluster: MakeCluster) -> Path:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(yaml.safe_dump(json.loads(make_cluster().model_dump_json(exclude_defaults=True))))
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Call a command with RATES, some keys of its search and of itself replaced."""
+
+    def call(*command: str, code: int = 0, search: dict[str, Any] | None = None, **changes: Any) -> tuple[str, str]:
+        written = {key: value for key, value in (SEARCH | (search or {})).items() if value is not None}
+        path = tmp_path / "recipe.yaml"
+        path.write_text(json.dumps(RATES | {"tracking": TRACKING, "search": written} | changes))
+        first, *others = command
+        return launcher(first, str(path), *others, code=code)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("search", "tracking", "said"),
+    [
+        ({"sweep": None}, {}, "search.sweep: `wandb` needs the sweep that gives the values; write `ENTITY/PROJECT/ID`"),
+        ({"sweep": "abc"}, {}, "search.sweep: `abc` is no sweep of W&B; write `ENTITY/PROJECT/ID`"),
+        ({"space": SPACE}, {}, "search.space: the sweep at W&B has the space; remove this key"),
+        ({"pruner": {"min_step": 2}}, {}, "search.pruner: is not for `wandb`"),
+        ({"method": "random", "space": SPACE}, {}, "search.sweep: `random` chooses values itself"),
+        ({"method": "random", "sweep": None}, {}, "search.space: `random` needs the values of at least one key"),
+        ({}, {"mode": "offline"}, f"tracking.mode: trials are runs of the sweep `{SWEEP}`; write `online`"),
+        ({}, {"project": "other"}, f"tracking.project: trials are runs of the sweep `{SWEEP}`; write `rates`"),
+        ({}, {"entity": None}, f"tracking.entity: trials are runs of the sweep `{SWEEP}`; write `lab`"),
+    ],
+)
+def test_keys_that_contradict_each_other_say_what_to_write(
+    run: Run, search: dict[str, Any], tracking: dict[str, Any], said: str
+) -> None:
+    _, printed = run("validate", code=2, search=search, tracking=TRACKING | tracking)
+
+    assert said in printed
+
+
+def test_a_sweep_of_wandb_is_valid_and_counted(run: Run) -> None:
+    printed, _ = run("validate")
+
+    assert "search: 4 trials, 2 at once, by validation_loss" in printed
+
+
+def test_a_fault_of_the_recipe_names_no_point(run: Run) -> None:
+    _, printed = run("validate", code=2, optim={"lr": -1.0})
+
+    assert "optim.lr: `-1.0` is not valid here; write a number greater than 0\n" in printed
+
+
+def test_without_a_key_nothing_is_queued(run: Run, profile: Path, tmp_path: Path, fake_slurm: FakeSlurm) -> None:
+    asked = ("validate", "--cluster", str(profile))
+    assert "search.sweep: there is no key for api.wandb.ai here" in run(*asked, code=2)[1]
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine api.forge.coreweave.com login user password {'k' * 40}\n")
+    netrc.chmod(0o600)
+
+    assert "no key" not in run(*asked, code=2)[1]
+    assert "secrets.0: `WANDB_API_KEY` is neither in" in run(*asked, code=2, secrets=["WANDB_API_KEY"])[1]
+
+
+def test_it_is_queued_as_other_searches_are(
+    run: Run, profile: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "launcher.submit.plan_submission.check_each", lambda loaded, *_: [(item, []) for item in loaded]
+    )
+
+    report = json.loads(run("submit", "--cluster", str(profile), "--json", "--yes")[0])
+
+    assert (report["elements"], report["left"]) == (2, 4)
+    assert directives(fake_slurm.script(report["jobs"][0]))["array"] == "0-1"
+    section = json.loads(SearchDir(Path(report["folder"])).record.read_bytes())["section"]
+    assert (section["sweep"], section["space"]) == (SWEEP, {})
+    assert "rates: 0 of 4 trials" in launcher("status", "rates", "--cluster", str(profile))[0]
+    _, said = run("submit", "--cluster", str(profile), "--yes", code=2, search={"sweep": "lab/rates/other"})
+    assert "the search `rates` tries another recipe, space or metric" in said
+    assert "continues" in launcher("cancel", "rates", "--cluster", str(profile))[0]
+
+
+def test_wandbs_client_has_to_be_there(run: Run, profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "launcher.submit.plan_submission.check_each", lambda loaded, *_: [(item, []) for item in loaded]
+    )
+    monkeypatch.setattr("launcher.submit.searches.find_spec", lambda _: None)
+
+    _, said = run("submit", "--cluster", str(profile), "--yes", code=2)
+
+    assert "this Python has no `wandb`, which nodes need to choose values; install the extra `search`" in said
