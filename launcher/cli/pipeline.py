@@ -11,6 +11,7 @@ import typer
 from launcher.cli.json_output import print_json
 from launcher.cli.large_submission import ask_if_large, runs_gpu_hours, search_gpu_hours
 from launcher.cli.search import stop_search
+from launcher.cli.submit_preview import print_pipeline
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def submit_file(
 
     plan = plan_pipeline(load_pipeline(path, overrides, rehearse), profile, rehearse, rerun)
     if dry_run:
-        _print_plan(plan)
+        print_pipeline(plan, as_json)
         return None
     if plan.to_do and not yes:
         ask_if_large(len(plan.to_do), _gpu_hours(plan), lambda: _describe(plan))
@@ -153,17 +154,6 @@ def validate_file(
         tell("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)")
     else:
         typer.echo("\n".join([f"{path}: ok: {loaded.recipe.name}", *(f"  {one}" for one in stages)]))
-
-
-def _print_plan(plan: "PipelinePlan") -> None:
-    from launcher.cli.views.pipeline_plan_view import describe_plan
-
-    for line in describe_plan(plan):
-        typer.echo(line)
-    for one in {id(stage.plan): stage.plan for stage in plan.to_do if stage.plan}.values():
-        for submission in one.submissions:
-            typer.echo(submission.script, nl=False)
-    tell("nothing was written or queued")
 
 
 def _describe(plan: "PipelinePlan") -> str:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from launcher.cluster import Cluster
 from launcher.doctor.finding import Finding, note, ok, problem
+from launcher.run.home import NoHomeError, expand_home
 from launcher.run.paths import expand
 from launcher.slurm.command import find_overrides
 
@@ -187,8 +188,8 @@ def _names_in(path: Path) -> set[str]:
 
 
 def _netrc_with(host: str, environ: Mapping[str, str]) -> Path | None:
-    path = Path(environ.get("NETRC") or Path.home() / ".netrc")
     try:
+        path = expand_home(environ.get("NETRC") or "~/.netrc")
         return path if host in netrc.netrc(str(path)).hosts else None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, NoHomeError, netrc.NetrcParseError):
         return None
