@@ -7,7 +7,8 @@ from pathlib import Path
 from launcher.run.home import expand_home
 
 FINISHED, CONTINUE, DOES_NOT_FIT, NEVER_RESTART = 0, 75, 76, 78
-"""Exit codes of a rank: finished; saved, continue (EX_TEMPFAIL); start with a smaller micro batch; never (EX_CONFIG)."""
+"""Exit codes of a rank: finished; saved, continue (EX_TEMPFAIL); the micro batch is too large for the GPU's memory,
+restart with a smaller one; never restart (EX_CONFIG)."""
 
 
 @dataclass(frozen=True)
@@ -267,8 +268,7 @@ def is_checkpoint_complete(folder: Path) -> bool:
 
 
 COMPLETE, SCORES, GENERATIONS = "COMPLETE", "scores.json", "generations.json"
-"""Names: a checkpoint's marker, JSON `{"step", "world_size", "files": {name: [size, sha256]}}`; and in a run's
-`outputs`, its scores and what is told of the texts that it generated."""
+"""A checkpoint's marker: `{"step", "world_size", "files": {name: [size, sha256]}}`; in `outputs`, scores and texts."""
 
 
 def published_steps(run: RunDir) -> list[int]:
