@@ -112,6 +112,4 @@ def refuse_metric(metric: str | None) -> None:
     from launcher.errors import RunError
 
     if metric is not None:
-        raise RunError(
-            f"--metric {metric}: compares points of a sweep, or trials; name a sweep or a search, or leave it out"
-        )
+        raise RunError(f"--metric {metric}: compares points of a sweep or of a search; name one, or leave it out")

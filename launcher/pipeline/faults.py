@@ -10,6 +10,7 @@ from launcher.load.pipeline import LoadedPipeline
 from launcher.load.recipes import LoadedRecipe, name_recipes
 from launcher.load.sweeps import name_points
 from launcher.plan import check_all
+from launcher.run.locations import root_of
 from launcher.submit.partition_checks import find_unstartable
 
 
@@ -57,7 +58,7 @@ def _two_of_a_name(loaded: LoadedPipeline, items: Mapping[str, LoadedRecipe]) ->
     made += [(choice.name, choice.makes) for choice in loaded.choices if choice.makes]
     written = {stage.name: stage.sweep or stage.name for stage in loaded.stages}
     for name, one in made:
-        first = makers.setdefault(one, name)
+        first = makers.setdefault((root_of(one[0]), one[1]), name)
         if first != name:
             message = f"stage `{first}` makes `{one[1]}`, too; set another name in one of them"
             yield loaded.place(f"stages.{written.get(name, name)}", message, "conflict")
