@@ -94,10 +94,10 @@ def _check(loaded: "list[LoadedRecipe]", profile: "Cluster") -> "tuple[list[Faul
     """Find the faults of recipes at a site, and say of each recipe whether it has none."""
     from launcher.load.recipes import name_points_and_recipes
     from launcher.plan import check_each
-    from launcher.plan.conflicts import find_conflicts
+    from launcher.plan.conflicts import find_conflicts, find_copies
 
-    alone = check_each(loaded, profile)
-    together = [*dict.fromkeys(find_conflicts(loaded))]
+    alone, copies = check_each(loaded, profile), find_copies(loaded)
+    together = [*dict.fromkeys(find_conflicts([item for place, item in enumerate(loaded) if place not in copies]))]
     in_conflict = {fault.file for fault in together}
     sound = [not its and str(item.path) not in in_conflict for item, its in alone]
     return [*name_points_and_recipes(alone), *together], sound

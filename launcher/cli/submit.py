@@ -24,7 +24,7 @@ from launcher.cli.logs import follow_run
 from launcher.cli.pipeline import all_finish, refuse_options, submit_file
 from launcher.cli.search import render_search, submit_search_file
 from launcher.cli.submit_preview import print_scripts, print_starts, summary
-from launcher.cli.submit_report import report_all, tell_known, tell_turn, tell_waiting, warn
+from launcher.cli.submit_report import report_all, tell_known, tell_turn, tell_waiting, warn, without_copies
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def _submit_recipes(
     """Queue recipes that have no run yet, or only show what would be queued; return the runs that are not over."""
     from launcher.submit.missing import find_missing, submit_missing
 
+    wanted = wanted if rerun else without_copies(wanted)
     missing = find_missing(wanted, profile, options, rerun)
     tell_known(missing.points)
     plan = missing.plan

@@ -15,7 +15,6 @@ from launcher.run.locations import Locations, root_of
 from launcher.run.paths import RunDir, expand
 from launcher.run.queued import find_queued
 from launcher.run.record import RunRecord
-from launcher.run.typed import DamagedFileError
 
 if TYPE_CHECKING:
     from launcher.monitor.status import RunStatus
@@ -26,19 +25,25 @@ def name_key(made: Artifact) -> str:
     return hashlib.sha256(f"{root_of(made.type)}/{made.name}".encode()).hexdigest()
 
 
-def find_taken(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> Iterator[tuple[LoadedRecipe, list[Fault]]]:
+def find_taken(
+    loaded: Sequence[LoadedRecipe], cluster: Cluster, rehearsal: bool
+) -> Iterator[tuple[LoadedRecipe, list[Fault]]]:
     """Name the recipes that make something of a name that another run, which is queued or running, will give.
 
     Args:
         loaded: The recipes, none of which has a run.
         cluster: The site.
+        rehearsal: They are rehearsals, which may take the name of what another rehearsal trains.
     """
     runs_root = expand(cluster.roots.runs)
     makers = [(item, made, find_queued(runs_root, name_key(made))) for item in loaded if (made := item.recipe.makes)]
     alive = _states([run for _, _, run in makers if run], cluster)
     for item, made, run in makers:
         status = alive.get(run) if run else None
-        if run and status and not status.is_over and _takes(run, made, item, cluster):
+        if run is None or status is None or status.is_over:
+            continue
+        gives_way = rehearsal and status.rehearsal and item.recipe.trains
+        if not gives_way and _takes(run, made, item, cluster):
             message = f"run `{status.id}`, which is {status.state}, makes `{made.name}`; write another name"
             yield item, [item.place(Fault(item.recipe.name, None, key_of(made), message, "name-taken"))]
 
@@ -57,13 +62,10 @@ def _states(runs: Sequence[RunDir], cluster: Cluster) -> Mapping[RunDir, "RunSta
 
 def _takes(run: RunDir, made: Artifact, item: LoadedRecipe, cluster: Cluster) -> bool:
     """Tell whether a run makes something else of a name, in the same folder."""
-    places = Locations(cluster.roots.model_dump(), item.folder, item.artifacts)
     try:
-        recipe, theirs = read_recipe(run.recipe.read_text(encoding="utf-8")), RunRecord.read(run.record).locations
+        recipe, places = read_recipe(run.recipe.read_text(encoding="utf-8")), RunRecord.read(run.record).locations
     except (OSError, ValueError, LauncherError):  # it is another version's, or damaged
         return False
-    if recipe.makes is None or theirs.folder(recipe.makes.type, recipe.makes.name) != places.folder(
-        made.type, made.name
-    ):
-        return False
-    return would_clash(recipe, item.recipe)
+    folder = Locations(cluster.roots.model_dump(), item.folder, item.artifacts).folder(made.type, made.name)
+    theirs = recipe.makes and places.folder(recipe.makes.type, recipe.makes.name)
+    return theirs == folder and would_clash(recipe, item.recipe)
