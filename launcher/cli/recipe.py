@@ -17,7 +17,7 @@ from launcher.cli.arguments import (
     RehearseOption,
     SweepOption,
 )
-from launcher.cli.json_output import print_json
+from launcher.cli.json_output import faults_as_json, print_json
 from launcher.cli.pipeline import refuse_options, validate_file
 from launcher.cli.verbosity import tell
 
@@ -45,9 +45,14 @@ def validate(
     from launcher.load.pipeline import is_pipeline
     from launcher.submit.planned_recipe import estimate_recipes
 
-    profile = _profile(cluster)
-    if len(files) == 1 and is_pipeline(Path(files[0])):
-        refuse_options(sweep)
+    of_pipeline = len(files) == 1 and is_pipeline(Path(files[0]))
+    form = "pipeline" if of_pipeline else "recipes"
+    nothing: dict[str, Any] = {"file": files[0], "stages": []} if of_pipeline else {"recipes": []}
+    with faults_as_json(as_json, nothing, form, "cluster profile" if cluster is None else f"--cluster {cluster}"):
+        profile = _profile(cluster)
+    if of_pipeline:
+        with faults_as_json(as_json, nothing, form, files[0]):
+            refuse_options(sweep)
         validate_file(Path(files[0]), overrides or (), profile, rehearse, as_json)
         return
     loaded, faults = load_all([Path(file) for file in files], overrides or (), rehearse, sweep or ())
