@@ -41,7 +41,7 @@ def forgive(names: NodesArgument, cluster: ClusterOption = None) -> None:
     from launcher.errors import RunError
     from launcher.site.suspect_nodes import known_suspects
 
-    profile = _remembering(cluster)
+    profile = _remembering(cluster, names)
     reported = [one.node for one in known_suspects(profile)]
     if unknown := [name for name in names if name not in reported]:
         listed = f"; there are reports of {', '.join(f'`{name}`' for name in reported)}" if reported else ""
@@ -58,30 +58,30 @@ def add(
 ) -> None:
     """Have new jobs avoid nodes, until the report expires or somebody forgives them."""
     from launcher.errors import RunError
-    from launcher.run.suspects import is_node_name
 
-    profile = _remembering(cluster)
+    profile = _remembering(cluster, names)
     if not reason.strip():
         raise RunError("--reason: is empty; say what is wrong, for those who wonder why their jobs do not get the node")
-    for name in names:
-        if not is_node_name(name):
-            raise RunError(f"`{name}` is not the name of one node; write each of them, such as `gpu03 gpu04`")
     _report(names, "added by hand", reason, profile)
     typer.echo(f"{', '.join(names)}: new jobs avoid {'it' if len(names) == 1 else 'them'} for {profile.slurm.remember}")
 
 
-def _remembering(cluster: str | None) -> "Cluster":
+def _remembering(cluster: str | None, names: list[str]) -> "Cluster":
     """Load the profile of a site that remembers nodes.
 
     Raises:
-        RunError: It does not.
+        RunError: It remembers nothing, or what is named is no node.
     """
     from launcher.errors import RunError
     from launcher.load import load_cluster
+    from launcher.run.suspects import is_node_name
 
     profile = load_cluster(cluster)
     if profile.slurm.remember is None:
         raise RunError(f"cluster profile `{profile.name}` says `slurm.remember: null`; give it a duration such as `7d`")
+    for name in names:
+        if not is_node_name(name):
+            raise RunError(f"`{name}` is not the name of one node; write each of them, such as `gpu03 gpu04`")
     return profile
 
 

@@ -159,7 +159,7 @@ def _is_pipeline(files: Sequence[str]) -> bool:
     Raises:
         LauncherError: It is not the only file.
     """
-    may_be = [file for file in files if os.path.isfile(file) and b"pipeline" in Path(file).read_bytes()]
+    may_be = [file for file in files if os.path.isfile(file) and b"pipeline" in _beginning(file)]
     if not may_be:
         return False
     from launcher.errors import LauncherError
@@ -169,6 +169,14 @@ def _is_pipeline(files: Sequence[str]) -> bool:
     if found and len(files) > 1:
         raise LauncherError(f"{found[0]}: is a pipeline; submit it by itself")
     return bool(found)
+
+
+def _beginning(file: str) -> bytes:
+    """Read as much of a file as a recipe can have: `launcher.load.read` refuses longer ones."""
+    from launcher.load.read import MAX_BYTES
+
+    with Path(file).open("rb") as opened:
+        return opened.read(MAX_BYTES)
 
 
 def _deepspeed(item: "LoadedRecipe", cluster: "Cluster") -> dict[str, Any]:
