@@ -8,7 +8,6 @@ from launcher.errors import Fault
 from launcher.load.secret_scan import find_leaks, mask
 from launcher.load.yaml_tree import Parsed, parse_yaml
 
-
 MAX_BYTES = 5_000_000
 """Of a file. The longest recipe has a few thousand."""
 

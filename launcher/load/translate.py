@@ -154,8 +154,6 @@ def _unexpected(node: YamlNode, errors: Sequence[ErrorDetails]) -> str:
         expected += ", or `{}` for the defaults"
     if kind == "tuple_type" and node.text:
         expected = f"a list: `[{node.text}]`"
-    if kind == "too_short" and isinstance(node.value, dict):
-        return "a section without a key; write at least one line of `key: value`"
     return f"{told} is not valid here; write {expected}"
 
 
@@ -181,7 +179,7 @@ def shown(node: YamlNode) -> str:
     """Say what a value is; a single one is quoted as it was written."""
     match node.value:
         case dict():
-            return "a section"
+            return "a section" if node.value else "an empty section"
         case list():
             return "a list" if node.value else "an empty list"
         case None:
@@ -194,6 +192,8 @@ def shown(node: YamlNode) -> str:
 def _expectation(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
         return _either(_choices(error))
+    if error["type"] == "too_short" and error["ctx"]["field_type"] == "Dictionary":
+        return f"at least {error['ctx']['min_length']} line of `key: value`"
     template = _EXPECTED.get(error["type"])
     return template.format(**error.get("ctx", {})) if template else error["msg"].lower()
 

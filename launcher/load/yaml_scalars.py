@@ -47,7 +47,7 @@ def resolve(text: str) -> tuple[Scalar, str | None]:
         if len(text.lstrip("+-")) > MAX_DIGITS:
             return (
                 text,
-                f"a whole number of more than {MAX_DIGITS} digits; write a smaller one, or quote it if it is text",
+                f"a whole number of more than {MAX_DIGITS} digits; write fewer, or quotes if it is text",
             )
         return int(text), None
     if complaint := _ambiguity(text):
