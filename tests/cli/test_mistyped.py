@@ -1,4 +1,4 @@
-"""Arguments that name nothing, as people type them by mistake: one line says so, and nothing is done to what is there."""
+"""Arguments that name nothing, as people type them by mistake: a line says so, and what is there stays as it is."""
 
 import os
 import subprocess
