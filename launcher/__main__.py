@@ -26,13 +26,12 @@ def main() -> NoReturn:
 
 
 def _make_streams_usable() -> None:
-    """Open what the caller closed (`>&-`), and write `?` for characters that the terminal's encoding does not have."""
+    """Open what the caller closed (`>&-`), and print `?` for characters that the terminal's encoding does not have."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Python itself sees to stderr
+        sys.stdout.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def validate(
     of_pipeline = len(files) == 1 and is_pipeline(Path(files[0]))
     form = "pipeline" if of_pipeline else "recipes"
     nothing: dict[str, Any] = {"file": files[0], "stages": []} if of_pipeline else {"recipes": []}
-    with faults_as_json(as_json, nothing, form, "cluster profile" if cluster is None else f"--cluster {cluster}"):
+    named = "cluster profile" if cluster is None else f"--cluster {cluster}"
+    with faults_as_json(as_json, nothing, form, named, "not-found"):
         profile = _profile(cluster)
     if of_pipeline:
         with faults_as_json(as_json, nothing, form, files[0]):

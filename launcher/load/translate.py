@@ -206,7 +206,7 @@ def _missing(path: Path, model: type[BaseModel], root: YamlNode) -> str:
     section, name = section_at(model, path[:-1], root), path[-1]
     if isinstance(name, int) or section is None:
         return "an item is missing; write one more"
-    description = field_texts(section).get(name, "").split("\n")[0].rstrip(".")
+    description = re.split(r"(?<!e\.g)\.(?: |$)", field_texts(section).get(name, "").split("\n")[0])[0]
     return f"required, but missing ({description[:1].lower()}{description[1:]}); write `{name}: ...`"
 
 
