@@ -61,12 +61,17 @@ def key_of(made: Artifact) -> str:
 
 def find_copies(loaded: Sequence[LoadedRecipe]) -> dict[int, int]:
     """Find the recipes that are there twice, to the letter: their places, and those of the first ones."""
-    first: dict[tuple[str, str, str], int] = {}
+    alike: dict[tuple[str, str], list[int]] = {}
     found = {}
     for place, item in enumerate(loaded):
-        names = (one.name for one in (*item.recipe.inputs(), *item.recipe.optional_inputs()))
-        folder = item.folder if any(name.startswith(".") for name in names) else ""
-        original = first.setdefault((item.fingerprint, folder, item.point.sweep if item.point else ""), place)
-        if original != place:
-            found[place] = original
+        before = alike.setdefault((item.fingerprint, item.point.sweep if item.point else ""), [])
+        if same := [other for other in before if loaded[other].folder == item.folder or not _looks_beside(item)]:
+            found[place] = same[0]
+        else:
+            before.append(place)
     return found
+
+
+def _looks_beside(item: LoadedRecipe) -> bool:
+    """Tell whether a recipe reads something that lies beside its file, so that another folder is another recipe."""
+    return any(one.name.startswith(".") for one in (*item.recipe.inputs(), *item.recipe.optional_inputs()))

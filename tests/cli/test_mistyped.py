@@ -86,7 +86,7 @@ def test_a_blank_profile_is_not_the_one_that_is_found_without_a_name(
 
 TILDES = [
     *([[one, "~nobody-here/x"] for one in OF_RUNS]),
-    *(["corpus", "show", name] for name in ("~nobody-here/x", "~nobody-here/x")),
+    ["corpus", "show", "~nobody-here/x"],
     *(["compare", name] for name in ("~nobody-here", "~nobody-here/x")),
     ["compare", "~nobody-here/x", "a"],
     ["chat", "~nobody-here/x"],

@@ -10,7 +10,7 @@ import yaml
 from tests.support.command_line import launcher
 from tests.support.corpora import make_corpus
 from tests.support.fake_slurm import FakeSlurm
-from tests.support.submissions import RATES, MakeCluster, all_runs
+from tests.support.submissions import RATES, MakeCluster, all_runs, make_model
 from tests.support.wanted_runs import PIPELINE, PREPARE, SWEEP
 
 SEARCH = RATES | {
@@ -22,8 +22,7 @@ SEARCH = RATES | {
 def site(make_cluster: MakeCluster, fake_slurm: FakeSlurm, tmp_path: Path) -> Path:
     path = tmp_path / "site.yaml"
     path.write_text(yaml.safe_dump(make_cluster().model_dump(mode="json", exclude_defaults=True)))
-    (tmp_path / "models" / "model").mkdir()
-    (tmp_path / "models" / "model" / "config.json").write_text("{}")
+    make_model(make_cluster(), "model")
     make_corpus(tmp_path / "corpora" / "text", [[[3, 4, 2]]])
     return path
 

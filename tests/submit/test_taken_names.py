@@ -14,7 +14,7 @@ from launcher.run.paths import RunDir
 from tests.support.command_line import launcher
 from tests.support.corpora import make_corpus
 from tests.support.fake_slurm import FakeSlurm
-from tests.support.submissions import MakeCluster, all_runs
+from tests.support.submissions import MakeCluster, all_runs, make_adapter, make_model
 from tests.support.training_runs import cpt_recipe
 from tests.support.wanted_runs import PREPARE
 
@@ -35,14 +35,11 @@ VOCABULARY = {
 @pytest.fixture
 def cluster(make_cluster: MakeCluster, tmp_path: Path) -> Cluster:
     """A site with a model, an adapter and a corpus."""
-    for name, file, content in (
-        ("stories260k", "config.json", {"model_type": "llama"}),
-        ("lora", "adapter_config.json", {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}),
-    ):
-        (tmp_path / "models" / name).mkdir()
-        (tmp_path / "models" / name / file).write_text(json.dumps(content))
+    site = make_cluster()
+    make_model(site, "stories260k")
+    make_adapter(site, "lora")
     make_corpus(tmp_path / "corpora" / "words", [[[3, 4, 2]]])
-    return make_cluster()
+    return site
 
 
 @pytest.fixture
