@@ -35,7 +35,8 @@ def faults(tmp_path: Path) -> Faults:
         shown = [{**one, "line": f":{one['line']}" if one["line"] else ""} for one in found["faults"]]
         assert lines.count("\n") == len(shown)
         for one in shown:
-            assert f"{one['file']}{one['line']}: {one['key'] + ': ' if one['key'] else ''}{one['message']}" in lines
+            where = f"{one['file']}{one['line']}: {one['key']}: " if one["line"] else ""
+            assert f"{where}{one['message']}\n" in lines
         return [
             (one["file"].replace(f"{tmp_path}/", ""), one["line"], one["key"], one["code"], one["message"])
             for one in found["faults"]
@@ -77,7 +78,7 @@ def test_faults_of_a_stages_own_file_and_of_its_base_say_so(faults: Faults, tmp_
 
     assert base[:3] == ("q/base.yaml", 1, "precision.dtype")
     assert base[4].endswith(f"(a base of `{tmp_path}/q/s1.yaml`)")
-    assert own[:3] == ("q/s1.yaml", 9, "optim.lr") and "(" not in own[4]
+    assert own[:3] == ("q/s1.yaml", 10, "optim.lr") and "(" not in own[4]
 
 
 def test_a_fault_of_a_recipe_in_the_pipeline_is_below_the_stage(faults: Faults) -> None:

@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from tests.support.command_line import launcher
-from tests.support.corpora import make_corpus
 from tests.support.fake_slurm import FakeSlurm
-from tests.support.submissions import RATES, MakeCluster, all_runs, make_model
+from tests.support.submissions import RATES, MakeCluster, all_runs, make_corpus, make_model
 from tests.support.wanted_runs import PIPELINE, PREPARE, SWEEP
 
 SEARCH = RATES | {
@@ -23,7 +22,7 @@ def site(make_cluster: MakeCluster, fake_slurm: FakeSlurm, tmp_path: Path) -> Pa
     path = tmp_path / "site.yaml"
     path.write_text(yaml.safe_dump(make_cluster().model_dump(mode="json", exclude_defaults=True)))
     make_model(make_cluster(), "model")
-    make_corpus(tmp_path / "corpora" / "text", [[[3, 4, 2]]])
+    make_corpus(make_cluster(), "text")
     return path
 
 

@@ -12,18 +12,17 @@ from launcher.cluster import Cluster
 from launcher.run.ledger import append_event
 from launcher.run.paths import RunDir
 from tests.support.command_line import launcher
-from tests.support.corpora import make_corpus
 from tests.support.fake_slurm import FakeSlurm
-from tests.support.submissions import MakeCluster, all_runs, make_adapter, make_model
-from tests.support.training_runs import cpt_recipe
+from tests.support.submissions import RATES, MakeCluster, all_runs, make_adapter, make_corpus, make_model
 from tests.support.wanted_runs import PREPARE
 
 Recipe = Mapping[str, Any]
 Submit = Callable[..., tuple[str, str]]
-CPT = cpt_recipe(output="mine")
+TRAINING = RATES | {"tracking": {"mode": "disabled"}}
+CPT = TRAINING | {"output": "mine"}
 OTHER = CPT | {"name": "other", "seed": 1}
 MERGE = {
-    "kind": "merge", "name": "merge", "base_model": "stories260k", "adapters": [{"path": "lora"}], "output": "mine",
+    "kind": "merge", "name": "merge", "base_model": "model", "adapters": [{"path": "lora"}], "output": "mine",
     "resources": {"time": "1h"},
 }  # fmt: skip
 VOCABULARY = {
@@ -36,9 +35,9 @@ VOCABULARY = {
 def cluster(make_cluster: MakeCluster, tmp_path: Path) -> Cluster:
     """A site with a model, an adapter and a corpus."""
     site = make_cluster()
-    make_model(site, "stories260k")
+    make_model(site, "model")
     make_adapter(site, "lora")
-    make_corpus(tmp_path / "corpora" / "words", [[[3, 4, 2]]])
+    make_corpus(site, "text")
     return site
 
 
@@ -62,12 +61,12 @@ def submit(cluster: Cluster, fake_slurm: FakeSlurm, tmp_path: Path) -> Submit:
 @pytest.mark.parametrize(
     ("first", "second", "said"),
     [
-        (CPT, OTHER, "1.yaml:1: output: `tiny` makes `mine`, too; write another name"),
-        (CPT, CPT | {"name": "longer", "schedule": {"length": "9 steps"}}, "output: `tiny` makes `mine`, too"),
-        (CPT, MERGE, "output: `tiny` makes `mine`, too"),
+        (CPT, OTHER, "1.yaml:1: output: `rates` makes `mine`, too; write another name"),
+        (CPT, CPT | {"name": "longer", "schedule": {"length": "9 steps"}}, "output: `rates` makes `mine`, too"),
+        (CPT, MERGE, "output: `rates` makes `mine`, too"),
         (MERGE, MERGE | {"dtype": "fp32"}, "output: `merge` makes `mine`, too"),
-        (CPT, CPT | {"name": "adapted", "adapter": {"method": "lora"}}, "output: `tiny` makes `mine`, too"),
-        (CPT, VOCABULARY, "output: `tiny` makes `mine`, too"),
+        (CPT, CPT | {"name": "adapted", "adapter": {"method": "lora"}}, "output: `rates` makes `mine`, too"),
+        (CPT, VOCABULARY, "output: `rates` makes `mine`, too"),
         (VOCABULARY, VOCABULARY | {"new_tokens": 9}, "output: `words` makes `mine`, too"),
         (PREPARE, PREPARE | {"seed": 2, "validation": 0.1}, "corpus: `abstracts` makes `abstracts` from other files"),
     ],
@@ -144,21 +143,21 @@ def test_another_site_may_have_the_name(submit: Submit, cluster: Cluster, tmp_pa
 
 
 def test_a_recipe_that_is_there_twice_is_queued_once(submit: Submit, cluster: Cluster, fake_slurm: FakeSlurm) -> None:
-    recipe = cpt_recipe()
+    recipe = TRAINING
 
     printed, said = submit(recipe, recipe, recipe | {"name": "other"}, recipe, options=("--json",))
 
-    assert said == "tiny: is there more than once; it is queued once (--rerun queues each)\n"
-    assert [run["name"] for run in json.loads(printed)["runs"]] == ["tiny", "other"]
+    assert said == "rates: is there more than once; it is queued once (--rerun queues each)\n"
+    assert [run["name"] for run in json.loads(printed)["runs"]] == ["rates", "other"]
     assert len(all_runs(cluster)) == 2 == len(fake_slurm.queue())
 
 
 def test_a_recipe_that_is_there_twice_is_no_conflict_with_itself(submit: Submit) -> None:
-    assert submit(CPT, CPT, command="validate")[0].count(": ok: tiny") == 2
+    assert submit(CPT, CPT, command="validate")[0].count(": ok: rates") == 2
 
 
 def test_points_that_are_there_twice_are_queued_once(submit: Submit, cluster: Cluster) -> None:
-    swept = cpt_recipe(sweep={"grid": {"seed": [1, 2]}})
+    swept = TRAINING | {"sweep": {"grid": {"seed": [1, 2]}}}
 
     submit(swept, swept)
 
@@ -166,12 +165,12 @@ def test_points_that_are_there_twice_are_queued_once(submit: Submit, cluster: Cl
 
 
 def test_rerun_queues_each_of_them(submit: Submit, cluster: Cluster) -> None:
-    recipe = cpt_recipe()
+    recipe = TRAINING
 
     _, said = submit(recipe, recipe, options=("--rerun",))
 
     assert len(all_runs(cluster)) == 2 and "more than once" not in said
-    assert "output: `tiny` makes `mine`, too" in submit(CPT, CPT, options=("--rerun",), code=2)[1]
+    assert "output: `rates` makes `mine`, too" in submit(CPT, CPT, options=("--rerun",), code=2)[1]
 
 
 def test_files_beside_two_recipes_are_not_the_same(submit: Submit, cluster: Cluster, tmp_path: Path) -> None:
@@ -190,8 +189,7 @@ def test_files_beside_two_recipes_are_not_the_same(submit: Submit, cluster: Clus
 
 
 def test_stages_of_a_pipeline_that_give_one_name_to_two_types_are_refused(submit: Submit, tmp_path: Path) -> None:
-    training = {key: value for key, value in cpt_recipe(adapter={"method": "lora"}, output="mine").items()}
-    stages = {"adapt": {"recipe": training}, "merge": {"recipe": MERGE}}
+    stages = {"adapt": {"recipe": CPT | {"adapter": {"method": "lora"}}}, "merge": {"recipe": MERGE}}
 
     said = submit({"kind": "pipeline", "name": "p", "stages": stages}, code=2)[1]
 

@@ -44,6 +44,14 @@ def make_model(cluster: Cluster, name: str) -> Path:
     return folder
 
 
+def make_corpus(cluster: Cluster, name: str) -> Path:
+    """Make the folder of a corpus of which nothing is known."""
+    folder = Path(cluster.roots.corpora, name)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
 def make_adapter(cluster: Cluster, name: str) -> Path:
     """Make the folder of an adapter, without a weight."""
     folder = Path(cluster.roots.models, name)
