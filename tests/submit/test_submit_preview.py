@@ -38,7 +38,7 @@ def preview(site: Path, recipe: Any, *options: str) -> tuple[dict[str, Any], str
     ("recipe", "names"),
     [
         (PREPARE, [["abstracts"]]),
-        (SWEEP, [[f"abstracts-{name}" for name in "abc"]]),
+        (SWEEP, [[f"abstracts-corpus={name}" for name in "abc"]]),
         (PREPARE | {"tasks": 2}, [["abstracts"], ["abstracts"]]),
         (SEARCH, [["rates"]]),
         (PIPELINE, [["a"], ["b"], ["c"]]),

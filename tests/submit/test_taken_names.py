@@ -114,7 +114,7 @@ def test_corpora_of_one_name_are_compared_with_those_under_way(submit: Submit, c
     submit(PREPARE)
 
     submit(PREPARE | {"name": "as well"})
-    said = submit(PREPARE | {"tokenizer": "lora"}, code=2)[1]
+    said = submit(PREPARE | {"validation": 0.1}, code=2)[1]
 
     assert "corpus: run `" in said and "which is queued, makes `abstracts`" in said
     assert len(all_runs(cluster)) == 2
