@@ -44,8 +44,8 @@ def _missing(here: RecipeAtSite, one: Input) -> list[Fault]:
     if one.format == "expansion" and here.site.once(os.path.isdir, folder) and read_json(folder / EXPANSION) is None:
         message = f"`{one.name}` has no {EXPANSION}; name a tokenizer that a `vocabulary` recipe made"
         return [here.fault("mismatch", one.key, message)]
-    if folder.is_absolute() and (message := here.site.once(_nothing_of_type, folder, one.type)):
-        return [here.fault("not-found", one.key, message)]
+    if folder.is_absolute() and (lack := here.site.once(_nothing_of_type, folder, one.type)):
+        return [here.fault("not-found", one.key, lack)]
     return []
 
 

@@ -30,18 +30,18 @@ def test_characters_that_the_terminal_does_not_have_become_question_marks(site: 
     (tmp_path / "bad.yaml").write_text("kind: cpt\nname: ✓\nπ: 1\n", encoding="utf-8")
     latin = {"PYTHONIOENCODING": "iso-8859-1"}
 
-    shown = run(f"{LAUNCHER} status abc123 --plot {site}; {LAUNCHER} status {site}", **latin)
+    shown = run(f"{LAUNCHER} status {site}", **latin)
     refused = run(f"{LAUNCHER} validate {tmp_path}/bad.yaml {site}", **latin)
 
     assert (shown.returncode, shown.stderr) == (0, b"")
-    assert shown.stdout.count(b"? ? ? ") >= 2 or b"? ? \xb5" in shown.stdout
+    assert b"? ? ? " in shown.stdout  # U+03BC is not the sign of Latin-1
     assert refused.returncode == 2 and b"Traceback" not in refused.stderr
     assert b": \\u03c0: unknown key" in refused.stderr
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_a_stream_that_is_closed_is_no_error(site: str, closed: str) -> None:
-    for command in ("status", "status abc123 --plot", "status --json", "watch --once", "stacks nothing"):
+    for command in ("status abc123", "stacks nothing"):  # the first asks whether it prints on a terminal
         done = run(f"{LAUNCHER} {command} {site} {closed}")
         assert done.returncode == (2 if "nothing" in command else 0), command
         assert b"Traceback" not in done.stderr + done.stdout
