@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from launcher.errors import LauncherError, how_to_install
+from launcher.run.home import expand_home
 from launcher.run.ledger import read_json_lines
 
 SHIPPED = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def demo(
 ) -> None:
     """Show how a run is preempted, resumes and finishes: a few minutes on this machine, without a GPU."""
     refuse_missing_packages()
-    folder = folder.expanduser().absolute()
+    folder = expand_home(folder).absolute()
     profile, on_slurm = start_cluster(folder)
     os.environ |= {"LAUNCHER_CLUSTER": str(profile), "HF_HUB_OFFLINE": "1"}
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.json_output import print_json
+from launcher.cli.json_output import faults_as_json, print_json
 from launcher.cli.large_submission import ask_if_large, runs_gpu_hours, search_gpu_hours
 from launcher.cli.search import stop_search
+from launcher.cli.submit_preview import print_pipeline
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def submit_file(
 
     plan = plan_pipeline(load_pipeline(path, overrides, rehearse), profile, rehearse, rerun)
     if dry_run:
-        _print_plan(plan)
+        print_pipeline(plan, as_json)
         return None
     if plan.to_do and not yes:
         ask_if_large(len(plan.to_do), _gpu_hours(plan), lambda: _describe(plan))
@@ -152,19 +153,13 @@ def validate_file(
 ) -> None:
     """Check a pipeline, and say what submitting it would do."""
     from launcher.cli.views.pipeline_plan_view import describe_plan, list_stages
-    from launcher.errors import RecipeError
     from launcher.load.pipeline import load_pipeline
     from launcher.pipeline.plan import plan_pipeline
 
-    try:
+    with faults_as_json(as_json, {"file": str(path), "stages": []}, "pipeline", str(path)):
         loaded = load_pipeline(path, overrides, rehearse)
         plan = plan_pipeline(loaded, profile, rehearse) if profile else None
-    except RecipeError as error:
-        if not as_json:
-            raise
-        print_json({"file": str(path), "stages": [], "faults": [vars(one) for one in error.faults]}, "pipeline")
-        raise typer.Exit(2) from None
-    stages = [*(describe_plan(plan) if plan else list_stages(loaded))]
+        stages = [*(describe_plan(plan) if plan else list_stages(loaded))]
     if as_json:
         print_json({"file": str(path), "stages": [one._asdict() for one in stages], "faults": []}, "pipeline")
     elif plan is None:
@@ -172,17 +167,6 @@ def validate_file(
         tell("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)")
     else:
         typer.echo("\n".join([f"{path}: ok: {loaded.recipe.name}", *(f"  {one}" for one in stages)]))
-
-
-def _print_plan(plan: "PipelinePlan") -> None:
-    from launcher.cli.views.pipeline_plan_view import describe_plan
-
-    for line in describe_plan(plan):
-        typer.echo(line)
-    for one in {id(stage.plan): stage.plan for stage in plan.to_do if stage.plan}.values():
-        for submission in one.submissions:
-            typer.echo(submission.script, nl=False)
-    tell("nothing was written or queued")
 
 
 def _describe(plan: "PipelinePlan") -> str:

@@ -74,7 +74,7 @@ def new_settings(shape: Shape) -> Settings:
     return Settings(
         shape=shape,
         version=slurm_version(),
-        user=pwd.getpwuid(os.geteuid()).pw_name,
+        user=_user_name(),
         hostname=hostname,
         address=address,
         binds_to_address=is_own,
@@ -82,6 +82,13 @@ def new_settings(shape: Shape) -> Settings:
         database_port=ports[1],
         node_ports=tuple(ports[2:]),
     )
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise LauncherError(f"devcluster: user {os.geteuid()} has no name here, which Slurm needs; add one") from None
 
 
 def _loopback_address(hostname: str) -> tuple[str, bool]:

@@ -52,7 +52,7 @@ def forecast_pipeline(loaded: LoadedPipeline, cluster: Cluster) -> PipelineForec
     model it starts from. Other kinds have their time limits.
 
     Raises:
-        LauncherError: Stages wait for each other.
+        RecipeError: Stages wait for each other.
     """
     order, awaited = order_stages(loaded), awaited_names(loaded)
     items = {stage.name: replace(stage.loaded, awaited=awaited) for stage in loaded.stages}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from launcher.artifacts.adapter_folder import AdapterFolder, is_credentialed, read_adapter
 from launcher.artifacts.chat_template import find_template_fault
-from launcher.artifacts.model_folder import require_files
+from launcher.artifacts.model_folder import CONFIG, require_files
 from launcher.artifacts.positions import max_positions, missing_positions, missing_scoring_positions
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.errors import Fault, FaultCode, LauncherError
@@ -18,6 +18,8 @@ from launcher.recipe.base import AdapterInput, Input
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord, was_rehearsed
 
+_OF_TOKENIZER = re.compile(r"(tokenizer|vocab|spiece).*|.*\.(model|tiktoken)")
+"""Names of files that a tokenizer can be loaded from."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 """A name on the Hugging Face Hub."""
 
@@ -42,7 +44,19 @@ def _missing(here: RecipeAtSite, one: Input) -> list[Fault]:
     if one.format == "expansion" and here.site.once(os.path.isdir, folder) and read_json(folder / EXPANSION) is None:
         message = f"`{one.name}` has no {EXPANSION}; name a tokenizer that a `vocabulary` recipe made"
         return [here.fault("mismatch", one.key, message)]
+    if folder.is_absolute() and (lack := here.site.once(_nothing_of_type, folder, one.type)):
+        return [here.fault("not-found", one.key, lack)]
     return []
+
+
+def _nothing_of_type(folder: Path, what: str) -> str | None:
+    """Say that a folder holds no model, or no tokenizer; None if it does, or this user may not look."""
+    names = os.listdir(folder) if os.access(folder, os.R_OK | os.X_OK) else None
+    if names is not None and what == "model" and CONFIG not in names:
+        return f"`{folder}` holds no model ({CONFIG} is missing); check the name"
+    if names is not None and what == "tokenizer" and not any(map(_OF_TOKENIZER.fullmatch, names)):
+        return f"`{folder}` holds no tokenizer (no tokenizer.json, tokenizer.model or vocabulary); check the name"
+    return None
 
 
 def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:

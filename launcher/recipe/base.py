@@ -74,7 +74,9 @@ def nearest_first(wrong: str, known: Iterable[str]) -> str:
 
 
 def refuse_site_path(value: str) -> str:
-    """Refuse absolute paths: a recipe says what, the cluster profile says where."""
+    """Refuse absolute paths, since a recipe says what and the cluster profile says where; and what names nothing."""
+    if not value.strip():
+        raise ValueError("is empty; write a name below the cluster profile's roots, or leave the key out")
     if value.startswith(("/", "~")):
         raise RefusedError(
             "site-path",
