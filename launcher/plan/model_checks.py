@@ -7,12 +7,12 @@ from pathlib import Path
 
 from launcher.artifacts.adapter_folder import AdapterFolder, is_credentialed, read_adapter
 from launcher.artifacts.chat_template import find_template_fault
-from launcher.artifacts.model_folder import require_files
+from launcher.artifacts.model_folder import CONFIG, require_files
 from launcher.artifacts.positions import max_positions, missing_positions
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.errors import Fault, FaultCode, LauncherError
 from launcher.plan.cost import corpus_sizes
-from launcher.plan.model_shape import model_config, read_json
+from launcher.plan.model_shape import model_config, read_json, wrong_expansion, wrong_size
 from launcher.plan.recipe_at_site import RecipeAtSite, suggest
 from launcher.recipe.base import AdapterInput, Input
 from launcher.run.paths import RunDir
@@ -42,7 +42,15 @@ def _missing(here: RecipeAtSite, one: Input) -> list[Fault]:
     if one.format == "expansion" and here.site.once(os.path.isdir, folder) and read_json(folder / EXPANSION) is None:
         message = f"`{one.name}` has no {EXPANSION}; name a tokenizer that a `vocabulary` recipe made"
         return [here.fault("mismatch", one.key, message)]
+    if one.format == "expansion" and (message := _wrong_expansion(here, folder)):
+        return [here.fault("damaged", one.key, message)]
     return []
+
+
+def _wrong_expansion(here: RecipeAtSite, folder: Path) -> str | None:
+    """Say which key of an expansion.json cannot be what it should; None if all can."""
+    wrong = wrong_expansion(here.site.once(read_json, folder / EXPANSION) or {})
+    return f"{folder / EXPANSION}: {wrong}; make the tokenizer again" if wrong else None
 
 
 def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:
@@ -53,7 +61,9 @@ def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:
     is_read = one.type == "model" and not (recipe.trains and recipe.model.init == "random")
     if damage := here.site.once(_damage, folder, one.type == "adapter", is_read):
         return [here.fault(damage[0], one.key, damage[1])]
-    return []
+    config = folder / CONFIG
+    wrong = wrong_size(here.site.once(read_json, config) or {}) if one.type == "model" else None
+    return [here.fault("damaged", one.key, f"{config}: {wrong}; copy it again")] if wrong else []
 
 
 def _damage(folder: Path, is_adapter: bool, has_weights: bool) -> tuple[FaultCode, str] | None:

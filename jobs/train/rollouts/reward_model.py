@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
 
-from jobs.models.folder import loading, local_folder
+from jobs.models.folder import loading, local_folder, require_no_adapter
 from jobs.models.tokenizer import load_tokenizer
 from jobs.rank.context import Context
 from jobs.train.rollouts.rewards import Completion
@@ -92,6 +92,7 @@ def _load(path: str, key: str, dtype: torch.dtype, settings: dict[str, Any]) -> 
         model, found = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=dtype, use_safetensors=True, output_loading_info=True, **settings
         )
+    require_no_adapter(model, f"{key}: `{path}`")
     return model, sorted(found["missing_keys"])
 
 
