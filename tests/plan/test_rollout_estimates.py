@@ -20,9 +20,10 @@ from launcher.plan.alternatives import find_alternatives
 from launcher.plan.cost import estimate_run
 from launcher.plan.details import SPARE_SECONDS, detail_shape
 from launcher.plan.kv_cache import cache_of_token
-from launcher.plan.memory import MemoryEstimate, estimate_memory
+from launcher.plan.memory import MemoryEstimate, estimate_memory, frozen_bytes, trained_parameters
 from launcher.plan.model_shape import ModelShape, read_shape
 from launcher.plan.step_time import StepTime, estimate_step
+from launcher.plan.traffic import estimate_traffic
 from launcher.recipe.kinds.training import TrainingRecipe
 from tests.support.command_line import launcher
 from tests.support.model_configs import LLAMA_7B
@@ -145,6 +146,32 @@ def test_a_reference_reads_each_token_of_a_step(
     cost = estimate_run(recipe, llama(), "a100")
     assert cost is not None and not cost.is_least
     assert cost.gpu_hours == pytest.approx(100 * expected / (312e12 * cost.mfu) / 3600)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reshards", "adapter", "gathers"),
+    [
+        ("full_shard", True, True, 1),  # the adapter switched off
+        ("full_shard", False, True, 0),  # whose weights stay
+        ("full_shard", True, False, 1),  # a model of its own
+        ("full_shard", False, False, 1),
+        ("zero3", True, True, 1),
+    ],
+)
+def test_a_sharded_reference_is_gathered_in_each_micro_batch(
+    strategy: str, reshards: bool, adapter: bool, gathers: int
+) -> None:
+    how = f"parallel={{strategy: {strategy}, reshard_after_forward: {str(reshards).lower()}}}"
+    settings = (how, *(() if adapter else ("adapter=null",)))
+    with_reference, without = (
+        next(one.bytes for one in estimate_traffic(recipe_of("dpo", *settings, loss), llama()) if "gather" in one.name)
+        for loss in ("loss=sigmoid", "loss=orpo")
+    )
+
+    recipe = recipe_of("dpo", *settings)
+    trained = trained_parameters(recipe, llama()) or 0
+    weights = 2 * trained + frozen_bytes(recipe, llama())
+    assert with_reference - without == pytest.approx(gathers * recipe.accumulation_steps * weights / 2, abs=9)
 
 
 def test_each_new_token_takes_as_long_as_reading_weights_and_cache(site: Cluster) -> None:
