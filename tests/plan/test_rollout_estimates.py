@@ -94,11 +94,11 @@ def test_a_cached_token_has_the_bytes_that_transformers_keeps(
 def test_trl_samples_all_completions_of_a_rank_side_by_side() -> None:
     small, large = recipe_of("grpo"), recipe_of("grpo", "batch.global_batch=64 sequences", "algorithm.minibatches=4")
 
-    assert memory(small).cache == 0, "8 completions on 2 ranks take less than training on one"
+    assert memory(small).cache == 8 // 2 * 1536 * TOKEN
     found = memory(large)
     assert found.cache == 64 * 4 // 2 * 1536 * TOKEN
-    assert found.logits == found.gradients == 0 or found.gradients == memory(small).gradients
-    assert found.total > 100e9 > memory(small).total
+    assert found.logits == found.activations == 0
+    assert found.total > 80 * 2**30 > memory(small).total
 
 
 def test_ppo_samples_four_micro_batches_side_by_side() -> None:
@@ -248,7 +248,7 @@ def test_lower_bounds_are_called_so_wherever_they_are_shown(site: Cluster, tmp_p
     profile, sweep, pipeline = (tmp_path / name for name in ("cluster.yaml", "sweep.yaml", "chain.yaml"))
     profile.write_text(site.model_dump_json())
     grpo = RECIPES / "medicalgpt_grpo.yaml"
-    sweep.write_text(f"base: {grpo}\nschedule: {{length: 100 steps}}\nsweep:\n  optim.lr: [1e-6, 1e-5]\n")
+    sweep.write_text(f"base: {grpo}\nschedule: {{length: 100 steps}}\nsweep: {{grid: {{optim.lr: [1e-6, 1e-5]}}}}\n")
     pipeline.write_text(
         f"kind: pipeline\nname: chain\nstages:\n  rl: {{recipe: {grpo}, set: {{schedule.length: 100 steps}}}}\n"
     )
@@ -262,6 +262,9 @@ def test_lower_bounds_are_called_so_wherever_they_are_shown(site: Cluster, tmp_p
 
     assert "GPU-hours" in alone and "at least" in alone
     assert "(times are lower bounds)" in alone and "of sampling, as fast as memory is read" in alone
+    assert "to finish a rollout, a step and save; `slurm.lead` 5min: enough, if sampling is as fast" in " ".join(
+        alone.split()
+    )
     assert ", at the least" in repeated
     assert "+ at least: sampling is counted as fast as a GPU reads its memory" in chain
     assert "(times are lower bounds)" in page and "+ at least" in page

@@ -107,12 +107,13 @@ def safety_lines(cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple
         yield "checkpoint", f"{file_size(found.checkpoint_bytes)}, {rate}{often}"
     if found.wanted_lead:
         lead = cluster.slurm.lead
-        enough = "enough" if lead.seconds >= found.wanted_lead else "too short; write more as `slurm.lead`"
+        enough = "enough" + (", if sampling is as fast" if found.is_least else "")
+        if lead.seconds < found.wanted_lead:
+            enough = "too short; write more as `slurm.lead`"
         saves = "save twice (one may be under way)" if found.copied else "save"
-        yield (
-            "warning time",
-            f"{duration(found.wanted_lead)} to finish a step and {saves}; `slurm.lead` {lead}: {enough}",
-        )
+        first = "a rollout, " if found.step and found.step.rollout else ""
+        needed = f"{least_words(found)}{duration(found.wanted_lead)} to finish {first}a step and {saves}"
+        yield "warning time", f"{needed}; `slurm.lead` {lead}: {enough}"
 
 
 def print_alternatives(others: "Sequence[Alternative]", found: "TrainingDetails") -> None:
