@@ -14,6 +14,7 @@ from launcher.plan.recipe_at_site import RecipeAtSite
 from launcher.plan.rollout import estimate_rollout
 from launcher.plan.utilisation import expected_mfu
 from launcher.recipe import Recipe
+from launcher.recipe.kinds.recipe_base import RecipeBase
 
 if TYPE_CHECKING:
     from launcher.recipe.kinds.training import TrainingRecipe
@@ -32,7 +33,7 @@ class RunCost:
     """The GPU-hours are a lower bound: sampling is counted as fast as a GPU reads its memory."""
 
 
-def uses_gpus(recipe: Recipe, cluster: Cluster) -> bool:
+def uses_gpus(recipe: RecipeBase, cluster: Cluster) -> bool:
     """Tell whether a recipe runs on GPUs: it asks for some, and the site has them."""
     return cluster.gpus.device == "cuda" and recipe.resources.gpus_per_node > 0
 

@@ -13,11 +13,10 @@ def cache_of_token(recipe: "TrainingRecipe", shape: ModelShape) -> int:
     """Bytes of the keys and values of one token in all layers.
 
     They are in the compute format. Where autocast casts weights of fp32, positions are in fp32, and so are the keys
-    that they are put into; the values are not.
+    that they are put into; transformers keeps the values in the format of the keys.
     """
-    wide = wide_bytes(recipe)
-    keys = 4 if casts_weights(recipe) else wide
-    return shape.layers * shape.kv_heads * shape.head_size * (keys + wide)
+    wide = 4 if casts_weights(recipe) else wide_bytes(recipe)
+    return 2 * wide * shape.layers * shape.kv_heads * shape.head_size
 
 
 def prompt_activations(recipe: "TrainingRecipe", shape: ModelShape) -> int:

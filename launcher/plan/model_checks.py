@@ -42,15 +42,9 @@ def _missing(here: RecipeAtSite, one: Input) -> list[Fault]:
     if one.format == "expansion" and here.site.once(os.path.isdir, folder) and read_json(folder / EXPANSION) is None:
         message = f"`{one.name}` has no {EXPANSION}; name a tokenizer that a `vocabulary` recipe made"
         return [here.fault("mismatch", one.key, message)]
-    if one.format == "expansion" and (message := _wrong_expansion(here, folder)):
-        return [here.fault("damaged", one.key, message)]
+    if one.format == "expansion" and (wrong := wrong_expansion(read_json(folder / EXPANSION) or {})):
+        return [here.fault("damaged", one.key, f"{folder / EXPANSION}: {wrong}; make the tokenizer again")]
     return []
-
-
-def _wrong_expansion(here: RecipeAtSite, folder: Path) -> str | None:
-    """Say which key of an expansion.json cannot be what it should; None if all can."""
-    wrong = wrong_expansion(here.site.once(read_json, folder / EXPANSION) or {})
-    return f"{folder / EXPANSION}: {wrong}; make the tokenizer again" if wrong else None
 
 
 def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:
@@ -61,9 +55,9 @@ def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:
     is_read = one.type == "model" and not (recipe.trains and recipe.model.init == "random")
     if damage := here.site.once(_damage, folder, one.type == "adapter", is_read):
         return [here.fault(damage[0], one.key, damage[1])]
-    config = folder / CONFIG
-    wrong = wrong_size(here.site.once(read_json, config) or {}) if one.type == "model" else None
-    return [here.fault("damaged", one.key, f"{config}: {wrong}; copy it again")] if wrong else []
+    if one.type == "model" and (wrong := wrong_size(read_json(folder / CONFIG) or {})):
+        return [here.fault("damaged", one.key, f"{folder / CONFIG}: {wrong}; copy it again")]
+    return []
 
 
 def _damage(folder: Path, is_adapter: bool, has_weights: bool) -> tuple[FaultCode, str] | None:

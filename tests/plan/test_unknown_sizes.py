@@ -64,7 +64,7 @@ def test_what_is_no_size_is_a_fault_that_names_file_and_key(site: Cluster, chang
     assert read_shape(LLAMA_7B | change) is None
     assert detail(recipe, site) is None
     assert forecast(recipe, site).memory is None
-    faults = [one for one in check_all([recipe], site) if one.key == "model.path"]
+    faults = [one for one in check_all([recipe], site) if one.file == "--set model.path"]
 
     assert [one.code for one in faults] == ["damaged"]
     assert f"{path}: {said}" in faults[0].message
@@ -95,7 +95,7 @@ def test_an_expansion_with_other_values_is_a_fault(site: Cluster, change: dict[s
     path = put(site, "more", {"expanded": {"vocab_size": 32_100}, "parts": [[1, 2]] * 100} | change, EXPANSION)
     recipe = loaded("biomed_llama_cpt", "model.path=model", "model.tokenizer=more")
 
-    faults = [one for one in check_all([recipe], site) if one.key == "model.tokenizer"]
+    faults = [one for one in check_all([recipe], site) if one.file == "--set model.tokenizer"]
 
     assert [one.code for one in faults] == ["damaged"]
     assert f"{path}: {key}: " in faults[0].message
