@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -18,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from jobs.rank.transfer import transfer
 from jobs.rank.watchdog import WATCHDOG
 from launcher.artifacts.adapter_folder import is_credentialed, read_object
-from launcher.artifacts.model_folder import require_files, require_tokenizer_files
+from launcher.artifacts.model_folder import require_files, require_own_files, require_tokenizer_files
 from launcher.errors import LauncherError
 from launcher.recipe.kinds.export import ExportRecipe
 from launcher.recipe.kinds.merge import MergeRecipe
@@ -101,6 +102,23 @@ def _is_of_files(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno is None  # one with a number is the file system's: it may answer next time
     return not isinstance(error, RuntimeError) or "ignore_mismatched_sizes" in str(error)
+
+
+def require_no_adapter(model: Any, name: str) -> None:
+    """Refuse a model to which transformers has added an adapter that lay beside it, on the Hugging Face Hub, say.
+
+    Args:
+        model: Just loaded.
+        name: Its folder or Hugging Face id, with the recipe's key.
+
+    Raises:
+        LauncherError: it has an adapter.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise LauncherError(
+            f"{name} comes with an adapter, which would be part of the model without a word; name the adapter as one "
+            "(`model.adapters`), or a model without"
+        )
 
 
 def local_folder(located: str, key: str) -> Path:
@@ -198,7 +216,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def copy_tokenizer(source: Path, base: Path, folder: Path) -> None:
-    """Copy a tokenizer's files, and the base's chat template if it has none of its own."""
+    """Copy a tokenizer's files, and the base's chat template if it has none of its own.
+
+    Raises:
+        LauncherError: one of them is a link to a file of somebody else, or the copy cannot be loaded.
+    """
+    require_own_files(source)
     for path in sorted({path for pattern in TOKENIZER_FILES for path in source.glob(pattern)}):
         target = folder / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
@@ -209,8 +232,13 @@ def copy_tokenizer(source: Path, base: Path, folder: Path) -> None:
 
 
 def copy_generation_config(sources: list[Path], folder: Path) -> None:
-    """Copy the generation defaults of the first source that has some; if none has, remove them."""
+    """Copy the generation defaults of the first source that has some; if none has, remove them.
+
+    Raises:
+        LauncherError: they are a link to a file of somebody else.
+    """
     (folder / GENERATION_CONFIG).unlink(missing_ok=True)
     found = next((source for source in sources if (source / GENERATION_CONFIG).is_file()), None)
     if found:
+        require_own_files(found)
         shutil.copyfile(found / GENERATION_CONFIG, folder / GENERATION_CONFIG)

@@ -15,7 +15,7 @@ from jobs.models.adapters.save import write_adapter
 from jobs.models.adapters.stack import BaseAdapter
 from jobs.models.classifier import describe_head
 from jobs.models.dropout import restore_configuration
-from jobs.models.folder import let_others_read, local_folder
+from jobs.models.folder import let_others_read, loading, local_folder
 from jobs.rank.atomic_files import sync, sync_tree
 from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup
@@ -70,7 +70,8 @@ def manifest_of(
 def load_tokenizer(context: Context, section: Model, attributes: Mapping[str, str | None]) -> Any:
     """Load the tokenizer that goes with a model, with some attributes changed; None: as it has them."""
     path = context.model_path(section.tokenizer_path)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=section.trust_remote_code)
+    with loading(path, "model.tokenizer" if section.tokenizer else "model.path"):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=section.trust_remote_code)
     for name, value in attributes.items():
         setattr(tokenizer, name, getattr(tokenizer, name) if value is None else value)
     return tokenizer

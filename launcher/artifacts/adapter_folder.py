@@ -9,11 +9,11 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from launcher.artifacts.data_use import find_credentialed
-from launcher.artifacts.model_folder import require_whole
+from launcher.artifacts.model_folder import ADAPTER_CONFIG, require_whole
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.errors import LauncherError
 
-CONFIG = "adapter_config.json"
+CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
 """In which an export says what it was made from."""

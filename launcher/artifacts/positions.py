@@ -38,12 +38,17 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     """
     if isinstance(text := config.get("text_config"), Mapping):
         config = text
-    kind = config.get("model_type", "")
-    positions: int | None = config.get(_POSITION_KEYS.get(kind, _USUAL_KEY))
+    kind = str(config.get("model_type", ""))
+    positions = _number(config.get(_POSITION_KEYS.get(kind, _USUAL_KEY)))
     if not positions or kind not in (*_PADDED_POSITIONS, "mpnet"):
         return positions
-    padding: int = _USUAL_PADDING if kind == "mpnet" else config.get("pad_token_id", _USUAL_PADDING)
-    return positions - padding - 1
+    padding = _USUAL_PADDING if kind == "mpnet" else _number(config.get("pad_token_id", _USUAL_PADDING))
+    return None if padding is None else positions - padding - 1
+
+
+def _number(value: object) -> int | None:
+    """Return a whole number; None for anything else, which the model's own library will refuse."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def missing_positions(length: int, virtual_tokens: int, positions: int | None) -> str | None:

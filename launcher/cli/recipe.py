@@ -212,7 +212,8 @@ def _describe(item: "LoadedRecipe", expected: "Forecast | None") -> list[str]:
     if expected and expected.run:
         lines.append(
             f"  whole run: {expected.run.steps:,} steps, {quantity(expected.run.tokens)} tokens, "
-            f"about {quantity(expected.run.gpu_hours)} GPU-hours if {expected.run.mfu:.0%} of the peak is reached"
+            f"{'at least' if expected.run.is_least else 'about'} {quantity(expected.run.gpu_hours)} GPU-hours if "
+            f"{expected.run.mfu:.0%} of the peak is reached"
         )
     hours = expected.attempt_gpu_hours if expected else attempt_gpu_hours(recipe)
     together = " together" if in_tasks else ""

@@ -12,7 +12,6 @@ from launcher.cluster import Cluster
 from launcher.doctor.finding import Finding, note, ok, problem
 from launcher.errors import how_to_install
 from launcher.plan.wandb_login import netrc_with, wandb_host
-from launcher.run.home import NoHomeError, expand_home
 from launcher.run.paths import expand
 from launcher.slurm.command import find_overrides
 

@@ -12,7 +12,7 @@ from launcher.artifacts.positions import max_positions, missing_positions, missi
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.errors import Fault, FaultCode, LauncherError
 from launcher.plan.cost import corpus_sizes
-from launcher.plan.model_shape import model_config, read_json
+from launcher.plan.model_shape import model_config, read_json, wrong_expansion, wrong_size
 from launcher.plan.recipe_at_site import RecipeAtSite, suggest
 from launcher.recipe.base import AdapterInput, Input
 from launcher.run.paths import RunDir
@@ -44,6 +44,8 @@ def _missing(here: RecipeAtSite, one: Input) -> list[Fault]:
     if one.format == "expansion" and here.site.once(os.path.isdir, folder) and read_json(folder / EXPANSION) is None:
         message = f"`{one.name}` has no {EXPANSION}; name a tokenizer that a `vocabulary` recipe made"
         return [here.fault("mismatch", one.key, message)]
+    if one.format == "expansion" and (wrong := wrong_expansion(read_json(folder / EXPANSION) or {})):
+        return [here.fault("damaged", one.key, f"{folder / EXPANSION}: {wrong}; make the tokenizer again")]
     if folder.is_absolute() and (lack := here.site.once(_nothing_of_type, folder, one.type)):
         return [here.fault("not-found", one.key, lack)]
     return []
@@ -67,6 +69,8 @@ def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:
     is_read = one.type == "model" and not (recipe.trains and recipe.model.init == "random")
     if damage := here.site.once(_damage, folder, one.type == "adapter", is_read):
         return [here.fault(damage[0], one.key, damage[1])]
+    if one.type == "model" and (wrong := wrong_size(read_json(folder / CONFIG) or {})):
+        return [here.fault("damaged", one.key, f"{folder / CONFIG}: {wrong}; copy it again")]
     return []
 
 

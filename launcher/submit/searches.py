@@ -86,8 +86,8 @@ def plan_search(corners: SubmissionPlan, items: Sequence[LoadedRecipe]) -> Searc
         raise RunError(f"{item.path}: {recipe.array}: a trial is one run; write 1, or leave it out")
     if search.package and corners.cluster.python is None and find_spec(search.package) is None:
         raise RunError(
-            f"{item.path}: search: this Python has no `{search.package}`, which nodes need to choose values; install it "
-            f"with {how_to_install('search')}; or write `method: random` without a `pruner`"
+            f"{item.path}: search: this Python has no `{search.package}`, which nodes need to choose values; install "
+            f"it with {how_to_install('search')}; or write `method: random` without a `pruner`"
         )
     direction = search.direction or recipe.reports[search.metric]
     assert direction is not None  # `Search.metric_fault`

@@ -17,7 +17,7 @@ from jobs.data.chat.formats import Message
 from jobs.data.chat.render import Renderer
 from jobs.models.build import DTYPES, position_count
 from jobs.models.classifier import reward_head
-from jobs.models.folder import loading, local_folder
+from jobs.models.folder import loading, local_folder, require_no_adapter
 from jobs.models.merge.peft_merge import merged_if_possible
 from jobs.models.tokenizer import load_tokenizer, padding_token
 from jobs.rank.context import Context
@@ -181,6 +181,7 @@ def _load(path: str, key: str, dtype: torch.dtype, settings: dict[str, Any]) -> 
         model, found = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=dtype, use_safetensors=True, output_loading_info=True, **settings
         )
+    require_no_adapter(model, f"{key}: `{path}`")
     return model, sorted(found["missing_keys"])
 
 

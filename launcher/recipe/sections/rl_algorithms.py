@@ -13,6 +13,9 @@ from typing_extensions import override
 from launcher.recipe.base import Fraction, Positive, Scale, Section
 from launcher.recipe.sections.reference import ReferenceSync
 
+PPO_AT_ONCE = 4
+"""Micro batches that `ppo` samples side by side, since nothing is kept for a backward pass."""
+
 NotNegative = Annotated[float, Field(ge=0)]
 Group = Annotated[int, Field(ge=2)]
 
