@@ -25,6 +25,7 @@ from launcher.cli.pipeline import all_finish, refuse_options, submit_file
 from launcher.cli.search import render_search, submit_search_file
 from launcher.cli.submit_preview import print_scripts, print_starts, summary
 from launcher.cli.submit_report import report_all, tell_known, tell_turn, tell_waiting, warn, without_copies
+from launcher.cli.sweep import queue_waiting
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
@@ -254,8 +255,12 @@ def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:
             shown[status.id] = words
         # The batch process closes an attempt just after its ranks finished, and lets the run be found by its identity.
         closed = all(not one.attempts or one.attempts[-1].ended is not None for one in statuses)
-        patience -= pause if all(status.is_over for status in statuses) else 0
-        if all(status.is_over for status in statuses) and (closed or patience < 0):
+        over = all(status.is_over for status in statuses)
+        patience = patience - pause if over else 30.0
+        waiting = [one for one in statuses if one.state == "not submitted" and not one.stop_requested]
+        if over and waiting and patience < 0 and queue_waiting(waiting[0].folder):
+            patience = 30.0
+        elif over and ((closed and not waiting) or patience < 0):
             return len(statuses) == len(runs) and all(status.state == "finished" for status in statuses)
         time.sleep(pause)
         pause = min(1.5 * pause, longest)

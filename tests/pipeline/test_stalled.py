@@ -1,6 +1,7 @@
 """A batch process was killed between the end of its stage and `pipeline advance`: who notices, and who goes on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,7 +123,7 @@ def test_whoever_waits_for_a_pipeline_goes_on_in_place_of_batch_processes_that_w
         next(looks)  # or it would wait for ever
         end_all(world)
 
-    monkeypatch.setattr(commands.time, "sleep", pass_time)
+    monkeypatch.setattr(commands, "time", SimpleNamespace(sleep=pass_time))
 
     assert commands.all_finish(made, world.cluster)
 
@@ -143,7 +144,7 @@ def test_slurm_may_refuse_that_and_is_not_asked_at_each_look(world: World, monke
         if next(looks, None) is None:
             raise TimeoutError
 
-    monkeypatch.setattr(commands.time, "sleep", pass_time)
+    monkeypatch.setattr(commands, "time", SimpleNamespace(sleep=pass_time))
 
     with pytest.raises(TimeoutError):
         commands.all_finish(made, world.cluster)
