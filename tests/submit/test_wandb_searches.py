@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from launcher.recipe.sections.search import Search
 from launcher.run.trials import SearchDir
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm, directives
@@ -109,6 +110,14 @@ def test_it_is_queued_as_other_searches_are(
     _, said = run("submit", "--cluster", str(profile), "--yes", code=2, search={"sweep": "lab/rates/other"})
     assert "the search `rates` tries another recipe, space or metric" in said
     assert "continues" in launcher("cancel", "rates", "--cluster", str(profile))[0]
+
+
+def test_searches_by_other_methods_are_written_as_before_so_that_they_can_go_on() -> None:
+    """Records and the identities of stages compare the section as it is dumped."""
+    search = Search.model_validate_json(json.dumps({"space": SPACE, "trials": 2, "metric": "validation_loss"}))
+
+    keys = ["method", "space", "trials", "parallel", "metric", "direction", "seed", "pruner"]
+    assert [*search.model_dump(mode="json")] == [*json.loads(search.model_dump_json())] == keys
 
 
 def test_wandbs_client_has_to_be_there(run: Run, profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
