@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launcher.cluster import Cluster
 from launcher.doctor.finding import Finding, note, ok, problem
+from launcher.errors import how_to_install
 from launcher.plan.wandb_login import netrc_with, wandb_host
 from launcher.run.paths import expand
 from launcher.slurm.command import find_overrides
@@ -138,7 +139,7 @@ def python_finding(python: str, version: tuple[int, int], missing: list[str], cl
     if missing and cluster.modules:
         return note("python", f"{what} lacks {', '.join(missing)}", "fine if the profile's `modules` provide them")
     if missing:
-        fix = "install the extra there: `pip install 'launcher[train]'`, or write another `python` in the profile"
+        fix = f"install them there with {how_to_install('train')}; or write another `python` in the profile"
         return problem("python", f"{what} lacks {', '.join(missing)}", fix)
     return ok("python", what)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from launcher.cluster import Cluster
+from launcher.run.home import NoHomeError, expand_home
 
 _PUBLIC = ("api.wandb.ai", "api.forge.coreweave.com")
 """Names of W&B's public server: `wandb login` writes the second one since 0.31, and reads both."""
@@ -20,9 +21,9 @@ def wandb_host(cluster: Cluster, environ: Mapping[str, str]) -> str:
 
 def netrc_with(host: str, environ: Mapping[str, str]) -> Path | None:
     """Find the file that `wandb login` wrote; None if it does not know the server."""
-    path = Path(environ.get("NETRC") or Path.home() / ".netrc")
     try:
+        path = expand_home(environ.get("NETRC") or "~/.netrc")
         known = netrc.netrc(str(path)).hosts
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, NoHomeError, netrc.NetrcParseError):
         return None
     return path if any(name in known for name in (_PUBLIC if host in _PUBLIC else (host,))) else None

@@ -95,6 +95,29 @@ def test_points_wait_until_a_tenth_of_the_limit_is_free(site: str, fake_slurm: F
     assert third == ["queued 3 of 30 waiting points as job 1003"]
 
 
+def test_points_that_nobody_queues_since_a_batch_process_was_killed_are_told_of(
+    site: str, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(site)
+    first, *others = runs(site)[:3]
+    end(first, fake_slurm)
+    waiting = jobs(site).index("")
+    monkeypatch.setattr(f"{__name__}.advance", lambda _: [])  # their batch processes were killed
+    for run in others:
+        end(run, fake_slurm)
+    assert "note" not in launcher("status", "abstracts", "--cluster", site)[0]
+
+    end(runs(site)[waiting - 1], fake_slurm)
+
+    fix = f"launcher sweep advance {runs(site)[waiting].root}"
+    told = launcher("status", "abstracts", "--cluster", site)[0]
+    assert "note: 4 points wait for room in the queue, and no run is left" in told
+    assert f"`{fix}` does it" in told
+    assert "note" not in launcher("status", "abstracts", "--where", "seed=8", "--cluster", site)[0]
+    launcher(*fix.split()[1:])
+    assert "note" not in launcher("status", "abstracts", "--cluster", site)[0]
+
+
 def test_a_cancelled_point_is_not_queued_later(site: str, fake_slurm: FakeSlurm) -> None:
     submit(site)
     launcher("cancel", "abstracts", "--where", "seed=4,5,6,7", "--cluster", site)

@@ -109,6 +109,11 @@ class RecipeBase(Section):
         """How to talk to the model that a run makes or uses; None: it has none that writes text."""
         return None
 
+    @property
+    def system_prompt(self) -> str | None:
+        """What conversations without a system prompt are read with; None: nothing, or none are read."""
+        return None
+
     def required_extras(self) -> tuple[str, ...]:
         """Name the extras of setup.cfg that this recipe needs on the nodes."""
         return self.extras

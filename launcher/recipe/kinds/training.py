@@ -28,6 +28,7 @@ from launcher.recipe.sections.step_speed import speed_conflicts
 
 if TYPE_CHECKING:
     from launcher.recipe.sections.chat import ChatSetup
+    from launcher.recipe.sections.rollouts import RolloutSize
 
 
 class TrainingRecipe(RecipeBase):
@@ -272,6 +273,16 @@ class TrainingRecipe(RecipeBase):
     def scoring_models(self) -> tuple[str, ...]:
         """Names of further models that every rank holds whole, which score what the trained one writes."""
         return ()
+
+    @property
+    def further_passes(self) -> int:
+        """Forward passes besides training's own in each step, of a reference or over other answers."""
+        return 0
+
+    @property
+    def rollout_size(self) -> "RolloutSize | None":
+        """What is sampled from the model before it is trained on; None if nothing is."""
+        return None
 
     @property
     def has_value_head(self) -> bool:
