@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher.run.trials import SearchDir
+from launcher.recipe.sections.search import Search
+from launcher.run.ledger import append_event
+from launcher.run.paths import RunDir
+from launcher.run.trials import Owner, SearchDir, Trial, claim
+from launcher.submit.search_record import SearchRecord
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm, directives
 from tests.support.submissions import RATES, MakeCluster
@@ -111,6 +115,41 @@ def test_it_is_queued_as_other_searches_are(
     assert "continues" in launcher("cancel", "rates", "--cluster", str(profile))[0]
 
 
+def test_waiting_ends_when_the_sweep_has_ended_before_its_time(
+    run: Run, profile: Path, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "launcher.submit.plan_submission.check_each", lambda loaded, *_: [(item, []) for item in loaded]
+    )
+    monkeypatch.setattr("launcher.cli.search.POLL_SECONDS", (0.0, 0.0))
+    report = json.loads(run("submit", "--cluster", str(profile), "--json", "--yes")[0])
+    search = SearchDir(Path(report["folder"]))
+    assert claim(search, Trial(0, "rates-0", {"optim.lr": 1e-3}, "", Owner("1001_0"), "first"))
+    trial = RunDir(search.runs_root / "rates-0")
+    trial.root.mkdir()
+    append_event(trial.ledger, 0, job_id="1001_0", started=1.0, ended=2.0, reason="finished", action="done")
+
+    def alive(*_: object) -> list[str]:
+        """The elements leave when W&B has said that there is no more."""
+        is_first = SearchRecord.read(search.record).search.trials == 4
+        SearchRecord.read(search.record).ending_at(1).write(search.record)
+        return ["1001_0"] if is_first else []
+
+    monkeypatch.setattr("launcher.submit.searches.alive_elements", alive)
+    launcher_alive = ["submit", str(profile.with_name("recipe.yaml")), "--wait", "--yes", "--cluster", str(profile)]
+    _, said = launcher(*launcher_alive)
+
+    assert "rates: 1 of 1 trials are over\n" in said
+
+
+def test_searches_by_other_methods_are_written_as_before_so_that_they_can_go_on() -> None:
+    """Records and the identities of stages compare the section as it is dumped."""
+    search = Search.model_validate_json(json.dumps({"space": SPACE, "trials": 2, "metric": "validation_loss"}))
+
+    keys = ["method", "space", "trials", "parallel", "metric", "direction", "seed", "pruner"]
+    assert [*search.model_dump(mode="json")] == [*json.loads(search.model_dump_json())] == keys
+
+
 def test_wandbs_client_has_to_be_there(run: Run, profile: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "launcher.submit.plan_submission.check_each", lambda loaded, *_: [(item, []) for item in loaded]
@@ -119,4 +158,4 @@ def test_wandbs_client_has_to_be_there(run: Run, profile: Path, monkeypatch: pyt
 
     _, said = run("submit", "--cluster", str(profile), "--yes", code=2)
 
-    assert "this Python has no `wandb`, which nodes need to choose values; install the extra `search`" in said
+    assert "this Python has no `wandb`, which nodes need to choose values; install it with `pip install" in said

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from launcher.errors import LauncherError, RunError
+from launcher.errors import LauncherError, RunError, how_to_install
 from launcher.load.searches import why_fixed
 from launcher.monitor.trials import PastTrial
 from launcher.run.paths import expand
@@ -106,11 +106,11 @@ class WandbSweep:
                 commands = _agent_heartbeat(self._api, self._agent, {}, {})
             except SweepNotFoundError:
                 raise RunError(f"search.sweep: W&B has no sweep `{self._path}` any more") from None
-            for command in commands:
+            for command in commands or ():
                 if command["type"] == "exit":
                     raise NothingGivenError(f"the sweep `{self._path}` has ended at W&B", has_ended=True)
                 if command["type"] in ("run", "resume") and command["run_id"] not in known:
-                    args: Mapping[str, Mapping[str, Any]] = command["args"]
+                    args: Mapping[str, Mapping[str, Any]] = command["args"] or {}
                     return SweepRun(command["run_id"], {key: one["value"] for key, one in args.items()})
             if time.monotonic() >= end:
                 why = f"W&B gave no run of `{self._path}` for {WAIT_SECONDS} s: the sweep is paused, or W&B is away"
@@ -124,9 +124,10 @@ class WandbSweep:
         _set_environment(self._record)
         try:
             import wandb
-            from wandb.apis.public.sweeps import _register_agent
         except ImportError as error:
-            raise LauncherError(f"search: {error}; install the launcher's extra `search` for the nodes") from None
+            raise LauncherError(f"search: {error}; install it for the nodes with {how_to_install('search')}") from None
+        from wandb.apis.public.sweeps import _register_agent
+
         try:
             self._api = wandb.Api()
             place = {"sweep_id": self.id, "entity": self._entity, "project": self._project}
