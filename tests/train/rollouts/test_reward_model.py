@@ -23,9 +23,11 @@ from jobs.data.chat.templates import chat_template
 from jobs.models.adapters.build import adapted
 from jobs.models.adapters.save import write_adapter
 from jobs.models.classifier import reward_head
+from jobs.models.merge.peft_merge import merged_if_possible
 from jobs.train.adapter_checkpoint import gather_adapter
 from jobs.train.rollouts.reward_model import RewardModel, load_reward_model
 from jobs.train.rollouts.rewards import Completion
+from launcher.artifacts.adapter_folder import read_adapter
 from launcher.errors import LauncherError, RunError
 from launcher.recipe import RlRecipe
 from launcher.recipe.sections.adapter import Adapter
@@ -162,6 +164,20 @@ def test_adapters_reward_as_in_their_training_merged_or_not(tmp_path: Path, sect
     assert isinstance(found.model, peft.PeftModel) is (section["method"] != "lora")
     assert not any(parameter.requires_grad for parameter in found.model.parameters())
     assert found.positions == 512 - section.get("virtual_tokens", 0)
+
+
+def test_in_16_bits_the_sum_of_weight_and_update_is_rounded_once(tmp_path: Path) -> None:
+    trained_adapter(tmp_path / "adapter", {"method": "lora", "r": 4, "alpha": 8})
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    base = AutoModelForSequenceClassification.from_pretrained(MODEL, dtype=torch.bfloat16, **reward_head(2))
+    layer = "model.layers.1.mlp.up_proj"
+    weight = base.get_submodule(layer).weight.float()
+
+    found = merged_if_possible(base, read_adapter(tmp_path / "adapter")).get_submodule(layer).weight
+
+    down, up = (saved[f"base_model.model.{layer}.lora_{part}.weight"] for part in "AB")
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, (weight + 2 * (up @ down)).bfloat16())
 
 
 def test_an_adapter_pads_as_in_its_training_whatever_its_base_says(tmp_path: Path) -> None:
