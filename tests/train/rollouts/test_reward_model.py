@@ -25,12 +25,14 @@ from jobs.models.adapters.save import write_adapter
 from jobs.models.classifier import reward_head
 from jobs.models.merge.peft_merge import merged_if_possible
 from jobs.train.adapter_checkpoint import gather_adapter
+from jobs.train.export import manifest_of
 from jobs.train.rollouts.reward_model import RewardModel, load_reward_model
 from jobs.train.rollouts.rewards import Completion
 from launcher.artifacts.adapter_folder import read_adapter
 from launcher.errors import LauncherError, RunError
-from launcher.recipe import RlRecipe
+from launcher.recipe import RewardRecipe, RlRecipe
 from launcher.recipe.sections.adapter import Adapter
+from tests.support.preference_runs import make_preference_run
 from tests.support.rl_runs import make_rl
 from tests.support.training_runs import ASSETS, context_of
 
@@ -246,6 +248,15 @@ def test_the_system_prompt_is_that_of_the_training(tmp_path: Path, how: str) -> 
     expected = as_trained(model, tmp_path / "judge", [asked(), asked("Judge."), asked("Be kind.")], "Judge.")
     assert expected[0] == expected[1] != expected[2]
     assert found([asked("Help."), asked(), asked("Be kind.")]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("prompt", ["Judge.", None])
+def test_an_export_names_the_system_prompt_of_its_training(tmp_path: Path, prompt: str | None) -> None:
+    run = make_preference_run(tmp_path, "reward", data={"system_prompt": prompt})
+    context = context_of(run)
+    assert isinstance(context.recipe, RewardRecipe)
+
+    assert manifest_of(context, context.recipe, (), ["pairs"], 3)["system_prompt"] == prompt
 
 
 def test_without_one_of_its_own_a_reward_model_reads_the_policys_system_prompt(tmp_path: Path) -> None:
