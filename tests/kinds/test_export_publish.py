@@ -31,7 +31,8 @@ def names_in(folder):
 
 def test_the_report_and_the_manifest_say_what_was_made_of_what(tmp_path):
     make_adapter(tmp_path / "lora")
-    (tmp_path / "lora" / "manifest.json").write_text('{"corpora": ["medline"], "data_use": "open"}')
+    said = {"corpora": ["medline"], "data_use": "open", "system_prompt": "Help."}
+    (tmp_path / "lora" / "manifest.json").write_text(json.dumps(said))
     context = make_export(tmp_path, model={"path": "model", "adapters": [{"path": "./lora", "trained_on": str(LLAMA)}]})
 
     folder = exported_by(context)
@@ -40,6 +41,7 @@ def test_the_report_and_the_manifest_say_what_was_made_of_what(tmp_path):
     report = json.loads(context.run.export_report.read_text())
     assert report == {"folder": str(folder), "uploaded": None, **manifest}
     assert (manifest["format"], manifest["task"], manifest["corpora"]) == ("safetensors", "language model", ["medline"])
+    assert manifest["system_prompt"] == "Help."
     assert 0 < manifest["adapters"][0]["difference"]["largest"] < 1e-3
     assert 0 < manifest["verification"]["largest"] <= manifest["verification"]["limits"]["difference"]
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):

@@ -123,11 +123,17 @@ def merged_if_possible(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
         adapter.require_mergeable("with head")
     except LauncherError:
         return adapted
-    return merge(adapted, adapter.folder.name)
+    return merge(adapted, adapter.folder.name, is_checked=False)
 
 
-def merge(adapted: PeftModel, name: str) -> PreTrainedModel:
+def merge(adapted: PeftModel, name: str, is_checked: bool = True) -> PreTrainedModel:
     """Make the adapter part of the weights, and return the bare model.
+
+    Args:
+        adapted: A model with its adapter.
+        name: Of the adapter, for messages.
+        is_checked: Refuse weights that would not be finite. To weights of 16 bits peft then adds an update of 16 bits;
+            otherwise it rounds the sum alone.
 
     Raises:
         LauncherError: the method has no merged form, or the weights would not be finite.
@@ -135,7 +141,7 @@ def merge(adapted: PeftModel, name: str) -> PreTrainedModel:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
-            merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
+            merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=is_checked)
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise LauncherError(f"adapter `{name}` cannot be merged: {error}") from error
     return merged

@@ -23,12 +23,16 @@ from jobs.data.chat.templates import chat_template
 from jobs.models.adapters.build import adapted
 from jobs.models.adapters.save import write_adapter
 from jobs.models.classifier import reward_head
+from jobs.models.merge.peft_merge import merged_if_possible
 from jobs.train.adapter_checkpoint import gather_adapter
+from jobs.train.export import manifest_of
 from jobs.train.rollouts.reward_model import RewardModel, load_reward_model
 from jobs.train.rollouts.rewards import Completion
+from launcher.artifacts.adapter_folder import read_adapter
 from launcher.errors import LauncherError, RunError
-from launcher.recipe import RlRecipe
+from launcher.recipe import RewardRecipe, RlRecipe
 from launcher.recipe.sections.adapter import Adapter
+from tests.support.preference_runs import make_preference_run
 from tests.support.rl_runs import make_rl
 from tests.support.training_runs import ASSETS, context_of
 
@@ -164,6 +168,20 @@ def test_adapters_reward_as_in_their_training_merged_or_not(tmp_path: Path, sect
     assert found.positions == 512 - section.get("virtual_tokens", 0)
 
 
+def test_in_16_bits_the_sum_of_weight_and_update_is_rounded_once(tmp_path: Path) -> None:
+    trained_adapter(tmp_path / "adapter", {"method": "lora", "r": 4, "alpha": 8})
+    saved = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    base = AutoModelForSequenceClassification.from_pretrained(MODEL, dtype=torch.bfloat16, **reward_head(2))
+    layer = "model.layers.1.mlp.up_proj"
+    weight = base.get_submodule(layer).weight.float()
+
+    found = merged_if_possible(base, read_adapter(tmp_path / "adapter")).get_submodule(layer).weight
+
+    down, up = (saved[f"base_model.model.{layer}.lora_{part}.weight"] for part in "AB")
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, (weight + 2 * (up @ down)).bfloat16())
+
+
 def test_an_adapter_pads_as_in_its_training_whatever_its_base_says(tmp_path: Path) -> None:
     base = tmp_path / "base"
     AutoModelForCausalLM.from_pretrained(MODEL, pad_token_id=0).save_pretrained(base)
@@ -230,6 +248,15 @@ def test_the_system_prompt_is_that_of_the_training(tmp_path: Path, how: str) -> 
     expected = as_trained(model, tmp_path / "judge", [asked(), asked("Judge."), asked("Be kind.")], "Judge.")
     assert expected[0] == expected[1] != expected[2]
     assert found([asked("Help."), asked(), asked("Be kind.")]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("prompt", ["Judge.", None])
+def test_an_export_names_the_system_prompt_of_its_training(tmp_path: Path, prompt: str | None) -> None:
+    run = make_preference_run(tmp_path, "reward", data={"system_prompt": prompt})
+    context = context_of(run)
+    assert isinstance(context.recipe, RewardRecipe)
+
+    assert manifest_of(context, context.recipe, (), ["pairs"], 3)["system_prompt"] == prompt
 
 
 def test_without_one_of_its_own_a_reward_model_reads_the_policys_system_prompt(tmp_path: Path) -> None:
