@@ -227,15 +227,19 @@ def _select(found: Sequence[ChoiceQuestion], wanted: dict[str, str], key: str) -
 
 
 def check_bad(streams: Sequence[SourceStream], key: str, limit: float) -> None:
-    """Refuse files of which more records are unreadable than the recipe allows.
+    """Refuse files of which more records are unreadable than the recipe allows; else name those in the log.
 
     Raises:
         LauncherError: says how many, and the first of them.
     """
     bad, records = sum(stream.bad for stream in streams), sum(stream.count for stream in streams)
-    if bad and bad / max(1, records) > limit:
-        first = some_of_each(line for stream in streams for line in stream.first_bad)
+    if not bad:
+        return
+    first = some_of_each(line for stream in streams for line in stream.first_bad)
+    said = f"{key}: {bad:,} of {records:,} records cannot be read"
+    if bad / max(1, records) > limit:
         raise LauncherError(
-            f"{key}: {bad:,} of {records:,} records cannot be read, more than `max_bad_fraction: {limit:g}` allows; "
-            "correct the files, or raise it" + "".join(f"\n  {line}" for line in first)
+            f"{said}, more than `max_bad_fraction: {limit:g}` allows; correct the files, or raise it"
+            + "".join(f"\n  {line}" for line in first)
         )
+    print(f"{said} and are left out", *first, sep="\n    ", flush=True)

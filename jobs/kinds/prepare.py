@@ -120,8 +120,8 @@ def _is_published(plan: CorpusFileList) -> bool:
 
 def _difference(plan: CorpusFileList, there: Manifest) -> str:
     """Say how the corpus that is there differs from the one that the recipe describes."""
-    before = {Path(file.path).name: file.size for file in there.sources}
-    now = {path.name: plan.size(number) for number, (path, _) in enumerate(plan.sources)}
+    before = {file.path: file.size for file in there.sources}
+    now = {str(path): plan.size(number) for number, (path, _) in enumerate(plan.sources)}
     said = "; ".join((*differing_settings(there, plan.recipe), *changes(before, now)))
     return said or "the tokenizer, an evaluation set, or the order of the files"
 

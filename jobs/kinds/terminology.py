@@ -6,13 +6,13 @@ goes on with the next one.
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from jobs.data.terminology.count_mentions import CountedFile, count_mentions
+from jobs.data.terminology.count_mentions import CountedMentions, count_mentions
 from jobs.data.terminology.file_list import TerminologyFiles, terminology_files
 from jobs.data.terminology.read_terms import Reading, read_terms
+from jobs.data.terminology.record_counts import bad_examples
 from jobs.data.terminology.term_index import TermIndex
 from jobs.rank.atomic_files import sync_tree, write_durably
 from jobs.rank.context import Context
@@ -65,7 +65,7 @@ def _is_published(files: TerminologyFiles) -> bool:
 def _make_index(files: TerminologyFiles, context: Context) -> None:
     reading = read_terms(files.recipe, files.terms)
     folder = _make_folder(files)
-    manifest = _write(files, reading, folder, [])
+    manifest = _write(files, reading, folder, CountedMentions())
     if files.counted:
         # Loaded before the workers are forked, so that they share it.
         counted = count_mentions(files, TermIndex(folder), manifest.checksums[TERMS], context)
@@ -83,18 +83,12 @@ def _make_folder(files: TerminologyFiles) -> Path:
     return folder
 
 
-def _write(
-    files: TerminologyFiles, reading: Reading, folder: Path, counted: Sequence[CountedFile]
-) -> TerminologyManifest:
+def _write(files: TerminologyFiles, reading: Reading, folder: Path, counted: CountedMentions) -> TerminologyManifest:
     """Write the tables, and the manifest last."""
     tables, mentions = reading.tables, Counter[str]()
-    for one in counted:
+    for one in counted.files:
         mentions.update(one.mentions)
     tables.write(folder, [mentions[concept.id] for concept in tables.concepts])
-    both = zip(files.terms, tables.origins, tables.left_out, strict=True)
-    text = CountedText(
-        documents=sum(one.documents for one in counted), mentions=mentions.total(), concepts=len(mentions)
-    )
     manifest = TerminologyManifest(
         terminology=files.recipe.output,
         data_use=files.recipe.data_use,
@@ -103,22 +97,41 @@ def _write(
         concepts=len(tables.concepts),
         terms=len(tables.terms),
         ambiguous=tables.ambiguous,
-        sources=tuple(
-            TermSourceRecord(
-                format=one.source.format,
-                license=one.source.license,
-                concepts=concepts,
-                terms=terms,
-                left_out=dict(sorted(left_out.items())),
-            )
-            for one, (concepts, terms), left_out in both
-        ),
-        counted=text if counted else None,
-        files=(*reading.files, *(one.source for one in counted)),
+        sources=_source_records(files, reading),
+        counted=_counted_text(counted, mentions) if counted.files else None,
+        bad_examples=bad_examples(reading.counts, counted.counts),
+        files=(*reading.files, *(one.source for one in counted.files)),
         checksums={name: file_sha256(folder / name) for name in (CONCEPTS, TERMS)},
     )
     write_durably(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
     return manifest
+
+
+def _source_records(files: TerminologyFiles, reading: Reading) -> tuple[TermSourceRecord, ...]:
+    tables = reading.tables
+    its = zip(files.terms, reading.counts, tables.origins, tables.left_out, strict=True)
+    return tuple(
+        TermSourceRecord(
+            format=one.source.format,
+            license=one.source.license,
+            records=counts.records,
+            bad_records=counts.bad,
+            concepts=concepts,
+            terms=terms,
+            left_out=dict(sorted(left_out.items())),
+        )
+        for one, counts, (concepts, terms), left_out in its
+    )
+
+
+def _counted_text(counted: CountedMentions, mentions: Counter[str]) -> CountedText:
+    return CountedText(
+        documents=sum(one.documents for one in counted.files),
+        mentions=mentions.total(),
+        concepts=len(mentions),
+        records=sum(one.records for one in counted.counts),
+        bad_records=sum(one.bad for one in counted.counts),
+    )
 
 
 def summary(manifest: TerminologyManifest) -> str:

@@ -16,6 +16,10 @@ class TermSourceRecord(ManifestPart):
 
     format: str
     license: str
+    records: int = 0
+    """Lines, rows or abbreviations in its files; 0 if an earlier version made the index, as below."""
+    bad_records: int = 0
+    """Of them, those that could not be read."""
     concepts: int
     """Concepts that no earlier source has."""
     terms: int
@@ -37,6 +41,10 @@ class CountedText(ManifestPart):
     """Of all concepts."""
     concepts: int
     """Concepts that were mentioned."""
+    records: int = 0
+    """Of all sources; 0 if an earlier version made the index, as below."""
+    bad_records: int = 0
+    """Of them, those that could not be read."""
 
 
 class TerminologyManifest(ManifestPart):
@@ -59,6 +67,8 @@ class TerminologyManifest(ManifestPart):
     sources: tuple[TermSourceRecord, ...]
     """In the recipe's order, which is that of priority."""
     counted: CountedText | None = None
+    bad_examples: tuple[str, ...] = ()
+    """The first bad records of all sources for each reason, as `file:line: what is wrong`."""
     files: tuple[SourceFile, ...]
     """Of terms, then of counted text."""
     checksums: dict[str, str]

@@ -108,6 +108,28 @@ def test_a_column_that_is_no_text_is_damage_to_all_rows(tmp_path, suffix, column
 
 
 @FORMATS
+def test_long_rows_without_the_column_are_counted_and_not_estimated(tmp_path, suffix):
+    texts = [f"{number} " + "".join(map(chr, range(33, 127))) * 60 for number in range(250)]
+    path = write_table(tmp_path / f"a.{suffix}", pa.table({"text": texts}))
+
+    stream, _ = read_table(path, "body")
+
+    assert (stream.count, stream.bad) == (250, 250)
+
+
+def test_rows_behind_damage_are_estimated_from_the_batches_before(tmp_path):
+    path = write_table(tmp_path / "a.arrow", pa.table({"text": [f"{number:05d}" * 20 for number in range(1000)]}))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = b"x" * (len(content) - len(content) // 2)
+    path.write_bytes(content)
+
+    stream, documents = read_table(path)
+
+    assert 300 < len(documents) < 600
+    assert stream.count == stream.bad == pytest.approx(1000, rel=0.1)
+
+
+@FORMATS
 def test_a_file_that_is_something_else_is_damaged(tmp_path, suffix):
     for number, content in enumerate((b"", PLANTED.encode() * 50, b"PAR1" + PLANTED.encode() + b"PAR1")):
         path = tmp_path / f"{number}.{suffix}"

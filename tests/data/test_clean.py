@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import unicodedata
+from types import SimpleNamespace
 
 import pytest
 from datatrove.data import Document
@@ -16,8 +17,10 @@ from jobs.data.clean.language import LanguageFilter, sample
 from jobs.data.clean.overlap import words_of
 from jobs.data.clean.phi import PATTERNS, PhiCheck
 from jobs.data.clean.text import Normaliser
+from jobs.data.corpus import file_list
+from launcher.artifacts.corpus_manifest import TokenizerRecord
 from launcher.recipe.kinds.prepare import LANGUAGES, Clean
-from tests.support.prepare_runs import abstracts
+from tests.support.prepare_runs import abstracts, make_context
 from tests.support.shared_data import shared_data
 
 GERMAN = "Die Behandlung der chronischen Niereninsuffizienz bei älteren Patienten mit Diabetes mellitus."
@@ -52,11 +55,23 @@ def test_steps_come_in_the_documented_order():
 
 @pytest.mark.parametrize("least", [0, 1, 2])
 def test_blank_documents_are_dropped_and_counted(least):
-    texts = [" ", "\n\t \r\n", "\u00a0\u2003", "a b", " a\n"]
+    texts = ["", " ", "\n\t \r\n", "\u00a0\u2003", "a b", " a\n"]
 
     left, cleaner = clean(texts, min_characters=least)
 
-    assert (left, cleaner.dropped) == (["a b", " a\n"], {"too_short": 3})
+    assert (left, cleaner.dropped) == (["a b", " a\n"], {"too_short": 4})
+
+
+def test_only_corpora_that_may_have_had_empty_documents_are_other_corpora_now(tmp_path, monkeypatch):
+    record = TokenizerRecord(path="x", vocab_size=9, fingerprint="x", prefix=(), eos=1)
+    encoder = SimpleNamespace(record=record)
+    recipes = [make_context(tmp_path, clean={"min_characters": least}).recipe for least in (0, 1)]
+
+    now = [file_list.settings_of(recipe, encoder, None, None) for recipe in recipes]
+    monkeypatch.setattr(file_list, "_RULES_OF_ANY_LENGTH", 2)
+    before = [file_list.settings_of(recipe, encoder, None, None) for recipe in recipes]
+
+    assert [one == other for one, other in zip(now, before, strict=True)] == [False, True]
 
 
 def test_texts_that_are_too_long_go_before_and_after_normalisation():
@@ -120,7 +135,6 @@ def test_no_english_abstract_goes_whatever_its_case(change):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "12 34 56 7.8 9",
         "___",
         "HR 88 BP 120/80 RR 16 SAT 98% RA",

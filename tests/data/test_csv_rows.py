@@ -1,8 +1,10 @@
 """Reading the rows of CSV files, whatever is in them."""
 
 import csv
+import gzip
 import io
 import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import example, given, settings
@@ -185,6 +187,21 @@ def test_a_truncated_file_gives_the_whole_rows_before_the_damage(tmp_path):
     assert [row[0] for _, row in got] == ["1"]
     assert "the file is corrupt" in source.first_bad[0]
     assert source.bad == source.count
+
+
+@pytest.mark.parametrize("cut", [2000, 20_000])
+def test_rows_before_damage_are_given_though_a_window_would_hold_more(tmp_path, cut):
+    numbers = [number**3 for number in range(20_000)]
+    content = HEADER + b"".join(b"%d,a,%d\n" % (number, number**5) for number in numbers)
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(content)[:cut])
+
+    source, got = read(path)
+
+    known = zlib.decompressobj(31).decompress(path.read_bytes()).count(b"\n") - 1
+    assert known > 100
+    assert [int(row[0]) for _, row in got] == numbers[:known]
+    assert source.bad == source.count >= known
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12) | st.text('ab,"\n\r ', max_size=12)

@@ -1,6 +1,7 @@
 """Labelled notes: recipes, tables, windows and samples."""
 
 import gzip
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers import AutoTokenizer
 
 from jobs.data.labelled.notes import read_notes
 from jobs.data.labelled.samples import LabelledWindows, NoteCollator, TrainingSamples, pooled
-from jobs.data.labelled.tables import class_counts, read_classes, read_table
+from jobs.data.labelled.tables import Table, class_counts, read_classes, read_table
 from jobs.data.labelled.windows import cut, note_encoder
 from jobs.models.classifier import ClassificationLoss, balanced_weights
 from launcher.errors import LauncherError
@@ -124,7 +125,18 @@ def test_a_table_is_read_with_its_lines_commas_quotes_and_compression(tmp_path: 
 
         assert (table.ids, table.texts) == (["1", "2"], ['He said "no", twice\n\nand left', "fine"])
         assert table.labels.tolist() == [0, 1]
-        assert set(table.sources) == {path.name}
+        assert set(table.sources) == {str(path)}
+
+
+def test_files_of_one_name_keep_their_checksums(tmp_path: Path) -> None:
+    paths = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        paths.append(write_table(tmp_path / name / "notes.csv", [(f"{name}1", name, "0"), (f"{name}2", name, "1")]))
+
+    table = read_table(str(tmp_path / "*" / "notes.csv"), csv_notes(), ("0", "1"))
+
+    assert table.sources == {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def test_notes_of_a_patient_belong_together_where_the_tables_say_whose_they_are(tmp_path: Path) -> None:
@@ -197,6 +209,56 @@ def test_row_numbers_in_two_tables_are_not_taken_for_the_same_note(tmp_path: Pat
 
     assert notes.facts()["shared_with_training"] == {"validation": {"notes": 1}, "test": {"notes": 1}}
     assert "warning: 1 notes of test are in train as well" in notes.describe()
+
+
+def test_notes_of_training_are_found_whatever_rows_they_have(tmp_path: Path) -> None:
+    run = make_classify_run(tmp_path)
+    notes = [(f"note {number}", str(number % 2)) for number in range(90)]
+    write_table(tmp_path / "binary-train.csv", [(str(row), *one) for row, one in enumerate(notes[:80])])
+    write_table(tmp_path / "binary-validation.csv", [(str(row), *one) for row, one in enumerate(notes[30:50])])
+    write_table(tmp_path / "binary-test.csv", [(str(row), *one) for row, one in enumerate([*notes[80:], notes[7]])])
+    context = context_of(run)
+    assert isinstance(context.recipe, ClassifyRecipe)
+
+    found = read_notes(context, context.recipe)
+
+    assert found.facts()["shared_with_training"] == {"validation": {"notes": 20}, "test": {"notes": 1}}
+    assert "warning: 20 notes of validation are in train as well" in found.describe()
+
+
+@pytest.mark.parametrize(
+    ("ids", "are_numbers"),
+    [
+        ("0 1 2", True),
+        ("1 2 3", True),
+        ("0 1 2 0 1", True),
+        ("1 2 1 2 3 1 2", True),
+        ("0", True),
+        ("0 1 0 2", False),
+        ("2 3", False),
+        ("1 1 1", False),
+        ("1 1 2 3", False),
+        ("1 2 2 3", False),
+        ("0 1 1 2", False),
+        ("00 01", False),
+        ("p0 p1", False),
+    ],
+)
+def test_row_numbers_count_on_and_may_begin_again_where_tables_were_joined(ids: str, are_numbers: bool) -> None:
+    assert Table(ids=ids.split()).has_row_numbers is are_numbers
+
+
+def test_joined_tables_that_number_their_rows_share_no_note_because_of_that(tmp_path: Path) -> None:
+    run = make_classify_run(tmp_path)
+    rows = [(str(number % 3), f"note {number}", str(number % 2)) for number in range(12)]
+    for split, its in (("train", rows[:6]), ("validation", rows[6:9]), ("test", rows[9:])):
+        write_table(tmp_path / f"binary-{split}.csv", its)
+    context = context_of(run)
+    assert isinstance(context.recipe, ClassifyRecipe)
+
+    shared = read_notes(context, context.recipe).facts()["shared_with_training"]
+
+    assert shared == {"validation": {"notes": 0}, "test": {"notes": 0}}
 
 
 def test_ids_that_are_no_row_numbers_stand_for_patients(tmp_path: Path) -> None:

@@ -229,6 +229,11 @@ def test_an_article_without_text_is_dropped(tmp_path):
     assert read_article(tmp_path, body="<sec><title>Scanned</title></sec>").metadata == {"drop": "no_text"}
 
 
+@pytest.mark.parametrize("title", ["", " \n", "<xref ref-type='fn'><sup>*</sup></xref>"])
+def test_an_empty_title_leaves_no_blank_lines(tmp_path, title):
+    assert read_article(tmp_path, title=title).text == "Text."
+
+
 def test_sets_hold_many_articles(tmp_path):
     content = f"<pmc-articleset>{article()}\n<article><front/></article>{article(title='Next')}</pmc-articleset>"
 

@@ -1,6 +1,7 @@
 """Sources of terms: what each format gives, what is left out and counted, what is refused."""
 
 import gzip
+import hashlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,6 +13,7 @@ from jobs.data.terminology.concept import Concept
 from jobs.data.terminology.index_tables import IndexTables
 from jobs.data.terminology.term_sources import natural_order, read_abbreviations, read_mesh, read_obo
 from jobs.data.terminology.umls import UmlsValues, read_umls
+from launcher.errors import LauncherError
 from launcher.recipe.sections.terminology import MeshTerms, OboTerms, UmlsTerms
 from tests.support.prepare_runs import ASSETS
 from tests.support.shared_data import shared_data
@@ -147,12 +149,35 @@ def test_abbreviations_are_read(tmp_path: Path) -> None:
     assert (source.count, source.bad) == (2, 1)
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", ""])
-def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
-    source = stream(tmp_path, text)
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[1]", r"ab\.json: is not a JSON object of abbreviations; "),
+        ('{\n"MI": ["a b"],\n"X": ', r"ab\.json:3: is not JSON: [a-z ]+; correct the file, or fetch it again"),
+        ("", r"ab\.json:1: is not JSON: "),
+    ],
+)
+def test_a_list_of_abbreviations_that_cannot_be_parsed_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(LauncherError, match=said):
+        list(read_abbreviations([stream(tmp_path, text, "ab.json")]))
 
-    assert list(read_abbreviations([source])) == []
-    assert source.bad == 1 or not text
+
+def test_a_list_of_abbreviations_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ab.json.gz"
+    path.write_bytes(gzip.compress(json.dumps({f"AB{number}": ["x"] for number in range(99)}).encode())[:-9])
+
+    with pytest.raises(LauncherError, match=r"ab\.json\.gz: the file is corrupt: .*; fetch it again"):
+        list(read_abbreviations([SourceStream(path)]))
+
+
+def test_a_table_without_a_column_is_bad_in_all_its_rows_and_read_to_its_end(tmp_path: Path) -> None:
+    table = stream(tmp_path, "DescriptorUI\tname\n" + "D1\tAbdomen\n" * 300, "terms.tsv")
+
+    assert list(read_mesh([table], MeshTerms(format="mesh", files="x"), Counter(), [])) == []
+
+    assert table.bad == table.count == 301
+    assert table.first_bad == [f"{table.path}:1: schema mismatch: no column mesh_id, mesh_name"]
+    assert table.sha256 == hashlib.sha256(table.path.read_bytes()).hexdigest()
 
 
 def tables(*sources: list[Concept], exclude: tuple[str, ...] = ()) -> IndexTables:

@@ -217,13 +217,17 @@ def test_a_record_that_cannot_be_scored_is_refused_with_its_place(tmp_path, chan
         read(tmp_path, "choice", "q.jsonl")
 
 
-def test_records_left_out_are_counted(tmp_path):
+def test_records_left_out_are_counted_and_named_in_the_log(tmp_path, capsys):
     write_choice(tmp_path, *([SIMPLE] * 9), SIMPLE | {"answer": 9})
 
     found = read(tmp_path, "choice", "q.jsonl", limit=0.1)
 
     assert len(found.questions) == 9
     assert found.counts == {"unreadable records": 1}
+    log = capsys.readouterr().out
+    assert log.startswith(
+        f"tasks.0.files: 1 of 10 records cannot be read and are left out\n    {tmp_path}/q.jsonl:10: "
+    )
 
 
 def test_26_options_have_a_letter_each(tmp_path):

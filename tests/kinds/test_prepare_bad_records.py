@@ -113,7 +113,8 @@ def test_a_truncated_file_is_not_trusted_but_gives_what_is_there_if_forgiven(tmp
 
     kept = sum(counts.documents.values())
     assert 300 < kept < 500
-    assert counts.bad_records == counts.records == kept
+    assert kept <= counts.records < 1.05 * kept
+    assert counts.bad_records == counts.records
 
 
 def test_lines_behind_damage_count_by_the_rate_so_far(tmp_path):

@@ -86,6 +86,18 @@ def test_another_corpus_of_the_same_name_is_not_touched(tmp_path):
     assert str(other_tokenizer.value) == f"{what} (the tokenizer, an evaluation set, or the order of the files){fix}"
 
 
+def test_changed_files_of_one_name_are_told_apart(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_pile(tmp_path / name / "a.jsonl", [f"text {name}"])
+    sources = [{"format": "pile", "files": "./*/a.jsonl"}]
+    prepare(tmp_path, sources=sources, validation=0)
+    write_pile(tmp_path / "one" / "a.jsonl", ["another text"])
+
+    with pytest.raises(LauncherError, match=r"settings \(of another size: `one/a\.jsonl`\)"):
+        prepare(tmp_path, sources=sources, validation=0)
+
+
 @pytest.mark.parametrize("manifest", [None, "", "{"])
 def test_a_folder_that_holds_no_whole_corpus_is_not_called_one(tmp_path, manifest):
     write_pile(tmp_path / "a.jsonl", abstracts()[:20])

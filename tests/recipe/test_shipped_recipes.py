@@ -13,7 +13,7 @@ from launcher.load.pipeline import load_pipeline
 from launcher.pipeline.order import sort_loaded
 from launcher.plan import check
 from launcher.recipe import CptRecipe, EvaluateRecipe, MergeRecipe, PrepareRecipe, SftRecipe, VocabularyRecipe
-from launcher.recipe.base import Artifact, Input
+from launcher.recipe.base import AdapterInput, Artifact, Input
 from launcher.recipe.kinds.training import TrainingRecipe
 from launcher.recipe.sections.molora import Orthogonal
 from tests.support.recipe_files import write
@@ -229,7 +229,9 @@ def test_medicalgpts_later_stages_start_from_the_merged_second_one(rehearse: boo
         for one in parts[2:]:
             assert Input("model.path", "model", str(merge.output)) in loaded[one].inputs(), one
         for one in ("ppo", "rloo"):
-            assert Input("rewards.0.adapter", "adapter", reward.makes.name) in loaded[one].inputs()
+            found = {read.key: read for read in loaded[one].inputs()}["rewards.0.adapter"]
+            assert isinstance(found, AdapterInput)
+            assert (found.name, found.base) == (reward.makes.name, reward.model.path)
 
 
 def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from jobs.data.readers.compression import format_suffix
+from jobs.data.readers.compression import format_suffix, start_of
 from jobs.data.readers.source_stream import (
     MAX_RECORD_BYTES,
     UNREADABLE,
@@ -41,7 +41,7 @@ def read_records(stream: SourceStream) -> Iterator[tuple[int, str | None, Record
 
 def _begins_with_record(stream: SourceStream) -> bool:
     """Tell whether the first line is an object that holds other things than objects."""
-    with SourceStream(stream.path).open() as file:
+    with start_of(stream.path) as file:
         try:
             first = orjson.loads(without_bom(file.readline(MAX_RECORD_BYTES)))
         except (orjson.JSONDecodeError, *UNREADABLE):

@@ -79,6 +79,6 @@ class LengthFilter(BaseFilter):  # type: ignore[misc]  # datatrove has no types
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Tell whether the number of characters is allowed."""
-        if len(doc.text) < self._least or doc.text.isspace():
+        if len(doc.text) < self._least or not doc.text or doc.text.isspace():
             return False, "too_short"
         return len(doc.text) <= self._most or (False, "too_long")

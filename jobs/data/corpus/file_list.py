@@ -28,8 +28,9 @@ from launcher.recipe.sections.chat_sources import ChatSourceBase
 from launcher.recipe.sections.terminology import TermSource
 from launcher.recipe.sections.text_sources import Source
 
-_RULES = 2
-"""Which documents stay, by the same settings; raised when that changes. 2: copies are those of one patient."""
+_RULES, _RULES_OF_ANY_LENGTH = 2, 3
+"""Which documents stay, by the same settings; raised when that changes. 2: copies are those of one patient. 3, which
+matters with `min_characters: 0` only: documents without a character are dropped."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """How Python shows bytes of a file name that are not UTF-8."""
@@ -226,7 +227,7 @@ def settings_of(
     return digest(
         {
             "format": FORMAT,
-            "rules": _RULES,
+            "rules": _RULES if recipe.clean.min_characters else _RULES_OF_ANY_LENGTH,
             "data_use": recipe.data_use,
             "tokenizer": encoder.record.model_dump(exclude={"path"}),
             "validation": recipe.validation,

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from itertools import count
+from pathlib import PurePath
 
 from jobs.data.corpus.file_list import CorpusFileList
 from jobs.rank.atomic_files import staging_path
@@ -33,14 +34,27 @@ def agree(files: CorpusFileList, group: RunDir) -> None:
         staging.unlink()
 
 
-def changes(before: dict[str, int], now: dict[str, int]) -> list[str]:
-    """Describe how files differ from earlier ones, given the sizes of both by name."""
+def changes(before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
+    """Describe how files differ from earlier ones, given the sizes of both by path.
+
+    Files are known by their names, so they may have been copied elsewhere; those of one name by their folders, too.
+    """
+    parts = next(number for number in count(1) if _are_told_apart(before, number) and _are_told_apart(now, number))
+    before, now = ({_end_of(path, parts): size for path, size in files.items()} for files in (before, now))
     found = {
         "new": sorted(now.keys() - before.keys()),
         "gone": sorted(before.keys() - now.keys()),
         "of another size": sorted(path for path in before.keys() & now.keys() if before[path] != now[path]),
     }
     return [f"{kind}: {_some(paths)}" for kind, paths in found.items() if paths]
+
+
+def _are_told_apart(paths: Collection[str], parts: int) -> bool:
+    return len({_end_of(path, parts) for path in paths}) == len(paths)
+
+
+def _end_of(path: str, parts: int) -> str:
+    return str(PurePath(*PurePath(path).parts[-parts:]))
 
 
 def _explain(group: RunDir, before: dict[str, int], now: dict[str, int]) -> str:
@@ -55,4 +69,4 @@ def _explain(group: RunDir, before: dict[str, int], now: dict[str, int]) -> str:
 
 def _some(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
-    return ", ".join(f"`{Path(path).name}`" for path in paths[:_NAMED]) + more
+    return ", ".join(f"`{path}`" for path in paths[:_NAMED]) + more

@@ -63,11 +63,11 @@ class LabelledNotes:
         return self.are_admissions and any(self.tables[split].unit_column != PATIENT for split in self.held_out)
 
     def shared(self, split: NoteSplit) -> tuple[str, int]:
-        """Count what a split has in common with the notes of training: patients, admissions, ids or equal notes."""
+        """Count what a split has in common with the notes of training: patients, admissions, ids or equal texts."""
         train, held_out = self.tables["train"], self.tables[split]
-        if not self.are_admissions and (_has_row_numbers(train) or _has_row_numbers(held_out)):
-            ours, theirs = ({*zip(table.ids, table.texts, strict=True)} for table in (held_out, train))
-            return "notes", len(ours & theirs)
+        if not self.are_admissions and (train.has_row_numbers or held_out.has_row_numbers):
+            theirs = {*train.texts}
+            return "notes", sum(text in theirs for text in held_out.texts)
         if train.unit_column == held_out.unit_column == PATIENT:
             return "patients", len({*train.units} & {*held_out.units})
         return "admissions" if self.are_admissions else "ids", len({*train.ids} & {*held_out.ids})
@@ -139,10 +139,6 @@ def _require_data_use(recipe: ClassifyRecipe, context: Context) -> None:
     for one in recipe.data.inputs():
         paths = map(Path, glob.glob(context.data_glob(one.name), recursive=True))
         require_open_files(recipe.data_use, one.key, paths)
-
-
-def _has_row_numbers(table: Table) -> bool:
-    return any(table.ids == [str(first + place) for place in range(len(table))] for first in (0, 1))
 
 
 def _give_padding(tokenizer: PreTrainedTokenizerBase, name: str) -> None:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,15 @@ class Table:
     values: Counter[str] = field(default_factory=Counter)
     """How many notes have each value of the label's column, if the recipe lists the classes."""
     sources: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each file by name."""
+    """SHA-256 of each file by its path."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def has_row_numbers(self) -> bool:
+        """Whether the ids only number the rows, from 0 or 1; where tables were joined, the numbers begin again."""
+        return any(_number_rows(self.ids, first) for first in (0, 1))
 
 
 def read_classes(data: CoreNotes | CsvNotes, locate: Callable[[str], str]) -> tuple[str, ...]:
@@ -100,7 +106,7 @@ def read_table(
             targets.append(target)
         faults.take(stream)
         table.values.update(stream.values or {})
-        table.sources[path.name] = stream.sha256
+        table.sources[str(path)] = stream.sha256
     faults.refuse(_class_fault([table], data, data_use))
     if not table:
         raise LauncherError(f"data: no note in `{pattern}`; correct the pattern")
@@ -141,6 +147,14 @@ def _class_fault(tables: Iterable[Table], data: CoreNotes | CsvNotes, data_use: 
     there = sum((table.values for table in tables), start=Counter[str]())
     fault = class_names(data).fault(there, data_use)
     return fault and f"data.classes: {fault}"
+
+
+def _number_rows(ids: Sequence[str], first: int) -> bool:
+    starts = [place for place, one in enumerate(ids) if one == str(first)]
+    lengths = [end - start for start, end in pairwise([*starts, len(ids)])]
+    if len(lengths) > 1 and min(lengths) == 1:  # one patient with several notes
+        return False
+    return ids == [str(first + place) for length in lengths for place in range(length)]
 
 
 def _values_in(cell: str, data: CoreNotes | CsvNotes) -> list[str]:

@@ -44,15 +44,15 @@ def conclude(stream: SourceStream, rows: int, fault: str, mismatch: str) -> None
 
     Args:
         stream: The file.
-        rows: How many it says it has.
+        rows: How many it says it has; 0 if it does not say.
         fault: Why it cannot be read beyond the rows read so far.
         mismatch: Why its column cannot be read as text.
     """
-    line, stream.count = stream.count + 1, max(stream.count, rows)
+    records = max(stream.count, rows) if rows else None
     if fault:
-        stream.corrupt_file(line, fault)
+        stream.corrupt_file(stream.count + 1, fault, records)
     elif mismatch:
-        stream.schema_mismatch(mismatch)
+        stream.schema_mismatch(mismatch, records)
 
 
 def fault_of_error(error: Exception) -> str:

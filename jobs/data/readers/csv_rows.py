@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from jobs.data.readers.compression import start_of
 from jobs.data.readers.source_stream import MAX_RECORD_BYTES, UNREADABLE, SourceStream, text_of, without_bom
 
 _CHUNK = 2**18
@@ -58,8 +59,8 @@ def read_rows(stream: SourceStream, columns: Sequence[str], numbers: Sequence[st
 
 
 def column_names(path: Path) -> list[str]:
-    """Return the names of a file's columns, in lower case; none if its first row cannot be read."""
-    with SourceStream(path).open() as file:
+    """Return the names of a file's columns, in lower case, without reading the rest; none if they cannot be read."""
+    with start_of(path) as file:
         try:
             return _read_header(_RowWindow(file))
         except UNREADABLE:
@@ -186,17 +187,29 @@ class _RowWindow:
         """Number of the line at `start`."""
         self.is_last = False
         """Whether the stream ends with `data`."""
+        self._damage: Exception | None = None
 
     def grow(self) -> bool:
-        """Read on; return False if there is no more, or a row would be too long."""
+        """Read on; return False if there is no more, or a row would be too long.
+
+        Raises:
+            Exception: one of UNREADABLE, once what comes before the damage has been given.
+        """
+        if self._damage:
+            raise self._damage
         # Twice as much each time: a row is parsed again from its start, and the total stays linear.
         size = len(self.data) - self.start
         missing = min(max(_CHUNK, 2 * size), MAX_RECORD_BYTES) - size
         chunks = [self.data[self.start :]]
-        while missing > 0 and not self.is_last:
-            chunks.append(self._stream.read(min(missing, _CHUNK)))
-            missing -= len(chunks[-1])
-            self.is_last = not chunks[-1]
+        try:
+            while missing > 0 and not self.is_last:
+                chunks.append(self._stream.read1(min(missing, _CHUNK)))
+                missing -= len(chunks[-1])
+                self.is_last = not chunks[-1]
+        except UNREADABLE as error:
+            if not chunks[1:]:
+                raise
+            self._damage = error
         self.data, self.start = b"".join(chunks), 0
         return len(self.data) > size
 

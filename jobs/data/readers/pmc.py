@@ -85,7 +85,8 @@ def article(element: Element, name: str, source: PmcSource) -> Document:
 def _title(meta: Element) -> list[str]:
     title = meta.find("title-group/article-title")
     roles = ElementRoles(skipped=_NO_TEXT, spaced=_SPACED)
-    return [] if title is None else [" ".join(paragraph.text for paragraph in paragraphs_of(title, roles))]
+    text = "" if title is None else " ".join(paragraph.text for paragraph in paragraphs_of(title, roles))
+    return [text] if text else []
 
 
 def _pmcid(meta: Element) -> int:

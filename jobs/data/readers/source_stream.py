@@ -35,6 +35,8 @@ _REASONS = 50
 _OTHER_REASON = "other reasons"
 _VALUES, _VALUE_LENGTH = 1000, 100
 """So many different values of a filter's field are counted, and so long ones, besides those that the recipe names."""
+_FIRST_BLOCK = 2**10
+"""Bytes on disk that are read at first; later blocks are larger."""
 _RECORD_BYTES = 1000
 """Assumed size on disk of a record, where none could be read: such a file must not count as one bad record only."""
 T = TypeVar("T")
@@ -44,7 +46,8 @@ class SourceStream:
     """One source file, its records so far, and what was wrong with them. Memory is bounded whatever the file holds.
 
     A truncated or corrupt file gives the records before the damage shows, but all its records count as bad, also those
-    behind it (estimated from the rate so far): gzip notices damage at the end, after any amount of garbage.
+    behind it (estimated from the bytes that the records so far took): gzip notices damage at the end, after any amount
+    of garbage.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,6 +75,8 @@ class SourceStream:
         self.deleted_versions = array("I")
         """Their versions; other versions stay."""
         self._file: io.BufferedReader[Any] | None = None
+        self._measured = 0, 0
+        """Records that were counted when more of the file was asked for, and its bytes that had been read by then."""
 
     @property
     def share_read(self) -> float:
@@ -128,15 +133,25 @@ class SourceStream:
         self.first_bad.insert(0, f"{self.path}:{line}: the file is corrupt{doubt}: {unquoted}")
         self._reject_all("the file is corrupt", records)
 
-    def schema_mismatch(self, what: str) -> None:
+    def schema_mismatch(self, what: str, records: int | None = None) -> None:
         """Count the whole file as bad: it lacks the columns that the recipe names. `what` must not quote it."""
         self.first_bad.insert(0, f"{self.path}:1: schema mismatch: {what}")
-        self._reject_all("schema mismatch")
+        self._reject_all("schema mismatch", records)
 
     def _reject_all(self, reason: str, records: int | None = None) -> None:
-        known = self.count / self.share_read if self.count and self.share_read else self.size / _RECORD_BYTES
-        self.bad = self.count = max(1, self.count, round(known)) if records is None else records
+        self.bad = self.count = self._estimated() if records is None else records
         self.reasons[reason] += self.bad - self.reasons.total()
+
+    def _estimated(self) -> int:
+        """Estimate how many records the file holds: at least those that were counted."""
+        # Not from what has been read by now: behind the last record, that may be any number of bytes.
+        found, read = self._measured if self._measured[0] else (self.count, self.share_read * self.size)
+        expected = found * self.size / read if found and read else self.size / _RECORD_BYTES
+        return max(1, self.count, round(expected))
+
+    def _measure(self, read: int) -> None:
+        if self.count > self._measured[0]:
+            self._measured = self.count, read
 
     def withdraw(self, identity: int, version: int) -> None:
         """Note that the file withdraws a version of a document."""
@@ -149,7 +164,7 @@ class SourceStream:
 
         The reader catches DECOMPRESSION_ERRORS and calls `corrupt_file`.
         """
-        with _HashedFile(self.path) as raw, io.BufferedReader(raw, 2**17) as file:
+        with _HashedFile(self.path, self._measure) as raw, io.BufferedReader(raw, 2**17) as file:
             self._file = file
             yield decompressed(file, self.path.suffix)
             while file.read(2**20):
@@ -161,8 +176,10 @@ class SourceStream:
         """Open the file for readers that seek in it; a second pass computes the checksum."""
         with self.path.open("rb") as self._file:
             yield self._file
-        with self.open():
-            pass
+        with _HashedFile(self.path) as raw:
+            while raw.read(2**20):
+                pass
+        self._file, self.sha256 = None, raw.checksum.hexdigest()
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """Give each line that is not blank, with its 1-based number; each is a record."""
@@ -231,16 +248,27 @@ def object_of(raw: bytes) -> dict[str, Any]:
 
 
 class _HashedFile(io.FileIO):
-    """A file that computes the checksum of what is read from it."""
+    """A file that computes the checksum of what is read from it.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        on_read: Called before each read with the bytes read so far.
+    """
+
+    def __init__(self, path: Path, on_read: Callable[[int], None] = lambda _: None) -> None:
         super().__init__(path)
         self.checksum = hashlib.sha256()
+        self._on_read = on_read
+        self._end = 0
 
     def readinto(self, buffer: Any) -> int:
         WATCHDOG.heartbeat()
-        count = super().readinto(buffer)
-        self.checksum.update(memoryview(buffer)[:count])
+        self._on_read(self._end)
+        # Blocks grow with the file: what is read ahead of a record is little beside what its predecessors took.
+        block = memoryview(buffer)[: max(_FIRST_BLOCK, self._end // 8)]
+        count = super().readinto(block)
+        self.checksum.update(block[:count])
+        self._end += count
         return count
 
     def read(self, size: int | None = -1) -> bytes:

@@ -10,6 +10,8 @@ from jobs.data.readers.compression import DECOMPRESSION_ERRORS
 from jobs.data.readers.source_stream import MAX_RECORD_BYTES, EncodingError, SourceStream, without_bom
 from launcher.errors import LauncherError
 
+MAX_BYTES = 2**30
+"""Larger files are refused, and those that a decompressor makes larger: a small file may hold any number of bytes."""
 _BLOCK = 2**20
 
 
@@ -17,14 +19,23 @@ def read_content(stream: SourceStream) -> bytes:
     """Read a file, decompressed as its name says; afterwards its checksum is known.
 
     Raises:
-        LauncherError: it is truncated or corrupt; the message does not quote it.
+        LauncherError: it is too large, truncated or corrupt; the message does not quote it.
     """
+    content = io.BytesIO()
     try:
         with stream.open() as file:
-            return b"".join(iter(lambda: file.read(_BLOCK), b""))
+            while block := file.read(_BLOCK):
+                content.write(block)
+                _require_size(stream.path, content.tell())
+        return content.getvalue()
     except DECOMPRESSION_ERRORS as error:
         unquoted = str(error).partition(" (b'")[0]  # gzip's message quotes the first bytes
         raise LauncherError(f"{stream.path}: the file is corrupt: {unquoted}; fetch it again") from None
+
+
+def _require_size(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        raise LauncherError(f"{path}: has more than {MAX_BYTES // 2**20:,} MiB of text; split it, or name another file")
 
 
 @contextmanager
@@ -69,6 +80,7 @@ def read_text_file(path: Path) -> str:
     """Read a text file in UTF-8, with or without a byte order mark.
 
     Raises:
-        LauncherError: it is in another encoding; names the line and the byte.
+        LauncherError: it is too large, or in another encoding; names the line and the byte.
     """
+    _require_size(path, path.stat().st_size)
     return decoded(path, path.read_bytes())

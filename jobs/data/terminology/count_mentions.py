@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -9,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from jobs.data.corpus.file_list import describe_file
 from jobs.data.corpus.progress import Gauge, Progress
 from jobs.data.readers import read
-from jobs.data.readers.bad_records import some_of_each
 from jobs.data.readers.source_stream import SourceStream
 from jobs.data.terminology.file_list import TerminologyFiles
 from jobs.data.terminology.meanings import DocumentTerms
+from jobs.data.terminology.record_counts import RecordCounts, check_counts
 from jobs.data.terminology.term_index import TermIndex
 from jobs.rank.atomic_files import write_durably
 from jobs.rank.context import Context
@@ -43,7 +44,16 @@ class CountedFile(BaseModel):
     """See `SourceStream.values`."""
 
 
-def count_mentions(files: TerminologyFiles, index: TermIndex, stamp: str, context: Context) -> list[CountedFile]:
+@dataclass
+class CountedMentions:
+    """The mentions in all files of text."""
+
+    files: list[CountedFile] = field(default_factory=list)
+    counts: list[RecordCounts] = field(default_factory=list)
+    """Records of each source."""
+
+
+def count_mentions(files: TerminologyFiles, index: TermIndex, stamp: str, context: Context) -> CountedMentions:
     """Count in all files, in worker processes.
 
     Args:
@@ -53,7 +63,7 @@ def count_mentions(files: TerminologyFiles, index: TermIndex, stamp: str, contex
         context: This run.
 
     Raises:
-        LauncherError: too much cannot be read, or a filter of the text names what nothing has.
+        LauncherError: too much of a source cannot be read, or a filter of the text names what nothing has.
         StopRequested: a stop was asked for before all files were done; those that are done are kept.
     """
     sizes = {number: path.stat().st_size for number, (path, _, _) in enumerate(files.counted)}
@@ -70,8 +80,12 @@ def count_mentions(files: TerminologyFiles, index: TermIndex, stamp: str, contex
             print(
                 f"{one.source.path}: {one.documents:,} documents, {sum(one.mentions.values()):,} mentions", flush=True
             )
-    counted = [done[number] for number in sorted(done)]
-    _check(files, counted)
+    counted = CountedMentions([done[number] for number in sorted(done)])
+    counted.counts += [RecordCounts() for _ in files.recipe.count_in]
+    for one, (_, number, _) in zip(counted.files, files.counted, strict=True):
+        counted.counts[number].add(one.source.records, one.bad, one.first_bad)
+    check_counts("count_in", counted.counts, files.recipe.max_bad_fraction)
+    _check_names(files, counted.files)
     return counted
 
 
@@ -114,15 +128,7 @@ def _texts(stream: SourceStream, source: Source, gauge: Gauge, number: int) -> I
             yield document.text
 
 
-def _check(files: TerminologyFiles, counted: Sequence[CountedFile]) -> None:
-    bad, records = sum(one.bad for one in counted), sum(one.source.records for one in counted)
-    if bad / max(1, records) > files.recipe.max_bad_fraction:
-        first = some_of_each(line for one in counted for line in one.first_bad)
-        raise LauncherError(
-            f"count_in: {bad:,} of {records:,} records cannot be read, more than `max_bad_fraction: "
-            f"{files.recipe.max_bad_fraction:g}` allows; correct the files or raise the limit"
-            + "".join(f"\n  {line}" for line in first)
-        )
+def _check_names(files: TerminologyFiles, counted: Sequence[CountedFile]) -> None:
     faults = []
     for number, source in enumerate(files.recipe.count_in):
         its = [one for one, (_, of, _) in zip(counted, files.counted, strict=True) if of == number]

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from jobs.data.corpus.file_list import options_of
-from jobs.data.readers.bad_records import some_of_each
 from jobs.data.readers.source_stream import SourceStream
 from jobs.data.terminology.concept import Concept
 from jobs.data.terminology.file_list import TermFiles
 from jobs.data.terminology.index_tables import IndexTables
+from jobs.data.terminology.record_counts import RecordCounts, check_counts
 from jobs.data.terminology.term_sources import read_abbreviations, read_mesh, read_obo
 from jobs.data.terminology.umls import UmlsValues, read_umls
 from launcher.artifacts.corpus_manifest import SourceFile
@@ -26,13 +26,17 @@ class Reading:
 
     tables: IndexTables
     files: list[SourceFile] = field(default_factory=list)
+    counts: list[RecordCounts] = field(default_factory=list)
+    """Of each source."""
     faults: list[str] = field(default_factory=list)
-    first_bad: list[str] = field(default_factory=list)
-    bad: int = 0
-    records: int = 0
+    """What the recipe names and nothing has."""
 
     def close(self, stream: SourceStream, source: TermSource) -> None:
-        """Note a file that was read to its end."""
+        """Note a file of the last source that was read to its end; one without a record counts as a bad one."""
+        if not stream.count:
+            stream.count = 1
+            stream.record_error(1, "the file holds no record; fetch it again")
+        self.counts[-1].add(stream.count, stream.bad, stream.first_bad)
         self.files.append(
             SourceFile(
                 path=str(stream.path),
@@ -44,16 +48,13 @@ class Reading:
                 records=stream.count,
             )
         )
-        self.bad += stream.bad
-        self.records += stream.count
-        self.first_bad += stream.first_bad
 
 
 def read_terms(recipe: TerminologyRecipe, sources: Sequence[TermFiles]) -> Reading:
     """Read all sources of terms.
 
     Raises:
-        LauncherError: a recipe's filter names what nothing has, or too much cannot be read.
+        LauncherError: a recipe's filter names what nothing has, or too much of a source cannot be read.
     """
     reading = Reading(IndexTables(recipe.exclude))
     for number, one in enumerate(sources):
@@ -61,13 +62,7 @@ def read_terms(recipe: TerminologyRecipe, sources: Sequence[TermFiles]) -> Readi
     if unknown := reading.tables.unknown_exclusions():
         named = ", ".join(f"`{term}`" for term in unknown)
         reading.faults.append(f"exclude: no source has the term {named}; correct or remove it")
-    allowed = recipe.max_bad_fraction
-    if reading.bad / max(1, reading.records) > allowed:
-        raise LauncherError(
-            f"terms: {reading.bad:,} of {reading.records:,} records cannot be read, more than `max_bad_fraction: "
-            f"{allowed:g}` allows; correct the files or raise the limit"
-            + "".join(f"\n  {line}" for line in some_of_each(reading.first_bad))
-        )
+    check_counts("terms", reading.counts, recipe.max_bad_fraction)
     if reading.faults:
         raise LauncherError("\n".join(reading.faults))
     reading.tables.decide()
@@ -79,6 +74,7 @@ def read_terms(recipe: TerminologyRecipe, sources: Sequence[TermFiles]) -> Readi
 def _read_source(reading: Reading, number: int, one: TermFiles) -> None:
     streams, others = ([SourceStream(path) for path in paths] for paths in (one.files, one.others))
     source, left_out = one.source, Counter[str]()
+    reading.counts.append(RecordCounts())
     if isinstance(source, AbbreviationTerms):
         reading.tables.add_meanings(read_abbreviations(streams), source.type)
     else:

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import orjson
 
 from jobs.data.readers.source_stream import SourceStream, text_of
+from jobs.data.readers.text_file import decoded, read_content
 from jobs.data.terminology.concept import Concept
+from launcher.errors import LauncherError
 from launcher.recipe.sections.terminology import MeshTerms, OboTerms
 
 _SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)" (EXACT|NARROW|BROAD|RELATED)\b')
@@ -119,39 +121,47 @@ def _descriptors_below(trees: Sequence[str], tables: Iterable[SourceStream]) -> 
 
 def table_rows(stream: SourceStream, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """Give columns of a table that is separated by tabs and has a row of names, each with the number of its line."""
-    places: list[int] | None = None
-    for number, line in decoded_lines(stream):
+    lines = decoded_lines(stream)
+    _, header = next(lines, (0, None))
+    if header is None:  # the file is empty, or was counted as bad
+        return
+    names = header.split("\t")
+    if missing := [name for name in columns if name not in names]:
+        for _ in lines:
+            pass  # counts them
+        stream.schema_mismatch(f"no column {', '.join(missing)}")
+        return
+    places = [names.index(name) for name in columns]
+    for number, line in lines:
         cells = line.split("\t")
-        if places is None:
-            if missing := [name for name in columns if name not in cells]:
-                stream.schema_mismatch(f"no column {', '.join(missing)}")
-                return
-            places = [cells.index(name) for name in columns]
-            width = len(cells)
-        elif len(cells) != width:
-            stream.record_error(number, f"has {len(cells)} cells, the first row {width}")
+        if len(cells) != len(names):
+            stream.record_error(number, f"has {len(cells)} cells, the first row {len(names)}")
         else:
             yield number, [cells[place].strip() for place in places]
 
 
 def read_abbreviations(streams: Iterable[SourceStream]) -> Iterator[tuple[str, str]]:
-    """Give each meaning of each abbreviation."""
+    """Give each meaning of each abbreviation.
+
+    Raises:
+        LauncherError: a file cannot be read as a whole, so that none of its abbreviations can.
+    """
     for stream in streams:
-        content = b"".join(line for _, line in stream.lines())
-        for pairs in stream.parsed(1, lambda content=content: _meanings(content)):  # type: ignore[misc]
-            stream.count = len(pairs)
-            for number, (short, meanings) in enumerate(pairs.items(), 1):
-                if not isinstance(meanings, list) or not all(isinstance(one, str) for one in meanings):
-                    stream.record_error(number, "is not a list of meanings")
-                    continue
-                yield from ((short, meaning) for meaning in meanings if meaning.strip())
+        for number, (short, meanings) in enumerate(_abbreviations(stream).items(), 1):
+            stream.count += 1
+            if not isinstance(meanings, list) or not all(isinstance(one, str) for one in meanings):
+                stream.record_error(number, "is not a list of meanings")
+                continue
+            yield from ((short, meaning) for meaning in meanings if meaning.strip())
 
 
-def _meanings(content: bytes) -> dict[str, object]:
+def _abbreviations(stream: SourceStream) -> dict[str, object]:
+    text = decoded(stream.path, read_content(stream))
     try:
-        pairs = orjson.loads(content)
+        pairs = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg}") from None
+        where = f"{stream.path}:{error.lineno}"
+        raise LauncherError(f"{where}: is not JSON: {error.msg}; correct the file, or fetch it again") from None
     if not isinstance(pairs, dict):
-        raise ValueError("is not a JSON object of abbreviations")
+        raise LauncherError(f"{stream.path}: is not a JSON object of abbreviations; correct `files`")
     return pairs

@@ -33,7 +33,8 @@ class TerminologyRecipe(RecipeBase):
     count_in: tuple[Source, ...] = ()
     """Text in which mentions of each concept are counted, for `masking`."""
     max_bad_fraction: Fraction = 0.001
-    """Unreadable records are counted and skipped up to this share of all records; above it the run fails."""
+    """Unreadable records are counted and skipped up to this share of the records of each source; above it the run
+    fails."""
 
     @override
     def inputs(self) -> Iterator[Input]:
