@@ -13,7 +13,7 @@ from launcher.load.pipeline import load_pipeline
 from launcher.pipeline.order import sort_loaded
 from launcher.plan import check
 from launcher.recipe import CptRecipe, EvaluateRecipe, MergeRecipe, PrepareRecipe, SftRecipe, VocabularyRecipe
-from launcher.recipe.base import Artifact, Input
+from launcher.recipe.base import AdapterInput, Artifact, Input
 from launcher.recipe.kinds.training import TrainingRecipe
 from launcher.recipe.sections.molora import Orthogonal
 from tests.support.recipe_files import write
