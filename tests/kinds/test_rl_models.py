@@ -21,7 +21,9 @@ QUIET = """
 from transformers import LlamaForCausalLM
 
 class OwnLlama(LlamaForCausalLM):
-    pass
+    def __init__(self, config):
+        super().__init__(config)
+        print("a model of its own code")
 """
 NOISY = """
 from torch.nn.functional import dropout
@@ -59,6 +61,7 @@ def test_completions_are_sampled_without_what_was_published(tmp_path: Path, is_a
     attempt = train(run)
 
     assert attempt.exit_codes == [FINISHED], attempt.log()
+    assert attempt.log().count("a model of its own code") == (1 if is_adapted else 2), "policy and reference"
     [(reward,)] = told(run, "reward").values()
     assert reward < 0.2
     assert len({row["completion"] for row in read_json_lines(run.samples)}) > 1
