@@ -41,7 +41,7 @@ def make_model(folder: Path, code: str, **generation: Any) -> dict[str, Any]:
     """A Llama with code of its own, and settings in its generation_config.json; return the recipe's section."""
     shutil.copytree(ASSETS / "stories260k", folder)
     config = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {"AutoModelForCausalLM": "modeling_own.OwnLlama"}
+    config |= {"architectures": ["OwnLlama"], "auto_map": {"AutoModelForCausalLM": "modeling_own.OwnLlama"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "modeling_own.py").write_text(code)
     settings = json.loads((folder / "generation_config.json").read_text()) | generation
