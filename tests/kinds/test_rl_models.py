@@ -21,7 +21,9 @@ QUIET = """
 from transformers import LlamaForCausalLM
 
 class OwnLlama(LlamaForCausalLM):
-    pass
+    def __init__(self, config):
+        super().__init__(config)
+        print("a model of its own code")
 """
 NOISY = """
 from torch.nn.functional import dropout
@@ -39,7 +41,7 @@ def make_model(folder: Path, code: str, **generation: Any) -> dict[str, Any]:
     """A Llama with code of its own, and settings in its generation_config.json; return the recipe's section."""
     shutil.copytree(ASSETS / "stories260k", folder)
     config = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {"AutoModelForCausalLM": "modeling_own.OwnLlama"}
+    config |= {"architectures": ["OwnLlama"], "auto_map": {"AutoModelForCausalLM": "modeling_own.OwnLlama"}}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "modeling_own.py").write_text(code)
     settings = json.loads((folder / "generation_config.json").read_text()) | generation
@@ -59,6 +61,7 @@ def test_completions_are_sampled_without_what_was_published(tmp_path: Path, is_a
     attempt = train(run)
 
     assert attempt.exit_codes == [FINISHED], attempt.log()
+    assert attempt.log().count("a model of its own code") == (1 if is_adapted else 2), "policy and reference"
     [(reward,)] = told(run, "reward").values()
     assert reward < 0.2
     assert len({row["completion"] for row in read_json_lines(run.samples)}) > 1
