@@ -14,25 +14,18 @@ def is_size(value: object) -> TypeGuard[int]:
 
 
 def count_layers(config: Mapping[str, Any]) -> int | None:
-    """Read how many layers a model has, of several parts that which reads text; None if it does not say."""
-    part = _of_text(config)
-    key = _layer_key(part)
-    return None if key is None else int(part[key])
+    """Read how many layers a model has; None if it does not say."""
+    key = _layer_key(config)
+    return None if key is None else int(config[key])
 
 
 def with_layers(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """Return a configuration with another number of layers; what they are, one by one, is repeated or cut off."""
-    part = _of_text(config)
-    changed = {**part, _layer_key(part) or LAYER_KEYS[0]: layers}
+    changed = {**config, _layer_key(config) or LAYER_KEYS[0]: layers}
     if kinds := changed.get("layer_types"):
         changed["layer_types"] = [kinds[place % len(kinds)] for place in range(layers)]
-    return changed if part is config else {**config, "text_config": changed}
+    return changed
 
 
-def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    text = config.get("text_config")
-    return text if isinstance(text, Mapping) and _layer_key(text) else config
-
-
-def _layer_key(part: Mapping[str, Any]) -> str | None:
-    return next((key for key in LAYER_KEYS if is_size(part.get(key))), None)
+def _layer_key(config: Mapping[str, Any]) -> str | None:
+    return next((key for key in LAYER_KEYS if is_size(config.get(key))), None)

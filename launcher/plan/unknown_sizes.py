@@ -10,18 +10,17 @@ if TYPE_CHECKING:
 
 
 def why_not_traced(model: str, here: "RecipeAtSite") -> str | None:
-    """Say why a model's layers are not known; None if they are.
+    """Say why a model cannot be traced, whatever the recipe does with it; None if it can.
 
     Args:
         model: Its name, or its Hugging Face id.
         here: The recipe that names it.
     """
-    config, path = here.config(model), here.model(model) / "config.json"
-    if config is None:
-        there = here.root(here.cluster.roots.models)
-        return f"config.json of `{model}` is not on this machine, or cannot be read; put the model below {there}"
-    if wrong := wrong_size(config):
-        return f"{path}: {wrong}; copy it again"
+    if reason := _why_not_read(model, here):
+        return reason
+    config, path = here.config(model) or {}, here.model(model) / "config.json"
+    if "text_config" in config:
+        return f"`{model}` reads more than text, by its config.json; only models of text alone can be traced"
     if count_layers(config) is None:
         return f"{path}: does not say how many layers there are, as {', '.join(f'`{key}`' for key in LAYER_KEYS)}"
     return None
@@ -35,8 +34,17 @@ def why_not_planned(model: str, here: "RecipeAtSite", is_traceable: bool) -> str
         here: The recipe that names it.
         is_traceable: Whether `--trace` works for the recipe.
     """
-    if reason := why_not_traced(model, here):
+    if reason := _why_not_read(model, here):
         return reason
     kind = (here.config(model) or {}).get("model_type")
     said = f"`{model}` is of the type `{kind}`, which the formulas do not know"
-    return f"{said}; `--trace` can measure it" if is_traceable else said
+    return f"{said}; `--trace` can measure it" if is_traceable and why_not_traced(model, here) is None else said
+
+
+def _why_not_read(model: str, here: "RecipeAtSite") -> str | None:
+    config = here.config(model)
+    if config is None:
+        there = here.root(here.cluster.roots.models)
+        return f"config.json of `{model}` is not on this machine, or cannot be read; put the model below {there}"
+    wrong = wrong_size(config)
+    return wrong and f"{here.model(model) / 'config.json'}: {wrong}; copy it again"
