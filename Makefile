@@ -72,6 +72,7 @@ gpu:
 # All of them, also after one that missed its reach.
 bench: install
 	bash .ci/slurm-packages
+	bash .ci/model-packages
 	@missed=; for bench in $(BENCHES); do \
 	    echo "bench/$$bench"; $(PYTHON_BIN)/python bench/$$bench || missed="$$missed, bench/$$bench"; \
 	done; [ -z "$$missed" ] || { echo "missed: $${missed#, }" >&2; exit 1; }

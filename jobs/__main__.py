@@ -51,6 +51,7 @@ from jobs.rank.ranks import ranks_from
 from jobs.rank.redact_errors import describe_invalid, redacting
 from jobs.rank.required_packages import require_packages
 from jobs.rank.secrets import load_secrets
+from jobs.rank.transfer import is_under_way
 from jobs.train.micro_batch import DoesNotFitError
 from launcher.errors import LauncherError
 from launcher.run.ledger import append_event
@@ -137,3 +138,5 @@ def _parse() -> argparse.Namespace:
 
 if __name__ == "__main__":
     exit_codes.append(main())
+    if is_under_way():
+        atexit._run_exitfuncs()  # Python would first wait for the threads that carry it out

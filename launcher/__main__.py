@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import io
 import os
 import sys
 from typing import NoReturn
@@ -14,6 +15,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 def main() -> NoReturn:
     """Run the command line and leave at once, without taking 400 modules apart: whatever it wrote is written."""
+    _make_streams_usable()
     from launcher.cli import run
 
     code = run()
@@ -21,6 +23,15 @@ def main() -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
+
+
+def _make_streams_usable() -> None:
+    """Open what the caller closed (`>&-`), and print `?` for characters that the terminal's encoding does not have."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Python itself sees to stderr
+        sys.stdout.reconfigure(errors="replace")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,12 @@ def _refuse_blank(value: str) -> str:
     return value
 
 
+def _refuse_no_path(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty; write a path such as `/scratch/group/launcher`")
+    return value
+
+
 def is_public_wandb(url: str) -> bool:
     """Tell whether a W&B server is run by W&B itself: its public cloud, or a part of it reserved for one customer."""
     host = (urlsplit(url).hostname or url).rstrip(".")
@@ -35,6 +41,7 @@ def _refuse_foreign_server(url: str) -> str:
 
 
 Word = Annotated[str, AfterValidator(_refuse_blank)]
+SitePath = Annotated[str, AfterValidator(_refuse_no_path)]
 
 _OWN_OPTIONS = {
     "job-name": "`name` in the recipe",
@@ -82,13 +89,13 @@ OptionValue = Annotated[bool | int | str, AfterValidator(_refuse_no_value)]
 class Roots(Section):
     """Folders of the site. `~` and `$VARIABLES` are expanded; they must be visible from all nodes."""
 
-    runs: str
+    runs: SitePath
     """Run directories are made here."""
-    data: str = "."
+    data: SitePath = "."
     """Source files of `prepare` recipes are found below this folder."""
-    corpora: str
+    corpora: SitePath
     """Prepared corpora."""
-    models: str
+    models: SitePath
     """Models and tokenizers; names not found here are taken as Hugging Face ids."""
 
 
@@ -114,7 +121,7 @@ class Gpus(Section):
 class SlurmOptions(Section):
     """Options for this site's Slurm."""
 
-    conf: str | None = None
+    conf: SitePath | None = None
     """slurm.conf, where it is not in its usual place (a dev cluster)."""
     partition: Word | None = None
     """Partition."""
@@ -198,11 +205,11 @@ class Container(Section):
 
     runtime: Literal["apptainer", "pyxis"]
     """`apptainer exec`, or srun's `--container-image` (pyxis)."""
-    image: str
+    image: SitePath
     """Image file or reference."""
     mounts: tuple[str, ...] = ()
     """Further folders to bind, besides the roots."""
-    python: str = "python3"
+    python: SitePath = "python3"
     """Python inside the image."""
 
 
@@ -225,7 +232,7 @@ class Cluster(Section):
     """Environment modules to load on the node first."""
     environment: dict[VariableName, str] = Field(default_factory=dict)
     """Exported on the node. Never secrets: those go into `secrets_file`."""
-    secrets_file: str | None = None
+    secrets_file: SitePath | None = None
     """File of NAME=value lines, mode 0600, read by each rank when it starts."""
     wandb_base_url: Annotated[str, AfterValidator(_refuse_foreign_server)] | None = None
     """The site's own W&B server, e.g. `https://wandb.example.org`. Credentialed runs are tracked online only there."""
@@ -235,8 +242,8 @@ class Cluster(Section):
     """Mail from Slurm."""
     notify: Notify | None = None
     """Messages from the batch process, to a chat or a program."""
-    python: str | None = None
+    python: SitePath | None = None
     """Python on the nodes; the one that runs `launcher` if left out."""
-    engines: dict[EngineName, str] = Field(default_factory=dict)
+    engines: dict[EngineName, SitePath] = Field(default_factory=dict)
     """Pythons of engines that need other versions of torch than the launcher, on a file system that this machine and
     the nodes share, or in the image: `{vllm: /envs/vllm/bin/python}`."""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from launcher import __version__
+
 FaultCode: TypeAlias = Literal[
     "syntax",  # not YAML, or more of YAML than a recipe needs
     "structure",  # documents, `base:`, `rehearsal` and `--set` that do not fit together
@@ -76,3 +78,13 @@ class SlurmError(LauncherError):
     """A Slurm command failed; the message holds what it printed."""
 
     exit_code = 1
+
+
+def how_to_install(*extras: str) -> str:
+    """Write the commands that install what extras of setup.cfg name.
+
+    They name a checkout or the wheel: no package index has this project, and what has its name there is another one.
+    """
+    names = ",".join(extras)
+    wheel = f"./launcher-{__version__}-py3-none-any.whl"
+    return f"`pip install -e '.[{names}]'` in a checkout, or with the wheel `pip install '{wheel}[{names}]'`"

@@ -127,6 +127,7 @@ def hostile_path(tmp_path: Path) -> Path:
 def make_cluster(tmp_path: Path) -> Callable[..., Cluster]:
     """Make a cluster profile with its roots in the test's folder; keywords replace keys of the profile."""
     (tmp_path / "models" / "tokenizer").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "models" / "tokenizer" / "tokenizer_config.json").write_text("{}")
     (tmp_path / "data").mkdir(exist_ok=True)
     (tmp_path / "data" / "abstracts.jsonl").touch()
 

@@ -16,7 +16,7 @@ from bench.gpu.measurement import ROOT
 from bench.gpu.trainings import SKIPPED_STEPS, Sizes, Training, options_of_program, recipe_of
 from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe, load_recipes
-from launcher.plan.cost import flops_of_token
+from launcher.plan.flops import flops_of_token
 from launcher.plan.memory import OVERHEAD, estimate_checkpoint, estimate_memory
 from launcher.plan.model_shape import find_shape
 from launcher.plan.recipe_at_site import at_site

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.batch.allocation import BatchJob
-from jobs.batch.attempt import Journal, tell_slurm
+from jobs.batch.attempt import tell_slurm
 from launcher.run.paths import RunDir
 from launcher.run.queued_stages import needs_advance
 from launcher.run.slurm_text import outside_job
@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 300
 """It asks Slurm some questions, each of which may take a minute at a busy site."""
 
 
-def advance_pipelines(job: BatchJob, has_just_finished: bool, say: Journal) -> None:
+def advance_pipelines(job: BatchJob, has_just_finished: bool, say: Callable[[str], object]) -> None:
     """Queue the stages that this run was waited for by; anybody can do it later if it fails here.
 
     Args:
@@ -61,7 +61,7 @@ def advance_search(folder: Path) -> None:
         _advance("pipeline", place, tell_slurm, pipeline)
 
 
-def advance_sweep(job: BatchJob, say: Journal) -> None:
+def advance_sweep(job: BatchJob, say: Callable[[str], object]) -> None:
     """Queue points of the sweep that there was no room for; anybody can do it later if it fails here."""
     if job.record.sweep is None or job.record.share is not None:
         return

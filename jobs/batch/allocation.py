@@ -22,6 +22,8 @@ COUNTED: Mapping[str, Unit] = {
 }
 """What progress is counted in, by kind of recipe where that is not steps: as the recipe classes say, which need
 pydantic."""
+STARTS_AGAIN = frozenset(("export", "merge", "outcomes"))
+"""Kinds that count in steps and do not train: they take minutes, and an attempt that was ended starts again."""
 
 
 class StartRefusedError(Exception):
@@ -94,8 +96,8 @@ class BatchJob:
     @property
     def policy(self) -> Policy:
         """What the recipe and the cluster profile say about restarts."""
-        counted = COUNTED.get(self.recipe["kind"], "step")
-        return Policy(self.slurm_options["requeue"], int(self.recipe["limits"]["max_failures"]), counted)
+        kind, most = self.recipe["kind"], int(self.recipe["limits"]["max_failures"])
+        return Policy(self.slurm_options["requeue"], most, COUNTED.get(kind, "step"), kind in STARTS_AGAIN)
 
     @property
     def hang_limit(self) -> str | None:

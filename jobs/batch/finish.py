@@ -1,4 +1,6 @@
-"""What follows once a run has finished: the index, the pipelines, the sweep. All of it may be done twice."""
+"""What follows once a run is over: the index, the pipelines, the sweep. All of it may be done twice."""
+
+from collections.abc import Callable
 
 from jobs.batch.advance import advance_pipelines, advance_sweep
 from jobs.batch.allocation import BatchJob
@@ -12,6 +14,17 @@ def register_run(job: BatchJob, say: Journal) -> None:
     """Let later submissions of the same recipe find a finished run."""
     if job.record.share is None and (why := register(job.run)):
         say(f"not in the index of finished runs: {why}")
+
+
+def let_others_go_on(job: BatchJob, say: Callable[[str], object]) -> None:
+    """Let the pipelines and the sweep go on of a run that is over, whose own batch process may not have lived to do so.
+
+    Args:
+        job: Does it.
+        say: Takes what was done.
+    """
+    advance_pipelines(job, False, say)
+    advance_sweep(job, say)
 
 
 def complete(job: BatchJob, finished: Attempt, notifier: Notifier) -> Journal:
@@ -33,7 +46,6 @@ def complete(job: BatchJob, finished: Attempt, notifier: Notifier) -> Journal:
         ended = last_sign_of_life(job.run.attempt_logs(finished.number), finished.started)
         append_event(job.run.ledger, finished.number, ended=ended, action="done", source="ledger")
     register_run(job, say)
-    advance_pipelines(job, False, say)
-    advance_sweep(job, say)
+    let_others_go_on(job, say)
     notifier.tell("finished" if is_news else None, "", say)
     return say

@@ -1,8 +1,8 @@
 """The guardian: a small job that brings a run back whose batch process was killed, which nothing else notices.
 
 With `slurm.guardian` in the cluster profile, the batch process queues it when an attempt starts. It waits for the job
-of the run to fail (`afternotok`), uses no GPU, and does nothing if the run ended properly. If the run had finished, it
-does what was left to do:
+of the run to fail (`afternotok`), uses no GPU, and does not bring back a run that ended properly. If the run is over,
+it does what may be left to do, so that pipelines and sweeps go on:
 
     python -m jobs.batch.guardian RUN_DIR SUBMISSION_DIR --job JOB
 """
@@ -18,10 +18,11 @@ from pathlib import Path
 from threading import Lock, Thread
 
 from jobs.batch import slurm
+from jobs.batch.advance import advance_search
 from jobs.batch.allocation import BatchJob, StartRefusedError, read_job
 from jobs.batch.attempt import Journal
 from jobs.batch.dependents import GUARDIAN, ask_waiting, parse_waiting, repoint_dependents
-from jobs.batch.finish import complete
+from jobs.batch.finish import complete, let_others_go_on
 from jobs.batch.notify import Notifier
 from jobs.batch.requeue import resubmit_job
 from jobs.batch.search import find_search_folder
@@ -107,11 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--job", default="", help="Slurm's id of the job that it guards")
     options = parser.parse_args(argv)
     submission = SubmissionDir(options.submission)
-    run = _find_run(RunDir(options.run), submission, options.job)
+    search = _find_search(submission) if options.job else None
+    run = RunDir(options.run) if search is None else _find_trial(search, options.job)
+    if search is not None and run is None:
+        print(f"job {options.job} had no trial under way; none is brought back", flush=True)
+        advance_search(search.root)
     if run is None:
-        print(f"job {options.job} had no trial under way; nothing to do", flush=True)
         return 0
     last = read_attempts(run.ledger)[-1]
+    if _is_over(last) and last.reason != "finished":
+        return _go_on_without(run, submission, last)
     say, job = Journal(run.batch_log(last.number)), options.job or last.job_id
     why, states = _why_not(run, job), slurm.CommandResult(True, "")
     if not why:
@@ -125,6 +131,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     carry_on = _complete if last.reason == "finished" else _bring_back
     return carry_on(run, submission, last, say)
+
+
+def _go_on_without(run: RunDir, submission: SubmissionDir, last: Attempt) -> int:
+    """Let others go on after a run that ended for good, if its batch process was killed before it did."""
+    print(f"{run.root.name}: attempt {last.number} told how it ended ({last.reason}); not brought back", flush=True)
+    try:
+        job = read_job(submission, run, RunRecord.read(run.record).fingerprint, os.environ, local=False)
+    except (StartRefusedError, OSError, ValueError) as error:
+        print(f"what waits for it cannot be told: {error}", flush=True)
+        return 1
+    let_others_go_on(job, Journal(run.batch_log(last.number)))
+    return 0
 
 
 def _complete(run: RunDir, submission: SubmissionDir, last: Attempt, say: Journal) -> int:
@@ -163,18 +181,20 @@ def _bring_back(run: RunDir, submission: SubmissionDir, last: Attempt, say: Jour
     return 0
 
 
-def _find_run(first: RunDir, submission: SubmissionDir, job: str) -> RunDir | None:
-    """Find the run that a job had under way; of an element of a search that is a trial, or None between two trials.
+def _find_search(submission: SubmissionDir) -> SearchDir | None:
+    """Find the search of a submission; None if it is of runs, or cannot be read: then the run tells what is needed."""
+    try:
+        folder = find_search_folder(submission)
+    except StartRefusedError:
+        return None
+    return None if folder is None else SearchDir(folder)
+
+
+def _find_trial(search: SearchDir, job: str) -> RunDir | None:
+    """Find the trial that an element of a search had under way; None between two trials.
 
     A job keeps the guardian that was queued with its first run.
     """
-    try:
-        folder = find_search_folder(submission)
-    except StartRefusedError:  # the submission cannot be read; the run tells what is needed
-        return first
-    if folder is None or not job:
-        return first
-    search = SearchDir(folder)
     for run in (RunDir(search.runs_root / trial.run) for trial in read_trials(search)):
         attempts = read_attempts(run.ledger)
         if attempts and attempts[-1].job_id == job and not _is_over(attempts[-1]):

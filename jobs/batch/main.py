@@ -16,7 +16,7 @@ from jobs.batch.allocation import BatchJob, StartRefusedError, find_job, read_jo
 from jobs.batch.attempt import Journal, close_attempt, last_sign_of_life, open_attempt, read_history, tell_slurm
 from jobs.batch.end_reason import find_end_reason
 from jobs.batch.evidence import END_SIGNALS, Evidence
-from jobs.batch.finish import complete, register_run
+from jobs.batch.finish import complete, let_others_go_on, register_run
 from jobs.batch.guardian import queue_guardian
 from jobs.batch.node_memory import remember_nodes
 from jobs.batch.notify import Notifier, event_of
@@ -150,8 +150,7 @@ def _check_start(job: BatchJob, attempts: Sequence[Attempt], notifier: Notifier)
             _close_earlier(job, attempt, notifier)
     finished = next((attempt for attempt in attempts if attempt.reason == "finished"), None)
     if finished is not None:
-        if finished.ended is None:
-            complete(job, finished, notifier)
+        complete(job, finished, notifier)
         raise StartRefusedError(f"{job.run.root.name}: finished in attempt {finished.number}; nothing to do", FINISHED)
     _refuse_stopped(job, attempts)
     request = StopRequest.read(job.run.stop_request)
@@ -172,6 +171,7 @@ def _refuse_stopped(job: BatchJob, attempts: Sequence[Attempt]) -> None:
     last = attempts[-1]
     # After a signal this was no cancelled job, or it would not be back.
     if last.action == "stop" and last.job_id == job.id and last.source not in END_SIGNALS:
+        let_others_go_on(job, tell_slurm)
         message = f"{job.run.root.name}: not started again: {last.message}; `launcher resume` starts it again"
         raise StartRefusedError(message, 1)
 
@@ -207,6 +207,7 @@ def _close_earlier(job: BatchJob, attempt: Attempt, notifier: Notifier) -> None:
         _note_resumed(job, attempt, decision.message)
     elif decision.action == "stop":
         notifier.tell(event_of(end.reason, decision), decision.message, tell_slurm)
+        let_others_go_on(job, tell_slurm)
         raise StartRefusedError(f"{job.run.root.name}: not started again: {decision.message}", 1)
 
 

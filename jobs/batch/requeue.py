@@ -5,10 +5,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from jobs.batch import slurm
+from jobs.batch.able_nodes import find_able
 from jobs.batch.allocation import BatchJob
 from jobs.batch.attempt import Journal
 from jobs.batch.dependents import repoint_dependents
 from jobs.batch.restart_policy import RestartDecision
+from launcher.run.able_nodes import UnknownNodesError
 from launcher.run.ledger import Attempt, append_event
 from launcher.run.paths import SubmissionDir
 from launcher.run.record import RunRecord, Submitted
@@ -60,15 +62,22 @@ def nodes_to_exclude(job: BatchJob, unfit: Sequence[str], say: Journal) -> str |
     earlier = shown.get("ExcNodeList") if shown else job.slurm_options["exclude"]
     exclude = ",".join([*([earlier] if earlier else []), *unfit])
     if not _leaves_enough(job, shown, exclude):
-        say(f"{', '.join(unfit)} not excluded: the partition has too few other nodes")
+        say(f"{', '.join(unfit)} not excluded: the partition has too few other nodes that the job could run on")
         return None
     return exclude
 
 
 def _leaves_enough(job: BatchJob, shown: Mapping[str, str], exclude: str) -> bool:
     """Tell whether enough nodes are left: else the job would wait forever, and Slurm would not say why."""
-    everywhere = slurm.partition_nodes(shown.get("Partition", ""))
-    return not everywhere or len(set(everywhere) - set(slurm.hostnames(exclude))) >= job.node_count
+    excluded = {*slurm.hostnames(exclude)}
+    if "ReqNodeList" in shown and excluded & {*slurm.hostnames(shown["ReqNodeList"])}:  # it takes no others
+        return False
+    try:
+        able = find_able(shown, job.nodes)
+    except UnknownNodesError:
+        everywhere = slurm.partition_nodes(shown.get("Partition", ""))
+        return not everywhere or len({*everywhere} - excluded) >= job.node_count
+    return any(len(its - excluded) >= job.node_count for its in able)
 
 
 def requeue_job(job: str, restart_count: int, say: Callable[[str], object]) -> bool:

@@ -30,6 +30,8 @@ class Policy:
     max_failures: int = 3
     counted: Unit = "step"
     """What progress is counted in; finished files and items are kept one by one, steps by checkpoints."""
+    starts_again: bool = False
+    """Whether an attempt that ends early keeps nothing, so that there is no progress to tell of."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,13 @@ def _spent_budget(attempts: Sequence[Attempt], policy: Policy) -> str | None:
     stuck = len(last) == MAX_ATTEMPTS_WITHOUT_PROGRESS and all(
         attempt.reason in FAILURES | {"time_limit"} and not _made_progress(attempts, attempt) for attempt in last
     )
-    is_step = policy.counted == "step"
-    further = f"got no further than step {_reached(attempts)}" if is_step else f"finished no other {policy.counted}"
-    return f"{len(last)} attempts in a row {further}" if stuck else None
+    return f"{len(last)} attempts in a row {_got_no_further(_reached(attempts), policy)}" if stuck else None
+
+
+def _got_no_further(step: int, policy: Policy) -> str:
+    if policy.starts_again:
+        return "did not come to the end"
+    return f"got no further than step {step}" if policy.counted == "step" else f"finished no other {policy.counted}"
 
 
 def _reached(attempts: Sequence[Attempt]) -> int:
@@ -136,6 +142,8 @@ def _describe(attempts: Sequence[Attempt], end: EndReason, policy: Policy) -> st
     if end.reason == "finished":
         return f"finished, exit code {end.exit_code} came after the end of the work" if end.exit_code else "finished"
     words = [_WORDS[end.reason] + (f" ({end.detail})" if end.detail else "")]
+    if policy.starts_again:
+        return words[0]
     words.append(_describe_progress(_reached(attempts), policy))
     if end.reason == "does_not_fit":
         size = (attempts[-1].micro_batch or 0) // 2

@@ -82,7 +82,7 @@ def ask(*argv: str, environ: Mapping[str, str] | None = None) -> CommandResult:
 def show_job(job_id: str) -> dict[str, str]:
     """Fields of `scontrol show job` that have a value; empty when Slurm does not tell."""
     answer = ask("scontrol", "show", "job", "--oneliner", job_id)
-    return _fields(answer.text.partition("\n")[0]) if answer.ok and answer.text else {}
+    return fields_of(answer.text.partition("\n")[0]) if answer.ok and answer.text else {}
 
 
 def excluded_nodes(job_id: str) -> str | None:
@@ -93,21 +93,21 @@ def excluded_nodes(job_id: str) -> str | None:
     return show_job(job_id).get("ExcNodeList")
 
 
-def _fields(line: str) -> dict[str, str]:
-    """Parse a line of scontrol, which also prints the fields that have no value: `PreemptTime=None`."""
+def fields_of(line: str) -> dict[str, str]:
+    """Parse a line of scontrol without the fields that have no value: `PreemptTime=None`."""
     return {name: value for name, value in parse_fields(line).items() if value_of(value)}
 
 
 def show_nodes(names: Sequence[str]) -> list[dict[str, str]]:
     """Fields of `scontrol show node` that have a value, for each node; nothing when Slurm does not tell."""
     answer = ask("scontrol", "show", "node", "--oneliner", ",".join(names))
-    return [_fields(line) for line in answer.text.split("\n")] if answer.text and answer.ok and names else []
+    return [fields_of(line) for line in answer.text.split("\n")] if answer.text and answer.ok and names else []
 
 
 def partition_nodes(name: str) -> list[str]:
     """Names of a partition's nodes that take jobs; empty when Slurm does not tell."""
     answer = ask("scontrol", "show", "partition", "--oneliner", name)
-    names = hostnames(_fields(answer.text).get("Nodes", "")) if answer.ok and name else []
+    names = hostnames(fields_of(answer.text).get("Nodes", "")) if answer.ok and name else []
     broken = {node.get("NodeName") for node in show_nodes(names) if _BROKEN.search(node.get("State", ""))}
     return [one for one in names if one not in broken] or names
 

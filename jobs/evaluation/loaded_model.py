@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -16,13 +15,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from jobs.models.adapters.peft_warnings import silence_peft_warnings
 from jobs.models.adapters.stack import load_beside
 from jobs.models.build import ATTENTION, build, position_count
 from jobs.models.classifier import reward_head
 from jobs.models.embeddings import embedding_layers
 from jobs.models.folder import TOKENIZER_CONFIG, checksums, load_tokenizer, local_folder, require_data_use
-from jobs.models.merge.peft_merge import attach, load_in_fp32, merge
+from jobs.models.merge.peft_merge import load_in_fp32, merge, put_on
 from jobs.models.tokenizer import padding_token
 from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup
@@ -184,7 +182,7 @@ def load_weights(
     if section.quantization:
         model: Any = build(AutoModelForCausalLM, section.as_trained, str(base), seed, dtype)
         for adapter in adapters:
-            model = _apply(model, adapter) if adapter is adapters[0] else load_beside(model, adapter)
+            model = put_on(model, adapter) if adapter is adapters[0] else load_beside(model, adapter)
         return model
     if not adapters:
         whole: Any = build(AutoModelForCausalLM, section.as_trained, str(base), seed, dtype)
@@ -192,7 +190,7 @@ def load_weights(
     model = load_in_fp32(base, device, "model.path", attn_implementation=ATTENTION[section.attention])
     for adapter in adapters:
         WATCHDOG.heartbeat()
-        model = _apply(model, adapter)
+        model = put_on(model, adapter)
         if _is_mergeable(adapter):
             model = merge(model, adapter.folder.name)
         elif adapter is not adapters[-1]:
@@ -200,17 +198,6 @@ def load_weights(
                 f"model.adapters: `{adapter.folder.name}` cannot be merged, so no other can follow it; name it last"
             )
     return model.to(dtype)
-
-
-def _apply(model: Any, adapter: AdapterFolder) -> Any:
-    """Put an adapter on a model; what changes no weights is loaded by peft alone."""
-    if not adapter.is_beside_weights:
-        return attach(model, adapter, False)
-    try:
-        with silence_peft_warnings():
-            return PeftModel.from_pretrained(model, str(adapter.folder))
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise LauncherError(f"adapter `{adapter.folder.name}` does not fit the base model: {error}") from error
 
 
 def _load_with_head(
@@ -234,7 +221,7 @@ def _load_with_head(
         model.config.pad_token_id = pad
     model = model if section.quantization else model.to(device)
     for adapter in adapters:
-        model = attach(model, adapter, False) if adapter is adapters[0] else load_beside(model, adapter)
+        model = put_on(model, adapter) if adapter is adapters[0] else load_beside(model, adapter)
     return model if section.quantization else model.to(dtype)
 
 

@@ -53,8 +53,8 @@ class ExportPlan:
 
     @property
     def inputs(self) -> str:
-        """Equal for equal weights, order, format and libraries."""
-        how = [self.recipe.format, str(self.dtype), self.versions]
+        """Equal for equal weights, order, format, libraries, and rules for the data."""
+        how = [self.recipe.format, str(self.dtype), self.versions, self.recipe.data_use]
         return hashlib.sha256(json.dumps([self.files, how]).encode()).hexdigest()
 
 

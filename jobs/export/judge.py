@@ -45,7 +45,9 @@ def judge(plan: ExportPlan, found: LogitDifference) -> Bar:
         f"{bar.agreement:.2%})",
         flush=True,
     )
-    if not found.largest <= bar.difference:
+    fix = "that format cannot hold its numbers: write another `format` or `dtype`"
+    found.require_numbers("model.path: the original", f"format: as `{name}` the model", fix)
+    if found.largest > bar.difference:
         raise LauncherError(
             f"format: as `{name}` the model differs by {found.largest:.2g} in a logit, more than {bar.difference:.2g}; "
             "nothing was published. If that is enough for your use, write at least that as `tolerance`"

@@ -120,10 +120,13 @@ def _ask(plan: ExportPlan, model: Any, steps: bool = True) -> tuple[list[PaddedB
 
 
 def _check_merged(adapter: AdapterFolder, found: LogitDifference) -> LogitDifference:
-    print(f"{adapter.folder.name}: merged; logits differ by {found.largest:.2g} at most", flush=True)
+    name = adapter.folder.name
+    print(f"{name}: merged; logits differ by {found.largest:.2g} at most", flush=True)
+    after = f"model.adapters: the model that `{name}` is merged into"
+    found.require_numbers(f"model.adapters: the model with `{name}`", after, "copy the adapter again")
     if found.largest > MERGE_TOLERANCE:
         raise LauncherError(
-            f"model.adapters: merging `{adapter.folder.name}` changes a logit by {found.largest:.2g}, more than "
+            f"model.adapters: merging `{name}` changes a logit by {found.largest:.2g}, more than "
             f"{MERGE_TOLERANCE:g}; merge it with `kind: merge` and its `tolerance`, and export the result"
         )
     return found

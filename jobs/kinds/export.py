@@ -4,7 +4,6 @@ It takes minutes, so an attempt that was stopped starts again; what is published
 """
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,16 @@ from jobs.export.latency import ROUNDS, compare_latency
 from jobs.export.original import Original, load_original
 from jobs.export.probe import ProbedModel, TorchProbed, answers, difference
 from jobs.export.weights import load_weights, write_weights
-from jobs.models.folder import copy_generation_config, copy_tokenizer, let_others_read
+from jobs.models.folder import copy_generation_config, copy_tokenizer, describe_other_model, let_others_read
 from jobs.rank.atomic_files import sync_tree, write_durably
 from jobs.rank.context import Context
-from jobs.rank.publish import is_in_place, put_in_place
+from jobs.rank.publish import is_in_place, put_in_place, staging_folder
 from jobs.rank.stop_flag import STOP, noting_stop
 from jobs.rank.watchdog import WATCHDOG
 from launcher.artifacts.adapter_folder import MANIFEST, read_object
 from launcher.errors import LauncherError
 from launcher.run.ledger import append_event
+from launcher.run.paths import RunDir
 
 _STEPS = 3
 """Loaded, written and compared, published."""
@@ -45,10 +45,9 @@ def main(context: Context) -> None:
     with noting_stop(context):
         if not _is_published(plan):
             _make(plan, context)
-        found = read_object(plan.folder / MANIFEST) or {}
-        uploaded = push(plan.recipe, plan.folder, HfApi())
-    report = {"folder": str(plan.folder), "uploaded": uploaded, **found}
-    write_durably(run.export_report, json.dumps(report, indent=1) + "\n")
+        _write_report(plan, run, None)  # an upload may fail, or be stopped
+        if uploaded := push(plan.recipe, plan.folder, HfApi()):
+            _write_report(plan, run, uploaded)
     print(f"{plan.folder}: {plan.recipe.model.path} as {plan.recipe.format}", flush=True)
     append_event(run.ledger, context.attempt, last_step=_STEPS, reason="finished", source="export")
 
@@ -57,29 +56,39 @@ def _is_published(plan: ExportPlan) -> bool:
     """Tell whether this very export is there already; anything else there is an error."""
 
     def describe_other() -> str | None:
-        inputs = (read_object(plan.folder / MANIFEST) or {}).get("inputs")
-        return None if inputs == plan.inputs else "holds something other than this export would make"
+        return describe_other_model(plan.folder, plan.inputs, plan.recipe)
 
     return is_in_place(plan.folder, "output", describe_other)
+
+
+def _write_report(plan: ExportPlan, run: RunDir, uploaded: str | None) -> None:
+    report = {"folder": str(plan.folder), "uploaded": uploaded, **(read_object(plan.folder / MANIFEST) or {})}
+    write_durably(run.export_report, json.dumps(report, indent=1) + "\n")
 
 
 def _make(plan: ExportPlan, context: Context) -> None:
     original = load_original(plan, _device(context), context.recipe.seed)
     _require_positions(plan, original)
     STOP.raise_if_requested()
-    staging = _open_staging(plan, context)
-    with WATCHDOG.counting_work():  # tracing, quantising and opening take minutes in libraries
-        made = _write(plan, original, staging)
+    with staging_folder(plan.folder, context) as staging:
+        copy_tokenizer(plan.tokenizer, plan.base, staging)
+        with WATCHDOG.counting_work():  # tracing, quantising and opening take minutes in libraries
+            made = _write(plan, original, staging)
+        measured = _measure(plan, original, made)
+        _write_manifest(plan, context, staging, original, measured)
+        sync_tree(staging)
+        put_in_place(staging, plan.folder, partial(_is_published, plan))
+
+
+def _measure(plan: ExportPlan, original: Original, made: ProbedModel) -> dict[str, Any]:
+    """Compare an export with the original, and refuse it if it differs too much."""
     found = difference(original.answers, answers(made, original.probe, original.answers))
     bar = judge(plan, found)
-    measured: dict[str, Any] = {
+    return {
         "verification": {**found.as_json(), "limits": bar._asdict(), "places": sum(map(len, original.answers.logits))},
         "latency_ms": _latency(plan, original, made),
         "threads": torch.get_num_threads(),
     }
-    _write_manifest(plan, context, staging, original, measured)
-    sync_tree(staging)
-    put_in_place(staging, plan.folder, partial(_is_published, plan))
 
 
 def _require_positions(plan: ExportPlan, original: Original) -> None:
@@ -88,16 +97,6 @@ def _require_positions(plan: ExportPlan, original: Original) -> None:
         raise LauncherError(
             f"latency: {longest} tokens are more than the model's {original.positions} positions; write shorter prompts"
         )
-
-
-def _open_staging(plan: ExportPlan, context: Context) -> Path:
-    """Make the folder beside the export's final place, with what is copied unchanged."""
-    staging = plan.folder.with_name(f".{plan.folder.name}.{context.record.id}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.parent.mkdir(parents=True, exist_ok=True)
-    staging.mkdir(mode=0o700 if plan.recipe.data_use == "credentialed" else 0o777)
-    copy_tokenizer(plan.tokenizer, plan.base, staging)
-    return staging
 
 
 def _write(plan: ExportPlan, original: Original, staging: Path) -> ProbedModel:
@@ -145,6 +144,7 @@ def _write_manifest(
         "base_model": recipe.model.path,
         "corpora": sorted({corpus for manifest in manifests for corpus in manifest.get("corpora", ())}),
         "data_use": recipe.data_use,
+        "system_prompt": manifests[-1].get("system_prompt"),
         "format": recipe.format,
         "task": plan.task,
         "dtype": str(plan.dtype).removeprefix("torch."),

@@ -4,7 +4,6 @@ It takes minutes, so an attempt that was stopped starts again; what is published
 """
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,19 @@ import transformers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from jobs.models.folder import copy_generation_config, copy_tokenizer, let_others_read, load_tokenizer
+from jobs.models.folder import (
+    copy_generation_config,
+    copy_tokenizer,
+    describe_other_model,
+    let_others_read,
+    load_tokenizer,
+)
 from jobs.models.merge.inputs import MergePlan, choose_tokenizer, make_plan
 from jobs.models.merge.logit_check import LogitDifference, Probe, compare
 from jobs.models.merge.peft_merge import attach, load_in_fp32, merge
 from jobs.rank.atomic_files import sync_tree
 from jobs.rank.context import Context
-from jobs.rank.publish import is_in_place, put_in_place
+from jobs.rank.publish import is_in_place, put_in_place, staging_folder
 from jobs.rank.stop_flag import STOP, noting_stop
 from jobs.rank.watchdog import WATCHDOG
 from jobs.train.export import MANIFEST
@@ -55,8 +60,7 @@ def _is_published(plan: MergePlan) -> bool:
     """Tell whether this very model is there already; anything else there is an error."""
 
     def describe_other() -> str | None:
-        inputs = (read_object(plan.folder / MANIFEST) or {}).get("inputs")
-        return None if inputs == plan.inputs else "holds something other than this merge would make"
+        return describe_other_model(plan.folder, plan.inputs, plan.recipe)
 
     return is_in_place(plan.folder, "output", describe_other)
 
@@ -73,13 +77,14 @@ def _make_model(plan: MergePlan, context: Context) -> None:
         model, adapted = _merge_one(plan, number, model, probe)
         steps.append(_check_merged(plan, adapter, adapted, probe.logits(model)))
     STOP.raise_if_requested()
-    staging = write(plan, context, model, tokenizer)
-    device = model.device
-    del model
-    rounded = _check_written(plan, staging, adapted, probe, device)
-    _write_manifest(plan, context, staging, steps, rounded)
-    sync_tree(staging)
-    put_in_place(staging, plan.folder, partial(_is_published, plan))
+    with staging_folder(plan.folder, context) as staging:
+        write(plan, staging, model, tokenizer)
+        device = model.device
+        del model
+        rounded = _check_written(plan, staging, adapted, probe, device)
+        _write_manifest(plan, context, staging, steps, rounded)
+        sync_tree(staging)
+        put_in_place(staging, plan.folder, partial(_is_published, plan))
 
 
 def _merge_one(
@@ -103,6 +108,8 @@ def _check_merged(
     found = compare(adapted, merged)
     name, limit = adapter.folder.name, plan.recipe.tolerance
     print(f"{name}: merged; logits up to {found.largest_logit:.3g} differ by {found.largest:.2g} at most", flush=True)
+    after = f"adapter `{name}`: the merged model"
+    found.require_numbers(f"adapter `{name}`: the model with it", after, "copy the adapter again")
     if found.largest > limit:
         raise LauncherError(
             f"adapter `{name}`: merged and adapted model differ by {found.largest:.2g} in a logit; if that "
@@ -131,16 +138,12 @@ def _check_written(
     return found
 
 
-def write(plan: MergePlan, context: Context, model: PreTrainedModel, tokenizer: Path) -> Path:
-    """Write all that belongs to the model beside its final place.
+def write(plan: MergePlan, staging: Path, model: PreTrainedModel, tokenizer: Path) -> None:
+    """Write all that belongs to the model into a folder.
 
     Raises:
         LauncherError: the tokenizer has tokens that the model has no rows for.
     """
-    staging = plan.folder.with_name(f".{plan.folder.name}.{context.record.id}")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.parent.mkdir(parents=True, exist_ok=True)
-    staging.mkdir(mode=0o700 if plan.recipe.data_use == "credentialed" else 0o777)
     copy_tokenizer(tokenizer, plan.base, staging)
     tokens, rows = len(load_tokenizer(staging)), model.config.get_text_config().vocab_size
     if tokens > rows:
@@ -153,7 +156,6 @@ def write(plan: MergePlan, context: Context, model: PreTrainedModel, tokenizer: 
     model.to(plan.dtype).save_pretrained(staging, max_shard_size="5GB")  # type: ignore[arg-type]
     let_others_read(staging)
     copy_generation_config([*(adapter.folder for adapter in reversed(plan.adapters)), plan.base], staging)
-    return staging
 
 
 def _write_manifest(

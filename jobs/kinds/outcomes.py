@@ -3,7 +3,6 @@
 It takes minutes, so an attempt that was stopped starts again; what is published is never made twice.
 """
 
-import shutil
 import tempfile
 from collections import Counter
 from functools import partial
@@ -22,7 +21,7 @@ from jobs.data.outcomes.writing import OutcomeWriter, write_classes
 from jobs.rank.atomic_files import naming, sync_tree, write_durably
 from jobs.rank.context import Context
 from jobs.rank.progress_rows import ProgressRows
-from jobs.rank.publish import is_in_place, put_in_place
+from jobs.rank.publish import is_in_place, put_in_place, staging_folder
 from jobs.rank.stop_flag import STOP, noting_stop
 from jobs.rank.watchdog import WATCHDOG
 from launcher.artifacts.outcomes_manifest import MANIFEST, read_outcomes
@@ -66,13 +65,11 @@ def _is_published(plan: OutcomesPlan) -> bool:
 
 
 def _make_tables(plan: OutcomesPlan, context: Context) -> None:
-    staging = _make_staging_folder(plan, context)
-    try:
+    fix = "ask its owner, or set a `roots.data` of your own in the cluster profile, with links to the tables"
+    with staging_folder(plan.folder, context, fix) as staging:
         _write_tables(plan, context, staging)
         sync_tree(staging)
         put_in_place(staging, plan.folder, partial(_is_published, plan))
-    finally:  # text of patients does not stay where nobody looks for it
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _write_tables(plan: OutcomesPlan, context: Context, staging: Path) -> None:
@@ -95,18 +92,6 @@ def _write_tables(plan: OutcomesPlan, context: Context, staging: Path) -> None:
         write_classes(staging, outcome, codes.classes)
     manifest = manifest_of(plan, context, staging, writer, left_out)
     write_durably(staging / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
-
-
-def _make_staging_folder(plan: OutcomesPlan, context: Context) -> Path:
-    staging = plan.folder.with_name(f".{plan.folder.name}.{context.record.id}")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        staging.parent.mkdir(parents=True, exist_ok=True)
-        staging.mkdir(mode=0o700 if plan.recipe.data_use == "credentialed" else 0o777)
-    except PermissionError as error:
-        fix = "ask its owner, or set a `roots.data` of your own in the cluster profile, with links to the tables"
-        raise LauncherError(f"{error.filename}: permission denied; {fix}") from None
-    return staging
 
 
 def _read_labels(plan: OutcomesPlan, context: Context) -> AdmissionLabels:

@@ -15,7 +15,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from jobs.models.embeddings import add_rows
-from jobs.models.folder import loading
+from jobs.models.folder import loading, require_no_adapter
 from jobs.models.fused_loss import fuse_loss
 from launcher.artifacts.corpus_manifest import Manifest
 from launcher.artifacts.positions import missing_positions
@@ -88,6 +88,7 @@ def build(
         options |= {"use_safetensors": True, "output_loading_info": True}
         with loading(path, "model.path", weights=True):
             model, found = auto.from_pretrained(path, **options, **(settings or {}))
+        require_no_adapter(model, f"model.path: `{path}`")
         _require_weights(model, found["missing_keys"], settings is not None)
         _tell_new_and_unused(found["missing_keys"], found["unexpected_keys"])
         _keep_layout(model)

@@ -9,14 +9,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from launcher.artifacts.adapter_folder import is_credentialed
-from launcher.artifacts.model_folder import require_files, require_tokenizer_files
+from jobs.rank.transfer import transfer
+from jobs.rank.watchdog import WATCHDOG
+from launcher.artifacts.adapter_folder import is_credentialed, read_object
+from launcher.artifacts.model_folder import require_files, require_own_files, require_tokenizer_files
 from launcher.errors import LauncherError
+from launcher.recipe.kinds.export import ExportRecipe
+from launcher.recipe.kinds.merge import MergeRecipe
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
 """Files of models, adapters and tokenizers."""
@@ -59,9 +65,12 @@ def loading(located: str | Path, name: str, weights: bool = False) -> Iterator[N
     try:
         if folder.is_dir():
             require_files(folder, weights)
-        elif folder.is_absolute():
+            yield
+            return
+        if folder.is_absolute():
             raise FileNotFoundError("there is no such folder")
-        yield
+        with WATCHDOG.counting_transfers():
+            yield
     except LauncherError as error:
         raise LauncherError(f"{name}: {error}") from None
     except Exception as error:
@@ -95,6 +104,23 @@ def _is_of_files(error: Exception) -> bool:
     return not isinstance(error, RuntimeError) or "ignore_mismatched_sizes" in str(error)
 
 
+def require_no_adapter(model: Any, name: str) -> None:
+    """Refuse a model to which transformers has added an adapter that lay beside it, on the Hugging Face Hub, say.
+
+    Args:
+        model: Just loaded.
+        name: Its folder or Hugging Face id, with the recipe's key.
+
+    Raises:
+        LauncherError: it has an adapter.
+    """
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise LauncherError(
+            f"{name} comes with an adapter, which would be part of the model without a word; name the adapter as one "
+            "(`model.adapters`), or a model without"
+        )
+
+
 def local_folder(located: str, key: str) -> Path:
     """Find the files of a model or adapter; a Hugging Face id is downloaded unless it is cached.
 
@@ -104,13 +130,14 @@ def local_folder(located: str, key: str) -> Path:
 
     Raises:
         LauncherError: it was not found.
+        StopRequested: a stop was asked for before it was there.
     """
     if os.path.isabs(located):
         return Path(located)
     try:
         from huggingface_hub import snapshot_download
 
-        return Path(snapshot_download(located, allow_patterns=list(FILES)))
+        return Path(transfer(partial(snapshot_download, located, allow_patterns=list(FILES))))
     except (OSError, ValueError) as error:
         where = "neither on this machine nor on the Hugging Face Hub"
         raise LauncherError(f"{key}: `{located}` was found {where}: {error}") from error
@@ -129,6 +156,22 @@ def require_data_use(said: str, sources: Iterable[Path]) -> None:
     for folder in sources:
         if said == "open" and is_credentialed(folder):
             raise LauncherError(f"data_use: `{folder}` was made of credentialed data; write `credentialed`")
+
+
+def describe_other_model(folder: Path, inputs: str, recipe: ExportRecipe | MergeRecipe) -> str | None:
+    """Say what a folder holds instead of the model that a recipe makes; None if it is this model.
+
+    Args:
+        folder: A published model.
+        inputs: Checksum of what the recipe makes it of, as the model's manifest has it.
+        recipe: The recipe.
+    """
+    there = read_object(folder / _MANIFEST) or {}
+    if there.get("inputs") == inputs:
+        return None
+    if there.get("data_use") not in (None, recipe.data_use):
+        return f"was published with `data_use: {there['data_use']}`, which this recipe does not say"
+    return f"holds something other than this {recipe.kind} would make"
 
 
 def let_others_read(folder: Path) -> None:
@@ -173,7 +216,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def copy_tokenizer(source: Path, base: Path, folder: Path) -> None:
-    """Copy a tokenizer's files, and the base's chat template if it has none of its own."""
+    """Copy a tokenizer's files, and the base's chat template if it has none of its own.
+
+    Raises:
+        LauncherError: one of them is a link to a file of somebody else, or the copy cannot be loaded.
+    """
+    require_own_files(source)
     for path in sorted({path for pattern in TOKENIZER_FILES for path in source.glob(pattern)}):
         target = folder / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
@@ -184,8 +232,13 @@ def copy_tokenizer(source: Path, base: Path, folder: Path) -> None:
 
 
 def copy_generation_config(sources: list[Path], folder: Path) -> None:
-    """Copy the generation defaults of the first source that has some; if none has, remove them."""
+    """Copy the generation defaults of the first source that has some; if none has, remove them.
+
+    Raises:
+        LauncherError: they are a link to a file of somebody else.
+    """
     (folder / GENERATION_CONFIG).unlink(missing_ok=True)
     found = next((source for source in sources if (source / GENERATION_CONFIG).is_file()), None)
     if found:
+        require_own_files(found)
         shutil.copyfile(found / GENERATION_CONFIG, folder / GENERATION_CONFIG)

@@ -2,11 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.rank.atomic_files import sync
+from jobs.rank.context import Context
 from launcher.errors import LauncherError
+
+_OWN_MODELS = "ask its owner, or set a `roots.models` of your own in the cluster profile"
 
 
 def is_in_place(folder: Path, key: str, describe_other: Callable[[], str | None]) -> bool:
@@ -25,6 +29,34 @@ def is_in_place(folder: Path, key: str, describe_other: Callable[[], str | None]
     if other := describe_other():
         raise LauncherError(f"{folder}: {other}; write another name as `{key}`, or remove that folder")
     return True
+
+
+@contextmanager
+def staging_folder(folder: Path, context: Context, fix: str = _OWN_MODELS) -> Iterator[Path]:
+    """Make a folder beside a result's final place, and remove it if the result did not come there.
+
+    An attempt that starts again has no use for what an earlier one wrote, and text of patients or gigabytes of weights
+    do not stay where nobody looks for them.
+
+    Args:
+        folder: Where the result goes.
+        context: The run; what its recipe makes of credentialed data is closed to others from the start.
+        fix: What to do where the folder may not be made.
+
+    Raises:
+        LauncherError: it may not be made.
+    """
+    staging = folder.with_name(f".{folder.name}.{context.record.id}")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        staging.mkdir(mode=0o700 if context.recipe.data_use == "credentialed" else 0o777)
+    except PermissionError as error:
+        raise LauncherError(f"{error.filename}: permission denied; {fix}") from None
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def put_in_place(made: Path, folder: Path, is_published: Callable[[], bool]) -> None:

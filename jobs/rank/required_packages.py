@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, how_to_install
 from launcher.recipe import Recipe
 
 MODULES = {
@@ -63,5 +63,5 @@ def require_extras(what: str, extras: Sequence[str], further: Sequence[str] = ()
     if missing:
         raise LauncherError(
             f"{what} needs {', '.join(missing)}, which {sys.executable} does not have; install them there with "
-            f"`pip install 'launcher[{','.join(extras)}]'`, or in a checkout `pip install -e '.[{','.join(extras)}]'`"
+            f"{how_to_install(*extras)}"
         )

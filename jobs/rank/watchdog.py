@@ -18,10 +18,8 @@ from threading import Event, Thread, Timer, get_ident
 from traceback import walk_stack
 
 from jobs.rank.pace import Pace
+from jobs.rank.progress_signs import Computing, Transferring
 from launcher.run.heartbeat import VARIABLE, Bound, pulse_seconds
-
-_WORK = 0.01
-"""Share of a pulse that a thread has to compute to show that it makes progress."""
 
 
 class Watchdog:
@@ -97,12 +95,26 @@ class Watchdog:
         A thread that waits forever, for a lock or a file server, computes nothing and still counts as a hang. One that
         computes forever does not. The code within must not fork.
         """
+        with self._counting(Computing(get_ident())):
+            yield
+
+    @contextmanager
+    def counting_transfers(self) -> Iterator[None]:
+        """Take it for progress that bytes travel, while a library sends or fetches files.
+
+        A connection over which nothing travels any more still counts as a hang. The code within must not fork.
+        """
+        with self._counting(Transferring()):
+            yield
+
+    @contextmanager
+    def _counting(self, sign: Computing | Transferring) -> Iterator[None]:
         self.heartbeat()
-        if not self.limit:
+        if not self.limit or self._counts_work:
             yield
             return
         over = Event()
-        counter = Thread(target=self._count_work, args=(time.pthread_getcpuclockid(get_ident()), over), daemon=True)
+        counter = Thread(target=self._count_work, args=(sign, over), daemon=True)
         self._counts_work = True  # two threads must not set the timers
         counter.start()
         try:
@@ -113,12 +125,10 @@ class Watchdog:
             self._counts_work = False
             self.heartbeat()
 
-    def _count_work(self, clock: int, over: Event) -> None:
-        pulse, counted = pulse_seconds(self._bound.seconds), time.clock_gettime(clock)
+    def _count_work(self, sign: Computing | Transferring, over: Event) -> None:
+        pulse = pulse_seconds(self._bound.seconds)
         while not over.wait(pulse):
-            now = time.clock_gettime(clock)
-            if now - counted >= _WORK * pulse:
-                counted = now
+            if sign.went_on(pulse):
                 self._renew()
 
     def pause(self) -> None:

@@ -17,6 +17,7 @@ from jobs.data.sampling.dataset import packed_collator
 from jobs.models.adapters.build import adapted
 from jobs.models.build import build_causal_lm, weights_dtype
 from jobs.models.classifier import build_classifier
+from launcher.artifacts.model_config import with_layers
 from launcher.artifacts.tokenizer_manifest import Expansion, read_expansion
 from launcher.artifacts.trace import TraceRequest
 from launcher.recipe import ClassifyRecipe
@@ -89,10 +90,7 @@ def build_subject(recipe: TrainingRecipe, subject: Subject) -> PreTrainedModel:
 
 def write_config(model: Path, layers: int, folder: Path) -> None:
     """Write config.json of a model as it would be with another number of layers."""
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    config["num_hidden_layers"] = layers
-    if kinds := config.get("layer_types"):
-        config["layer_types"] = [kinds[place % len(kinds)] for place in range(layers)]
+    config = with_layers(json.loads((model / "config.json").read_text(encoding="utf-8")), layers)
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, Train
 from jobs.models.adapters.save import write_adapter
 from jobs.models.adapters.stack import BaseAdapter
 from jobs.models.classifier import describe_head
-from jobs.models.folder import let_others_read, local_folder
+from jobs.models.dropout import restore_configuration
+from jobs.models.folder import let_others_read, loading, local_folder
 from jobs.rank.atomic_files import sync, sync_tree
 from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup
@@ -59,6 +60,7 @@ def manifest_of(
         "base_model": recipe.model.path,
         "corpora": [*dict.fromkeys([name for made in manifests for name in made.get("corpora", ())] + [*corpora])],
         "data_use": recipe.data_use,
+        "system_prompt": recipe.system_prompt,
         "steps": steps,
         "started_from": started_from,
         "beneath": [one.describe() for one in base_adapters],
@@ -68,7 +70,8 @@ def manifest_of(
 def load_tokenizer(context: Context, section: Model, attributes: Mapping[str, str | None]) -> Any:
     """Load the tokenizer that goes with a model, with some attributes changed; None: as it has them."""
     path = context.model_path(section.tokenizer_path)
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=section.trust_remote_code)
+    with loading(path, "model.tokenizer" if section.tokenizer else "model.path"):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=section.trust_remote_code)
     for name, value in attributes.items():
         setattr(tokenizer, name, getattr(tokenizer, name) if value is None else value)
     return tokenizer
@@ -176,6 +179,7 @@ def _write(model: PreTrainedModel, weights: dict[str, torch.Tensor], published: 
     model.config.dtype = dtype
     if hasattr(published, "use_cache"):  # encoders have no cache
         model.config.use_cache = published.use_cache
+    restore_configuration(model)
     # A sharded model gives tied weights out as two tensors; one is enough to load both.
     kept = {name: tensor.to(dtype) for name, tensor in weights.items() if name not in model.all_tied_weights_keys}
     model.save_pretrained(folder, state_dict=kept)

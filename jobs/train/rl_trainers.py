@@ -70,7 +70,7 @@ def make_trainer(
         "recipe": recipe,
         "rewards": rewards,
         "record": run.record_samples,
-        "callbacks": [RolloutWatch(recipe.end, recipe.algorithm.name), *during],
+        "callbacks": [RolloutWatch(recipe.end, recipe.algorithm.name, recipe.generation), *during],
     }
     if recipe.algorithm.name == "ppo":
         reference = _frozen_copy(run) if recipe.adapter is None else None

@@ -140,8 +140,14 @@ class Tracker:
             return
         with _only_warn():
             if not finished:
-                self._run.mark_preempting()
+                self._mark_preempting()
             self._run.finish(exit_code=FINISHED if finished else CONTINUE)
+
+    def _mark_preempting(self) -> None:
+        """Say that the run goes on, unless it is one of a sweep: W&B would give that to another agent."""
+        assert self._run is not None
+        if self._run.sweep_id is None:
+            self._run.mark_preempting()
 
     def _log_events(self, group: str, numbers: Mapping[str, Any], prefix: str = "") -> None:
         if self._events is not None:
@@ -236,22 +242,29 @@ def _open_wandb(context: Context, tracking: Tracking) -> Any:
             "recipe": context.recipe.model_dump(mode="json"),
             "run_id": context.record.id,
             "attempt": context.attempt,
+            **((context.record.point or {}) if context.record.wandb_sweep else {}),
         },
         allow_val_change=True,
-        settings=_settings(context.recipe.data_use == "credentialed", _server(context), context.recipe.limits.hang),
+        settings=_settings(
+            context.recipe.data_use == "credentialed",
+            _server(context),
+            context.recipe.limits.hang,
+            context.record.wandb_sweep,
+        ),
     )
     run.define_metric(STEP_METRIC)
     run.define_metric("*", step_metric=STEP_METRIC, step_sync=True)
     return run
 
 
-def _settings(credentialed: bool, server: str | None, hang: Duration | None) -> Any:
+def _settings(credentialed: bool, server: str | None, hang: Duration | None, sweep: str | None = None) -> Any:
     """Send numbers and the recipe, never code, console output or the state of a git checkout.
 
     Args:
         credentialed: Leave out the machine's name, folders and command line, too.
         server: Where to send it; W&B's own choice if None.
         hang: After how long without a heartbeat the attempt is ended; W&B gives up before.
+        sweep: Id of the sweep at W&B that the run belongs to.
     """
     import wandb
 
@@ -271,6 +284,7 @@ def _settings(credentialed: bool, server: str | None, hang: Duration | None) -> 
         finish_timeout=min(FINISH_TIMEOUT, longest),
         finish_timeout_raises=False,
         silent=True,
+        sweep_id=sweep,
         **({} if is_chosen else {"init_timeout": min(INIT_TIMEOUT, longest)}),
         **({"base_url": server} if server else {}),
     )

@@ -23,7 +23,9 @@ from transformers.trainer_utils import EvalLoopOutput
 from typing_extensions import override
 
 from jobs.models.adapters.auxiliary_loss import auxiliary_losses
+from jobs.models.dropout import is_without_dropout, require_no_dropout
 from jobs.models.parallel import ParallelLayout, describe, prepared_as, reshard, verify
+from jobs.rank.stop_flag import StopRequested
 from jobs.rank.watchdog import WATCHDOG
 from jobs.train.adapter_checkpoint import (
     adapter_state,
@@ -33,6 +35,7 @@ from jobs.train.adapter_checkpoint import (
 )
 from jobs.train.checkpoint_saver import CheckpointSaver
 from jobs.train.isolation_check import require_isolation
+from jobs.train.left_evaluation import LeftEvaluation
 from jobs.train.micro_batch import one_micro_batch
 from jobs.train.sharded_state import sharded_state
 from jobs.train.step_times import StepTimes
@@ -74,6 +77,8 @@ class GuardedTrainer(Trainer):
             super().__init__(**trainer)
         self.remove_callback(PrinterCallback)
         self.add_callback(saver)
+        self._left = LeftEvaluation()
+        self.add_callback(self._left)
 
     @override
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LRScheduler:
@@ -205,10 +210,26 @@ class GuardedTrainer(Trainer):
         torch's DataLoader draws a number for each pass over its data. After a forward pass FSDP2 keeps the weights of
         its root gathered, for a backward pass that does not come here; other readers would hold memory that it frees.
         """
-        with WATCHDOG.doing("evaluating"), torch.random.fork_rng(devices=[]):
-            output = super().evaluation_loop(*arguments, **options)
-        reshard(self.model)
-        return output
+        try:
+            with WATCHDOG.doing("evaluating"), torch.random.fork_rng(devices=[]), self._left.running():
+                return super().evaluation_loop(*arguments, **options)
+        finally:
+            reshard(self.model)
+
+    @override
+    def _evaluate(self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False) -> dict[str, float]:
+        """Evaluate; return nothing if all ranks have left it, to save and stop.
+
+        Raises:
+            StopRequested: they have before the first step of an attempt, where there is nothing to save.
+        """
+        try:
+            scores: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        except StopRequested:
+            if skip_scheduler:
+                raise
+            self.control.should_evaluate, scores = False, {}
+        return scores
 
     def load_best(self) -> int:
         """Go back to the weights of the best checkpoint, if evaluations chose one. A collective.
@@ -246,16 +267,25 @@ class GuardedTrainer(Trainer):
         verify(self.model_wrapped, self._layout)
         if self._packs:
             self._require_isolation(self._packs)
+        if is_without_dropout(self.model):
+            self._require_no_dropout()
         if self.is_world_process_zero():
             print(describe(self.model_wrapped), flush=True)
         return prepared
 
     def _require_isolation(self, packs: str) -> None:
         dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
-        model: Any = self.model
-        vocabulary = model.config.get_text_config().vocab_size
-        require_isolation(self.model_wrapped, vocabulary, self.args.device, dtype, packs)
+        require_isolation(self.model_wrapped, self._vocabulary, self.args.device, dtype, packs)
         reshard(self.model)
+
+    def _require_no_dropout(self) -> None:
+        require_no_dropout(self.model_wrapped, self._vocabulary, self.args.device)
+        reshard(self.model)
+
+    @property
+    def _vocabulary(self) -> int:
+        model: Any = self.model
+        return int(model.config.get_text_config().vocab_size)
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

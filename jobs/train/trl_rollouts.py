@@ -1,7 +1,8 @@
 """TRL's RLOO and GRPO trainers with checkpoints from which they resume to the last bit, and our order of prompts.
 
 TRL 1.16 forgets three things in a checkpoint: the rollout it is in, the epoch of the order of prompts, and a reference
-that moves. It also converts the adapter of a quantised model to bf16, whose resolution is too coarse for small updates.
+that moves. It also converts the adapter of a quantised model to bf16, whose resolution is too coarse for small updates,
+and samples with what the model's generation_config.json says of penalties, bans and truncation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 from typing_extensions import override
 
 from jobs.data.chat.prompts import PromptOrder
+from jobs.train.ppo.sampling import without_published_settings
 from jobs.train.reference import REFERENCE
 from jobs.train.rollouts.buffer import Rollout, load_rollout, save_rollout
 from jobs.train.rollouts.rewards import Completion, NamedScorer, Rewards
@@ -79,6 +81,7 @@ class _Rollouts(GuardedTrainer):
     _buffered_inputs: Any
     _step: int
     eos_token_ids: Any
+    generation_config: Any
 
     def __init__(
         self,
@@ -129,14 +132,24 @@ class _Rollouts(GuardedTrainer):
         """Take prompts as they are: their tokens are those of fine-tuning."""
         return prompts, None, {}
 
+    def _generate_single_turn(self, *given: Any, **named: Any) -> Any:
+        """Sample from the policy as it is: the loss knows of no other settings than the recipe's."""
+        with without_published_settings(self.policy, self.generation_config):
+            return super()._generate_single_turn(*given, **named)  # type: ignore[misc]
+
     def _calculate_rewards(self, *given: Any, **named: Any) -> Tensor:
         """Note the groups in which all have the same reward: TRL looks only after it has subtracted the KL."""
         rewards: Tensor = super()._calculate_rewards(*given, **named)  # type: ignore[misc]
-        totals = self._rewards.total(rewards).view(-1, self._recipe.generations)
+        totals = self._learned_from(rewards).view(-1, self._recipe.generations)
         equal = (totals.max(1).values == totals.min(1).values).float().mean().item()
         self._metrics["train"]["equal_rewards"].append(equal)
         self._show(rewards[self.args.process_index * len(self._answered) :])
         return rewards
+
+    def _learned_from(self, rewards: Tensor) -> Tensor:
+        """Return what TRL makes of the rewards of completions: the weighted sum, within the limits of `rloo`."""
+        clip, totals = getattr(self._recipe.algorithm, "reward_clip", None), self._rewards.total(rewards)
+        return totals if clip is None else totals.clamp(*clip)
 
     def _show(self, rewards: Tensor) -> None:
         """Pass some completions on, with their rewards; those of rank 0."""
@@ -241,6 +254,7 @@ def trl_arguments(recipe: RlRecipe, accumulation: int) -> dict[str, Any]:
         "repetition_penalty": 1.0,
         "generation_kwargs": limits,
         "disable_dropout": True,
+        "trust_remote_code": recipe.model.trust_remote_code,
         **of_reference,
         **_own_arguments(algorithm),
     }

@@ -9,11 +9,11 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from launcher.artifacts.data_use import find_credentialed
-from launcher.artifacts.model_folder import require_whole
+from launcher.artifacts.model_folder import ADAPTER_CONFIG, require_whole
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.errors import LauncherError
 
-CONFIG = "adapter_config.json"
+CONFIG = ADAPTER_CONFIG
 WEIGHTS = "adapter_model.safetensors"
 MANIFEST = "manifest.json"
 """In which an export says what it was made from."""
@@ -99,6 +99,21 @@ class AdapterFolder:
                 f"{fix}"
             )
 
+    def require_reward_head(self) -> None:
+        """Refuse an adapter that makes no reward model of a language model.
+
+        Raises:
+            LauncherError: it has no head, or one that does not find the end of a text.
+        """
+        if self.config.get("task_type") != "SEQ_CLS":
+            raise LauncherError(f"`{self.folder.name}` has no head that rewards; name the export of a `reward` run")
+        method = str(self.config.get("peft_type"))
+        if self.is_beside_weights and method != "PREFIX_TUNING":
+            raise LauncherError(
+                f"`{self.folder.name}` is {_BESIDE_THE_WEIGHTS[method]}, with which a head does not find the end of a "
+                "text; train a reward model with `method: lora` or `prefix`"
+            )
+
     def require_stackable(self) -> None:
         """Refuse an adapter that does more than add to weights: it cannot be active together with others.
 
@@ -150,24 +165,25 @@ class AdapterFolder:
         whole = [key for key in ("modules_to_save", "trainable_token_indices") if config.get(key)]
         return f"holds more than LoRA (`{whole[0]}`)" if whole else None
 
-    def require_base_adapters(self, earlier: Sequence["AdapterFolder"]) -> None:
+    def require_base_adapters(self, earlier: Sequence["AdapterFolder"] | None) -> None:
         """Refuse an adapter without its base adapters, those that it was trained on top of.
 
         Args:
-            earlier: Adapters that come before it.
+            earlier: Adapters that come before it; None: the recipe has no place for any.
 
         Raises:
             LauncherError: one is missing, or another one is in its place.
         """
         wanted = self._base_adapters()
-        had = {adapter.digest for adapter in earlier} if wanted else set()
+        had = {adapter.digest for adapter in earlier or ()} if wanted else set()
         for entry in wanted:
             if entry["sha256"] not in had:
                 inside = entry.get("folder")
                 which = f"`{inside}` in the same folder, which was trained further," if inside else "that one"
-                raise LauncherError(
-                    f"`{self.folder.name}` was trained on top of the adapter `{entry['path']}`; name {which} before it"
-                )
+                fix = f"name {which} before it"
+                if earlier is None:
+                    fix = "make one model of its base and both adapters (`kind: export`), and name that"
+                raise LauncherError(f"`{self.folder.name}` was trained on top of the adapter `{entry['path']}`; {fix}")
 
     def _base_adapters(self) -> list[dict[str, Any]]:
         # One that was trained further is exported too, in a folder of its own next to this one.

@@ -1,6 +1,7 @@
 """Folders of models and tokenizers as people copy them: files that cannot be loaded are found without loading them."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from launcher.errors import LauncherError
 WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _POINTER_BYTES = 1024
 """A file that Git LFS left out is a few lines of text."""
 _HEADER_BYTES = 100_000_000
 """The safetensors library reads no longer header."""
 _SUFFIXES = frozenset({".json", ".model", ".txt", ".jinja", ".tiktoken"})
+_TEMPLATES = "additional_chat_templates/*"
+"""The only files of a subfolder that belong to a tokenizer."""
 _OF_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -31,13 +35,42 @@ def require_files(folder: Path, weights: bool) -> None:
     Raises:
         LauncherError: a file cannot be loaded; it names the file and the fix.
     """
+    require_own_files(folder)
     for path in sorted(folder.iterdir()):
         if path.suffix in _SUFFIXES and path.is_file():
             _refuse_pointer(path)
     _require_objects(folder, (CONFIG,))
     if weights:
+        _refuse_hidden_adapter(folder)
         for path in _weight_files(folder):
             require_whole(path)
+
+
+def require_own_files(folder: Path) -> None:
+    """Refuse files, other than weights, that are links to somewhere else: what is made of the model would hold copies.
+
+    The cache of the Hugging Face Hub has links in `snapshots/REVISION` to its own `blobs`.
+
+    Raises:
+        LauncherError: a file lies elsewhere; it names the file and the fix.
+    """
+    own = Path(os.path.realpath(folder))
+    places = [own, own.parents[1] / "blobs"] if own.parent.name == "snapshots" else [own]
+    for path in sorted([*folder.iterdir(), *folder.glob(_TEMPLATES)]):
+        real = Path(os.path.realpath(path))
+        if path.suffix in _SUFFIXES and not any(real.is_relative_to(place) for place in places):
+            raise LauncherError(
+                f"{path}: is a link to `{real}`, outside of the folder, and would be copied into what is made of the "
+                "model; put the file itself there if it belongs to the model, or remove the link"
+            )
+
+
+def _refuse_hidden_adapter(folder: Path) -> None:
+    if (path := folder / ADAPTER_CONFIG).exists():
+        raise LauncherError(
+            f"{path}: transformers would add this adapter to the model without a word; name the adapter as one "
+            "(`model.adapters`), or remove the file"
+        )
 
 
 def require_tokenizer_files(folder: Path) -> None:

@@ -38,12 +38,17 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     """
     if isinstance(text := config.get("text_config"), Mapping):
         config = text
-    kind = config.get("model_type", "")
-    positions: int | None = config.get(_POSITION_KEYS.get(kind, _USUAL_KEY))
+    kind = str(config.get("model_type", ""))
+    positions = _number(config.get(_POSITION_KEYS.get(kind, _USUAL_KEY)))
     if not positions or kind not in (*_PADDED_POSITIONS, "mpnet"):
         return positions
-    padding: int = _USUAL_PADDING if kind == "mpnet" else config.get("pad_token_id", _USUAL_PADDING)
-    return positions - padding - 1
+    padding = _USUAL_PADDING if kind == "mpnet" else _number(config.get("pad_token_id", _USUAL_PADDING))
+    return None if padding is None else positions - padding - 1
+
+
+def _number(value: object) -> int | None:
+    """Return a whole number; None for anything else, which the model's own library will refuse."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def missing_positions(length: int, virtual_tokens: int, positions: int | None) -> str | None:
@@ -61,3 +66,19 @@ def missing_positions(length: int, virtual_tokens: int, positions: int | None) -
         needed = f"{length} and the {virtual_tokens} virtual tokens of the adapter are"
     fix = f"write at most {room}" if room > 0 else "write fewer `adapter.virtual_tokens`"
     return f"{needed} more than the model's {positions} positions; {fix}"
+
+
+def missing_scoring_positions(name: str, positions: int | None, length: int) -> str | None:
+    """Say that a model which scores what another one writes reads shorter texts; None if not, or that is not known.
+
+    Args:
+        name: Of the model that scores.
+        positions: That it has for a text.
+        length: Tokens of prompt and completion.
+    """
+    if positions is None or length <= positions:
+        return None
+    return (
+        f"`{name}` has {positions} positions, and `batch.sequence_length` lets prompts and completions have {length} "
+        "tokens; write a shorter one, or name a model that reads more"
+    )

@@ -4,6 +4,7 @@ Columns of items.parquet: `task`, `id`, `group`, `prompt_sha256`, `prediction`, 
 column for each metric, empty for items of tasks that lack it. Perplexities have `nll`, `tokens`, `words` and `bytes`.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def plus_minus(encoding: str | None) -> str:
 
 def find_scores(path: Path) -> Path | None:
     """Return the scores.json that a path leads to: itself, or in a run's `outputs`, or in a run directory."""
-    return next((one for one in (path, path / SCORES, path / "outputs" / SCORES) if one.is_file()), None)
+    return next((one for one in (path, path / SCORES, path / "outputs" / SCORES) if os.path.isfile(one)), None)
 
 
 def read_split_scores(path: Path) -> dict[str, dict[str, float | None]] | None:

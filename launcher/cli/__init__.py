@@ -35,13 +35,14 @@ from launcher.cli import (
 )
 from launcher.cli.verbosity import TalkingGroup
 from launcher.errors import LauncherError
+from launcher.run.home import NoHomeError
 from launcher.run.typed import DamagedFileError
 
 NO_BUGS = (
     *(errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EROFS, errno.ESTALE),
-    *(errno.EISDIR, errno.ENOTDIR, errno.ELOOP),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOENT, errno.ENAMETOOLONG),
 )
-"""Errors of a full or protected file system, or of a folder in the place of a file: a traceback explains nothing."""
+"""Errors of a full or protected file system, or of a path that leads to no file: a traceback explains nothing."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -110,9 +111,9 @@ def run() -> int:
         app()
     except SystemExit as leaving:
         return int(leaving.code or 0)
-    except LauncherError as error:
+    except (LauncherError, NoHomeError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - typer is over
-        return error.exit_code
+        return getattr(error, "exit_code", 2)
     except DamagedFileError as error:
         print(f"{error}; copy it again, or remove its folder if you no longer need it", file=sys.stderr)  # noqa: T201 - typer is over
         return 2

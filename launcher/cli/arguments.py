@@ -101,3 +101,15 @@ def refuse_where(conditions: list[str] | None) -> None:
 
     if conditions:
         raise RunError(f"--where {conditions[0]}: chooses points of a sweep; name one, or leave it out")
+
+
+def refuse_metric(metric: str | None) -> None:
+    """Refuse `--metric` for what is neither a sweep nor a search.
+
+    Raises:
+        RunError: There is one.
+    """
+    from launcher.errors import RunError
+
+    if metric is not None:
+        raise RunError(f"--metric {metric}: compares points of a sweep or of a search; name one, or leave it out")

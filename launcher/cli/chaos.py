@@ -31,7 +31,7 @@ def break_run(
 
     profile = load_cluster(str(cluster.profile))
     run = find_run(profile, name)
-    reference = find_run(profile, against) if against else None
+    reference = find_run(profile, against) if against is not None else None
 
     def resume_run() -> None:
         if held := find_held(run, profile):

@@ -136,8 +136,9 @@ def _compare_one(
 ) -> bool:
     """Show a pipeline or a sweep; False if the name is that of neither."""
     from launcher.artifacts.scores import find_scores
+    from launcher.run.home import expand_home
 
-    if "/" in name or find_scores(Path(name).expanduser().absolute()):
+    if "/" in name or not name.strip() or find_scores(expand_home(name).absolute()):
         return False
     from launcher.cli.compare_pipeline import compare_pipeline
 
@@ -173,12 +174,13 @@ def _compare_sweep(
 def _places(texts: list[str], cluster: str | None) -> list[tuple[str, Path]]:
     """Find the folders that a user names; all that cannot be found are reported at once."""
     from launcher.errors import LauncherError
+    from launcher.run.home import NoHomeError
 
     found, errors = [], []
     for text in texts:
         try:
             found.append((text, _place(text, cluster)))
-        except LauncherError as error:
+        except (LauncherError, NoHomeError) as error:
             errors.append(str(error))
     if errors:
         raise LauncherError("\n".join(dict.fromkeys(errors)))
@@ -188,11 +190,14 @@ def _places(texts: list[str], cluster: str | None) -> list[tuple[str, Path]]:
 def _place(text: str, cluster: str | None) -> Path:
     """Return the folder of a run's scores, or the path that the text is."""
     from launcher.artifacts.scores import find_scores
+    from launcher.errors import RunError
+    from launcher.run.home import expand_home
 
-    path = Path(text).expanduser().absolute()
+    if not text.strip():  # else it would be this folder
+        raise RunError(f"`{text}`: is empty; name a run of `kind: evaluate`; `launcher status` lists the runs")
+    path = expand_home(text).absolute()
     if "/" in text or find_scores(path):
         return path
-    from launcher.errors import RunError
     from launcher.load import load_cluster
     from launcher.monitor.find import find_run
     from launcher.run.record import RunRecord

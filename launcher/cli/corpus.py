@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -164,9 +163,13 @@ def diff(
 
 def _open(text: str, cluster: str | None) -> "PublishedCorpus":
     from launcher.corpora.find import find_corpus, is_path, open_published
+    from launcher.errors import LauncherError
+    from launcher.run.home import expand_home
 
+    if not text.strip():
+        raise LauncherError(f"`{text}`: is empty; write the name of a corpus, or a folder")
     if is_path(text):
-        return open_published(Path(text).expanduser().absolute())
+        return open_published(expand_home(text).absolute())
     from launcher.load import load_cluster
 
     return open_published(find_corpus(load_cluster(cluster), text))
@@ -175,12 +178,13 @@ def _open(text: str, cluster: str | None) -> "PublishedCorpus":
 def _open_all(texts: list[str], cluster: str | None) -> "list[PublishedCorpus]":
     """Open corpora before any is read; name all that cannot be opened."""
     from launcher.errors import LauncherError
+    from launcher.run.home import NoHomeError
 
     found, errors = [], []
     for text in texts:
         try:
             found.append(_open(text, cluster))
-        except LauncherError as error:
+        except (LauncherError, NoHomeError) as error:
             errors.append(str(error))
     if errors:
         raise LauncherError("\n".join(dict.fromkeys(errors)))

@@ -15,7 +15,8 @@ from typing import Annotated
 
 import typer
 
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, how_to_install
+from launcher.run.home import expand_home
 from launcher.run.ledger import read_json_lines
 
 SHIPPED = Path(__file__).parents[1]
@@ -32,7 +33,7 @@ def demo(
 ) -> None:
     """Show how a run is preempted, resumes and finishes: a few minutes on this machine, without a GPU."""
     refuse_missing_packages()
-    folder = folder.expanduser().absolute()
+    folder = expand_home(folder).absolute()
     profile, on_slurm = start_cluster(folder)
     os.environ |= {"LAUNCHER_CLUSTER": str(profile), "HF_HUB_OFFLINE": "1"}
 
@@ -72,7 +73,8 @@ def refuse_missing_packages() -> None:
     needed = ("torch", "transformers", "accelerate", "datatrove", "orjson", "wandb")
     if missing := [name for name in needed if find_spec(name) is None]:
         raise LauncherError(
-            f"the demo trains, and needs {', '.join(missing)}; install `launcher[data,train]` in this environment"
+            f"the demo trains, and needs {', '.join(missing)}; install them in this environment with "
+            f"{how_to_install('data', 'train')}"
         )
 
 
@@ -82,7 +84,7 @@ def start_cluster(folder: Path) -> tuple[Path, bool]:
 
     missing = missing_programs(accounting=False)
     if not missing:
-        if launcher("devcluster", "up", "--dir", str(folder / "cluster"), check=False).returncode:
+        if not succeeds("devcluster", "up", "--dir", str(folder / "cluster")):
             raise LauncherError("the dev cluster did not start; the reason is above")
         return folder / "cluster" / "cluster.yaml", True
     say(f"Slurm is not installed here ({', '.join(missing)} missing); the same story with ordinary processes.")
@@ -94,24 +96,50 @@ def start_cluster(folder: Path) -> tuple[Path, bool]:
 
 
 def submit(*arguments: str) -> Path:
-    """Submit one recipe, show the command, return the run directory."""
+    """Submit one recipe, show the command, return the run directory.
+
+    Raises:
+        LauncherError: It was not submitted, or with `--wait` did not finish.
+    """
     show("launcher", "submit", *arguments)
     done = subprocess.run(
         [sys.executable, "-m", "launcher", "submit", *arguments, "--yes", "--json", "--rerun"],
         cwd=SHIPPED,
         stdout=subprocess.PIPE,
         text=True,
-        check=True,
+        check=False,
     )
-    [run] = json.loads(done.stdout)["runs"]
+    run = submitted_run(done.stdout)
+    if done.returncode or run is None:
+        where = f"; its run directory is {run['folder']}" if run else ""
+        raise LauncherError(f"`launcher submit {' '.join(arguments)}` failed; the reason is above{where}")
     typer.echo(f"run {run['id']}, job {run['job']}, {run['folder']}")
     return Path(run["folder"])
 
 
-def launcher(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
-    """Show a command and run it."""
+def submitted_run(printed: str) -> dict[str, str] | None:
+    """Return the one run that `launcher submit --json` told of; None if it told of none."""
+    try:
+        [run] = json.loads(printed)["runs"]
+        return {key: str(run[key]) for key in ("id", "job", "folder")}
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def launcher(*arguments: str) -> None:
+    """Show a command and run it.
+
+    Raises:
+        LauncherError: It failed.
+    """
+    if not succeeds(*arguments):
+        raise LauncherError(f"`launcher {' '.join(arguments)}` failed; the reason is above")
+
+
+def succeeds(*arguments: str) -> bool:
+    """Show a command, run it, and tell whether it succeeded."""
     show("launcher", *arguments)
-    return subprocess.run([sys.executable, "-m", "launcher", *arguments], cwd=SHIPPED, check=check)
+    return subprocess.run([sys.executable, "-m", "launcher", *arguments], cwd=SHIPPED, check=False).returncode == 0
 
 
 def show(*words: str) -> None:
@@ -143,7 +171,7 @@ def wait_until(reached: Callable[[], bool], run: Path, seconds: float = 600) -> 
         while not reached():
             if "stop" in events(run, "action") and "stopped" not in events(run, "reason"):
                 line.stop()
-                launcher("logs", run.name)
+                succeeds("logs", run.name)
                 raise LauncherError(f"the run gave up; see {run}")
             if time.monotonic() > deadline:
                 raise LauncherError(f"gave up waiting after {seconds:.0f} s; see {run}")

@@ -75,8 +75,8 @@ def status(
 def preempt(
     job: Annotated[str | None, typer.Argument(help="The job to preempt; by default all running ones.")] = None,
     folder: Folder = DEFAULT_FOLDER,
-    nodes: Annotated[int | None, typer.Option(help="How many nodes to take; by default all they hold.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="How long to keep them; by default 3 seconds.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="How many nodes to take; by default all they hold.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="How long to keep them; by default 3 seconds.")] = None,
 ) -> None:
     """Take the nodes of running jobs for a moment, as a more important job would."""
     preemptor = _cluster(folder).preempt(job, nodes, seconds=3 if minutes is None else minutes * 60)

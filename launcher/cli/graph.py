@@ -48,6 +48,8 @@ def graph(
 
     if output is not None and output.suffix not in (".svg", ".html"):
         raise LauncherError(f"--output {output}: ends neither in .svg nor in .html")
+    if output is not None and not output.parent.is_dir():
+        raise LauncherError(f"--output {output}: there is no folder `{output.parent}`; make it, or write another path")
     if follow is not None and (output is None or output.suffix != ".html"):
         raise LauncherError("--follow: writes a page again and again; add `--output FILE.html`")
     nodes, is_over = _read(pipeline, cluster)

@@ -133,7 +133,10 @@ def _submit() -> Mapping[str, Fields]:
     known: Any = object_of("KnownRun", **where, reused=bool, resumed=bool)
     texts = dict.fromkeys(("stage", "id", "job", "folder"), str)
     stage: Any = object_of("QueuedStage", **texts, reused=bool, sweep=str | None, selects=bool)
+    planned: Any = object_of("PlannedJob", runs=list[str], folder=str, script=str, start=str | None)
+    to_be: Any = object_of("PlannedStageOfPipeline", stage=str, awaits=list[str], what=str | None)
     return {
+        "planned": {"submissions": list[planned], "stages": list[to_be]},
         "runs": {"runs": list[run | shared | known]},
         "search": {"search": str, "folder": str, "jobs": list[str], "elements": int, "left": int},
         "pipeline": {"pipeline": str, "stages": list[stage]},

@@ -2,11 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
 import typer
+
+from launcher.errors import Fault, FaultCode, LauncherError, RecipeError
+from launcher.run.home import NoHomeError
 
 SCHEMA_VERSION = 1
 """Raised when a key is removed, renamed or changes its meaning; new keys do not raise it."""
@@ -21,6 +25,29 @@ def print_json(found: Mapping[str, Any], form: str = "") -> None:
     """
     head = {"schema_version": SCHEMA_VERSION, **({"type": form} if form else {})}
     typer.echo(json.dumps(head | _plain(found), indent=2, allow_nan=False))
+
+
+@contextmanager
+def faults_as_json(
+    is_wanted: bool, answer: Mapping[str, Any], form: str, file: str, code: FaultCode = "invalid-value"
+) -> Iterator[None]:
+    """Print what is wrong with a recipe or a profile as an answer with `faults`, and exit with 2.
+
+    Args:
+        is_wanted: Whether to print JSON; else the error is left as it is.
+        answer: The other keys.
+        form: As for `print_json`.
+        file: What to name as the file of an error that is no list of faults.
+        code: What kind of mistake that error is.
+    """
+    try:
+        yield
+    except (LauncherError, NoHomeError) as error:
+        if not is_wanted or getattr(error, "exit_code", 2) != 2:
+            raise
+        faults = error.faults if isinstance(error, RecipeError) else (Fault(file, None, "", str(error), code),)
+        print_json({**answer, "faults": [vars(fault) for fault in faults]}, form)
+        raise typer.Exit(2) from None
 
 
 def _plain(value: Any) -> Any:

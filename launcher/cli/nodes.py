@@ -38,7 +38,16 @@ def list_suspects(cluster: ClusterOption = None, as_json: JsonOption = False) ->
 @app.command()
 def forgive(names: NodesArgument, cluster: ClusterOption = None) -> None:
     """Forget what was reported of nodes: after a repair, or when it was not their fault."""
-    _report(names, "forgiven", "", cluster)
+    from launcher.errors import RunError
+    from launcher.site.suspect_nodes import known_suspects
+
+    profile = _remembering(cluster, names)
+    reported = [one.node for one in known_suspects(profile)]
+    if unknown := [name for name in names if name not in reported]:
+        listed = f"; there are reports of {', '.join(f'`{name}`' for name in reported)}" if reported else ""
+        raise RunError(f"`{unknown[0]}`: nothing was reported of it lately{listed or ', nor of any other node'}")
+    _report(names, "forgiven", "", profile)
+    typer.echo(f"{', '.join(names)}: forgiven; new jobs may get {'it' if len(names) == 1 else 'them'} again")
 
 
 @app.command()
@@ -48,14 +57,24 @@ def add(
     cluster: ClusterOption = None,
 ) -> None:
     """Have new jobs avoid nodes, until the report expires or somebody forgives them."""
-    _report(names, "added by hand", reason, cluster)
+    from launcher.errors import RunError
+
+    profile = _remembering(cluster, names)
+    if not reason.strip():
+        raise RunError("--reason: is empty; say what is wrong, for those who wonder why their jobs do not get the node")
+    _report(names, "added by hand", reason, profile)
+    typer.echo(f"{', '.join(names)}: new jobs avoid {'it' if len(names) == 1 else 'them'} for {profile.slurm.remember}")
 
 
-def _report(names: list[str], trouble: "Trouble", note: str, cluster: str | None) -> None:
+def _remembering(cluster: str | None, names: list[str]) -> "Cluster":
+    """Load the profile of a site that remembers nodes.
+
+    Raises:
+        RunError: It remembers nothing, or what is named is no node.
+    """
     from launcher.errors import RunError
     from launcher.load import load_cluster
-    from launcher.run.paths import expand
-    from launcher.run.suspects import NodeReport, is_node_name, report_node
+    from launcher.run.suspects import is_node_name
 
     profile = load_cluster(cluster)
     if profile.slurm.remember is None:
@@ -63,6 +82,13 @@ def _report(names: list[str], trouble: "Trouble", note: str, cluster: str | None
     for name in names:
         if not is_node_name(name):
             raise RunError(f"`{name}` is not the name of one node; write each of them, such as `gpu03 gpu04`")
+    return profile
+
+
+def _report(names: list[str], trouble: "Trouble", note: str, profile: "Cluster") -> None:
+    from launcher.run.paths import expand
+    from launcher.run.suspects import NodeReport, report_node
+
     runs = expand(profile.roots.runs)
     runs.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -159,12 +159,11 @@ def save(
     ],
     cluster: ClusterOption = None,
 ) -> None:
-    """Ask running runs to save a checkpoint and continue."""
-    from launcher.operate.owners import naming_the_owner
+    """Ask running trainings to save a checkpoint and continue."""
+    from launcher.operate.save import ask_to_save
 
-    for run, _ in _each(runs, cluster):
-        with naming_the_owner(run):
-            run.save_request.touch()
+    for run, profile in _each(runs, cluster):
+        ask_to_save(run, profile)
         typer.echo(f"{run.root.name}: asked to save after the current step")
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.json_output import print_json
+from launcher.cli.json_output import faults_as_json, print_json
 from launcher.cli.large_submission import ask_if_large, runs_gpu_hours, search_gpu_hours
 from launcher.cli.search import stop_search
+from launcher.cli.submit_preview import print_pipeline
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = (0.5, 15)
 """Pause between two looks: short at first, then long, since each asks Slurm."""
+STALLED_SECONDS = 60
+"""A batch process that lives advances its pipeline within this time, unless Slurm is slow; then both may do it."""
 _REFUSED = {
     "--after": "stages of a pipeline wait for each other; wait for the run, then submit the pipeline",
     "--max-parallel": "limits the runs of one array; a pipeline has many",
@@ -77,7 +80,7 @@ def submit_file(
 
     plan = plan_pipeline(load_pipeline(path, overrides, rehearse), profile, rehearse, rerun)
     if dry_run:
-        _print_plan(plan)
+        print_pipeline(plan, as_json)
         return None
     if plan.to_do and not yes:
         ask_if_large(len(plan.to_do), _gpu_hours(plan), lambda: _describe(plan))
@@ -88,10 +91,11 @@ def submit_file(
 
 def all_finish(pipeline: "Pipeline", cluster: "Cluster") -> bool:
     """Wait until a pipeline is over, telling each change of a stage, and say whether all stages finished."""
-    from launcher.pipeline.states import is_over, read_stages
+    from launcher.pipeline.states import find_stalled, is_over, read_stages
 
     shown: dict[str, str] = {}
     (pause, longest), patience = POLL_SECONDS, 30.0
+    stalled, since = list[str](), 0.0
     while True:
         states, _ = read_stages(pipeline, cluster)
         for name, one in states.items():
@@ -103,10 +107,26 @@ def all_finish(pipeline: "Pipeline", cluster: "Cluster") -> bool:
         last = [run.attempts[-1] for one in states.values() for run in one.members if run.attempts]
         is_closed = all(attempt.ended is not None for attempt in last)
         patience -= pause if is_over(states) else 0
+        before, stalled = stalled, find_stalled(states)
+        since = since + pause if stalled and stalled == before else 0.0
+        if since - pause < STALLED_SECONDS <= since:
+            _go_on_instead(pipeline, cluster)
         if is_over(states) and (is_closed or patience < 0):
             return all(one.is_finished for one in states.values())
         time.sleep(pause)
         pause = min(1.5 * pause, longest)
+
+
+def _go_on_instead(pipeline: "Pipeline", cluster: "Cluster") -> None:
+    """Advance a pipeline in place of a batch process that was killed before it did."""
+    from launcher.errors import LauncherError
+    from launcher.pipeline.advance import advance as go_on
+
+    try:
+        for line in go_on(pipeline, cluster):
+            tell(line)
+    except LauncherError as error:
+        tell(str(error))
 
 
 def refuse_options(sweep: Sequence[str] | None, others: Mapping[str, object] | None = None) -> None:
@@ -133,19 +153,13 @@ def validate_file(
 ) -> None:
     """Check a pipeline, and say what submitting it would do."""
     from launcher.cli.views.pipeline_plan_view import describe_plan, list_stages
-    from launcher.errors import RecipeError
     from launcher.load.pipeline import load_pipeline
     from launcher.pipeline.plan import plan_pipeline
 
-    try:
+    with faults_as_json(as_json, {"file": str(path), "stages": []}, "pipeline", str(path)):
         loaded = load_pipeline(path, overrides, rehearse)
         plan = plan_pipeline(loaded, profile, rehearse) if profile else None
-    except RecipeError as error:
-        if not as_json:
-            raise
-        print_json({"file": str(path), "stages": [], "faults": [vars(one) for one in error.faults]}, "pipeline")
-        raise typer.Exit(2) from None
-    stages = [*(describe_plan(plan) if plan else list_stages(loaded))]
+        stages = [*(describe_plan(plan) if plan else list_stages(loaded))]
     if as_json:
         print_json({"file": str(path), "stages": [one._asdict() for one in stages], "faults": []}, "pipeline")
     elif plan is None:
@@ -153,17 +167,6 @@ def validate_file(
         tell("no cluster profile: only the recipes themselves were checked (`--cluster NAME`)")
     else:
         typer.echo("\n".join([f"{path}: ok: {loaded.recipe.name}", *(f"  {one}" for one in stages)]))
-
-
-def _print_plan(plan: "PipelinePlan") -> None:
-    from launcher.cli.views.pipeline_plan_view import describe_plan
-
-    for line in describe_plan(plan):
-        typer.echo(line)
-    for one in {id(stage.plan): stage.plan for stage in plan.to_do if stage.plan}.values():
-        for submission in one.submissions:
-            typer.echo(submission.script, nl=False)
-    tell("nothing was written or queued")
 
 
 def _describe(plan: "PipelinePlan") -> str:
@@ -201,9 +204,12 @@ def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool, everything: bo
     """Show how the stages are doing; with `everything`, each point of a sweep."""
     from launcher.cli.views.pipeline_view import stage_as_json, stages_table
     from launcher.cli.views.status_view import console
-    from launcher.pipeline.states import read_stages
+    from launcher.pipeline.states import find_stalled, read_stages
+    from launcher.pipeline.why import say_stalled
 
     states, notes = read_stages(pipeline, profile)
+    if (stalled := find_stalled(states)) and not pipeline.is_stopped:
+        notes = (*notes, say_stalled(stalled, str(pipeline.folder.root)))
     if as_json:
         stages = [stage_as_json(one) for one in states.values()]
         print_json({"pipeline": str(pipeline.folder.root), "stages": stages, "notes": notes}, "pipeline")
@@ -212,7 +218,7 @@ def show(pipeline: "Pipeline", profile: "Cluster", as_json: bool, everything: bo
     out.print(f"{pipeline.record.name}  {pipeline.folder.root}", markup=False, soft_wrap=True)
     out.print(stages_table(states, everything))
     for note in notes:
-        out.print(f"note: {note}", style="dim", markup=False)
+        out.print(f"note: {note}", style="dim", markup=False, soft_wrap=True)
 
 
 def stop(pipeline: "Pipeline", profile: "Cluster", at_once: bool) -> None:

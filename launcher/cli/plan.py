@@ -187,9 +187,10 @@ def _draw(
 
 
 def _why_nothing(item: "LoadedRecipe", profile: "Cluster") -> str:
+    from launcher.plan.recipe_at_site import at_site
+    from launcher.plan.trace import refusal
+    from launcher.plan.unknown_sizes import why_not_planned
+
     if not item.recipe.trains:
         return f"`kind: {item.recipe.kind}` trains nothing; `launcher validate` says what it asks for"
-    return (
-        f"the sizes of `{item.recipe.model.path}` are not known: put a LLaMA-like model with its config.json below "
-        f"{profile.roots.models}"
-    )
+    return why_not_planned(item.recipe.model.path, at_site(item, profile), refusal(item.recipe) is None)

@@ -17,7 +17,7 @@ from launcher.cli.arguments import (
     RehearseOption,
     SweepOption,
 )
-from launcher.cli.json_output import print_json
+from launcher.cli.json_output import faults_as_json, print_json
 from launcher.cli.pipeline import refuse_options, validate_file
 from launcher.cli.verbosity import tell
 
@@ -45,9 +45,15 @@ def validate(
     from launcher.load.pipeline import is_pipeline
     from launcher.submit.planned_recipe import estimate_recipes
 
-    profile = _profile(cluster)
-    if len(files) == 1 and is_pipeline(Path(files[0])):
-        refuse_options(sweep)
+    of_pipeline = len(files) == 1 and is_pipeline(Path(files[0]))
+    form = "pipeline" if of_pipeline else "recipes"
+    nothing: dict[str, Any] = {"file": files[0], "stages": []} if of_pipeline else {"recipes": []}
+    named = "cluster profile" if cluster is None else f"--cluster {cluster}"
+    with faults_as_json(as_json, nothing, form, named, "not-found"):
+        profile = _profile(cluster)
+    if of_pipeline:
+        with faults_as_json(as_json, nothing, form, files[0]):
+            refuse_options(sweep)
         validate_file(Path(files[0]), overrides or (), profile, rehearse, as_json)
         return
     loaded, faults = load_all([Path(file) for file in files], overrides or (), rehearse, sweep or ())
@@ -94,10 +100,10 @@ def _check(loaded: "list[LoadedRecipe]", profile: "Cluster") -> "tuple[list[Faul
     """Find the faults of recipes at a site, and say of each recipe whether it has none."""
     from launcher.load.recipes import name_points_and_recipes
     from launcher.plan import check_each
-    from launcher.plan.conflicts import find_conflicts
+    from launcher.plan.conflicts import find_conflicts, find_copies
 
-    alone = check_each(loaded, profile)
-    together = [*dict.fromkeys(find_conflicts(loaded))]
+    alone, copies = check_each(loaded, profile), find_copies(loaded)
+    together = [*dict.fromkeys(find_conflicts([item for place, item in enumerate(loaded) if place not in copies]))]
     in_conflict = {fault.file for fault in together}
     sound = [not its and str(item.path) not in in_conflict for item, its in alone]
     return [*name_points_and_recipes(alone), *together], sound
@@ -206,7 +212,8 @@ def _describe(item: "LoadedRecipe", expected: "Forecast | None") -> list[str]:
     if expected and expected.run:
         lines.append(
             f"  whole run: {expected.run.steps:,} steps, {quantity(expected.run.tokens)} tokens, "
-            f"about {quantity(expected.run.gpu_hours)} GPU-hours if {expected.run.mfu:.0%} of the peak is reached"
+            f"{'at least' if expected.run.is_least else 'about'} {quantity(expected.run.gpu_hours)} GPU-hours if "
+            f"{expected.run.mfu:.0%} of the peak is reached"
         )
     hours = expected.attempt_gpu_hours if expected else attempt_gpu_hours(recipe)
     together = " together" if in_tasks else ""

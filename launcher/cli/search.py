@@ -9,6 +9,7 @@ import typer
 
 from launcher.cli.json_output import print_json
 from launcher.cli.large_submission import ask_if_large, search_gpu_hours
+from launcher.cli.submit_preview import print_search
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
@@ -85,14 +86,13 @@ def submit_search_file(
         return False
     from launcher.cli.submit_report import warn
     from launcher.errors import LauncherError
-    from launcher.submit.searches import script_of, submit_search
+    from launcher.submit.searches import submit_search
 
     if given := [name for name, value in others.items() if value]:
         raise LauncherError(f"{given[0]}: {_REFUSED[given[0]]}")
     warn(plan.corners.recipes)
     if dry_run:
-        typer.echo(script_of(plan), nl=False)
-        tell(f"{plan.record.name}: {_budget(plan)}\nnothing was written or queued")
+        print_search(plan, _budget(plan), as_json)
         return True
     if not yes:
         ask_if_large(plan.left, search_gpu_hours(plan), lambda: _describe(plan))
@@ -114,10 +114,11 @@ def _all_end(folder: "SearchDir", profile: "Cluster") -> bool:
     from launcher.submit.search_record import SearchRecord
     from launcher.submit.searches import alive_elements
 
-    record, shown, (pause, longest) = SearchRecord.read(folder.record), -1, POLL_SECONDS
-    search = record.search
+    shown, (pause, longest) = -1, POLL_SECONDS
     while True:
         alive = alive_elements(folder, profile)
+        record = SearchRecord.read(folder.record)  # a sweep of W&B may have ended before its time
+        search = record.search
         past = read_past(folder, search.metric)
         over = sum(one.state != "open" for one in past)
         if over != shown:

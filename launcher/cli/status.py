@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.arguments import ClusterOption, JsonOption, MetricOption, WhereOption, refuse_where
+from launcher.cli.arguments import ClusterOption, JsonOption, MetricOption, WhereOption, refuse_metric, refuse_where
 from launcher.cli.completion import complete_runs
 from launcher.cli.json_output import print_json
 from launcher.cli.pipeline import show
@@ -66,6 +66,7 @@ def status(
         _show_sweep(read_sweep(profile, run, select(points, where or ()), metric), as_json, everything)
         return
     refuse_where(where)
+    refuse_metric(metric)
     if run is not None and (pipeline := find_pipeline(profile, run)):
         show(pipeline, profile, as_json, everything)
         return

@@ -23,14 +23,16 @@ from launcher.cli.large_submission import ask_if_large, runs_gpu_hours
 from launcher.cli.logs import follow_run
 from launcher.cli.pipeline import all_finish, refuse_options, submit_file
 from launcher.cli.search import render_search, submit_search_file
-from launcher.cli.submit_report import report_all, tell_known, tell_turn, tell_waiting, warn
+from launcher.cli.submit_preview import print_scripts, print_starts, summary
+from launcher.cli.submit_report import report_all, tell_known, tell_turn, tell_waiting, warn, without_copies
+from launcher.cli.sweep import queue_waiting
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
     from launcher.cluster import Cluster
     from launcher.load import LoadedRecipe
     from launcher.run.paths import RunDir
-    from launcher.submit.plan_submission import PlannedSubmission, SubmissionPlan, SubmitOptions
+    from launcher.submit.plan_submission import SubmissionPlan, SubmitOptions
 
 MaxParallel = Annotated[
     int | None,
@@ -119,7 +121,7 @@ def submit(
     refused = {"--test-only": test_only, "--rerun": rerun, "--follow": follow}
     if submit_search_file(wanted, profile, options, refused, dry_run=dry_run, yes=yes, as_json=as_json, wait=wait):
         return
-    shows = _print_scripts if dry_run else _print_starts if test_only else None
+    shows = print_scripts if dry_run else print_starts if test_only else None
     runs = _submit_recipes(wanted, profile, options, rerun, shows=shows, yes=yes, as_json=as_json)
     if follow and runs:
         follow_run(profile, runs[0])
@@ -129,19 +131,19 @@ def submit(
 
 def _submit_recipes(
     wanted: "Sequence[LoadedRecipe]", profile: "Cluster", options: "SubmitOptions", rerun: bool,
-    *, shows: "Callable[[SubmissionPlan], None] | None", yes: bool, as_json: bool,
+    *, shows: "Callable[[SubmissionPlan | None, bool], None] | None", yes: bool, as_json: bool,
 ) -> "list[RunDir]":  # fmt: skip
     """Queue recipes that have no run yet, or only show what would be queued; return the runs that are not over."""
     from launcher.submit.missing import find_missing, submit_missing
 
+    wanted = wanted if rerun else without_copies(wanted)
     missing = find_missing(wanted, profile, options, rerun)
     tell_known(missing.points)
     plan = missing.plan
     if plan:
         warn(plan.recipes)
     if shows:
-        if plan:
-            shows(plan)
+        shows(plan, as_json)
         return []
     if plan and not yes:
         _ask_if_public(plan)
@@ -158,7 +160,7 @@ def _is_pipeline(files: Sequence[str]) -> bool:
     Raises:
         LauncherError: It is not the only file.
     """
-    may_be = [file for file in files if os.path.isfile(file) and b"pipeline" in Path(file).read_bytes()]
+    may_be = [file for file in files if os.path.isfile(file) and b"pipeline" in _beginning(file)]
     if not may_be:
         return False
     from launcher.errors import LauncherError
@@ -168,6 +170,14 @@ def _is_pipeline(files: Sequence[str]) -> bool:
     if found and len(files) > 1:
         raise LauncherError(f"{found[0]}: is a pipeline; submit it by itself")
     return bool(found)
+
+
+def _beginning(file: str) -> bytes:
+    """Read as much of a file as a recipe can have: `launcher.load.read` refuses longer ones."""
+    from launcher.load.read import MAX_BYTES
+
+    with Path(file).open("rb") as opened:
+        return opened.read(MAX_BYTES)
 
 
 def _deepspeed(item: "LoadedRecipe", cluster: "Cluster") -> dict[str, Any]:
@@ -205,47 +215,11 @@ def _load(
     return loaded
 
 
-def _print_scripts(plan: "SubmissionPlan") -> None:
-    for one in plan.submissions:
-        typer.echo(one.script, nl=False)
-        typer.echo(f"# ^ {one.folder.script}: {_contents(plan, one)}\n")
-    tell(_summary(plan))
-    tell("nothing was written or queued")
-
-
-def _print_starts(plan: "SubmissionPlan") -> None:
-    from launcher.slurm.queue import queue_of
-
-    queue = queue_of(plan.cluster)
-    for one in plan.submissions:
-        when = "starts when its tasks are over" if one.call.waits else queue.estimate_start(one.script)
-        typer.echo(f"{_contents(plan, one)}: {when}")
-
-
-def _contents(plan: "SubmissionPlan", one: "PlannedSubmission") -> str:
-    """Say which runs an sbatch call is for: `first, second`, or `corpus, tasks 0 to 15`."""
-    names = [*dict.fromkeys(plan.recipes[run.position].recipe.name for run in one.call.runs)]
-    shares = [run.share.index for run in one.call.runs if run.share]
-    tasks = f", tasks {shares[0]} to {shares[-1]}" if shares else ""
-    last = ", finalise" if any(run.in_group and run.share is None for run in one.call.runs) else ""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") + tasks + last
-
-
-def _summary(plan: "SubmissionPlan") -> str:
-    """Say what a submission asks for: `2 runs in 1 job (8 nodes x 4 GPUs, 24h): at most 1536 GPU-hours an attempt`."""
-    from launcher.cli.views.wording import machine
-
-    runs, jobs, hours = len(plan.recipes), len(plan.submissions), runs_gpu_hours(plan)
-    sizes = {f"{machine(item.recipe)}, {item.recipe.resources.time}" for item in plan.recipes}
-    counts = f"{runs} run{'s' * (runs > 1)} in {jobs} job{'s' * (jobs > 1)}"
-    return f"{counts} ({'; '.join(sorted(sizes))})" + (f": at most {hours:.0f} GPU-hours an attempt" if hours else "")
-
-
 def _describe(plan: "SubmissionPlan") -> str:
     """Say what a submission asks for, and when its first job would start."""
     from launcher.slurm.queue import queue_of
 
-    return f"{_summary(plan)}\n{queue_of(plan.cluster).estimate_start(plan.submissions[0].script)}"
+    return f"{summary(plan)}\n{queue_of(plan.cluster).estimate_start(plan.submissions[0].script)}"
 
 
 def _ask_if_public(plan: "SubmissionPlan") -> None:
@@ -281,8 +255,12 @@ def _all_finish(cluster: "Cluster", runs: "Sequence[RunDir]") -> bool:
             shown[status.id] = words
         # The batch process closes an attempt just after its ranks finished, and lets the run be found by its identity.
         closed = all(not one.attempts or one.attempts[-1].ended is not None for one in statuses)
-        patience -= pause if all(status.is_over for status in statuses) else 0
-        if all(status.is_over for status in statuses) and (closed or patience < 0):
+        over = all(status.is_over for status in statuses)
+        patience = patience - pause if over else 30.0
+        waiting = [one for one in statuses if one.state == "not submitted" and not one.stop_requested]
+        if over and waiting and patience < 0 and queue_waiting(waiting[0].folder):
+            patience = 30.0
+        elif over and ((closed and not waiting) or patience < 0):
             return len(statuses) == len(runs) and all(status.state == "finished" for status in statuses)
         time.sleep(pause)
         pause = min(1.5 * pause, longest)

@@ -10,6 +10,7 @@ from launcher.cli.json_output import print_json
 from launcher.cli.verbosity import tell
 
 if TYPE_CHECKING:
+    from launcher.load import LoadedRecipe
     from launcher.run.paths import RunDir
     from launcher.run.record import RunRecord
     from launcher.submit.freeze import FrozenRun
@@ -45,6 +46,16 @@ def _memory_warnings(planned: "PlannedRecipe") -> Iterator[str]:
         yield f"{name} asks for no RAM, and loading takes about {needs:.0f} GB a node; write `resources.memory`"
     if expected.offloaded and expected.may_not_offload:
         yield f"{name} may not train: about {expected.offloaded / 1e9:.0f} GB of RAM for what is offloaded, {asked}"
+
+
+def without_copies(wanted: "Sequence[LoadedRecipe]") -> "list[LoadedRecipe]":
+    """Leave out the recipes that are there twice, to the letter, and say so."""
+    from launcher.plan.conflicts import find_copies
+
+    copies = find_copies(wanted)
+    for name in dict.fromkeys(wanted[place].recipe.name for place in copies):
+        typer.echo(f"{name}: is there more than once; it is queued once (--rerun queues each)", err=True)
+    return [item for place, item in enumerate(wanted) if place not in copies]
 
 
 def tell_known(points: "SortedPoints") -> None:

@@ -52,9 +52,12 @@ def watch(
 
     Slurm is asked once for all of them each time. A run that is stopped saves a checkpoint first.
     """
+    from launcher.errors import LauncherError
     from launcher.load import load_cluster
     from launcher.monitor.watch import RunWatch
 
+    if svg is not None and not svg.parent.is_dir():
+        raise LauncherError(f"--svg {svg}: there is no folder `{svg.parent}`; make it, or write another path")
     profile = load_cluster(cluster)
     watched = RunWatch(profile, _chooser(profile, runs or [], where), _LOG_LINES)
     if as_json:

@@ -70,7 +70,8 @@ def _explain_pipeline(profile: "Cluster", name: str, stage: str | None) -> list[
     if pipeline is None:
         return []
     if stage is None:
-        return [*explain_stages(read_stages(pipeline, profile)[0], pipeline.record.id)]
+        folder = "" if pipeline.is_stopped else str(pipeline.folder.root)
+        return [*explain_stages(read_stages(pipeline, profile)[0], pipeline.record.id, folder)]
     if not any(one.sweep == stage for one in pipeline.record.stages):
         return []
     return [*explain_sweep(stage, read_stages(pipeline, profile)[0], pipeline.record.id)]

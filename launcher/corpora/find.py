@@ -25,7 +25,7 @@ class PublishedCorpus:
 
 def is_path(text: str) -> bool:
     """Tell whether a text is a folder rather than a name below the profile's `roots.corpora`."""
-    return "/" in text or (Path(text) / MANIFEST).is_file()
+    return "/" in text or os.path.isfile(Path(text) / MANIFEST)
 
 
 def find_corpus(cluster: Cluster, name: str) -> Path:

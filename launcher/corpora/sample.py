@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from launcher.artifacts.corpus_manifest import TOKENIZER, Shard, Split, file_sha256
 from launcher.corpora.find import ID_CODES, PublishedCorpus
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, how_to_install
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -66,7 +66,7 @@ def _load_tokenizer(corpus: PublishedCorpus) -> "Tokenizer":
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise LauncherError("`tokenizers` is missing; install the extra: `pip install 'launcher[data]'`") from None
+        raise LauncherError(f"`tokenizers` is missing; install it with {how_to_install('data')}") from None
     path = corpus.folder / TOKENIZER
     if not path.is_file():
         raise LauncherError(f"{path}: is missing; copy the corpus again, or remove the folder and prepare it again")

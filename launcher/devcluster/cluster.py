@@ -20,6 +20,7 @@ from launcher.devcluster.layout import Layout
 from launcher.devcluster.nodes import cut_power
 from launcher.devcluster.processes import stop, wait_until
 from launcher.errors import LauncherError, SlurmError
+from launcher.run.home import expand_home
 
 # What `sinfo` says of a node that works; `*` after a state means that the node does not answer.
 READY_STATES = frozenset({"idle", "mixed", "allocated", "completing"})
@@ -53,7 +54,7 @@ class DevCluster:
     """
 
     def __init__(self, folder: Path, on_progress: Callable[[str], None] = lambda _: None) -> None:
-        self.layout = Layout(folder.expanduser().absolute())
+        self.layout = Layout(expand_home(folder).absolute())
         self._on_progress = on_progress
         self._daemons = Daemons(self.layout)
 

@@ -11,19 +11,31 @@ from pathlib import Path
 
 from launcher.devcluster import config
 from launcher.devcluster.config import Settings
-from launcher.devcluster.layout import Layout
+from launcher.devcluster.layout import SHORT_FOLDER, Layout
 from launcher.errors import LauncherError
 
 _UNREADABLE_IN_SLURM_CONF = re.compile(r"""[\s#"'%\x00-\x1f]""")
 """slurm.conf ends values at spaces, starts comments at `#`, and replaces `%n` and the like in paths."""
+_ANOTHER_FOLDER = f"give another --dir, such as {SHORT_FOLDER}"
 
 
 def read_settings(layout: Layout) -> Settings | None:
-    """Return the settings of the cluster in this folder, or None when there is none."""
+    """Return the settings of the cluster in this folder, or None when there is none.
+
+    Raises:
+        LauncherError: The folder cannot be entered, or its settings.json is not one that this version wrote.
+    """
     try:
-        return Settings.from_dict(json.loads(layout.settings.read_text(encoding="utf-8")))
+        return Settings.from_dict(json.loads(layout.settings.read_bytes()))
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise LauncherError(f"--dir: `{layout.folder}` is another user's; {_ANOTHER_FOLDER}") from None
+    except (ValueError, KeyError, TypeError, IsADirectoryError):
+        raise LauncherError(
+            f"--dir: `{layout.settings}` is not from this version of `launcher devcluster`; {_ANOTHER_FOLDER}, or use "
+            "the version that made it"
+        ) from None
 
 
 def write_files(settings: Settings, layout: Layout) -> None:
@@ -49,18 +61,20 @@ def write_files(settings: Settings, layout: Layout) -> None:
 
 
 def check_folder(layout: Layout) -> None:
-    """Refuse a folder that holds something else than a dev cluster, or whose path Slurm cannot read.
+    """Refuse a folder that holds something else than a dev cluster of this user, or whose path Slurm cannot read.
 
     Raises:
-        LauncherError: There are other files, or the path holds a space, `#`, `"`, `%` or a control character.
+        LauncherError: There are other files, or another user's, or the path holds a space, `#`, `"`, `%` or a control
+            character.
     """
     unreadable = sorted(set(_UNREADABLE_IN_SLURM_CONF.findall(str(layout.folder))))
     if unreadable:
         raise LauncherError(
             f"--dir: `{layout.folder}` holds {', '.join(map(repr, unreadable))}, which paths in slurm.conf cannot hold;"
-            " give a folder without them, such as --dir /tmp/devcluster"
+            f" give a folder without them, such as --dir {SHORT_FOLDER}"
         )
-    if layout.settings.exists() or not layout.folder.exists():
+    _refuse_foreign(layout)
+    if read_settings(layout) is not None or not layout.folder.exists():
         return
     if any(path.name != layout.lock.name for path in layout.folder.iterdir()):
         raise LauncherError(
@@ -70,11 +84,36 @@ def check_folder(layout: Layout) -> None:
 
 @contextlib.contextmanager
 def locked(layout: Layout) -> Iterator[None]:
-    """Keep two commands from starting or ending the same cluster at once."""
-    layout.folder.mkdir(parents=True, exist_ok=True)
+    """Keep two commands from starting or ending the same cluster at once.
+
+    Raises:
+        LauncherError: The folder is another user's.
+    """
+    _make_folder(layout)
     with open(layout.lock, "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _make_folder(layout: Layout) -> None:
+    """Make the folder; an ordinary user's is closed to others, whose jobs would run as that user.
+
+    Only a slurmd of root starts jobs as those who submitted them. Root's folder stays open for that.
+    """
+    if not os.geteuid():
+        layout.folder.mkdir(parents=True, exist_ok=True)
+        return
+    layout.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _refuse_foreign(layout)  # somebody may have been quicker
+    layout.folder.chmod(0o700)
+
+
+def _refuse_foreign(layout: Layout) -> None:
+    """Refuse what another user has put there: whoever knows the munge key can be anybody in the cluster."""
+    for path in (layout.folder, layout.settings, layout.munge_key.parent, layout.munge_key):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_uid != os.geteuid():
+                raise LauncherError(f"--dir: `{path}` is another user's; {_ANOTHER_FOLDER}")
 
 
 def _make_folders(settings: Settings, layout: Layout) -> None:

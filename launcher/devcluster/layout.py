@@ -7,6 +7,7 @@ from launcher.errors import LauncherError
 
 # The longest socket path that Linux takes: sizeof(sockaddr_un.sun_path) less the final NUL (man 7 unix).
 SOCKET_PATH_BYTES = 107
+SHORT_FOLDER = "/tmp/$USER-devcluster"  # noqa: S108 - what messages propose; only its user can enter it
 
 
 @dataclass(frozen=True)
@@ -109,5 +110,5 @@ class Layout:
         if surplus > 0:
             raise LauncherError(
                 f"--dir: `{self.folder}` is {surplus} bytes too long: the socket `{longest}` would exceed the"
-                f" {SOCKET_PATH_BYTES} bytes that Linux allows; give a shorter --dir, such as `/tmp/devcluster`"
+                f" {SOCKET_PATH_BYTES} bytes that Linux allows; give a shorter --dir, such as {SHORT_FOLDER}"
             )

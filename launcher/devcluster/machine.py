@@ -58,10 +58,11 @@ def check_programs(accounting: bool) -> None:
 def slurm_version() -> tuple[int, int]:
     """Return the release of the installed Slurm, such as (22, 5)."""
     argv = [program("slurmctld") or "slurmctld", "-V"]
-    printed = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    match = re.search(r"(\d+)\.(\d+)", printed)
-    if match is None:
-        raise LauncherError(f"devcluster: `slurmctld -V` printed no version: `{printed.strip()}`")
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    match = re.search(r"(\d+)\.(\d+)", done.stdout)
+    if done.returncode or match is None:
+        printed = f"{done.stdout}{done.stderr}".strip()
+        raise LauncherError(f"devcluster: `slurmctld -V` printed no version: `{printed}`")
     return int(match[1]), int(match[2])
 
 
@@ -73,7 +74,7 @@ def new_settings(shape: Shape) -> Settings:
     return Settings(
         shape=shape,
         version=slurm_version(),
-        user=pwd.getpwuid(os.geteuid()).pw_name,
+        user=_user_name(),
         hostname=hostname,
         address=address,
         binds_to_address=is_own,
@@ -81,6 +82,13 @@ def new_settings(shape: Shape) -> Settings:
         database_port=ports[1],
         node_ports=tuple(ports[2:]),
     )
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise LauncherError(f"devcluster: user {os.geteuid()} has no name here, which Slurm needs; add one") from None
 
 
 def _loopback_address(hostname: str) -> tuple[str, bool]:

@@ -1,17 +1,17 @@
 """What the nodes will find besides Slurm: folders, Python, W&B, and what travels in the shell's environment."""
 
 import json
-import netrc
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from launcher.cluster import Cluster
 from launcher.doctor.finding import Finding, note, ok, problem
+from launcher.errors import how_to_install
+from launcher.plan.wandb_login import netrc_with, wandb_host
 from launcher.run.paths import expand
 from launcher.slurm.command import find_overrides
 
@@ -139,7 +139,7 @@ def python_finding(python: str, version: tuple[int, int], missing: list[str], cl
     if missing and cluster.modules:
         return note("python", f"{what} lacks {', '.join(missing)}", "fine if the profile's `modules` provide them")
     if missing:
-        fix = "install the extra there: `pip install 'launcher[train]'`, or write another `python` in the profile"
+        fix = f"install them there with {how_to_install('train')}; or write another `python` in the profile"
         return problem("python", f"{what} lacks {', '.join(missing)}", fix)
     return ok("python", what)
 
@@ -164,14 +164,12 @@ def _some(names: list[str], most: int = 8) -> str:
 
 def wandb_findings(cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Say where W&B's key is found; never what it is."""
-    named = {**environ, **cluster.environment}.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    server = cluster.wandb_base_url or named
-    host = urlsplit(server).hostname or server
+    host = wandb_host(cluster, environ)
     if environ.get("WANDB_API_KEY"):
         yield ok("W&B", f"WANDB_API_KEY is in this environment ({host})")
     elif cluster.secrets_file and "WANDB_API_KEY" in _names_in(expand(cluster.secrets_file)):
         yield ok("W&B", f"WANDB_API_KEY is in `{cluster.secrets_file}`; recipes list it under `secrets` ({host})")
-    elif (path := _netrc_with(host, environ)) is not None:
+    elif (path := netrc_with(host, environ)) is not None:
         yield ok("W&B", f"`{path}` knows {host}")
     else:
         yield note(
@@ -184,11 +182,3 @@ def wandb_findings(cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Fin
 def _names_in(path: Path) -> set[str]:
     lines = path.read_text(encoding="utf-8").split("\n")
     return {line.partition("=")[0].strip().removeprefix("export ").strip() for line in lines if "=" in line}
-
-
-def _netrc_with(host: str, environ: Mapping[str, str]) -> Path | None:
-    path = Path(environ.get("NETRC") or Path.home() / ".netrc")
-    try:
-        return path if host in netrc.netrc(str(path)).hosts else None
-    except (OSError, netrc.NetrcParseError):
-        return None

@@ -112,6 +112,10 @@ class Composer:
     def set_all(self, root: YamlNode, overrides: Sequence["Override"]) -> YamlNode:
         """Lay the values of `--set` over a document."""
         for override in overrides:
+            if override.keys[0] == "base":
+                message = f"only a file has a base; write `base: {override.value.text}` into one"
+                self.refuse(override.value.origin, "structure", message)
+                continue
             try:
                 root = _put(root, override.keys, override.value)
             except _MisplacedError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from launcher.errors import Fault, RecipeError
 from launcher.load.compose import Composer, Override, relocate
 from launcher.load.recipes import load_document, name_recipes
+from launcher.load.stage_faults import StageFault, mark_section, name_stages
 from launcher.load.stage_points import LoadedChoice, LoadedStage, find_select_faults, read_points
 from launcher.load.translate import fault_at, validate
 from launcher.load.yaml_tree import Document, YamlNode
@@ -58,12 +59,12 @@ def load_pipeline(path: Path, overrides: Sequence[str] = (), rehearse: bool = Fa
     if len(documents) > 1:
         composer.refuse(documents[1].root.origin, "structure", "a file holds one pipeline; write a file for each")
     pipeline = _read(composer, documents[0], path, rehearse) if documents else None
-    found = [(path, fault) for fault in composer.all_faults(path)]
+    faults = name_recipes((path, fault) for fault in composer.all_faults(path))
     if pipeline is not None:
-        pipeline, faults = _load_stages(pipeline, parsed, rehearse)
-        found += faults
-    if found or pipeline is None:
-        raise RecipeError(name_recipes(found))
+        pipeline, of_stages = _load_stages(pipeline, parsed, rehearse)
+        faults += of_stages
+    if faults or pipeline is None:
+        raise RecipeError(faults)
     return pipeline
 
 
@@ -97,54 +98,57 @@ def _with_whole_stages(root: YamlNode) -> YamlNode:
 
 def _load_stages(
     pipeline: LoadedPipeline, overrides: Sequence[Override], rehearse: bool
-) -> tuple[LoadedPipeline, list[tuple[Path, Fault]]]:
+) -> tuple[LoadedPipeline, list[Fault]]:
     stages: list[LoadedStage] = []
     choices: list[LoadedChoice] = []
-    faults: list[tuple[Path, Fault]] = []
-    common = [*_settings(pipeline.root), *overrides]
+    found: list[StageFault] = []
+    written = _settings(pipeline.root)
+    common = [*written, *overrides]
     used: set[tuple[str, ...]] = set()
     for name, stage in pipeline.recipe.stages.items():
         composer = Composer()
         own = _entries(_entries(pipeline.root)["stages"])[name]
-        document, path = _document(composer, pipeline, own)
+        document, path = _document(composer, pipeline, own, name)
         kind = _kind_of(composer, document, path) if document else ""
         known = KINDS[kind].model_fields if kind in KINDS else {}
         fitting = [one for one in common if one.keys[0] in known]
         used |= {one.keys for one in fitting}
         folder = os.path.relpath(pipeline.path.parent, path.parent)
-        settings = [
-            Override(one.keys, relocate(one.value, folder)) for one in (*fitting, *_settings(own), *_points(own))
-        ]
+        its = _settings(own, f"stages.{name}.")
+        written += its
+        settings = [Override(one.keys, relocate(one.value, folder)) for one in (*fitting, *its, *_points(own))]
         loaded = load_document(composer, document, path, settings, rehearse) if document else []
         if loaded and loaded[0].recipe.search is None:
             loaded = loaded[: pipeline.recipe.max_points]
         elif loaded and (made := loaded[0].recipe.makes) and made.type not in ("model", "adapter"):
             message = f"a search selects models, and this recipe makes a {made.type}; write a `sweep` in its place"
             composer.refuse(own.origin, "structure", message, f"stages.{name}")
-        faults += [(path, fault) for fault in composer.all_faults(path)]
+        found += [StageFault(name, path, fault) for fault in composer.all_faults(path)]
         if loaded:
             for key, message in find_select_faults(stage, loaded):
                 keys = filter(None, ("stages", name, "select", key))
-                faults.append((pipeline.path, fault_at(pipeline.root, tuple(keys), message, "conflict")))
+                fault = fault_at(pipeline.root, tuple(keys), message, "conflict")
+                found.append(StageFault(name, pipeline.path, fault))
             points, choice = read_points(pipeline.recipe.name, name, stage, loaded)
             stages += points
             choices += [choice] if choice else []
+    faults = name_stages(found, pipeline.path, written)
     for one in common:
-        if one.keys not in used and not faults:
+        if one.keys not in used and not found:
             where = Fault(one.value.origin.file, one.value.origin.line, f"set.{'.'.join(one.keys)}", "", "unknown-key")
-            faults.append((pipeline.path, replace(where, message="no stage has such a key; correct or remove it")))
+            faults.append(replace(where, message="no stage has such a key; correct or remove it"))
     return replace(pipeline, stages=tuple(stages), choices=tuple(choices)), faults
 
 
-def _document(composer: Composer, pipeline: LoadedPipeline, own: YamlNode) -> tuple[Document | None, Path]:
+def _document(composer: Composer, pipeline: LoadedPipeline, own: YamlNode, name: str) -> tuple[Document | None, Path]:
     """Find the document of a stage's recipe, and the file that it stands in."""
     recipe = _entries(own)["recipe"]
     if isinstance(recipe.value, dict):
-        return Document(pipeline.text, recipe), pipeline.path
+        return Document(pipeline.text, mark_section(recipe, f"stages.{name}.recipe.")), pipeline.path
     path = pipeline.path.parent / str(recipe.value)
-    if not path.is_file():
+    if not os.path.isfile(path):
         message = f"there is no file `{path}`; the path is relative to this file"
-        composer.refuse(recipe.origin, "not-found", message, "recipe")
+        composer.refuse(recipe.origin, "not-found", message, f"stages.{name}.recipe")
         return None, pipeline.path
     documents = composer.read(path)
     if len(documents) > 1:
@@ -160,10 +164,10 @@ def _kind_of(composer: Composer, document: Document, path: Path) -> str:
     return kind.text if kind else ""
 
 
-def _settings(section: YamlNode) -> list[Override]:
-    """Read the `set` of a pipeline or of a stage."""
-    entries = _entries(section)
-    return [Override(tuple(key.split(".")), node) for key, node in _entries(entries.get("set")).items()]
+def _settings(section: YamlNode, place: str = "") -> list[Override]:
+    """Read the `set` of a pipeline or of a stage, whose place in the pipeline is `stages.NAME.`."""
+    written = _entries(_entries(section).get("set"))
+    return [Override(tuple(key.split(".")), mark_section(node, f"{place}set.")) for key, node in written.items()]
 
 
 def _points(section: YamlNode) -> list[Override]:

@@ -1,5 +1,6 @@
 """Finding and reading the cluster profile."""
 
+import contextlib
 import logging
 import os
 import re
@@ -13,6 +14,7 @@ from launcher.load.compose import Composer
 from launcher.load.recipes import name_recipes
 from launcher.load.translate import fault_at, validate
 from launcher.load.yaml_tree import Origin, YamlNode
+from launcher.run.home import NoHomeError, expand_home
 from launcher.run.paths import expand
 
 _LOG = logging.getLogger(__name__)
@@ -29,9 +31,10 @@ def load_cluster(name: str | None) -> Cluster:
 
     Raises:
         LauncherError: There is no such profile.
+        NoHomeError: The file is below a home folder that there is not.
         RecipeError: The profile breaks the schema.
     """
-    path = find_profile(name or os.environ.get("LAUNCHER_CLUSTER") or None)
+    path = find_profile(os.environ.get("LAUNCHER_CLUSTER") or None if name is None else name)
     composer = Composer()
     documents = composer.read(path)
     if len(documents) > 1:
@@ -50,25 +53,33 @@ def find_profile(name: str | None) -> Path:
     Raises:
         LauncherError: There is none; the message names the places searched.
     """
+    if name is not None and not name.strip():
+        raise LauncherError("--cluster: is empty; write the name or the file of a profile, or leave it out")
     if name is None:
-        places = [Path("cluster.yaml"), CONFIG.expanduser() / "cluster.yaml"]
+        places = [Path("cluster.yaml"), *(folder / "cluster.yaml" for folder in _own_folder())]
         wanted = "no cluster profile"
     elif "/" in name or name.endswith((".yaml", ".yml")):
-        places, wanted = [Path(name).expanduser()], f"no cluster profile `{name}`"
+        places, wanted = [expand_home(name)], f"no cluster profile `{name}`"
     else:
         places = [folder / f"{name}.yaml" for folder in profile_folders()]
         wanted = f"no cluster profile `{name}`"
     for place in places:
-        if place.is_file():
+        if os.path.isfile(place):  # pathlib raises an error for a name that is too long
             _LOG.info("cluster profile: %s", place)
             return place
     raise LauncherError(f"{wanted}: looked for {', '.join(map(str, places))}; {_HINT}, and name it with `--cluster`")
 
 
-def profile_folders() -> tuple[Path, Path, Path]:
+def profile_folders() -> list[Path]:
     """The folders with profiles that have a name: of a checkout, of the user, and those that are shipped."""
     shipped = Path(launcher.__file__).parent / "recipes" / "clusters"  # a link in a checkout
-    return Path("recipes/clusters"), CONFIG.expanduser() / "clusters", shipped
+    return [Path("recipes/clusters"), *(folder / "clusters" for folder in _own_folder()), shipped]
+
+
+def _own_folder() -> Iterator[Path]:
+    """Give the user's own folder of profiles, if the user has a home."""
+    with contextlib.suppress(NoHomeError):
+        yield expand_home(CONFIG)
 
 
 def _check(composer: Composer, root: YamlNode, path: Path) -> Cluster | None:
@@ -80,8 +91,8 @@ def _check(composer: Composer, root: YamlNode, path: Path) -> Cluster | None:
     if isinstance(result, list):
         composer.faults += result
         return None
-    if unset := [*_unset_variables(result, root)]:
-        composer.faults += unset
+    if faults := [*_find_unexpandable(result, root)]:
+        composer.faults += faults
         return None
     cluster = _with_absolute_paths(result, path.parent.absolute())
     if cluster.secrets_file and (wrong := _check_secrets(cluster.secrets_file)):
@@ -89,15 +100,23 @@ def _check(composer: Composer, root: YamlNode, path: Path) -> Cluster | None:
     return cluster
 
 
-def _unset_variables(cluster: Cluster, root: YamlNode) -> Iterator[Fault]:
-    """Name the variables in folders that this shell does not set: such a folder would be taken for a relative one."""
-    folders: list[tuple[tuple[str, ...], str]] = [(("roots", name), folder) for name, folder in cluster.roots]
-    folders += [(("slurm", "conf"), cluster.slurm.conf or ""), (("secrets_file",), cluster.secrets_file or "")]
-    for key, folder in folders:
-        for name in re.findall(r"\$\{?(\w+)", folder):
+def _find_unexpandable(cluster: Cluster, root: YamlNode) -> Iterator[Fault]:
+    """Name the homes in paths that there are not, and the variables that this shell does not set.
+
+    Such a path would be taken for a relative one.
+    """
+    paths: list[tuple[tuple[str, ...], str | None]] = [(("roots", name), folder) for name, folder in cluster.roots]
+    paths += [(("slurm", "conf"), cluster.slurm.conf), (("secrets_file",), cluster.secrets_file)]
+    paths += [(("python",), cluster.python), *((("engines", name), its) for name, its in cluster.engines.items())]
+    for key, path in paths:
+        for name in re.findall(r"\$\{?(\w+)", path or ""):
             if name not in os.environ:
                 message = f"${name} is not set in this shell; export it where you log in, or write the folder itself"
                 yield fault_at(root, key, message, "not-found")
+        try:
+            expand(path or "")
+        except NoHomeError as error:
+            yield fault_at(root, key, str(error), "not-found")
 
 
 def _check_secrets(file: str) -> tuple[str, FaultCode] | None:
@@ -118,4 +137,7 @@ def _with_absolute_paths(cluster: Cluster, folder: Path) -> Cluster:
 
     roots = cluster.roots.model_copy(update={name: absolute(value) for name, value in cluster.roots})
     slurm = cluster.slurm.model_copy(update={"conf": absolute(cluster.slurm.conf)})
-    return cluster.model_copy(update={"roots": roots, "slurm": slurm, "secrets_file": absolute(cluster.secrets_file)})
+    # A script quotes its words, so no shell expands them. A word such as `python3` is looked for on the nodes' PATH.
+    python = str(expand(cluster.python)) if cluster.python and cluster.python[0] in "~$" else cluster.python
+    changes = {"roots": roots, "slurm": slurm, "secrets_file": absolute(cluster.secrets_file), "python": python}
+    return cluster.model_copy(update=changes)

@@ -8,11 +8,19 @@ from launcher.errors import Fault
 from launcher.load.secret_scan import find_leaks, mask
 from launcher.load.yaml_tree import Parsed, parse_yaml
 
+MAX_BYTES = 5_000_000
+"""Of a file. The longest recipe has a few thousand."""
+
 
 def read_documents(path: Path) -> Parsed:
     """Read a YAML file: its documents, and every fault of its text."""
     try:
-        return _parse(str(path), path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            message = f"is larger than {MAX_BYTES // 10**6} MB, so it is no recipe; check the path"
+            return Parsed(faults=[Fault(str(path), None, "", message, "structure")])
+        return _parse(str(path), content)
     except IsADirectoryError:
         return Parsed(faults=[Fault(str(path), None, "", "is a folder; name a file in it", "not-found")])
     except OSError as error:

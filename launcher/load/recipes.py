@@ -13,7 +13,7 @@ from launcher.load.compose import Composer, Override, Shared
 from launcher.load.searches import corners
 from launcher.load.sweep_points import Point
 from launcher.load.sweeps import expand, lay_options, name_points
-from launcher.load.translate import fault_at, validate
+from launcher.load.translate import fault_at, shown, validate
 from launcher.load.yaml_tree import Document, YamlNode
 from launcher.recipe import KINDS, Recipe
 from launcher.run.record import fingerprint
@@ -292,5 +292,5 @@ def _check(root: YamlNode) -> Recipe | list[Fault]:
     if node.text not in KINDS:
         nearest = difflib.get_close_matches(node.text, KINDS, n=1)
         fix = f"did you mean `{nearest[0]}`?" if nearest else f"write one of {kinds}"
-        return [fault_at(root, ("kind",), f"`{node.text}` is not a kind of recipe; {fix}", "unknown-name")]
+        return [fault_at(root, ("kind",), f"{shown(node)} is not a kind of recipe; {fix}", "unknown-name")]
     return validate(KINDS[node.text], root)

@@ -18,6 +18,11 @@ _FIXED: Mapping[str, str] = {
 """Keys that cannot be searched, and why."""
 
 
+def why_fixed(key: str) -> str | None:
+    """Say why a key cannot be searched; None if it can."""
+    return _FIXED.get(key.partition(".")[0])
+
+
 def corners(composer: Composer, root: YamlNode) -> list[tuple[YamlNode, Point | None]]:
     """Give recipes with the first value of each key, and with each other choice or end of a range in turn.
 
@@ -42,6 +47,9 @@ def corners(composer: Composer, root: YamlNode) -> list[tuple[YamlNode, Point | 
 
 def _points(search: Search, written: YamlNode) -> Iterator[Assignment]:
     assert isinstance(written.value, dict)
+    if search.sweep is not None:  # W&B has the space
+        yield {}
+        return
     space = written.value["space"].value
     assert isinstance(space, dict)
     ends = {key: _ends(space[key]) for key in search.space}
@@ -72,9 +80,8 @@ def _find_faults(root: YamlNode, search: Search) -> Iterator[Fault]:
     if sweep is not None and sweep.value is not None:
         yield fault_at(root, ("sweep",), "does not go with a `search`; remove one of them", "conflict")
     for key in search.space:
-        first = key.partition(".")[0]
-        if first in _FIXED:
-            message = f"`{key}` {_FIXED[first]}; search another key"
+        if why := why_fixed(key):
+            message = f"`{key}` {why}; search another key"
             yield fault_at(root, ("search", "space", key), message, "invalid-value")
         elif not all(key.split(".")):
             message = f"`{key}` is no key; write the sections before it, too, such as `optim.lr`"

@@ -18,7 +18,8 @@ ADVICE = (
 # https://docs.npmjs.com/about-access-tokens, https://pypi.org/help/#apitoken, https://cloud.google.com/docs/authentication,
 # https://www.rfc-editor.org/rfc/rfc7519 (tokens of three parts that begin with `{"` in base64),
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html; who knows the address of a webhook can
-# write into its channel: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
+# write into its channel: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks,
+# https://developers.mattermost.com/integrate/webhooks/incoming, https://docs.rocket.chat/docs/integrations
 _TOKEN = re.compile(
     r"(?<![A-Za-z0-9])(?:"
     r"hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|local-[A-Za-z0-9]{40}|wandb_v\d_[A-Za-z0-9_]{20,}"
@@ -29,15 +30,29 @@ _TOKEN = re.compile(
     r"|hooks\.slack\.com/services/[A-Za-z0-9/]+|discord(?:app)?\.com/api/webhooks/[A-Za-z0-9/_-]+"
     r"|[a-z0-9.-]+\.webhook\.office\.com/[A-Za-z0-9/@_-]+|api\.telegram\.org/bot\d+:[A-Za-z0-9_-]+"
     r")|(?<=://)[^\s/:@]+:[^\s/@]+(?=@)"
+    r"|(?<=/hooks/)(?:[a-z0-9]{26}|[A-Za-z0-9]{17,24}/[A-Za-z0-9]{40,})(?![A-Za-z0-9])"
 )
 _KEYISH = r"(?:\b|_|-)key|token(?!i[sz])|secret|passw|credential"
-# W&B's older keys are 40 hexadecimal digits, AWS's secret keys 40 characters of base64.
-_OPAQUE = (
-    r"(?:[0-9a-f]{32,}|(?=[A-Za-z0-9/+]*[A-Z])(?=[A-Za-z0-9/+]*[0-9])[A-Za-z0-9+][A-Za-z0-9/+]{39})(?![A-Za-z0-9/+])"
-)
+# W&B's older keys are 40 hexadecimal digits, Azure's 32, AWS's secret keys 40 characters of base64.
+_DIGITS = r"[0-9a-f]{32,}|[0-9A-F]{32,}"
+_END = r"(?![A-Za-z0-9/+])"
+_OPAQUE = rf"(?:{_DIGITS}|(?=[A-Za-z0-9/+]*[A-Z])(?=[A-Za-z0-9/+]*[0-9])[A-Za-z0-9+][A-Za-z0-9/+]{{39}}){_END}"
 _KEYISH_NAME = re.compile(_KEYISH, re.IGNORECASE)
 _OPAQUE_VALUE = re.compile(_OPAQUE)
 _KEYISH_LINE = re.compile(rf"(?i:{_KEYISH})\w*[\"']?\s*[:=]\s*[\"']?({_OPAQUE})")
+# With some words between, as in "my key for wandb is ...", unless they say that it identifies something.
+_KEYISH_WORDS = re.compile(
+    r"(?i:\b(?:api[_-]?)?(?:keys?|token|secret|password|credentials?)\b)"
+    r"(?:(?!(?i:commit|revision|checksum|sha|md5|hash|digest|fingerprint))[^\n]){1,40}?"
+    rf"(?<![A-Za-z0-9/+])((?:{_DIGITS}){_END})"
+)
+# People choose passwords, and choose short ones: under such a name any word is one, in a comment if it has a digit.
+_PASSED = r"passw(?:or)?d?|passphrase"
+_PASSED_NAME = re.compile(rf"(?:{_PASSED})$", re.IGNORECASE)
+_PASSED_VALUE = re.compile(r"(?!(?i:null|none|true|false)$)[^\s$<{]\S{3,}")
+_PASSED_LINE = re.compile(
+    rf"(?i:{_PASSED})[\"']?\s*[:=]\s*[\"']?((?=[^\s\"']*\d)[^\s\"'$<{{][^\s\"']{{3,}})[\"']?\s*$", re.MULTILINE
+)
 
 
 def find_leaks(text: str, roots: Sequence[YamlNode], file: str) -> tuple[list[Fault], frozenset[str]]:
@@ -99,11 +114,14 @@ def _secret_in(path: Path, text: str) -> str | None:
     if token := _TOKEN.search(text):
         return token[0]
     name = next((key for key in reversed(path) if isinstance(key, str)), "")
-    return text if _OPAQUE_VALUE.fullmatch(text) and _KEYISH_NAME.search(name) else None
+    is_key = _OPAQUE_VALUE.fullmatch(text) and _KEYISH_NAME.search(name)
+    is_password = _PASSED_VALUE.fullmatch(text) and _PASSED_NAME.search(name)
+    return text if is_key or is_password else None
 
 
 def _secrets_in_text(text: str) -> Iterator[tuple[str, int]]:
     for match in _TOKEN.finditer(text):
         yield match[0], match.start()
-    for match in _KEYISH_LINE.finditer(text):
-        yield match[1], match.start(1)
+    for pattern in (_KEYISH_LINE, _KEYISH_WORDS, _PASSED_LINE):
+        for match in pattern.finditer(text):
+            yield match[1], match.start(1)

@@ -120,7 +120,7 @@ def name_points(found: Iterable[tuple[Point | None, Fault]], total: int) -> list
     """
     labels: dict[Fault, list[str]] = {}
     for point, fault in found:
-        labels.setdefault(fault, []).extend([point.label] if point else [])
+        labels.setdefault(fault, []).extend([point.label] if point and point.label else [])
     return [_name(fault, [*dict.fromkeys(its)], total) for fault, its in labels.items()]
 
 

@@ -10,12 +10,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from launcher.errors import Fault, FaultCode
+from launcher.load.yaml_scalars import MAX_DIGITS
 from launcher.load.yaml_tree import Path, YamlNode, join_path
 from launcher.recipe.base import ConflictError, keys_of
 from launcher.recipe.field_docs import field_texts
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_FEW = 4
+"""Choices that can be listed."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EXPECTED = {
     "int_type": "a whole number",
@@ -88,7 +91,7 @@ def _translate(errors: Sequence[ErrorDetails], model: type[BaseModel], root: Yam
 
 def _is_filled(node: YamlNode, error: ErrorDetails) -> bool:
     # pydantic does not count items that have faults.
-    return error["type"] == "too_short" and isinstance(node.value, list) and bool(node.value)
+    return error["type"] == "too_short" and isinstance(node.value, dict | list) and bool(node.value)
 
 
 def _explain(path: Path, errors: Sequence[ErrorDetails], model: type[BaseModel], root: YamlNode) -> list[Fault]:
@@ -135,7 +138,7 @@ def _walk(root: YamlNode, path: Iterable[str | int]) -> tuple[Path, YamlNode]:
 
 def _unexpected(node: YamlNode, errors: Sequence[ErrorDetails]) -> str:
     expected = " or ".join(dict.fromkeys(_expectation(error) for error in errors))
-    shown, kind = _shown(node), errors[0]["type"]
+    told, kind = shown(node), errors[0]["type"]
     if kind == "string_type" and node.text:
         return f'`{node.text}` is not text; write `"{node.text}"`'
     if kind == "bool_type" and node.text in _SPELLED_BOOLEANS:
@@ -144,13 +147,14 @@ def _unexpected(node: YamlNode, errors: Sequence[ErrorDetails]) -> str:
         return _unknown_choice(node, [choice for error in errors for choice in _choices(error)], expected)
     if kind.startswith("int") and (digits := re.sub(r"(?<=\d)[_,](?=\d{3})", "", node.text)).isdecimal():
         expected = f"`{digits}` without quotes" if digits == node.text else f"`{digits}`"
+        expected = f"a whole number of at most {MAX_DIGITS} digits" if len(digits) > MAX_DIGITS else expected
     if kind.startswith("float") and (percent := re.fullmatch(r"(\d+(?:\.\d+)?) ?%", node.text)):
         expected = f"`{float(percent[1]) / 100:.12g}`"
     if kind in ("model_type", "dict_type") and node.text == "true":
         expected += ", or `{}` for the defaults"
     if kind == "tuple_type" and node.text:
         expected = f"a list: `[{node.text}]`"
-    return f"{shown} is not valid here; write {expected}"
+    return f"{told} is not valid here; write {expected}"
 
 
 def _unknown_format(error: ErrorDetails, node: YamlNode, formats: Sequence[str]) -> str:
@@ -160,9 +164,10 @@ def _unknown_format(error: ErrorDetails, node: YamlNode, formats: Sequence[str])
 
 
 def _unknown_choice(node: YamlNode, choices: Sequence[str], expected: str) -> str:
-    nearest = difflib.get_close_matches(node.text, choices, n=1)
+    # Of few choices all are written, unless one is very much like it: `gpu` is more like `cpu` than like `cuda`.
+    nearest = difflib.get_close_matches(node.text, choices, n=1, cutoff=0.6 if len(choices) > _FEW else 0.8)
     fix = f"did you mean `{nearest[0]}`?" if nearest else f"write {expected}"
-    return f"`{node.text}` is not known; {fix}"
+    return f"{shown(node)} is not known; {fix}"
 
 
 def _either(choices: Iterable[str]) -> str:
@@ -170,10 +175,11 @@ def _either(choices: Iterable[str]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def _shown(node: YamlNode) -> str:
+def shown(node: YamlNode) -> str:
+    """Say what a value is; a single one is quoted as it was written."""
     match node.value:
         case dict():
-            return "a section"
+            return "a section" if node.value else "an empty section"
         case list():
             return "a list" if node.value else "an empty list"
         case None:
@@ -186,6 +192,8 @@ def _shown(node: YamlNode) -> str:
 def _expectation(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
         return _either(_choices(error))
+    if error["type"] == "too_short" and error["ctx"]["field_type"] == "Dictionary":
+        return f"at least {error['ctx']['min_length']} line of `key: value`"
     template = _EXPECTED.get(error["type"])
     return template.format(**error.get("ctx", {})) if template else error["msg"].lower()
 
@@ -198,7 +206,7 @@ def _missing(path: Path, model: type[BaseModel], root: YamlNode) -> str:
     section, name = section_at(model, path[:-1], root), path[-1]
     if isinstance(name, int) or section is None:
         return "an item is missing; write one more"
-    description = field_texts(section).get(name, "").split("\n")[0].rstrip(".")
+    description = re.split(r"(?<!e\.g)\.(?: |$)", field_texts(section).get(name, "").split("\n")[0])[0]
     return f"required, but missing ({description[:1].lower()}{description[1:]}); write `{name}: ...`"
 
 
@@ -215,12 +223,15 @@ def _known_keys(path: Path, model: type[BaseModel], root: YamlNode) -> str:
 
 def section_at(model: type[BaseModel], path: Path, root: YamlNode) -> type[BaseModel] | None:
     """Find the model of a section by its path; in a union of formats, the one that the tree names."""
-    choices = [model]
+    choices, is_named = [model], False
     for place, key in enumerate(path):
-        if isinstance(key, str):
+        if is_named:  # a section of a name that the recipe chooses: a stage of a pipeline
+            is_named = False
+        elif isinstance(key, str):
             section = _chosen(choices, _walk(root, path[:place])[1])
             known = section.model_fields if section else {}
             choices = sections_in(known[key].annotation) if key in known else []
+            is_named = key in known and get_origin(known[key].annotation) is dict
     return _chosen(choices, _walk(root, path)[1])
 
 

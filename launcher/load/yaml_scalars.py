@@ -8,6 +8,8 @@ and what 1.1 and 1.2 read as different numbers has to be written differently.
 import re
 from typing import TypeAlias
 
+from launcher.recipe.quantities import duration_of_clock
+
 Scalar: TypeAlias = str | int | float | bool | None
 
 MAX_DIGITS = 18
@@ -43,7 +45,10 @@ def resolve(text: str) -> tuple[Scalar, str | None]:
         return text, None
     if _WHOLE.fullmatch(text):
         if len(text.lstrip("+-")) > MAX_DIGITS:
-            return text, f"a whole number of more than {MAX_DIGITS} digits; write it in quotes if it is text"
+            return (
+                text,
+                f"a whole number of more than {MAX_DIGITS} digits; write fewer, or quotes if it is text",
+            )
         return int(text), None
     if complaint := _ambiguity(text):
         return text, complaint
@@ -60,7 +65,7 @@ def _ambiguity(text: str) -> str | None:
         decimal = str(int(text.replace("_", ""), 0))
         return f'`{text}` is not a decimal number; write `{decimal}`, or `"{text}"` for text'
     if _BASE_60.fullmatch(text):
-        return (
-            f'`{text}` is a number of base 60 in YAML 1.1; write a duration such as `12h30min`, or `"{text}"` for text'
-        )
+        found = duration_of_clock(text)
+        fix = f"`{found}` for a duration" if found else "a duration such as `12h30min`"
+        return f'`{text}` is a number of base 60 in YAML 1.1; write {fix}, or `"{text}"` for text'
     return None

@@ -70,11 +70,12 @@ def sight(run: RunDir, attempt: int | None, host: str, claim: Path | None = None
     """
     if host in ("", os.uname().nodename):
         return None
-    seconds = seen_lately(run, attempt, _hang_seconds(read_resolved(run.recipe)), claim)
+    seconds = seen_lately(run, attempt, hang_seconds_of(read_resolved(run.recipe)), claim)
     return None if seconds is None else Sighting(host, seconds)
 
 
-def _hang_seconds(recipe: Mapping[str, Any]) -> float | None:
+def hang_seconds_of(recipe: Mapping[str, Any]) -> float | None:
+    """Seconds after which an attempt without a heartbeat is ended, as a recipe says; None if nobody watches."""
     limits = recipe.get("limits")
     hang = limits.get("hang") if isinstance(limits, dict) else None
     return float(Duration(hang).seconds) if isinstance(hang, str) else None

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from launcher.cluster import Cluster
 from launcher.errors import RunError
+from launcher.run.home import expand_home
 from launcher.run.paths import RunDir, expand
 from launcher.run.record import RunRecord
 
 FOLDER = re.compile(r"^(?P<slug>.+)-(?P<created>\d{8}-\d{6})-(?P<id>[0-9a-f]{6,})$")
 """`<slug of the recipe's name>-<time>-<id>`, as `launcher submit` names run directories."""
+SHORTEST = 3
+"""Characters of an id or a folder that are enough to name it, if no other one begins like that."""
 
 
 def list_runs(cluster: Cluster) -> list[RunDir]:
@@ -31,19 +34,23 @@ def find_run(cluster: Cluster, text: str) -> RunDir:
 
     Args:
         cluster: Where to look.
-        text: A path, a run directory's name or the start of it, a run id or the start of it, or a
-            recipe's name, which means the newest run of that recipe. `abc123_4` is task 4 of run abc123.
+        text: A path, a run directory's name or the start of it, a run id or the start of it (at least 3 characters),
+            or a recipe's name, which means the newest run of that recipe. `abc123_4` is task 4 of run abc123.
 
     Raises:
         RunError: Nothing fits, or several runs do.
     """
+    if not text.strip():  # every run begins like that
+        raise RunError(f"`{text}`: is empty; write the id or the name of a run; `launcher status` lists the runs")
     if "/" in text or os.path.isfile(Path(text) / "run.json"):
-        return _run_at(Path(text).expanduser().absolute())
+        return _run_at(expand_home(text).absolute())
     runs = list_runs(cluster)
     if newest := _newest_named(runs, text):
         return newest
     matches = [run for run in runs if run_id(run).startswith(text)]
     matches = matches or [run for run in runs if run.root.name.startswith(text)]
+    if len(matches) == 1 and len(text) < SHORTEST:
+        raise RunError(f"`{text}`: is too short to name a run; write at least {SHORTEST} characters of its id")
     if len(matches) == 1:
         return matches[0]
     if not matches and (share := _share_named(runs, text)):
@@ -82,7 +89,7 @@ def _newest_named(runs: Sequence[RunDir], text: str) -> RunDir | None:
 
 
 def _share_named(runs: Sequence[RunDir], text: str) -> RunDir | None:
-    match = re.fullmatch(r"(?P<id>[0-9a-f]+)_(?P<index>\d+)", text)
+    match = re.fullmatch(r"(?P<id>[0-9a-f]{3,})_(?P<index>\d+)", text)
     shares = [run.share(int(match["index"])) for run in runs if run_id(run).startswith(match["id"])] if match else []
     found = [share for share in shares if share.record.is_file()]
     return found[0] if len(found) == 1 else None

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from launcher.cluster import Cluster
+from launcher.monitor.ends import with_ends
 from launcher.monitor.observed_state import State, decide_state
 from launcher.monitor.run_state import RunState, ask_about, read_state, read_states
 from launcher.monitor.summaries import Summaries
 from launcher.recipe.quantities import Duration
 from launcher.run.ledger import Attempt
 from launcher.run.paths import RunDir, list_shares
-from launcher.run.signs_of_life import last_sign_of_life
 from launcher.slurm.parse import Job
 from launcher.slurm.query import QueryResult
 
@@ -263,13 +263,7 @@ def _nodes(run: RunState, job: Job | None) -> tuple[str, ...]:
 
 
 def attempts_with_ends(status: RunStatus) -> tuple[Attempt, ...]:
-    """Give the attempts of a run, each with its end, except one that runs now.
-
-    A batch process that was killed notes no end; the next start does, which may be days later. Until then an attempt
-    counts as ended when the run last wrote something.
-    """
+    """Give the attempts of a run, each with its end, except one that runs now."""
     last = status.attempts[-1] if status.attempts else None
-    if last is None or last.ended is not None or (status.state == "running" and last.job_id == status.job_id):
-        return status.attempts
-    ended = max(last.started, last_sign_of_life(RunDir(Path(status.folder))))
-    return (*status.attempts[:-1], replace(last, ended=ended))
+    is_running = last is not None and status.state == "running" and last.job_id == status.job_id
+    return with_ends(RunDir(Path(status.folder)), status.attempts, is_running)

@@ -2,8 +2,9 @@
 
 import json
 import math
+import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,7 +17,7 @@ from launcher.load.yaml_scalars import resolve
 from launcher.monitor.status import RunStatus, read_statuses
 from launcher.run.metrics import read_newest_rows
 from launcher.run.paths import RunDir, expand
-from launcher.run.sweep_points import SweptRun, read_points
+from launcher.run.sweep_points import SweptRun, read_points, sweep_dir
 from launcher.run.trials import SearchDir, find_search, swept_runs
 from launcher.run.typed import read_object
 
@@ -155,7 +156,21 @@ def read_sweep(cluster: Cluster, name: str, points: Sequence[SweptRun], metric: 
         listed = ", ".join(f"`{one}`" for one in known) or "none yet"
         raise RunError(f"--metric {metric}: no point has it; there are {listed}")
     chosen = metric or (headlines.most_common(1)[0][0] if headlines else None)
-    return SweepStatus(name, tuple(found), chosen, chosen in lower, notes)
+    stalled = _say_stalled(cluster, name, statuses)
+    return SweepStatus(name, tuple(found), chosen, chosen in lower, (*notes, *stalled))
+
+
+def _say_stalled(cluster: Cluster, name: str, statuses: Sequence[RunStatus]) -> Iterator[str]:
+    """Say what to type if points wait for room in the queue, and no run is left whose end would queue them."""
+    waiting = [one for one in statuses if one.state == "not submitted" and not one.stop_requested]
+    root = expand(cluster.roots.runs)
+    if not waiting or not all(one.is_over for one in statuses) or not sweep_dir(root, name).waiting.exists():
+        return
+    if len(statuses) == len(read_points(root, name)):  # else only some of the points were asked for
+        yield (
+            f"{len(waiting)} points wait for room in the queue, and no run is left whose end would queue them. If that "
+            f"lasts longer than a minute, `launcher sweep advance {shlex.quote(waiting[0].folder)}` does it"
+        )
 
 
 @dataclass(frozen=True)

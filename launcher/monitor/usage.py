@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 from launcher.cluster import Cluster
 from launcher.monitor.consumption import gpus_of, nodes_of
+from launcher.monitor.elsewhere import hang_seconds_of
+from launcher.monitor.ends import with_ends
 from launcher.monitor.find import list_runs
 from launcher.monitor.observed_state import BLAMELESS
 from launcher.monitor.summaries import Summaries
@@ -17,13 +19,13 @@ from launcher.run.ledger import Attempt, has_finished, read_attempts
 from launcher.run.paths import RunDir, expand, list_shares
 from launcher.run.pauses import read_pauses
 from launcher.run.record import RunRecord
-from launcher.run.signs_of_life import last_sign_of_life
+from launcher.run.signs_of_life import last_sign_of_life, seen_lately
 from launcher.run.typed import read_resolved
 
 UsageState: TypeAlias = Literal["not started", "going on", "stopped", "pruned", "failed", "finished"]
 """As run directories say it, without asking Slurm; `going on`: queued, running, or lost."""
 
-_FORMAT = 3
+_FORMAT = 4
 """Of the summaries; another one makes all of them anew."""
 
 
@@ -201,8 +203,11 @@ def summarise(run: RunDir) -> RunUsage:
     recipe = read_resolved(run.recipe)
     traces = read_traces(run.metrics, kept_limits(attempts))
     is_open = bool(attempts) and attempts[-1].ended is None
-    until = last_sign_of_life(run) if is_open else 0.0
-    account = account_for(record, attempts, traces, read_pauses(run.pauses), until, is_over=True)
+    hang = hang_seconds_of(recipe)
+    is_running = is_open and seen_lately(run, attempts[-1].number, hang) is not None
+    until = last_sign_of_life(run) if is_running else 0.0
+    ended = with_ends(run, attempts, is_running)
+    account = account_for(record, ended, traces, read_pauses(run.pauses), until, is_over=True)
     return RunUsage(
         recipe=record.name,
         state=_state(record, attempts),

@@ -21,6 +21,7 @@ from launcher.recipe.sections.chat_sources import Template
 from launcher.recipe.sections.common import Resources
 from launcher.recipe.sections.evaluated_model import EvaluatedModel
 from launcher.recipe.sections.generation import Decoding
+from launcher.run.home import expand_home
 from launcher.run.paths import RunDir, expand, locate
 from launcher.run.record import RunRecord
 
@@ -75,7 +76,7 @@ def find_subject(target: str, cluster: Cluster, options: SubjectOptions) -> Foun
     run = _run_of(folder) if folder else None
     if folder is None and not _HUB.fullmatch(target):
         run = _named_run(target, cluster)
-    if folder is None and run is None and (Path(target) / "run.json").is_file():
+    if folder is None and run is None and os.path.isfile(Path(target) / "run.json"):
         run = RunDir(Path(target).absolute())
     try:
         found = _of_run(run, cluster) if run else _of_model(target, folder, cluster, options)
@@ -96,7 +97,7 @@ def _model_folder(target: str, cluster: Cluster) -> Path | None:
     """Return the folder of a model or an adapter that a name or path leads to."""
     places = [expand(cluster.roots.models) / target]
     if "/" in target:
-        places.append(Path(target).expanduser().absolute())
+        places.append(expand_home(target).absolute())
     return next((place for place in places if _is_model(place)), None)
 
 

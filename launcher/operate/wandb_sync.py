@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from launcher.cluster import Cluster, is_public_wandb
-from launcher.errors import LauncherError, RunError
+from launcher.errors import LauncherError, RunError, how_to_install
 from launcher.monitor.status import read_statuses
 from launcher.run.ledger import read_attempts
 from launcher.run.paths import RunDir
@@ -61,7 +61,7 @@ def send(run: RunDir, cluster: Cluster, segments: list[Path]) -> None:
     _check_allowed(run, environ.get("WANDB_BASE_URL", _PUBLIC))
     program = Path(sys.executable).with_name("wandb")
     if not program.exists():
-        raise LauncherError(f"`{program}` is missing; install the extra: `pip install 'launcher[train]'`")
+        raise LauncherError(f"`{program}` is missing; install it with {how_to_install('train')}")
     argv = [str(program), "sync", "--yes", *map(str, segments)]
     # W&B leaves logs of its own in `./wandb`.
     done = subprocess.run(argv, env=environ, cwd=run.root, capture_output=True, text=True, check=False)

@@ -21,7 +21,7 @@ from launcher.pipeline.record import Pipeline, StageRecord, replace_link
 from launcher.pipeline.renew_search import adopt_search
 from launcher.pipeline.search_stage import SearchState
 from launcher.pipeline.selection import recall
-from launcher.pipeline.states import NEVER_SATISFIED, StageState, jobs_waiting, read_stages
+from launcher.pipeline.states import StageState, jobs_waiting, read_stages
 from launcher.run.ledger import StopRequest
 from launcher.run.locations import Locations
 from launcher.run.lock import one_at_a_time
@@ -217,9 +217,8 @@ class _Advance:
         choice.alive[one.stage.name] = run
         if self.resume:
             StopRequest.withdraw(run.stop_request)
-        is_stuck = any(NEVER_SATISFIED in member.why for member in one.members)
         has_lost = any(name in self.handed_over for name in one.stage.awaits)
-        if not (one.is_waiting and (is_stuck or has_lost or self.resume)):
+        if not (one.is_stuck or (one.is_waiting and (has_lost or self.resume))):
             self.jobs[one.stage.name] = job_of(run)
             return
         other = None

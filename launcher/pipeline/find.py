@@ -7,6 +7,7 @@ from launcher.cluster import Cluster
 from launcher.errors import RunError
 from launcher.monitor.find import FOLDER
 from launcher.pipeline.record import Pipeline
+from launcher.run.home import expand_home
 from launcher.run.paths import PipelineDir, RunDir, expand
 from launcher.run.record import RunRecord
 from launcher.run.trials import SearchDir, find_search
@@ -28,7 +29,7 @@ def list_pipelines(runs_root: Path) -> list[Pipeline]:
 def find_pipeline(cluster: Cluster, text: str) -> Pipeline | None:
     """Find the pipeline that a user names: its folder, its id, or a name, of which the newest counts."""
     if "/" in text:
-        named = Pipeline(PipelineDir(Path(text).expanduser().absolute()))
+        named = Pipeline(PipelineDir(expand_home(text).absolute()))
         return named if os.path.isfile(named.folder.record) else None
     pipelines = list_pipelines(expand(cluster.roots.runs))
     for one in pipelines:

@@ -24,6 +24,8 @@ class StageForecast:
     gpu_hours: float
     is_limit: bool
     """There is no estimate: it is one attempt up to its time limit."""
+    is_least: bool = False
+    """The estimate is a lower bound."""
     points: int | None = None
     """Of a sweep: how many. Its days are those of the longest, as if all of them ran at once."""
     trials: int | None = None
@@ -52,7 +54,7 @@ def forecast_pipeline(loaded: LoadedPipeline, cluster: Cluster) -> PipelineForec
     model it starts from. Other kinds have their time limits.
 
     Raises:
-        LauncherError: Stages wait for each other.
+        RecipeError: Stages wait for each other.
     """
     order, awaited = order_stages(loaded), awaited_names(loaded)
     items = {stage.name: replace(stage.loaded, awaited=awaited) for stage in loaded.stages}
@@ -80,6 +82,7 @@ def _join(name: str, points: Sequence[StageForecast], written: Mapping[str, str]
         max(point.days for point in points),
         sum(point.gpu_hours for point in points),
         any(point.is_limit for point in points),
+        any(point.is_least for point in points),
         len(points) if is_sweep else None,
         points[0].trials,
     )
@@ -96,9 +99,9 @@ def _forecast(
     awaits, item = tuple(sorted(order.awaits[name])), items[name]
     found = detail(_from_what_there_is(name, order, items, selected), cluster)
     if found and found.days is not None and found.gpu_hours is not None:
-        return StageForecast(name, awaits, found.days, found.gpu_hours, is_limit=False)
+        return StageForecast(name, awaits, found.days, found.gpu_hours, is_limit=False, is_least=found.is_least)
     recipe = item.recipe
-    hours = attempt_gpu_hours(recipe)
+    hours = attempt_gpu_hours(recipe, cluster)
     return StageForecast(name, awaits, recipe.resources.time.seconds / 86400, hours, is_limit=True)
 
 

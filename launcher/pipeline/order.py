@@ -1,11 +1,13 @@
 """The order of a pipeline's stages, from the names in their recipes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
-from launcher.errors import LauncherError
+from launcher.errors import Fault, RecipeError
 from launcher.load.pipeline import LoadedPipeline
-from launcher.plan.edges import find_edges, sort_stages
+from launcher.load.translate import fault_at
+from launcher.plan.edges import CircleError, find_edges, sort_stages
 from launcher.recipe.base import Artifact
 
 
@@ -22,7 +24,7 @@ def order_stages(loaded: LoadedPipeline) -> StageOrder:
     """Sort the stages of a pipeline; of a sweep, its points and then what selects one of them.
 
     Raises:
-        LauncherError: Stages wait for each other.
+        RecipeError: Stages wait for each other.
     """
     names = [*(stage.name for stage in loaded.stages), *(choice.name for choice in loaded.choices)]
     reads: dict[str, dict[str, str]] = {name: {} for name in names}
@@ -39,9 +41,22 @@ def order_stages(loaded: LoadedPipeline) -> StageOrder:
         awaits[stage.name] = {*reads[stage.name].values(), *needed}
     try:
         order = sort_stages({name: awaits[name] for name in _as_written(loaded)})
-    except LauncherError as error:
-        raise LauncherError(f"{loaded.path}: stages: {error}") from None
+    except CircleError as error:
+        raise RecipeError([_explain(error, loaded, reads)]) from None
     return StageOrder({name: reads[name] for name in order}, {name: awaits[name] for name in order})
+
+
+def _explain(error: CircleError, loaded: LoadedPipeline, reads: Mapping[str, Mapping[str, str]]) -> Fault:
+    """Make a circle a fault of a stage: of one that says with `needs` what it waits for, if there is such a one."""
+    written = {stage.name: stage.sweep or stage.name for stage in loaded.stages}
+    needs = {stage.name: stage.needs for stage in loaded.stages}
+    for name, following in pairwise(error.circle):
+        need = written.get(following, following)
+        if need in needs.get(name, ()) and following not in reads[name].values():
+            message = f"{str(error).rpartition(';')[0]}; remove `{need}` here, or another of these names"
+            return fault_at(loaded.root, ("stages", written.get(name, name), "needs"), message, "conflict")
+    first = error.circle[0]
+    return fault_at(loaded.root, ("stages", written.get(first, first)), str(error), "conflict")
 
 
 def _as_written(loaded: LoadedPipeline) -> Iterator[str]:

@@ -74,8 +74,7 @@ def plan_pipeline(
         rerun: Use nothing that has finished before.
 
     Raises:
-        RecipeError: With all faults of all stages.
-        LauncherError: Stages wait for each other.
+        RecipeError: With all faults of all stages; or stages wait for each other.
     """
     root = runs_root_of(cluster)
     folder = _new_folder(root, loaded.recipe.name)

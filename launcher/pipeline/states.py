@@ -53,6 +53,11 @@ class StageState:
         return self.status is not None and self.status.state == "queued"
 
     @property
+    def is_stuck(self) -> bool:
+        """Whether its job waits for one that failed, and never starts unless somebody repairs it."""
+        return self.is_waiting and any(NEVER_SATISFIED in member.why for member in self.members)
+
+    @property
     def may_advance(self) -> bool:
         """Whether it may be queued unasked: it never was, or it started before its inputs were there.
 
@@ -121,9 +126,35 @@ def is_over(states: Mapping[str, StageState]) -> bool:
     for one in states.values():
         if one.is_alive and not one.points and not _waits_forever(one, states):
             return False
-        if one.may_advance and (one.points or all(states[name].is_finished for name in one.stage.awaits)):
+        if _is_ready(one, states):
             return False
     return True
+
+
+def find_stalled(states: Mapping[str, StageState]) -> list[str]:
+    """Name the stages that can be queued, let go or selected, if nothing is under way whose end would see to it.
+
+    That is so for some seconds after the end of a stage, until its batch process has advanced the pipeline. It stays so
+    if that process was killed before.
+    """
+    if any(_goes_on(one, states) for one in states.values()):
+        return []
+    finished = {name for name, one in states.items() if one.is_finished}
+    stuck = {name for name, one in states.items() if one.is_stuck and finished.issuperset(one.stage.awaits)}
+    return [name for name, one in states.items() if name in stuck or _is_ready(one, states)]
+
+
+def _goes_on(one: StageState, states: Mapping[str, StageState]) -> bool:
+    """Tell whether a stage is queued or runs, and will end without anybody's doing."""
+    if not one.is_alive or one.points or one.is_stuck:
+        return False
+    before = (states[name] for name in one.stage.awaits)
+    return not one.is_waiting or all(other.is_finished or _goes_on(other, states) for other in before)
+
+
+def _is_ready(one: StageState, states: Mapping[str, StageState]) -> bool:
+    """Tell whether a stage can be queued now; of a selection, whether it can be made."""
+    return one.may_advance and (bool(one.points) or all(states[name].is_finished for name in one.stage.awaits))
 
 
 def _waits_forever(one: StageState, states: Mapping[str, StageState]) -> bool:

@@ -1,26 +1,45 @@
 """Why the stages of a pipeline, or the points of one stage, are where they are."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from launcher.pipeline.states import StageState
+from launcher.pipeline.states import StageState, find_stalled
 
 _SHOWN = 5
 
 
-def explain_stages(states: Mapping[str, StageState], pipeline: str) -> Iterator[str]:
+def explain_stages(states: Mapping[str, StageState], pipeline: str, folder: str) -> Iterator[str]:
     """Say of each stage that has not finished why, and what to type next.
 
     Args:
         states: The stages.
         pipeline: Id of the pipeline.
+        folder: Its folder; empty if nothing is to be queued, since a person stopped the pipeline.
     """
     written = dict.fromkeys(one.stage.sweep or name for name, one in states.items())
     lines = [line for name in written if (line := _explain(name, states))]
     yield from lines or ["all stages have finished"]
+    if folder and (stalled := find_stalled(states)):
+        yield say_stalled(stalled, folder)
     if any(one.may_resume for one in states.values()):
         yield "next:"
         yield f"  launcher why {pipeline} STAGE  # explains one of them"
         yield f"  launcher resume {pipeline}  # takes up what failed or was stopped"
+
+
+def say_stalled(stages: Sequence[str], folder: str) -> str:
+    """Say what to type if nobody queues stages that can be queued, or makes selections that can be made.
+
+    Args:
+        stages: Their names.
+        folder: Of the pipeline.
+    """
+    names = ", ".join(f"`{name}`" for name in stages[:_SHOWN])
+    more = f" and {len(stages) - _SHOWN} more" if len(stages) > _SHOWN else ""
+    return (
+        f"{names}{more} can go on, and no job is left that would see to it. If that lasts longer than a minute, the "
+        f"job of the last stage was killed before it could: `launcher pipeline advance {shlex.quote(folder)}` does it"
+    )
 
 
 def explain_sweep(name: str, states: Mapping[str, StageState], pipeline: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from launcher.cluster import Cluster
 from launcher.errors import LauncherError
 from launcher.load import LoadedRecipe
+from launcher.plan.cost import uses_gpus
 from launcher.plan.forecast import usable_memory
 from launcher.plan.memory import estimate_memory
 from launcher.plan.model_shape import ModelShape, find_shape, scoring_shapes
@@ -99,12 +100,14 @@ def _largest_that_fits(
         sized = recipe.sized(1 << power)
         estimate = estimate_memory(sized, shape, scoring) if share % (1 << power) == 0 else None
         if estimate is not None and estimate.total <= gpu_memory:
-            return _timed(sized, shape, cluster, estimate.total)
+            return _timed(sized, shape, cluster, estimate.total, scoring)
     return None
 
 
-def _timed(recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster, memory: int) -> Alternative | None:
-    step = estimate_step(recipe, shape, cluster)
+def _timed(
+    recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster, memory: int, scoring: Sequence[ModelShape]
+) -> Alternative | None:
+    step = estimate_step(recipe, shape, cluster, scoring)
     if step is None:
         return None
     return Alternative(
@@ -121,7 +124,7 @@ def _timed(recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster, memory
 def alternatives_of(loaded: LoadedRecipe, cluster: Cluster) -> list[Alternative]:
     """Find the ways for a recipe at a site; none for what trains nothing, on CPUs, or with sizes that are not known."""
     recipe = loaded.recipe
-    if not recipe.trains or not recipe.resources.gpus_per_node:
+    if not recipe.trains or not uses_gpus(recipe, cluster):
         return []
     here = at_site(loaded, cluster)
     shape, limit = find_shape(recipe, here), cluster.gpus.memory or recipe.resources.gpu_memory

@@ -1,35 +1,77 @@
-"""Recipes that were named together and would overwrite each other's corpus or tables."""
+"""Recipes that were named together: several that would make different things of one name, and copies of one recipe.
+
+Of the former all but the first to finish would fail at their end.
+"""
 
 from collections.abc import Iterator, Sequence
 
 from launcher.errors import Fault
 from launcher.load import LoadedRecipe
 from launcher.recipe import Recipe
-from launcher.recipe.base import ArtifactType
+from launcher.recipe.base import Artifact, ArtifactType
+from launcher.recipe.identity import recipe_checksum
+from launcher.run.locations import root_of
 
-_DECISIVE: dict[ArtifactType, tuple[str, set[str]]] = {
-    "corpus": ("corpus", {"data_use", "tokenizer", "sources", "clean", "validation"}),
-    "tables": ("output", {"data_use", "source", "rules", "patients", "split_seed"}),
+_DECISIVE: dict[ArtifactType, set[str]] = {
+    "corpus": {"data_use", "tokenizer", "sources", "clean", "validation"},
+    "tables": {"data_use", "source", "rules", "patients", "split_seed"},
 }
-"""The key that names what is made, and those that decide what it is."""
+"""The keys that decide what is made, where not all decisive ones of the recipe do."""
 _ONE_NAME = "all points would make `{}`; sweep `output` as well, in a `zip` with another key, or leave it out"
 
 
 def find_conflicts(loaded: Sequence[LoadedRecipe]) -> Iterator[Fault]:
-    """Name recipes that make different things of one name: all but the first to finish would fail at their end."""
-    makers: dict[tuple[str, str], Recipe] = {}
+    """Name recipes whose result has the name of what one before them makes."""
+    makers: dict[tuple[str, str], LoadedRecipe] = {}
     for item in loaded:
         recipe, made = item.recipe, item.recipe.makes
         if made is None:
             continue
-        if item.point and not recipe.search and made.type not in _DECISIVE:
-            if (made.type, made.name) in makers:
-                yield item.place(Fault(recipe.name, None, "output", _ONE_NAME.format(made.name), "conflict"))
-            makers[made.type, made.name] = recipe
-        if made.type not in _DECISIVE:
-            continue
-        key, decisive = _DECISIVE[made.type]
-        first = makers.setdefault((made.type, made.name), recipe)
-        if first.model_dump(include=decisive) != recipe.model_dump(include=decisive):
-            message = f"`{first.name}` makes `{made.name}` from other files or settings; write another name"
-            yield item.place(Fault(recipe.name, None, key, message, "conflict"))
+        first = makers.setdefault((root_of(made.type), made.name), item)
+        if first is not item and (message := _conflict(first, item, made)):
+            yield item.place(Fault(recipe.name, None, key_of(made), message, "conflict"))
+
+
+def _conflict(first: LoadedRecipe, item: LoadedRecipe, made: Artifact) -> str | None:
+    is_same_sweep = item.point and first.point and item.point.sweep == first.point.sweep
+    if is_same_sweep and item.recipe.search:  # a corner of its space
+        return None
+    if is_same_sweep and made.type not in _DECISIVE:
+        return _ONE_NAME.format(made.name)
+    if not would_clash(first.recipe, item.recipe):
+        return None
+    how = " from other files or settings" if made.type in _DECISIVE else ", too"
+    return f"`{first.recipe.name}` makes `{made.name}`{how}; write another name"
+
+
+def would_clash(first: Recipe, other: Recipe) -> bool:
+    """Tell whether one of two recipes that make something of one name would find that the other has taken it."""
+    if first.trains or other.trains:
+        return True
+    keys = _DECISIVE.get(other.makes.type) if other.makes else None
+    if keys and first.makes and other.makes and first.makes.type == other.makes.type:
+        return first.model_dump(include=keys) != other.model_dump(include=keys)
+    return recipe_checksum(first) != recipe_checksum(other)
+
+
+def key_of(made: Artifact) -> str:
+    """The key of a recipe that names what it makes."""
+    return "corpus" if made.type == "corpus" else "output"
+
+
+def find_copies(loaded: Sequence[LoadedRecipe]) -> dict[int, int]:
+    """Find the recipes that are there twice, to the letter: their places, and those of the first ones."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    found = {}
+    for place, item in enumerate(loaded):
+        before = alike.setdefault((item.fingerprint, item.point.sweep if item.point else ""), [])
+        if same := [other for other in before if loaded[other].folder == item.folder or not _looks_beside(item)]:
+            found[place] = same[0]
+        else:
+            before.append(place)
+    return found
+
+
+def _looks_beside(item: LoadedRecipe) -> bool:
+    """Tell whether a recipe reads something that lies beside its file, so that another folder is another recipe."""
+    return any(one.name.startswith(".") for one in (*item.recipe.inputs(), *item.recipe.optional_inputs()))

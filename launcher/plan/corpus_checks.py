@@ -1,11 +1,12 @@
 """Corpora that a recipe reads or makes: are they there, may it use them, and does the model know their token ids?"""
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from launcher.artifacts.corpus_manifest import read_manifest
 from launcher.artifacts.corpus_settings import differing_settings
+from launcher.artifacts.model_config import is_size
 from launcher.artifacts.token_ids import count_ids, missing_rows, tokenizer_mismatches
 from launcher.errors import Fault, LauncherError
 from launcher.plan.model_shape import model_config
@@ -60,8 +61,8 @@ def check_token_ids(here: RecipeAtSite) -> Iterator[Fault]:
     corpora, tokenizer = list(here.inputs("corpus")), here.found(recipe.model.tokenizer_path)
     own = here.site.once(count_ids, tokenizer) if tokenizer else None
     # A tokenizer that is yet to be made may add rows.
-    rows = (model_config(recipe, here) or {}).get("vocab_size") if recipe.model.tokenizer not in here.pending else None
-    sizes = [((here.manifest(one.name) or {}).get("tokenizer") or {}).get("vocab_size") for one in corpora]
+    rows = _size_of(model_config(recipe, here)) if recipe.model.tokenizer not in here.pending else None
+    sizes = [_size_of((here.manifest(one.name) or {}).get("tokenizer")) for one in corpora]
     is_used = not corpora or any(ids and rows and ids > rows for ids in sizes)
     if is_used and (message := missing_rows(own, rows)):
         yield here.fault("mismatch", "model.path", message)
@@ -76,6 +77,12 @@ def check_token_ids(here: RecipeAtSite) -> Iterator[Fault]:
             )
             yield here.fault("mismatch", one.key, message)
     yield from _mismatches(here, too_large)
+
+
+def _size_of(found: object) -> int | None:
+    """Read the size of a vocabulary from what a file says of it; None if it does not say, or not as a number."""
+    size = found.get("vocab_size") if isinstance(found, Mapping) else None
+    return size if is_size(size) else None
 
 
 def _mismatches(here: RecipeAtSite, but: Collection[int] = ()) -> Iterator[Fault]:

@@ -1,16 +1,20 @@
 """What a run costs in GPU-hours: one attempt exactly, the whole run as an estimate at a stated utilisation."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from launcher.gpus import flops_per_token, peak_flops
+from launcher.cluster import Cluster
+from launcher.gpus import peak_flops
+from launcher.plan.flops import flops_of_token, tokens_of_step
 from launcher.plan.model_shape import ModelShape
 from launcher.plan.recipe_at_site import RecipeAtSite
+from launcher.plan.rollout import estimate_rollout
 from launcher.plan.utilisation import expected_mfu
 from launcher.recipe import Recipe
+from launcher.recipe.kinds.recipe_base import RecipeBase
 
 if TYPE_CHECKING:
     from launcher.recipe.kinds.training import TrainingRecipe
@@ -25,10 +29,24 @@ class RunCost:
     gpu_hours: float
     mfu: float
     """The utilisation that was assumed."""
+    is_least: bool = False
+    """The GPU-hours are a lower bound: sampling is counted as fast as a GPU reads its memory."""
 
 
-def attempt_gpu_hours(recipe: Recipe) -> float:
-    """GPU-hours that one attempt is charged if it runs up to its time limit, on all array elements of a shared work."""
+def uses_gpus(recipe: RecipeBase, cluster: Cluster) -> bool:
+    """Tell whether a recipe runs on GPUs: it asks for some, and the site has them."""
+    return cluster.gpus.device == "cuda" and recipe.resources.gpus_per_node > 0
+
+
+def attempt_gpu_hours(recipe: Recipe, cluster: Cluster | None = None) -> float:
+    """GPU-hours that one attempt is charged if it runs up to its time limit, on all array elements of a shared work.
+
+    Args:
+        recipe: The recipe.
+        cluster: Where it runs, if that is known; on a site without GPUs it is charged none.
+    """
+    if cluster is not None and not uses_gpus(recipe, cluster):
+        return 0.0
     resources = recipe.resources
     return recipe.shares * resources.nodes * resources.gpus_per_node * resources.time.seconds / 3600
 
@@ -38,6 +56,7 @@ def estimate_run(
     shape: ModelShape,
     gpu: str | None,
     corpus_sizes: Sequence[int] | None = None,
+    scoring: Sequence[ModelShape] = (),
 ) -> RunCost | None:
     """Estimate steps, tokens and GPU-hours of a whole run.
 
@@ -46,6 +65,7 @@ def estimate_run(
         shape: The model.
         gpu: Its name or the site's type for it, e.g. `a100`.
         corpus_sizes: Sequences of each corpus, where they are known; needed for lengths in epochs.
+        scoring: The models that score what it writes.
 
     Returns:
         None if the length or the GPU's peak is not known.
@@ -56,22 +76,9 @@ def estimate_run(
         return None
     tokens = steps * tokens_of_step(recipe)
     mfu = expected_mfu(shape, gpu or "", recipe.batch.sequence_length, recipe.model.activation_checkpointing)
-    flops = tokens * flops_of_token(recipe, shape)
-    return RunCost(steps, tokens, flops / (peak * mfu) / 3600, mfu)
-
-
-def tokens_of_step(recipe: "TrainingRecipe") -> int:
-    """Tokens of a global batch."""
-    return recipe.batch.sequences * recipe.sequences_per_sample * recipe.batch.sequence_length
-
-
-def flops_of_token(recipe: "TrainingRecipe", shape: ModelShape) -> float:
-    """FLOPs of forward and backward for one token; recomputed activations do not count."""
-    output_tables = 0 if recipe.predicts == "labels" else 1  # a head takes the place of the output embedding
-    computing = shape.parameters - (shape.tables - output_tables) * shape.table_parameters
-    width = shape.heads * shape.head_size
-    frozen = computing if recipe.adapter else 0
-    return flops_per_token(computing, shape.layers, width, recipe.batch.sequence_length, frozen)
+    flops, rollout = tokens * flops_of_token(recipe, shape), estimate_rollout(recipe, shape, gpu or "", scoring)
+    sampling = rollout.per_step * steps * recipe.resources.world_size if rollout else 0.0
+    return RunCost(steps, tokens, (flops / (peak * mfu) + sampling) / 3600, mfu, is_least=rollout is not None)
 
 
 def steps_of(recipe: "TrainingRecipe", corpus_sizes: Sequence[int] | None) -> int | None:
@@ -82,6 +89,13 @@ def steps_of(recipe: "TrainingRecipe", corpus_sizes: Sequence[int] | None) -> in
     return recipe.batch.steps(length, Fraction(0) if corpus_sizes is None else recipe.samples_in_epoch(corpus_sizes))
 
 
+def _count(manifest: object, unit: str) -> int | None:
+    """Read a count of the training part from a manifest; None if it does not say."""
+    for key in ("counts", unit, "train"):
+        manifest = manifest.get(key) if isinstance(manifest, Mapping) else None
+    return manifest if isinstance(manifest, int) else None
+
+
 def corpus_sizes(recipe: "TrainingRecipe", here: RecipeAtSite) -> list[int] | None:
     """Training sequences of each corpus, from its manifest; None unless all are known."""
     from launcher.recipe.sections.mixture import Data
@@ -89,9 +103,9 @@ def corpus_sizes(recipe: "TrainingRecipe", here: RecipeAtSite) -> list[int] | No
     data = getattr(recipe, "data", None)
     if not isinstance(data, Data) or data.packing == "pad":  # padding takes the length of every document
         return None
-    counts = [(here.manifest(corpus.name) or {}).get("counts") or {} for corpus in data.corpora]
     unit = "documents" if data.packing == "truncate" else "tokens"
-    known = [count for count in (each.get(unit, {}).get("train") for each in counts) if isinstance(count, int)]
+    counts = [_count(here.manifest(corpus.name), unit) for corpus in data.corpora]
+    known = [count for count in counts if count is not None]
     if len(known) < len(counts):
         return None
     return known if unit == "documents" else [math.ceil(tokens / recipe.batch.sequence_length) for tokens in known]

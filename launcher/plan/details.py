@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from launcher.cluster import Cluster
 from launcher.gpus import POWER_WATTS, look_up
 from launcher.load import LoadedRecipe
-from launcher.plan.cost import corpus_sizes, steps_of, tokens_of_step
+from launcher.plan.cost import corpus_sizes, steps_of, uses_gpus
+from launcher.plan.flops import tokens_of_step
 from launcher.plan.forecast import starting_micro_batch
 from launcher.plan.memory import (
     MemoryEstimate,
@@ -70,8 +71,10 @@ class TrainingDetails:
     price: float | None
     """By the profile's `gpus.price`, in its currency."""
     wanted_lead: float | None
-    """Seconds of warning before a time limit that the slowest step and a save need; and another save, which may be
+    """Seconds of warning before a time limit that the longest step and a save need; and another save, which may be
     under way, where training does not wait for saves."""
+    is_least: bool
+    """Times and costs are lower bounds: sampling is counted as fast as a GPU reads its memory."""
     best_interval: float | None
     """Seconds between checkpoints that lose the least: Young's sqrt(2 x stall x time between failures)
     (https://doi.org/10.1145/361147.361115), but no less than a save takes."""
@@ -100,13 +103,13 @@ def detail_shape(
     scoring: Sequence[ModelShape] = (),
 ) -> TrainingDetails:
     """Work out the details of a training whose model, micro batch and length are known."""
-    step, saved = estimate_step(recipe, shape, cluster), estimate_checkpoint(recipe, shape)
+    step, saved = estimate_step(recipe, shape, cluster, scoring), estimate_checkpoint(recipe, shape)
     measured = measured_at(cluster)
     rate = measured.write.per_second if measured and measured.write else WRITE_BYTES
     save, copied = None if saved is None else saved / rate, estimate_copy(recipe, shape)
     copying = recipe.resources.ranks_per_node if recipe.parallel.strategy != "ddp" else 1
     stall = save if copied is None else copied / copying / COPY_BYTES
-    gpus = recipe.resources.nodes * recipe.resources.gpus_per_node
+    gpus = recipe.resources.nodes * recipe.resources.gpus_per_node if uses_gpus(recipe, cluster) else 0
     seconds = step.seconds * steps if step and steps else None
     hours, watts = seconds and seconds * gpus / 3600, look_up(POWER_WATTS, cluster.gpus.type or "")
     return TrainingDetails(
@@ -127,7 +130,8 @@ def detail_shape(
         gpu_hours=hours,
         megawatt_hours=hours * watts / 1e6 if hours and watts else None,
         price=hours * cluster.gpus.price if hours and cluster.gpus.price is not None else None,
-        wanted_lead=None if step is None or save is None else step.seconds + save * (1 + bool(copied)) + SPARE_SECONDS,
+        wanted_lead=None if step is None or save is None else step.longest + save * (1 + bool(copied)) + SPARE_SECONDS,
+        is_least=bool(step and step.rollout),
         best_interval=_best_interval(save, stall, gpus) if save and stall and gpus else None,
     )
 

@@ -21,6 +21,15 @@ class Edge:
     """The place of the recipe that makes it."""
 
 
+class CircleError(LauncherError):
+    """Stages, or recipes, that wait for each other."""
+
+    def __init__(self, circle: Sequence[str]) -> None:
+        self.circle = tuple(circle)
+        """Each waits for the next one; the last one is the first one again."""
+        super().__init__(f"{' -> '.join(circle)}: these stages wait for each other; change a name")
+
+
 def find_edges(recipes: Sequence[Recipe], others: Sequence[Artifact | None] = ()) -> Iterator[Edge]:
     """Find which of several recipes read what others of them make; of two makers of a name the first counts.
 
@@ -57,13 +66,13 @@ def sort_stages(awaited: Mapping[str, Set[str]]) -> list[str]:
         awaited: For each stage, those that it waits for.
 
     Raises:
-        LauncherError: Some of them wait for each other.
+        CircleError: Some of them wait for each other.
     """
     rest, done = dict(awaited), dict[str, None]()
     while rest:
         ready = next((name for name, others in rest.items() if others <= done.keys()), None)
         if ready is None:
-            raise LauncherError(f"{' -> '.join(_find_circle(rest))}: these stages wait for each other; change a name")
+            raise CircleError(_find_circle(rest))
         done[ready] = None
         del rest[ready]
     return [*done]

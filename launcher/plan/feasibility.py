@@ -27,6 +27,7 @@ from launcher.plan.site_checks import (
     check_engine,
     check_gpus,
     check_secrets,
+    check_sweep_of_wandb,
     check_time,
     check_tracking,
 )
@@ -35,7 +36,7 @@ from launcher.recipe import Recipe
 
 _NOTHING: Pending = MappingProxyType({})
 _CHECKS = (
-    *(check_gpus, check_time, check_secrets, check_engine),
+    *(check_gpus, check_time, check_secrets, check_sweep_of_wandb, check_engine),
     *(check_models, check_adapters, check_output, check_lengths, check_schedule, check_targets, check_chat_template),
     *(check_device, check_tracking, check_files, check_columns),
     *(check_tables_name, check_corpus_name, check_corpora, check_token_ids, check_terminology),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe
-from launcher.plan.cost import RunCost, attempt_gpu_hours, corpus_sizes, estimate_run
+from launcher.plan.cost import RunCost, attempt_gpu_hours, corpus_sizes, estimate_run, uses_gpus
 from launcher.plan.feasibility import hub_ids
 from launcher.plan.memory import (
     MemoryEstimate,
@@ -75,14 +75,14 @@ class Forecast:
 def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
     """Estimate size, memory and cost of a recipe on a cluster."""
     recipe, here = loaded.recipe, at_site(loaded, cluster)
-    hours = attempt_gpu_hours(recipe) if cluster.gpus.device == "cuda" else 0.0
+    hours = attempt_gpu_hours(recipe, cluster)
     world_size = recipe.resources.world_size
     missing = hub_ids(recipe, cluster, loaded.folder)
     if not recipe.trains:
         return Forecast(world_size, hours, hub_ids=missing)
     shape, start = find_shape(recipe, here), starting_micro_batch(loaded, cluster)
     recipe = recipe if start is None else recipe.sized(start)
-    if shape is None or not _uses_gpus(recipe, cluster):
+    if shape is None or not uses_gpus(recipe, cluster):
         return Forecast(world_size, hours, micro_batch=start, hub_ids=missing)
     wanted, scoring = recipe.resources.memory, scoring_shapes(recipe, shape, here)
     return Forecast(
@@ -94,7 +94,7 @@ def forecast(loaded: LoadedRecipe, cluster: Cluster) -> Forecast:
         offloaded=estimate_offloaded(recipe, shape),
         node_memory=wanted.bytes if wanted else None,
         micro_batch=start,
-        run=estimate_run(recipe, shape, cluster.gpus.type, corpus_sizes(recipe, here)),
+        run=estimate_run(recipe, shape, cluster.gpus.type, corpus_sizes(recipe, here), scoring),
         hub_ids=missing,
     )
 
@@ -109,7 +109,7 @@ def starting_micro_batch(loaded: LoadedRecipe, cluster: Cluster) -> int | None:
     recipe = loaded.recipe
     if not recipe.trains or recipe.batch.micro_batch != "auto":
         return None
-    if not _uses_gpus(recipe, cluster):
+    if not uses_gpus(recipe, cluster):
         return 1
     share = recipe.batch.sequences // recipe.resources.world_size
     powers = [1 << place for place in range((share & -share).bit_length())]  # those that divide it
@@ -130,10 +130,6 @@ def checkpoint_bytes(loaded: LoadedRecipe, cluster: Cluster) -> int | None:
         return None
     shape = find_shape(recipe, at_site(loaded, cluster))
     return estimate_checkpoint(recipe, shape) if shape else None
-
-
-def _uses_gpus(recipe: "TrainingRecipe", cluster: Cluster) -> bool:
-    return cluster.gpus.device == "cuda" and recipe.resources.gpus_per_node > 0
 
 
 def _gpu_memory(recipe: "TrainingRecipe", cluster: Cluster) -> int | None:

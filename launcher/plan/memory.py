@@ -20,6 +20,7 @@ from launcher.plan.activations import (
     packed_mask,
     wide_bytes,
 )
+from launcher.plan.kv_cache import prompt_activations, rollout_cache
 from launcher.plan.model_shape import ModelShape
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ _BUCKETS = (2 + 2 + 4) * 500_000_000
 and the latter in fp32."""
 
 
-Moment = Literal["loss", "last layer", "first layer"]
+Moment = Literal["loss", "last layer", "first layer", "rollout"]
 _MOMENTS: tuple[Moment, ...] = ("loss", "last layer", "first layer")
 """When the peak may be: all activations and the logits are there; the backward pass is in the last layer and all of its
-weights are there; it is in the first layer, and all gradients are there."""
+weights are there; it is in the first layer, and all gradients are there. Of a policy, it may also be when the
+completions of a rollout have their full length."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,15 @@ class MemoryEstimate:
     activations: int
     logits: int
     """Memory of the loss, needed in addition to the activations of all layers."""
+    cache: int = 0
+    """Keys and values of the completions that are being sampled; then nothing is kept for a backward pass."""
     overhead: int = OVERHEAD
 
     @property
     def total(self) -> int:
         """All of it."""
         states = self.parameters + self.gathered + self.gradients + self.optimizer
-        return states + self.activations + self.logits + self.overhead
+        return states + self.activations + self.logits + self.cache + self.overhead
 
 
 def estimate_memory(
@@ -78,7 +82,9 @@ def estimate_memory(
     if trained_parameters(recipe, shape) is None:
         return None
     further = _frozen_copy(recipe, shape) + _scoring(recipe, scoring)
-    moments = (_at(moment, recipe, shape, further) for moment in _MOMENTS)
+    moments = [_at(moment, recipe, shape, further) for moment in _MOMENTS]
+    if recipe.rollout_size:
+        moments.append(_at_rollout(recipe, shape, further))
     return max(moments, key=lambda one: one.total)
 
 
@@ -86,6 +92,12 @@ def _at(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape, further: in
     own, gathered, gradients, optimizer = _model_states(moment, recipe, shape)
     logits = loss_bytes(recipe, shape) if moment == "loss" else 0
     return MemoryEstimate(own + further, gathered, gradients, optimizer, _activations(moment, recipe, shape), logits)
+
+
+def _at_rollout(recipe: "TrainingRecipe", shape: ModelShape, further: int) -> MemoryEstimate:
+    own, gathered, gradients, optimizer = _model_states("rollout", recipe, shape)
+    reading, cache = prompt_activations(recipe, shape), rollout_cache(recipe, shape)
+    return MemoryEstimate(own + further, gathered, gradients, optimizer, reading, 0, cache)
 
 
 def estimate_loading(recipe: "TrainingRecipe", shape: ModelShape, scoring: Sequence[ModelShape] = ()) -> int | None:
@@ -171,16 +183,24 @@ def _model_states(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape) -
             return frozen + wide * number, 0, *_left_on_gpu(recipe, 4 * part, 12 * part)
         case "zero3":
             own = 0 if recipe.parallel.offload == "all" else frozen_part + wide * part
-            return own, _two_layers_gathered(recipe, shape), *_left_on_gpu(recipe, 4 * part, 12 * part)
-    gradients = 0 if moment != "first layer" and recipe.accumulation_steps == 1 else 4 * part
-    gradients += 0 if moment == "loss" else _gradients_on_their_way(moment, recipe, shape, number)
+            is_whole = moment == "rollout" and recipe.rollout_size and recipe.rollout_size.gathers_weights
+            gathered = frozen + wide * number if is_whole else _two_layers_gathered(recipe, shape)
+            return own, gathered, *_left_on_gpu(recipe, 4 * part, 12 * part)
+    gradients = 0 if _has_no_gradients(moment, recipe) else 4 * part
+    if moment in ("last layer", "first layer"):
+        gradients += _gradients_on_their_way(moment, recipe, shape, number)
     return frozen_part + 4 * part, _fsdp_gathered(moment, recipe, shape, frozen + wide * number), gradients, 8 * part
 
 
 def _ddp_gradients(moment: Moment, recipe: "TrainingRecipe", number: int) -> int:
     """Gradients, unless the backward pass of the only micro batch has yet to make them, and the buckets to reduce."""
-    own = 0 if moment != "first layer" and recipe.accumulation_steps == 1 else 4 * number
+    own = 0 if _has_no_gradients(moment, recipe) else 4 * number
     return own + (4 * number if recipe.resources.world_size > 1 else 0)
+
+
+def _has_no_gradients(moment: Moment, recipe: "TrainingRecipe") -> bool:
+    """A rollout comes before the first micro batch of a step, and only the last one makes the first layer's."""
+    return moment == "rollout" or (moment != "first layer" and recipe.accumulation_steps == 1)
 
 
 def _gradients_on_their_way(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape, number: int) -> int:
@@ -205,7 +225,7 @@ def _fsdp_gathered(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape, 
         return round(_stored_bytes(recipe) * shape.layer_parameters) + wide_bytes(recipe) * shape.table_parameters
     if not recipe.parallel.reshard_after_forward:
         return everything
-    if moment == "last layer":
+    if moment in ("last layer", "rollout"):
         return round(_stored_bytes(recipe) * 2 * shape.layer_parameters)
     return wide_bytes(recipe) * shape.tables * shape.table_parameters
 

@@ -2,22 +2,24 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from launcher.artifacts.adapter_folder import AdapterFolder, is_credentialed, read_adapter
 from launcher.artifacts.chat_template import find_template_fault
-from launcher.artifacts.model_folder import require_files
-from launcher.artifacts.positions import max_positions, missing_positions
+from launcher.artifacts.model_folder import CONFIG, require_files
+from launcher.artifacts.positions import max_positions, missing_positions, missing_scoring_positions
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.errors import Fault, FaultCode, LauncherError
 from launcher.plan.cost import corpus_sizes
-from launcher.plan.model_shape import model_config, read_json
+from launcher.plan.model_shape import model_config, read_json, wrong_expansion, wrong_size
 from launcher.plan.recipe_at_site import RecipeAtSite, suggest
 from launcher.recipe.base import AdapterInput, Input
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord, was_rehearsed
 
+_OF_TOKENIZER = re.compile(r"(tokenizer|vocab|spiece).*|.*\.(model|tiktoken)")
+"""Names of files that a tokenizer can be loaded from."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 """A name on the Hugging Face Hub."""
 
@@ -42,7 +44,21 @@ def _missing(here: RecipeAtSite, one: Input) -> list[Fault]:
     if one.format == "expansion" and here.site.once(os.path.isdir, folder) and read_json(folder / EXPANSION) is None:
         message = f"`{one.name}` has no {EXPANSION}; name a tokenizer that a `vocabulary` recipe made"
         return [here.fault("mismatch", one.key, message)]
+    if one.format == "expansion" and (wrong := wrong_expansion(read_json(folder / EXPANSION) or {})):
+        return [here.fault("damaged", one.key, f"{folder / EXPANSION}: {wrong}; make the tokenizer again")]
+    if folder.is_absolute() and (lack := here.site.once(_nothing_of_type, folder, one.type)):
+        return [here.fault("not-found", one.key, lack)]
     return []
+
+
+def _nothing_of_type(folder: Path, what: str) -> str | None:
+    """Say that a folder holds no model, or no tokenizer; None if it does, or this user may not look."""
+    names = os.listdir(folder) if os.access(folder, os.R_OK | os.X_OK) else None
+    if names is not None and what == "model" and CONFIG not in names:
+        return f"`{folder}` holds no model ({CONFIG} is missing); check the name"
+    if names is not None and what == "tokenizer" and not any(map(_OF_TOKENIZER.fullmatch, names)):
+        return f"`{folder}` holds no tokenizer (no tokenizer.json, tokenizer.model or vocabulary); check the name"
+    return None
 
 
 def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:
@@ -53,6 +69,8 @@ def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:
     is_read = one.type == "model" and not (recipe.trains and recipe.model.init == "random")
     if damage := here.site.once(_damage, folder, one.type == "adapter", is_read):
         return [here.fault(damage[0], one.key, damage[1])]
+    if one.type == "model" and (wrong := wrong_size(read_json(folder / CONFIG) or {})):
+        return [here.fault("damaged", one.key, f"{folder / CONFIG}: {wrong}; copy it again")]
     return []
 
 
@@ -81,7 +99,15 @@ def _is_credentialed(here: RecipeAtSite, one: Input) -> bool:
 
 def check_adapters(here: RecipeAtSite) -> Iterator[Fault]:
     """Open the adapters that are on this site: do they go with the base, and with those before them?"""
-    adapters = [one for one in here.inputs("adapter") if isinstance(one, AdapterInput)]
+    found = [one for one in here.inputs("adapter") if isinstance(one, AdapterInput)]
+    yield from _check_chain(here, [one for one in found if not one.is_alone])
+    for one in found:
+        if one.is_alone:
+            yield from _check_chain(here, [one])
+
+
+def _check_chain(here: RecipeAtSite, adapters: Sequence[AdapterInput]) -> Iterator[Fault]:
+    """Look at adapters of one base, which are applied one after the other."""
     earlier: list[AdapterFolder] = []
     for place, one in enumerate(adapters):
         folder = here.model(one.name)
@@ -90,17 +116,23 @@ def check_adapters(here: RecipeAtSite) -> Iterator[Fault]:
         try:
             adapter = here.site.once(read_adapter, folder)
             earlier.append(adapter)
-            if here.recipe.foreign_engine:
-                adapter.require_plain_lora(here.recipe.foreign_engine)
-            elif one.merged is None:
-                adapter.require_stackable()
-            elif one.merged != "if possible":
-                adapter.require_mergeable(one.merged)
+            _require_usable(here, one, adapter)
             adapter.require_base(one.base, str(here.model(one.base)), one.trained_on)
             if len(earlier) > place:  # all before it are here
-                adapter.require_base_adapters(earlier[:-1])
+                adapter.require_base_adapters(None if one.is_alone else earlier[:-1])
         except LauncherError as error:
             yield here.fault("mismatch", one.key, str(error))
+
+
+def _require_usable(here: RecipeAtSite, one: AdapterInput, adapter: AdapterFolder) -> None:
+    if one.is_alone:
+        adapter.require_reward_head()
+    elif here.recipe.foreign_engine:
+        adapter.require_plain_lora(here.recipe.foreign_engine)
+    elif one.merged is None:
+        adapter.require_stackable()
+    elif one.merged != "if possible":
+        adapter.require_mergeable(one.merged)
 
 
 def check_output(here: RecipeAtSite) -> Iterator[Fault]:
@@ -128,6 +160,11 @@ def check_lengths(here: RecipeAtSite) -> Iterator[Fault]:
     positions = max_positions(model_config(recipe, here) or {})
     if message := missing_positions(recipe.batch.sequence_length, recipe.virtual_tokens, positions):
         yield here.fault("mismatch", "batch.sequence_length", message)
+    for one in here.inputs("model"):
+        if one.name in recipe.scoring_models and one.key != "model.path":
+            positions = max_positions(here.config(one.name) or {})
+            if message := missing_scoring_positions(one.name, positions, recipe.batch.sequence_length):
+                yield here.fault("mismatch", one.key, message)
 
 
 def check_schedule(here: RecipeAtSite) -> Iterator[Fault]:

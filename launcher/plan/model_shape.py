@@ -1,11 +1,14 @@
 """Sizes of models, read from config.json, from which memory, cost and feasibility follow."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.artifacts.adapter_folder import read_object
+from launcher.artifacts.model_config import is_size
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ _GATED_DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gem
 (https://arxiv.org/abs/2302.13971)."""
 _NEEDED = frozenset({"hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size"})
 """Keys of their config.json without which the sizes are not known."""
+_OPTIONAL = ("head_dim", "num_key_value_heads")
+"""Keys that may be left out, or null."""
 _NEVER_BIASED = frozenset({"mistral", "phi3"})
 """Those whose attention has no biases, whatever a config.json says."""
 _OMITTED: dict[str, dict[str, Any]] = {
@@ -90,11 +95,29 @@ class ModelShape:
         return replace(self, outputs=1).parameters
 
 
-def read_shape(config: dict[str, Any]) -> ModelShape | None:
-    """Read the sizes from config.json; None if it lacks some, or is of a model type that the formulas do not cover."""
+def wrong_size(config: Mapping[str, Any]) -> str | None:
+    """Say which key of a config.json cannot be what it should; None if the formulas do not read it, or all can."""
     kind = config.get("model_type")
-    if kind not in _GATED_DECODERS or not config.keys() >= _NEEDED:
+    if kind is not None and not isinstance(kind, str):
+        return f"model_type: `{kind}` is not the name of a model type"
+    if kind not in _GATED_DECODERS:
         return None
+    given = [key for key in sorted(_NEEDED) if key in config]
+    given += [key for key in _OPTIONAL if config.get(key) is not None]
+    wrong = next((key for key in given if not is_size(config[key])), None)
+    return wrong and f"{wrong}: {json.dumps(config[wrong])[:40]} is not a positive whole number"
+
+
+def read_shape(config: dict[str, Any]) -> ModelShape | None:
+    """Read the sizes from config.json.
+
+    Returns:
+        None if it lacks some or has others than positive whole numbers, or is of a model type that the formulas do not
+        cover.
+    """
+    if wrong_size(config) or config.get("model_type") not in _GATED_DECODERS or not config.keys() >= _NEEDED:
+        return None
+    kind: str = config["model_type"]
     config = _OMITTED.get(kind, {}) | config
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     return ModelShape(
@@ -160,8 +183,19 @@ def model_config(recipe: "TrainingRecipe", here: "RecipeAtSite") -> dict[str, An
     if config is None or not tokenizer:
         return config
     added = read_json(tokenizer / EXPANSION) or {}
-    rows = (added.get("expanded") or {}).get("vocab_size", 0)
-    return config | {"vocab_size": max(rows, config.get("vocab_size", 0)), NEW_TOKENS: len(added.get("parts", ()))}
+    if wrong_expansion(added):
+        return config
+    rows = [(added.get("expanded") or {}).get("vocab_size"), config.get("vocab_size")]
+    known = {"vocab_size": max(filter(is_size, rows))} if any(map(is_size, rows)) else {}
+    return config | known | {NEW_TOKENS: len(added.get("parts", ()))}
+
+
+def wrong_expansion(found: Mapping[str, Any]) -> str | None:
+    """Say which key of an expansion.json cannot be what it should; None if all can."""
+    expanded, parts = found.get("expanded", {}), found.get("parts", [])
+    if not isinstance(expanded, Mapping) or not is_size(expanded.get("vocab_size", 1)):
+        return "expanded.vocab_size: is not a positive whole number"
+    return None if isinstance(parts, list) else "parts: is not a list"
 
 
 def scoring_shapes(recipe: "TrainingRecipe", shape: ModelShape, here: "RecipeAtSite") -> list[ModelShape]:

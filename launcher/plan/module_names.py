@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.artifacts.model_config import count_layers
 from launcher.artifacts.model_folder import INDEX, WEIGHTS, shard_names
 from launcher.plan.model_shape import read_json
 
@@ -21,6 +22,8 @@ _LLAMA_LIKE = frozenset({"gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3"
 _ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 MADE_ON_THE_NODE = frozenset({"classifier", "embed_out", "lm_head", "out_proj", "pre_classifier", "score"})
 """Heads: a file may hold none, and the model has one all the same."""
+_MOST_LAYERS = 10_000
+"""More than any model has; their names would take all memory."""
 _LONGEST_HEAD = 2**26
 """Of a safetensors file, in bytes; that of a model with 100,000 tensors takes 12 MB."""
 
@@ -46,8 +49,9 @@ def find_modules(folder: Path, config: Mapping[str, Any]) -> ModelModules | None
         return None
     if tensors := _tensors(folder):
         return _modules_of(tensors)
-    if config["model_type"] in _LLAMA_LIKE and isinstance(config.get("num_hidden_layers"), int):
-        layers = range(config["num_hidden_layers"])
+    count = count_layers(config)
+    if config["model_type"] in _LLAMA_LIKE and count and count <= _MOST_LAYERS:
+        layers = range(count)
         return _modules_of(
             {f"model.layers.{number}.{part}.weight": 2 for number in layers for part in _linear_parts()}
             | {"model.embed_tokens.weight": 2}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from launcher.cluster import Cluster
@@ -23,6 +23,8 @@ class RepeatedForecast:
     """Without waiting in the queue."""
     is_limit: bool
     """There is no estimate: each run is one attempt up to its time limit."""
+    is_least: bool
+    """The estimate is a lower bound."""
 
 
 def forecast_repeated(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> Iterator[RepeatedForecast]:
@@ -44,20 +46,27 @@ def _add_up(items: Sequence[LoadedRecipe], cluster: Cluster) -> RepeatedForecast
     first = items[0]
     assert first.point is not None
     if search := first.recipe.search:
-        hours, days, is_limit = _of_one(first, cluster)
-        days *= math.ceil(search.budget / search.parallel)
-        return RepeatedForecast(
-            first.recipe.name, search.budget, search.parallel, hours * search.budget, days, is_limit
+        one = _of_one(first, cluster)
+        hours, days = one.gpu_hours * search.budget, one.days * math.ceil(search.budget / search.parallel)
+        return replace(
+            one, name=first.recipe.name, runs=search.budget, at_once=search.parallel, gpu_hours=hours, days=days
         )
     each = [_of_one(item, cluster) for item in items]
-    hours, days = sum(one[0] for one in each), max(one[1] for one in each)
-    return RepeatedForecast(first.point.sweep, len(items), len(items), hours, days, any(one[2] for one in each))
+    return RepeatedForecast(
+        first.point.sweep,
+        runs=len(items),
+        at_once=len(items),
+        gpu_hours=sum(one.gpu_hours for one in each),
+        days=max(one.days for one in each),
+        is_limit=any(one.is_limit for one in each),
+        is_least=any(one.is_least for one in each),
+    )
 
 
-def _of_one(item: LoadedRecipe, cluster: Cluster) -> tuple[float, float, bool]:
-    """GPU-hours and days of one run, and whether they are those of its time limit."""
+def _of_one(item: LoadedRecipe, cluster: Cluster) -> RepeatedForecast:
+    """Forecast one run."""
     found = detail(item, cluster)
     if found and found.days is not None and found.gpu_hours is not None:
-        return found.gpu_hours, found.days, False
-    hours = attempt_gpu_hours(item.recipe) if cluster.gpus.device == "cuda" else 0.0
-    return hours, item.recipe.resources.time.seconds / 86400, True
+        return RepeatedForecast(item.recipe.name, 1, 1, found.gpu_hours, found.days, False, found.is_least)
+    hours = attempt_gpu_hours(item.recipe, cluster)
+    return RepeatedForecast(item.recipe.name, 1, 1, hours, item.recipe.resources.time.seconds / 86400, True, False)

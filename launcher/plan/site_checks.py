@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from launcher.errors import Fault
 from launcher.plan.recipe_at_site import RecipeAtSite
+from launcher.plan.wandb_login import netrc_with, wandb_host
 from launcher.run.files import is_program
 from launcher.run.paths import expand
 
@@ -45,6 +46,21 @@ def check_secrets(here: RecipeAtSite) -> Iterator[Fault]:
         if name not in known:
             message = f"`{name}` is neither in this environment nor in {where}; export it, or write it there"
             yield here.fault("not-found", f"secrets.{index}", message)
+
+
+def check_sweep_of_wandb(here: RecipeAtSite) -> Iterator[Fault]:
+    """Look for W&B's key, without which a sweep gives no run to a search."""
+    search = here.recipe.search
+    if search is None or search.sweep is None or "WANDB_API_KEY" in (*here.recipe.secrets, *os.environ):
+        return
+    host = wandb_host(here.cluster, os.environ)
+    if netrc_with(host, os.environ) is None:
+        yield here.fault(
+            "not-found",
+            "search.sweep",
+            f"there is no key for {host} here, and nodes ask W&B for each trial; list `WANDB_API_KEY` under `secrets` "
+            "and write it into the profile's `secrets_file`, or `wandb login`",
+        )
 
 
 def check_device(here: RecipeAtSite) -> Iterator[Fault]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 from launcher.artifacts.site_measurements import SiteMeasurements, measurements_of_site
 from launcher.cluster import Cluster
 from launcher.gpus import LINK_BYTES, look_up, peak_flops
-from launcher.plan.cost import flops_of_token, tokens_of_step
+from launcher.plan.cost import uses_gpus
+from launcher.plan.flops import flops_of_token, tokens_of_step
 from launcher.plan.model_shape import ModelShape
+from launcher.plan.rollout import RolloutTime, estimate_rollout
 from launcher.plan.traffic import LEVELS, Collective, estimate_traffic
 from launcher.plan.utilisation import expected_mfu
 from launcher.run.paths import expand
@@ -39,24 +41,46 @@ class StepTime:
     sending: dict[str, float]
     """By level of `LEVELS`."""
     traffic: tuple[Collective, ...]
+    rollout: RolloutTime | None = None
+    """Before the first of some steps; None if nothing is sampled."""
+
+    @property
+    def training(self) -> float:
+        """The step without a rollout: what is sent while the GPUs compute takes no time of its own."""
+        return max(self.computing, *self.sending.values(), 0.0)
 
     @property
     def seconds(self) -> float:
-        """The whole step: what is sent while the GPUs compute takes no time of its own."""
-        return max(self.computing, *self.sending.values(), 0.0)
+        """The step, with its part of a rollout."""
+        return self.training + (self.rollout.per_step if self.rollout else 0.0)
+
+    @property
+    def longest(self) -> float:
+        """The step that begins with a rollout."""
+        return self.training + (self.rollout.seconds if self.rollout else 0.0)
 
 
-def estimate_step(recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster) -> StepTime | None:
-    """Estimate a step's time; None on CPUs, or on a GPU that the tables do not know."""
+def estimate_step(
+    recipe: "TrainingRecipe", shape: ModelShape, cluster: Cluster, scoring: Sequence[ModelShape] = ()
+) -> StepTime | None:
+    """Estimate a step's time; None on CPUs, or on a GPU that the tables do not know.
+
+    Args:
+        recipe: The training.
+        shape: Its model.
+        cluster: Where it is to run.
+        scoring: The models that score what it writes.
+    """
     gpu, resources = cluster.gpus.type or "", recipe.resources
     peak = peak_flops(gpu, recipe.precision.dtype, recipe.precision.tf32) if gpu else None
-    if peak is None or not resources.gpus_per_node:
+    if peak is None or not uses_gpus(recipe, cluster):
         return None
     mfu = expected_mfu(shape, gpu, recipe.batch.sequence_length, recipe.model.activation_checkpointing)
     flops = tokens_of_step(recipe) * flops_of_token(recipe, shape)
     traffic = estimate_traffic(recipe, shape)
     sending = _sending(traffic, cluster, gpu)
-    return StepTime(flops / (peak * mfu * resources.world_size), mfu, sending, traffic)
+    rollout = estimate_rollout(recipe, shape, gpu, scoring)
+    return StepTime(flops / (peak * mfu * resources.world_size), mfu, sending, traffic, rollout)
 
 
 def _sending(traffic: Sequence[Collective], cluster: Cluster, gpu: str) -> dict[str, float]:

@@ -1,16 +1,18 @@
 """Traces of trainings: made by a program of its own, since the launcher knows no torch, and kept for the next look."""
 
+import contextlib
 import json
 import os
+import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import launcher
+from launcher.artifacts.model_config import count_layers
 from launcher.artifacts.tokenizer_manifest import EXPANSION
 from launcher.artifacts.trace import FEW_LAYERS, TRACE_MODULE, TRACED_STRATEGIES, Trace, TraceRequest
 from launcher.cluster import Cluster
@@ -19,8 +21,11 @@ from launcher.load import LoadedRecipe
 from launcher.plan.forecast import starting_micro_batch
 from launcher.plan.model_shape import read_json
 from launcher.plan.recipe_at_site import at_site
+from launcher.plan.unknown_sizes import why_not_traced
 from launcher.recipe.sections.adapter import AdaptionPrompt
 from launcher.recipe.sections.molora import Orthogonal
+from launcher.run.files import replace_text
+from launcher.run.index import make_shared
 from launcher.run.paths import expand, index_root
 from launcher.run.record import fingerprint
 
@@ -36,7 +41,7 @@ _LIBRARIES = ("torch", "transformers", "accelerate", "peft")
 
 def kept_trace(loaded: LoadedRecipe, cluster: Cluster) -> Trace | None:
     """Return what a trace of the same training has found before, of the whole model if there is one; else None."""
-    if not loaded.recipe.trains or _refusal(loaded.recipe):
+    if not loaded.recipe.trains or refusal(loaded.recipe):
         return None
     for full in (True, False):
         try:
@@ -60,7 +65,7 @@ def trace(loaded: LoadedRecipe, cluster: Cluster, full: bool) -> Trace:
     """
     request = trace_request(loaded, cluster, full)
     found = Trace.read(_carry_out(request))
-    _keep(found, _kept(request, cluster))
+    _keep(found, _kept(request, cluster), expand(cluster.roots.runs))
     return found
 
 
@@ -73,17 +78,14 @@ def trace_request(loaded: LoadedRecipe, cluster: Cluster, full: bool) -> TraceRe
     recipe = loaded.recipe
     if not recipe.trains:
         raise LauncherError(f"--trace: {loaded.path}: `kind: {recipe.kind}` trains nothing; leave `--trace` out")
-    if reason := _refusal(recipe):
+    if reason := refusal(recipe):
         raise LauncherError(f"--trace: {loaded.path}: {reason}")
     start = starting_micro_batch(loaded, cluster)
     recipe = recipe if start is None else recipe.sized(start)
     here = at_site(loaded, cluster)
-    layers = (here.config(recipe.model.path) or {}).get("num_hidden_layers")
-    if not layers:
-        raise LauncherError(
-            f"--trace: {loaded.path}: model.path: config.json of `{recipe.model.path}` is not on this machine; put the "
-            f"model below {cluster.roots.models}"
-        )
+    layers = count_layers(here.config(recipe.model.path) or {})
+    if (reason := why_not_traced(recipe.model.path, here)) or layers is None:
+        raise LauncherError(f"--trace: {loaded.path}: model.path: {reason}")
     whole = full or layers <= max(FEW_LAYERS) or isinstance(recipe.adapter, AdaptionPrompt)
     tokenizer = recipe.model.tokenizer
     return TraceRequest(
@@ -96,7 +98,7 @@ def trace_request(loaded: LoadedRecipe, cluster: Cluster, full: bool) -> TraceRe
     )
 
 
-def _refusal(recipe: "TrainingRecipe") -> str | None:
+def refusal(recipe: "TrainingRecipe") -> str | None:
     """Say why a training cannot be traced; None if it can be."""
     if not recipe.is_traceable:
         return f"`kind: {recipe.kind}` cannot be traced, only `cpt`, `sft` and `classify`; leave `--trace` out"
@@ -154,12 +156,9 @@ def _code() -> Iterator[str]:
         yield f"{path.relative_to(root)} {status.st_size} {status.st_mtime_ns}"
 
 
-def _keep(found: Trace, path: Path) -> None:
-    """Keep a trace; where nothing can be written it is made again."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(found.write())
-        os.replace(file.name, path)
-    except OSError:
-        return
+def _keep(found: Trace, path: Path, runs_root: Path) -> None:
+    """Keep a trace for all who use the folder of runs; where nothing can be written it is made again."""
+    with contextlib.suppress(OSError):
+        runs_root.mkdir(parents=True, exist_ok=True)
+        make_shared(path.parent, runs_root)
+        replace_text(path, found.write(), stat.S_IMODE(os.stat(runs_root).st_mode) & 0o666)

@@ -53,13 +53,15 @@ def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> It
             yield Collective("reduce-scatter of gradients", everywhere, micro_batches * _ring(wide * number, world))
             yield Collective("all-gather of updated weights", everywhere, _ring(wide * number, world))
         case "zero3":
-            yield Collective("all-gather of weights", everywhere, 2 * micro_batches * _ring(weights, world))
+            gathers = 2 + _further_gathers(recipe)
+            yield Collective("all-gather of weights", everywhere, gathers * micro_batches * _ring(weights, world))
             yield Collective("reduce-scatter of gradients", everywhere, micro_batches * _ring(wide * number, world))
         case _:
             # The last norm and the output embedding stay gathered between the passes; tied, they are one table with
             # the input's.
             again = weights - wide * (shape.table_parameters + shape.hidden)
             gathered = weights + (again if recipe.parallel.reshard_after_forward else 0)
+            gathered += _further_gathers(recipe) * weights
             per_node = recipe.resources.ranks_per_node
             in_group = LEVELS[recipe.resources.nodes > 1 and per_node % shard > 0]
             rings = 1 if shard % per_node == 0 or per_node % shard == 0 else 2  # a node may have parts of two groups
@@ -69,6 +71,12 @@ def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> It
             # As many groups as a shard has ranks: each of them has a ring of its own.
             sent = 2 * _ring(4 * number // shard, recipe.replicas)
             yield Collective("all-reduce of sharded gradients", everywhere, sent, min(shard, per_node))
+
+
+def _further_gathers(recipe: "TrainingRecipe") -> int:
+    """How often weights are gathered in a micro batch for a reference: its own, or those of the model if they go."""
+    stays = not (recipe.has_frozen_copy or recipe.parallel.reshard_after_forward or recipe.parallel.strategy == "zero3")
+    return 0 if stays or (recipe.has_frozen_copy and not recipe.shards_frozen_copy) else recipe.further_passes
 
 
 def _ring(size: int, ranks: int) -> int:

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -74,7 +74,9 @@ def nearest_first(wrong: str, known: Iterable[str]) -> str:
 
 
 def refuse_site_path(value: str) -> str:
-    """Refuse absolute paths: a recipe says what, the cluster profile says where."""
+    """Refuse absolute paths, since a recipe says what and the cluster profile says where; and what names nothing."""
+    if not value.strip():
+        raise ValueError("is empty; write a name below the cluster profile's roots, or leave the key out")
     if value.startswith(("/", "~")):
         raise RefusedError(
             "site-path",
@@ -113,6 +115,8 @@ class Artifact:
     type: ArtifactType
     name: str
     """Name by which they find it, below the profile's `roots.corpora`, `roots.models` or `roots.data`."""
+    files: tuple[str, ...] = field(default=(), compare=False)
+    """Of tables: the names of the files that will be in the folder."""
 
 
 @dataclass(frozen=True)
@@ -158,3 +162,6 @@ class AdapterInput(Input):
     """What of it is merged into the model; `with head`: all, and it may bring a head that classifies; `if possible`:
     all, or it is used as it is; None: it stays beside the
     weights, active together with others."""
+    is_alone: bool = False
+    """Whether it is the only adapter of its base, and brings a head that rewards; others in the recipe are no part of
+    this."""

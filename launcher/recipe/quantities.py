@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
+from typing_extensions import override
 
 from launcher.recipe.base import RefusedError
 
@@ -27,7 +28,7 @@ class Quantity(str):
     def __new__(cls, text: str) -> Self:
         """Check the text against the unit's pattern."""
         if len(text) > MAX_CHARACTERS or not re.fullmatch(cls.pattern, text, re.ASCII):
-            raise ValueError(f"`{text[:MAX_CHARACTERS]}` cannot be read; write {cls.example}")
+            raise ValueError(f"`{text[:MAX_CHARACTERS]}` cannot be read; write {cls._suggestion(text)}")
         quantity = super().__new__(cls, text)
         if complaint := quantity._complaint():
             raise ValueError(f"`{text}` {complaint}; write {cls.example}")
@@ -51,6 +52,11 @@ class Quantity(str):
             raise RefusedError("unit-missing", f"`{value}` has no unit; write {cls.example}")
         raise RefusedError("wrong-type", f"is not {cls.example}; write one")
 
+    @classmethod
+    def _suggestion(cls, text: str) -> str:  # noqa: ARG003 - durations look at it
+        """Say what to write instead of a text that does not match the pattern."""
+        return cls.example
+
     def _complaint(self) -> str | None:
         """Say what is wrong with a quantity that matches the pattern."""
         return None if re.search("[1-9]", self) else "is zero"
@@ -67,10 +73,25 @@ class Duration(Quantity):
     pattern = r"(\d+(d|h|min|s))+"
     example = "a duration such as `30min`, `12h` or `1d12h`"
 
+    @classmethod
+    @override
+    def _suggestion(cls, text: str) -> str:
+        found = duration_of_clock(text)
+        return f"`{found}`" if found else cls.example
+
     @property
     def seconds(self) -> int:
         """The duration in seconds."""
         return sum(int(n) * _SECONDS[unit] for n, unit in re.findall(r"(\d+)(d|h|min|s)", self))
+
+
+def duration_of_clock(text: str) -> str | None:
+    """Write Slurm's `[DAYS-]HOURS:MINUTES:SECONDS` as a duration; None if it is something else."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):([0-5]?\d):([0-5]?\d)", text, re.ASCII)
+    if match is None or len(text) > MAX_CHARACTERS:
+        return None
+    parts = zip(match.groups(), ("d", "h", "min", "s"), strict=True)
+    return "".join(f"{int(number)}{unit}" for number, unit in parts if number and int(number)) or None
 
 
 class Size(Quantity):

@@ -35,8 +35,14 @@ def _write_and_close(descriptor: int, name: str, text: str) -> None:
         os.close(descriptor)
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Put a whole file in place of another one, or of none, at once."""
+def replace_text(path: Path, text: str, mode: int | None = None) -> None:
+    """Put a whole file in place of another one, or of none, at once.
+
+    Args:
+        path: The file.
+        text: What it is to hold.
+        mode: Who may use it; what the umask allows if left out.
+    """
     folder, name = os.path.split(path)
     staging = os.path.join(folder, f".{name}.{os.getpid()}.{threading.get_ident()}")
     try:
@@ -45,6 +51,8 @@ def replace_text(path: Path, text: str) -> None:
         # Of a process that was killed; or of somebody who may write here, too, as a link to elsewhere.
         os.unlink(staging)
         descriptor = os.open(staging, _NEW, 0o666)
+    if mode is not None:
+        os.fchmod(descriptor, mode)
     try:
         _write_and_close(descriptor, staging, text)
         os.replace(staging, path)
@@ -52,6 +60,17 @@ def replace_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):  # a part of a file would keep a full disk full
             os.unlink(staging)
         raise
+
+
+def make_folder(folder: Path, mode: int) -> None:
+    """Make a folder with a mode, whatever the umask; what is there, or takes its place meanwhile, stays as it is."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # not what it was replaced by
+        try:
+            os.fchmod(descriptor, mode)
+        finally:
+            os.close(descriptor)
 
 
 def open_lock(path: Path) -> int | None:

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from launcher.run.files import make_folder
 from launcher.run.identity import RunIdentity, part_of
 from launcher.run.ledger import has_finished, read_attempts
 from launcher.run.paths import RunDir, index_root
@@ -66,13 +67,7 @@ def make_shared(folder: Path, runs_root: Path) -> None:
     """Make a folder of the index with the mode of the folder of all runs: the umask of credentialed jobs is 077."""
     mode = stat.S_IMODE(os.stat(runs_root).st_mode)
     for part in dict.fromkeys((index_root(runs_root), folder)):
-        with contextlib.suppress(FileExistsError):
-            part.mkdir()
-            descriptor = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)  # not what it was replaced by
-            try:
-                os.fchmod(descriptor, mode)
-            finally:
-                os.close(descriptor)
+        make_folder(part, mode)
 
 
 def _usable(folder: Path) -> Iterator[RunDir]:

@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.run.home import expand_home
+
 FINISHED, CONTINUE, DOES_NOT_FIT, NEVER_RESTART = 0, 75, 76, 78
 """Exit codes of a rank: finished; saved, continue (EX_TEMPFAIL); the micro batch is too large for the GPU's memory,
 restart with a smaller one; never restart (EX_CONFIG)."""
@@ -266,8 +268,7 @@ def is_checkpoint_complete(folder: Path) -> bool:
 
 
 COMPLETE, SCORES, GENERATIONS = "COMPLETE", "scores.json", "generations.json"
-"""Names: a checkpoint's marker, JSON `{"step", "world_size", "files": {name: [size, sha256]}}`; and in a run's
-`outputs`, its scores and what is told of the texts that it generated."""
+"""A checkpoint's marker: `{"step", "world_size", "files": {name: [size, sha256]}}`; in `outputs`, scores and texts."""
 
 
 def published_steps(run: RunDir) -> list[int]:
@@ -286,15 +287,14 @@ def locate(name: str, root: str, recipe_folder: str) -> str:
         recipe_folder: Folder of the recipe file (`launcher.run.record.RunRecord.recipe_folder`).
 
     Returns:
-        An absolute path for `./` and `../` values and for names that exist below the root; the name
-        itself otherwise (a Hugging Face id).
+        An absolute path for `./` and `../` values and for names below the root; else the name (a Hugging Face id).
     """
     if name.startswith(("./", "../")):
         return os.path.normpath(Path(recipe_folder) / name)
-    below = expand(root) / name
-    return str(below) if below.exists() else name
+    below = str(expand(root) / name)
+    return below if os.path.exists(below) else name
 
 
 def expand(folder: str) -> Path:
     """Expand `~` and `$VARIABLES` in a folder of the cluster profile."""
-    return Path(os.path.expandvars(folder)).expanduser().absolute()
+    return expand_home(os.path.expandvars(folder)).absolute()

@@ -1,6 +1,7 @@
 """The run that was queued last for a recipe: `RUNS/.index/.queued/FINGERPRINT` is a link to it. Standard library only.
 
-Whether that run is still queued, has ended or was removed is for the reader to find out.
+So is the run that was queued last to make something of a name, by a checksum of the name. Whether that run is still
+queued, has ended or was removed is for the reader to find out.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ def find_queued(runs_root: Path, fingerprint: str) -> RunDir | None:
 
     Args:
         runs_root: The folder of all runs.
-        fingerprint: SHA-256 of the resolved recipe.
+        fingerprint: SHA-256 of the resolved recipe, or of the name of what it makes.
     """
     try:
         run = RunDir(runs_root / os.path.basename(os.readlink(_link(runs_root, fingerprint))))
@@ -36,7 +37,7 @@ def note_queued(runs_root: Path, runs: Mapping[str, RunDir]) -> None:
 
     Args:
         runs_root: The folder of all runs.
-        runs: The runs by the fingerprints of their recipes.
+        runs: The runs by the fingerprints of their recipes, and of the names of what they make.
     """
     with contextlib.suppress(PermissionError):  # the index is somebody else's
         make_shared(_folder(runs_root), runs_root)

@@ -74,6 +74,8 @@ class RunRecord:
     """Name of the sweep that the run is a point of, also of the group at W&B; None for a run on its own."""
     point: dict[str, Any] | None = None
     """Values of the swept keys."""
+    wandb_sweep: str | None = None
+    """Id of the sweep at W&B that gave the values, and `wandb_id`."""
     frozen_for: str | None = None
     """The submission's folder that it was made for; it is queued later."""
 

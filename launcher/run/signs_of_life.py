@@ -25,6 +25,11 @@ def last_sign_of_life(run: RunDir) -> float:
     return _newest((run.ledger, run.metrics, run.pauses, *run.logs.glob("attempt-*/*")))
 
 
+def attempt_wrote(run: RunDir, attempt: int) -> float:
+    """Unix time at which something last wrote into the logs of an attempt; 0 if nothing has."""
+    return _newest(run.attempt_logs(attempt).glob("*"))
+
+
 def seen_lately(
     run: RunDir, attempt: int | None, hang_seconds: float | None, claim: Path | None = None
 ) -> float | None:

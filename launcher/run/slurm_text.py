@@ -1,7 +1,7 @@
 """What Slurm prints and which variables its commands heed, for the launcher and the nodes. Standard library only."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -70,6 +70,13 @@ def parse_fields(text: str) -> dict[str, str]:
 def value_of(text: str) -> str:
     """Read a value as Slurm prints it; empty for the words that it has for none."""
     return "" if text in ("(null)", "None", "N/A", "None assigned", "Unknown") else text
+
+
+def parse_gres(text: str) -> Sequence[tuple[str | None, int]]:
+    """Parse the GPUs of a node's gres: `gpu:a100:4(S:0-1),nvme:1` holds four of type `a100`."""
+    without_sockets = re.sub(r"\([^)]*\)", "", text)
+    found = [re.fullmatch(r"gpu(?::([^:]*[^:\d][^:]*))?(?::(\d+))?", part) for part in without_sockets.split(",")]
+    return [(match[1], int(match[2] or 1)) for match in found if match]
 
 
 def parse_time(text: str) -> float | None:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from launcher.run.files import make_folder, replace_text
 from launcher.run.paths import reports_root
 from launcher.run.typed import made_of, read_object
 
@@ -76,14 +77,9 @@ def report_node(runs_root: Path, report: NodeReport) -> None:
     """
     folder = reports_root(runs_root)
     mode = stat.S_IMODE(os.stat(runs_root).st_mode)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir()
-        folder.chmod(mode)  # the umask of credentialed jobs is 077
+    make_folder(folder, mode)
     name = f"{report.time:.0f}-{report.node}-{uuid.uuid4().hex[:8]}.json"
-    staging = folder / f".{name}"
-    staging.write_text(json.dumps(asdict(report)) + "\n", encoding="utf-8")
-    staging.chmod(mode & 0o666)
-    staging.replace(folder / name)
+    replace_text(folder / name, json.dumps(asdict(report)) + "\n", mode & 0o666)
     _remove_old(folder)
 
 

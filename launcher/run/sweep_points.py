@@ -14,6 +14,8 @@ from launcher.run.paths import RunDir
 from launcher.run.typed import fits, hints_of
 
 _HASH_CHARACTERS = 8
+_LONGEST = 240
+"""Characters of a name that its folder has: file systems take 255."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class SweptRun:
 
 def sweep_dir(runs_root: Path, name: str) -> SweepDir:
     """Name the folder of a sweep."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
-    if slug != name:
-        slug += "-" + hashlib.sha256(name.encode()).hexdigest()[:_HASH_CHARACTERS]
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:_LONGEST]
+    if slug != name:  # bytes of a command line that are no UTF-8 are surrogates
+        slug += "-" + hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()[:_HASH_CHARACTERS]
     return SweepDir(runs_root / ".sweeps" / slug)
 
 

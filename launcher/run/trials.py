@@ -47,6 +47,8 @@ class Trial:
     """SHA-256 of the trial's resolved recipe."""
     owner: Owner
     """Who made it, and worked on it first."""
+    wandb_id: str | None = None
+    """The run that a sweep of W&B gave; None for values that were chosen here."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.artifacts.scores import FIXED_COLUMNS, ITEMS, TaskScores
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, how_to_install
 
 _NAMED = 3
 """Ids that a message names."""
@@ -58,7 +58,7 @@ def read_items(folder: Path) -> dict[str, TaskItems]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise LauncherError("`pyarrow` is missing; install the extra: `pip install 'launcher[data]'`") from None
+        raise LauncherError(f"`pyarrow` is missing; install it with {how_to_install('data')}") from None
     path = folder / ITEMS
     if not path.is_file():
         raise LauncherError(f"{path}: is missing; copy it too, since scores are compared item by item")

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from launcher.cluster import Cluster, Roots
-from launcher.run.slurm_text import parse_fields
+from launcher.run.slurm_text import parse_fields, parse_gres
 from launcher.slurm import site_query
-from launcher.slurm.parse import parse_gres
 
 
 @dataclass(frozen=True)

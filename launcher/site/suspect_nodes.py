@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from launcher.cluster import Cluster
 from launcher.errors import SlurmError
 from launcher.recipe.sections.common import Resources
+from launcher.run.able_nodes import UnknownNodesError
 from launcher.run.paths import RunDir, expand
 from launcher.run.suspects import SuspectNode, find_suspects
-from launcher.site.able_nodes import UnknownNodesError, find_able
+from launcher.site.able_nodes import find_able
 from launcher.slurm.site_query import expand_nodes
 
 

@@ -1,7 +1,7 @@
 """From what Slurm's commands print to objects. Pure: text in, objects out."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -123,13 +123,6 @@ def parse_allocation(text: str) -> str | None:
     """Find the id of the job that salloc announces on stderr, granted or still pending."""
     match = re.search(r"job allocation (\d+)", text)
     return match[1] if match else None
-
-
-def parse_gres(text: str) -> Sequence[tuple[str | None, int]]:
-    """Parse the GPUs of a node's gres: `gpu:a100:4(S:0-1),nvme:1` holds four of type `a100`."""
-    without_sockets = re.sub(r"\([^)]*\)", "", text)
-    found = [re.fullmatch(r"gpu(?::([^:]*[^:\d][^:]*))?(?::(\d+))?", part) for part in without_sockets.split(",")]
-    return [(match[1], int(match[2] or 1)) for match in found if match]
 
 
 def parse_seconds(text: str) -> int:

@@ -1,16 +1,16 @@
 """What to ask a site's Slurm about itself. Returns what its commands print; `launcher.site` reads it."""
 
-import getpass
 import shutil
 from collections.abc import Sequence
 
 from launcher.cluster import Cluster
 from launcher.errors import SlurmError
+from launcher.run.able_nodes import NODE_LINES_FORMAT
+from launcher.run.home import user_name
 from launcher.slurm.command import TIMEOUT_SECONDS, complaint, run_slurm
 
 GPU_NODES_FORMAT = "%R|%G|%D"
 NODES_FORMAT = "%R|%f|%o"
-NODE_LINES_FORMAT = "%P|%N|%T|%G|%f|%c|%m"
 PARTITION_LIMITS_FORMAT = "%P|%l|%s|%D|%G"
 QOS_FIELDS = "name,gracetime,preemptmode,preempt,maxsubmitjobsperuser"
 ASSOCIATION_FIELDS = "account,partition,qos,defaultqos,maxsubmitjobs"
@@ -63,7 +63,7 @@ def expand_nodes(cluster: Cluster, nodes: str) -> list[str]:
 
 def default_account(cluster: Cluster) -> str | None:
     """Name the user's default account; None when accounting does not tell."""
-    return _ask([*_SACCTMGR, "user", getpass.getuser(), "format=defaultaccount"], cluster)
+    return _ask([*_SACCTMGR, "user", user_name(), "format=defaultaccount"], cluster)
 
 
 def list_qos(cluster: Cluster) -> str | None:
@@ -78,7 +78,7 @@ def list_qos_flags(cluster: Cluster) -> str | None:
 
 def list_associations(cluster: Cluster) -> str | None:
     """Print ASSOCIATION_FIELDS of the user; None when accounting does not tell."""
-    return _ask([*_SACCTMGR, "associations", f"user={getpass.getuser()}", f"format={ASSOCIATION_FIELDS}"], cluster)
+    return _ask([*_SACCTMGR, "associations", f"user={user_name()}", f"format={ASSOCIATION_FIELDS}"], cluster)
 
 
 def count_queued(cluster: Cluster) -> int:

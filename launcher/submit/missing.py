@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from launcher.cluster import Cluster
+from launcher.errors import RecipeError
 from launcher.load import LoadedRecipe
+from launcher.load.recipes import name_points_and_recipes
 from launcher.run.lock import one_at_a_time
 from launcher.run.paths import RunDir
 from launcher.submit.freeze import FrozenRun
@@ -16,6 +18,7 @@ from launcher.submit.plan_submission import SubmissionPlan, SubmitOptions, plan_
 from launcher.submit.queue_all import submit
 from launcher.submit.reuse import find_reusable
 from launcher.submit.sweeps import SortedPoints, find_known, sort_points
+from launcher.submit.taken_names import find_taken
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ def find_missing(
     """
     points = SortedPoints(wanted, {}) if rerun else sort_points(wanted, find_reusable(wanted, cluster), cluster)
     loaded = [wanted[place] for place in points.new]
-    return Missing(points, plan_submission(loaded, cluster, options) if loaded else None, cluster, options, rerun)
+    plan = plan_submission(loaded, cluster, options) if loaded else None
+    if faults := name_points_and_recipes([*find_taken(loaded, cluster, options.rehearsal)]):
+        raise RecipeError(faults)
+    return Missing(points, plan, cluster, options, rerun)
 
 
 def submit_missing(

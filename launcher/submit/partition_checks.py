@@ -3,14 +3,13 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from launcher.cluster import Cluster
 from launcher.errors import Fault, SlurmError
 from launcher.load import LoadedRecipe
 from launcher.recipe.sections.common import Resources
-from launcher.run.slurm_text import parse_fields
-from launcher.slurm.parse import parse_gres, parse_seconds
+from launcher.run.slurm_text import parse_fields, parse_gres
+from launcher.slurm.parse import parse_seconds
 from launcher.slurm.site_query import list_partition_limits, list_qos_flags, show_partitions
 
 
@@ -40,11 +39,11 @@ class PartitionLimits:
         return sum(count for name, count in parse_gres(gres) if kind in (None, name))
 
 
-def find_unstartable(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> list[tuple[Path, Fault]]:
+def find_unstartable(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> list[tuple[LoadedRecipe, Fault]]:
     """Find recipes that want more than any of the profile's partitions can ever give; empty if Slurm does not tell.
 
     Returns:
-        The faults, each with the file that was asked for.
+        The faults, each with the recipe.
     """
     if cluster.executor != "slurm":
         return []
@@ -54,7 +53,7 @@ def find_unstartable(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> list[t
         return []
     partitions = [one for one in known if cluster.slurm.partition or one.is_default]
     return [
-        (item.path, item.place(Fault(item.recipe.name, None, key, message, "site-limit")))
+        (item, item.place(Fault(item.recipe.name, None, key, message, "site-limit")))
         for item in loaded
         for key, message in _judge(item.recipe.resources, partitions, cluster)
     ]

@@ -216,8 +216,8 @@ def _find_faults(loaded: Sequence[LoadedRecipe], cluster: Cluster) -> list[Fault
     found = name_points_and_recipes(check_each(loaded, cluster))
     known = {(fault.file, fault.line, fault.key) for fault in found}
     more = [
-        (path, fault)
-        for path, fault in find_unstartable(loaded, cluster)
+        (item.path, fault)
+        for item, fault in find_unstartable(loaded, cluster)
         if (fault.file, fault.line, fault.key) not in known
     ]
     return [*found, *name_recipes(more), *dict.fromkeys(find_conflicts(loaded))]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,11 @@ class SearchRecord:
         artifacts = PipelineDir(Path(self.pipeline)).artifacts if self.pipeline else None
         recipe = read_recipe(json.dumps(content))
         return LoadedRecipe(recipe, Path(self.path), self.text, point=point, artifacts=artifacts)
+
+    def ending_at(self, trials: int) -> "SearchRecord":
+        """Return the same search with as many trials as there are: W&B has no more."""
+        parallel = min(self.section.get("parallel", 1), trials)
+        return replace(self, section={**self.section, "trials": trials, "parallel": parallel})
 
     def write(self, path: Path) -> None:
         """Write search.json."""

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from launcher.cluster import Cluster
-from launcher.errors import LauncherError, RunError
+from launcher.errors import LauncherError, RunError, how_to_install
 from launcher.load import LoadedRecipe
 from launcher.monitor.trials import PastTrial, jobs_elsewhere, read_past
 from launcher.run.ledger import StopRequest, read_json_lines
@@ -84,11 +84,10 @@ def plan_search(corners: SubmissionPlan, items: Sequence[LoadedRecipe]) -> Searc
     assert search is not None
     if recipe.shares > 1:
         raise RunError(f"{item.path}: {recipe.array}: a trial is one run; write 1, or leave it out")
-    needs_optuna = search.method == "tpe" or search.pruner is not None
-    if needs_optuna and corners.cluster.python is None and find_spec("optuna") is None:
+    if search.package and corners.cluster.python is None and find_spec(search.package) is None:
         raise RunError(
-            f"{item.path}: search: this Python has no Optuna, which TPE and pruning need; install the extra `search`, "
-            "or write `method: random` without a `pruner`"
+            f"{item.path}: search: this Python has no `{search.package}`, which nodes need to choose values; install "
+            f"it with {how_to_install('search')}; or write `method: random` without a `pruner`"
         )
     direction = search.direction or recipe.reports[search.metric]
     assert direction is not None  # `Search.metric_fault`

@@ -13,6 +13,7 @@ from launcher.run.queued import find_queued, note_queued
 from launcher.run.record import RunRecord
 from launcher.run.sweep_points import SweptRun, read_points, sweep_dir, write_points
 from launcher.submit.resubmit import queue_what_fits, resubmit_group
+from launcher.submit.taken_names import name_key
 
 if TYPE_CHECKING:
     from launcher.monitor.status import RunStatus
@@ -57,16 +58,18 @@ class SortedPoints:
             write_points(expand(cluster.roots.runs), name, rows, 0o777 if is_open else 0o700)
 
     def note(self, cluster: Cluster, folders: Sequence[RunDir]) -> None:
-        """Let later submissions find the runs that are about to be queued: write the points, and an index of the rest.
+        """Let later submissions find the runs that are about to be queued: the points, the rest, and what they make.
 
         Args:
             cluster: The site.
             folders: The runs of the new recipes.
         """
         self.write(cluster, folders)
-        made = zip((self.wanted[place] for place in self.new), folders, strict=True)
-        if alone := {item.fingerprint: folder for item, folder in made if item.point is None}:
-            note_queued(expand(cluster.roots.runs), alone)
+        made = [*zip((self.wanted[place] for place in self.new), folders, strict=True)]
+        keys = {item.fingerprint: folder for item, folder in made if item.point is None}
+        keys |= {name_key(result): folder for item, folder in made if (result := item.recipe.makes)}
+        if keys:
+            note_queued(expand(cluster.roots.runs), keys)
 
     def resume(self, cluster: Cluster) -> list[str]:
         """Queue the runs again that are over, as far as there is room; each continues from its newest checkpoint.

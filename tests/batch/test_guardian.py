@@ -131,6 +131,36 @@ def test_a_run_that_is_over_is_left_alone(commands: Commands, job: BatchJob) -> 
     assert jobs_of(job) == ["5"]
 
 
+def test_a_run_that_is_over_is_not_brought_back_but_others_go_on(
+    commands: Commands, job: BatchJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batch process may have been killed before it had advanced the pipeline."""
+    append_event(job.run.ledger, 0, ended=2.0, reason="error", action="stop")
+    job.record.pipeline = str(tmp_path / "pipeline")
+    job.record.write(job.run.record)
+    commands.say("sbatch", "echo 6")
+    commands.say("python", f'echo "$@" >>{tmp_path}/asked; echo s1: queued as job 7')
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+
+    assert guard(job) == 0
+
+    assert jobs_of(job) == ["5"]
+    assert (tmp_path / "asked").read_text() == f"-m launcher pipeline advance {job.run.root}\n"
+    assert "pipeline advance: s1: queued as job 7" in job.run.batch_log(0).read_text()
+
+
+def test_a_run_that_is_over_and_whose_files_are_gone_is_told_of(
+    commands: Commands, job: BatchJob, capfd: pytest.CaptureFixture[str]
+) -> None:
+    append_event(job.run.ledger, 0, ended=2.0, reason="error", action="stop")
+    job.run.recipe.unlink()
+
+    assert guard(job) == 1
+
+    assert "what waits for it cannot be told: " in capfd.readouterr().out
+
+
 def test_a_job_that_was_queued_just_before_the_kill_is_not_queued_twice(commands: Commands, job: BatchJob) -> None:
     append_event(job.run.ledger, 0, ended=2.0, reason="preempted", action="resubmit")
     script = job.submission.script
@@ -270,6 +300,7 @@ def test_the_guardian_of_an_element_brings_back_the_trial_that_was_under_way(
     job: BatchJob,
     tmp_path: Path,
     make_cluster: Callable[..., Cluster],
+    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     search = SearchDir(tmp_path / "runs" / ".sweeps" / "s")
@@ -303,8 +334,12 @@ def test_the_guardian_of_an_element_brings_back_the_trial_that_was_under_way(
     assert [one.job_id for one in RunRecord.read(last.record).submissions] == ["5", "6"]
 
     append_event(last.ledger, 0, reason="killed", action="stop", ended=3.0)
+    search.record.write_text(json.dumps({"pipeline": str(tmp_path / "pipeline")}))
+    commands.say("python", f'echo "$@" >>{tmp_path}/asked')
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     assert guardian.main([str(first.root), str(job.submission.root), "--job", "5"]) == 0
     assert "job 5 had no trial under way" in capfd.readouterr().out
+    assert (tmp_path / "asked").read_text() == f"-m launcher pipeline advance {last.root}\n"
 
 
 def test_when_a_trial_has_finished_the_element_goes_on_with_others(

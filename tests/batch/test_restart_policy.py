@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.batch.allocation import COUNTED
+from jobs.batch.allocation import COUNTED, STARTS_AGAIN
 from jobs.batch.evidence import EndReason
 from jobs.batch.restart_policy import (
     FAILURES,
@@ -269,3 +269,20 @@ def test_failures_beyond_the_limit_always_stop(history: list[Attempt], end: EndR
 
     if end.reason in FAILURES and sum(one.reason in FAILURES for one in recent) >= policy.max_failures:
         assert decision.action == "stop"
+
+
+def test_where_an_attempt_keeps_nothing_no_progress_is_told() -> None:
+    policy = Policy(starts_again=True)
+    refused = EndReason("bad_recipe", "exit code 78", "rank 0 on n1: format: differs by 1", exit_code=78)
+    failed = [Attempt(n, reason="error", action="requeue") for n in range(3)]
+
+    assert decide_restart([Attempt(0)], ERROR, policy).message == "failed"
+    assert decide_restart([Attempt(0)], refused, policy).message == (
+        "cannot work as it is (rank 0 on n1: format: differs by 1); a restart would fail in the same way: see the logs"
+    )
+    assert decide_restart([Attempt(0)], PREEMPTED, policy).message == "preempted (PreemptTime 2026-01-01T00:00:00)"
+    assert decide_restart(failed, ERROR, policy).message == "failed; 3 attempts in a row did not come to the end"
+
+
+def test_kinds_that_keep_nothing_count_in_steps_and_do_not_train() -> None:
+    assert {name for name, kind in KINDS.items() if kind.progress == "steps" and not kind.trains} == STARTS_AGAIN

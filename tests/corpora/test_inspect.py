@@ -348,7 +348,7 @@ def test_a_corpus_without_its_tokenizer_is_not_sampled(tmp_path):
 def test_a_machine_without_tokenizers_is_told_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
 
-    with pytest.raises(LauncherError, match=r"install the extra: `pip install 'launcher\[data\]'`"):
+    with pytest.raises(LauncherError, match=r"install it with `pip install -e '\.\[data\]'` in a checkout"):
         draw(publish(tmp_path / "corpus"), "train", 1, seed=0, characters=600, has_credentials=False)
 
 

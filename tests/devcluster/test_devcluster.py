@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -17,7 +18,7 @@ from launcher.cli.devcluster import app
 from launcher.cluster import Cluster
 from launcher.devcluster import Shape, config, machine
 from launcher.devcluster.config import Settings
-from launcher.devcluster.files import check_folder, read_settings, write_files
+from launcher.devcluster.files import check_folder, locked, read_settings, write_files
 from launcher.devcluster.layout import Layout
 from launcher.devcluster.processes import Process, start, stop, with_descendants
 from launcher.errors import LauncherError
@@ -251,3 +252,109 @@ def test_commands_for_a_cluster_that_does_not_run_are_refused(tmp_path: Path) ->
 
     assert isinstance(result.exception, LauncherError)
     assert f"start one with `launcher devcluster up --dir {tmp_path}`" in str(result.exception)
+
+
+@pytest.mark.parametrize("words", [("--nodes", "0"), ("--nodes", "-1"), ("--minutes", "-1")])
+def test_a_preemption_takes_at_least_one_node_and_no_negative_time(tmp_path: Path, words: tuple[str, str]) -> None:
+    result = CliRunner().invoke(app, ["preempt", "--dir", str(tmp_path), *words])
+
+    assert result.exit_code == 2
+    assert f"Invalid value for '{words[0]}'" in result.output
+
+
+OLDER = {name: value for name, value in dataclasses.asdict(SETTINGS).items() if name != "address"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[]", b"3", b'{"version": 1}', b"no JSON", b"\xff", json.dumps(OLDER).encode()]
+)
+@pytest.mark.parametrize("command", ["status", "down", "preempt"])
+def test_the_settings_of_something_else_are_refused(tmp_path: Path, content: bytes, command: str) -> None:
+    (tmp_path / "settings.json").write_bytes(content)
+
+    result = CliRunner().invoke(app, [command, "--dir", str(tmp_path)])
+
+    assert isinstance(result.exception, LauncherError)
+    assert "/settings.json` is not from this version of `launcher devcluster`; give another --dir" in str(
+        result.exception
+    )
+    with pytest.raises(LauncherError, match="is not from this version"):
+        check_folder(Layout(tmp_path))
+    assert (tmp_path / "settings.json").read_bytes() == content
+
+
+def test_a_slurmctld_that_does_not_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slurmctld").write_text("#!/bin/sh\necho 22.05 of another libc >&2\nexit 127\n")
+    (tmp_path / "slurmctld").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    with pytest.raises(LauncherError, match=r"printed no version: `22\.05 of another libc`"):
+        machine.slurm_version()
+
+
+@pytest.fixture
+def two_users(stranger: Path) -> Path:
+    """A folder of an ordinary user, as whom this process acts; it can act as root again."""
+    if os.getuid() != 0:
+        pytest.skip("needs two users: run it as root")
+    return stranger
+
+
+def make_foreign(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    me = os.geteuid()
+    os.seteuid(0)
+    for path in paths:
+        os.chown(path, 0, -1)
+    os.seteuid(me)
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_the_folder_of_an_ordinary_user_is_closed_to_others(two_users: Path, was_there: bool) -> None:
+    layout = Layout(two_users / "above" / "dev")
+    if was_there:
+        layout.folder.mkdir(parents=True, mode=0o755)
+
+    check_folder(layout)
+    with locked(layout):
+        write_files(SETTINGS, layout)
+
+    assert layout.folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only slurmd of root runs jobs as those who submitted them")
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_the_folder_of_root_is_as_open_as_its_umask_says(tmp_path: Path, mask: int) -> None:
+    layout = Layout(tmp_path / "dev")
+    before = os.umask(mask)
+    try:
+        with locked(layout):
+            write_files(SETTINGS, layout)
+    finally:
+        os.umask(before)
+
+    assert layout.folder.stat().st_mode & 0o777 == 0o777 & ~mask
+
+
+@pytest.mark.parametrize("name", ["settings.json", "munge/key"])
+def test_what_another_user_has_put_there_is_refused(two_users: Path, name: str) -> None:
+    layout = Layout(two_users / "dev")
+    make_foreign(layout.folder / name)
+
+    with pytest.raises(LauncherError, match=rf"dev/{name}` is another user's; give another --dir"):
+        check_folder(layout)
+
+
+def test_the_folder_of_another_user_is_refused(two_users: Path) -> None:
+    layout = Layout(two_users / "dev")
+    make_foreign(layout.settings)
+    os.seteuid(0)
+    os.chown(layout.folder, 0, -1)
+    layout.folder.chmod(0o700)
+    os.seteuid(two_users.stat().st_uid)
+
+    for refused in (check_folder, lambda layout: locked(layout).__enter__(), read_settings):
+        with pytest.raises(LauncherError, match="dev` is another user's; give another --dir"):
+            refused(layout)

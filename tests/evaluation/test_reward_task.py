@@ -14,11 +14,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from jobs.evaluation.loaded_model import load_model
 from jobs.evaluation.report import TaskReport
 from jobs.evaluation.reward import prepare_reward
+from jobs.models.adapters.build import adapted
+from jobs.models.adapters.save import write_adapter
+from jobs.models.classifier import reward_head
 from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup
+from jobs.train.adapter_checkpoint import gather_adapter
 from launcher.errors import LauncherError
 from launcher.recipe import read_recipe
 from launcher.recipe.kinds.evaluate import EvaluateRecipe
+from launcher.recipe.sections.adapter import PrefixTuning
 from launcher.recipe.sections.reward_task import RewardTask
 from launcher.run.paths import FINISHED
 from tests.support.preference_runs import make_preference_run, separable_pairs, write_pairs
@@ -152,6 +157,23 @@ def test_a_model_without_a_head_is_refused(folder: Path) -> None:
     context = context_of(make_run_of(recipe_of({"path": "stories260k"}), folder))
     with pytest.raises(LauncherError, match=r"model\.path: the files hold no `score\.weight`"):
         _loaded(context)
+
+
+def test_a_prefix_rewards_as_in_its_training(folder: Path) -> None:
+    torch.manual_seed(5)
+    base = AutoModelForSequenceClassification.from_pretrained(MODEL, dtype=torch.float32, **reward_head(2))
+    trained = adapted(base, PrefixTuning(method="prefix", virtual_tokens=4), 0, "SEQ_CLS", steps=100).eval()
+    for parameter in trained.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    write_adapter(trained, gather_adapter(trained), "stories260k", folder / "adapter")
+
+    model = {"path": "stories260k", "adapters": [{"path": "./adapter"}]}
+    _, found = _loaded(context_of(make_run_of(recipe_of(model), folder)))
+
+    inputs = {"input_ids": torch.tensor([[1, 5, 6, 7]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    with torch.no_grad():
+        torch.testing.assert_close(found.model(**inputs).logits, trained(**inputs).logits, atol=1e-5, rtol=1e-5)
 
 
 def test_a_reward_model_does_nothing_else() -> None:

@@ -1,14 +1,19 @@
 """Uploading an export, with a client that only notes what it is asked for."""
 
+import shlex
+import socket
+from threading import Event
 from types import SimpleNamespace
 
 import httpx
 import pytest
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from jobs.export.hub import push
 from launcher.errors import LauncherError
 from tests.support.export_runs import export_recipe
+from tests.support.stops import stopped_after
 
 UPLOAD = {"push_to_hub": "me/it", "secrets": ["HF_TOKEN"]}
 
@@ -66,20 +71,82 @@ def test_credentialed_data_stays_whatever_the_recipe_says(tmp_path):
     assert api.calls == []
 
 
-def refusal(status):
+@pytest.mark.parametrize("where", ["", "run/outputs"])
+def test_a_folder_that_says_that_it_is_credentialed_stays_whatever_the_recipe_says(tmp_path, where):
+    folder = tmp_path / where
+    folder.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "manifest.json").write_text('{"data_use": "credentialed"}')
+    api = NotingApi()
+
+    with pytest.raises(LauncherError, match="must not leave the site"):
+        push(export_recipe(**UPLOAD), folder, api)
+    assert api.calls == []
+
+
+def refusal(status, said=None):
     request = httpx.Request("POST", "https://huggingface.co")
-    return HfHubHTTPError("refused", response=httpx.Response(status, request=request))
+    return HfHubHTTPError("refused", response=httpx.Response(status, request=request), server_message=said)
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [(refusal(403), r"refuses to write to `me/it` \(403\)"), (OfflineModeIsEnabled("off"), "hf upload me/it")],
+    [
+        (refusal(403), r"refuses to write to `me/it` \(403\)"),
+        (refusal(400, "no such type"), r"refuses to write to `me/it` \(400: no such type\).*hf upload me/it"),
+        (refusal(404), r"refuses to write to `me/it` \(404\)"),
+        (refusal(409), r"refuses to write to `me/it` \(409\)"),
+        (OfflineModeIsEnabled("off"), "hf upload me/it"),
+        (HFValidationError("Cannot have -- or .."), r"the Hub allows no such name: Cannot have -- or \.\."),
+    ],
 )
 def test_what_will_not_go_away_says_what_to_do(tmp_path, fault, message):
     with pytest.raises(LauncherError, match=message):
         push(export_recipe(**UPLOAD), tmp_path, NotingApi(fault=fault))
 
 
-def test_a_hub_that_has_trouble_is_a_failure_to_try_again(tmp_path):
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_hub_that_has_trouble_is_a_failure_to_try_again(tmp_path, status):
     with pytest.raises(HfHubHTTPError):
-        push(export_recipe(**UPLOAD), tmp_path, NotingApi(fault=refusal(503)))
+        push(export_recipe(**UPLOAD), tmp_path, NotingApi(fault=refusal(status)))
+
+
+@pytest.mark.parametrize(("is_public", "option"), [(False, "--private"), (True, "--no-private")])
+def test_a_node_without_internet_says_how_to_upload_by_hand(tmp_path, monkeypatch, is_public, option):
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        api = HfApi(endpoint=f"http://127.0.0.1:{nobody_listens.getsockname()[1]}", token="hf_invented")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+        with pytest.raises(LauncherError, match=r"does not reach the Hub \(.*Connection refused.*\)") as refused:
+            push(export_recipe(**UPLOAD, public=is_public), folder, api)
+
+    command = str(refused.value).split("`")[1]
+    assert shlex.split(command) == ["hf", "upload", "me/it", str(folder), option]
+
+
+def test_a_connection_that_breaks_during_an_upload_is_a_failure_to_try_again(tmp_path):
+    api = NotingApi()
+    broken = HfHubHTTPError.__mro__[1]("broken")  # of the package that the Hub's client uses
+    api.upload_folder = raising(broken)
+
+    with pytest.raises(type(broken), match="broken"):
+        push(export_recipe(**UPLOAD), tmp_path, api)
+
+
+def raising(fault):
+    def call(**_):
+        raise fault
+
+    return call
+
+
+def test_a_stop_does_not_wait_for_an_upload(tmp_path):
+    may_end = Event()
+    api = NotingApi()
+    api.upload_folder = lambda **_: may_end.wait()
+
+    with stopped_after(0):
+        push(export_recipe(**UPLOAD), tmp_path, api)
+    may_end.set()

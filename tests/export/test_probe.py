@@ -109,7 +109,6 @@ def test_each_format_has_its_bars(tmp_path, changes, dtype, difference, agreemen
     ("largest", "same", "message"),
     [
         (2e-4, 1.0, r"differs by 0\.0002 in a logit, more than 0\.0001; nothing was published"),
-        (float("inf"), 1.0, "differs by inf"),
         (1e-5, 0.998, r"same choice in 99\.80% of places, less than 99\.90%"),
     ],
 )
@@ -117,6 +116,23 @@ def test_an_export_beyond_a_bar_is_refused(tmp_path, largest, same, message):
     judge(plan(tmp_path, format="onnx"), LogitDifference(1e-4, 20, 0.999))
     with pytest.raises(LauncherError, match=message):
         judge(plan(tmp_path, format="onnx"), LogitDifference(largest, 20, same))
+
+
+@pytest.mark.parametrize(
+    ("original", "made", "message"),
+    [
+        (1.0, float("nan"), "format: as `onnx` the model computes logits that are not numbers.*write another `format`"),
+        (1.0, float("inf"), "format: as `onnx` the model computes logits that are not numbers.*write another `format`"),
+        (float("nan"), 1.0, r"model\.path: the original computes logits that are not numbers.*check its weights"),
+        (float("-inf"), float("-inf"), r"model\.path: the original computes logits that are not numbers"),
+    ],
+)
+def test_no_tolerance_is_proposed_for_logits_that_are_no_numbers(tmp_path, original, made, message):
+    one, other = (Answers([torch.tensor([[3.0, 2.0], [0.5, logit]])], []) for logit in (original, made))
+
+    with pytest.raises(LauncherError, match=message) as refused:
+        judge(plan(tmp_path, format="onnx"), difference(one, other))
+    assert "tolerance" not in str(refused.value)
 
 
 def test_seconds_are_measured_in_turns_and_without_the_first():

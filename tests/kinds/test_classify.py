@@ -26,7 +26,16 @@ from tests.support.labelled_runs import (
     make_encoder,
     write_table,
 )
-from tests.support.training_runs import ASSETS, context_of, kill_at, losses, make_run_of, stop_at, train
+from tests.support.training_runs import (
+    ASSETS,
+    context_of,
+    kill_at,
+    losses,
+    make_run_of,
+    stop_at,
+    stop_in_evaluation,
+    train,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -218,6 +227,21 @@ def test_a_preempted_run_has_losses_best_and_predictions_of_an_uninterrupted_one
     for split in ("validation", "test"):
         assert predicted(run, split) == predicted(whole, split)
     assert scores(run) == scores(whole)
+
+
+def test_a_stop_in_an_evaluation_changes_neither_scores_nor_the_best_checkpoint(folder: Path, alone: RunDir) -> None:
+    run, best = make_classify_run(folder), scores(alone)["best_step"]
+    left = stop_in_evaluation(run, best, batch=2)
+    assert max(left.steps()) == best
+    assert best not in evaluations(run)
+
+    last = train(run, attempt=1)
+
+    assert last.exit_codes == [FINISHED], last.log()
+    assert losses(run) == losses(alone)
+    assert evaluations(run) == evaluations(alone)
+    assert scores(run) == scores(alone)
+    assert predicted(run) == predicted(alone)
 
 
 def test_the_best_checkpoint_outlives_a_kill_and_newer_checkpoints(folder: Path, alone: RunDir) -> None:

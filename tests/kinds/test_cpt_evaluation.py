@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import FINISHED, RunDir
 from tests.support.corpora import make_corpus
-from tests.support.training_runs import ASSETS, cpt_recipe, losses, make_run_of, stop_at, train
+from tests.support.training_runs import ASSETS, cpt_recipe, losses, make_run_of, stop_at, stop_in_evaluation, train
 
 pytestmark = pytest.mark.slow
 
@@ -128,3 +128,20 @@ def test_without_held_out_text_there_are_no_evaluations(folder: Path) -> None:
     assert attempt.exit_codes == [FINISHED]
     assert "no corpus has held-out text, so there are no evaluations" in attempt.log()
     assert not run.evaluations.exists()
+
+
+def test_a_stop_leaves_an_evaluation_which_is_made_up_for(folder: Path) -> None:
+    wanted = {"interval": "4 steps", "samples": "all"}
+    whole, stopped = (make_run(folder, wanted, parallel={"strategy": "full_shard"}) for _ in range(2))
+    assert train(whole, ranks=2).exit_codes == [FINISHED] * 2
+
+    at_start = stop_in_evaluation(stopped, step=0, batch=1, ranks=2)
+    assert (at_start.steps(), evaluations(stopped)) == ([], {})
+    between = stop_in_evaluation(stopped, step=4, batch=1, ranks=2, attempt=1)
+    assert (between.steps(), [*evaluations(stopped)]) == ([1, 2, 3, 4], [0])
+    last = train(stopped, ranks=2, attempt=2)
+
+    assert last.exit_codes == [FINISHED] * 2, last.log()
+    assert last.steps() == [5, 6, 7, 8]
+    assert losses(stopped) == losses(whole)
+    assert evaluations(stopped) == evaluations(whole)

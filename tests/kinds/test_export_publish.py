@@ -6,6 +6,8 @@ import stat
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from jobs.export.inputs import make_plan
+from jobs.kinds import export
 from jobs.kinds.export import main
 from jobs.rank.stop_flag import STOP
 from launcher.errors import LauncherError
@@ -29,7 +31,8 @@ def names_in(folder):
 
 def test_the_report_and_the_manifest_say_what_was_made_of_what(tmp_path):
     make_adapter(tmp_path / "lora")
-    (tmp_path / "lora" / "manifest.json").write_text('{"corpora": ["medline"], "data_use": "open"}')
+    said = {"corpora": ["medline"], "data_use": "open", "system_prompt": "Help."}
+    (tmp_path / "lora" / "manifest.json").write_text(json.dumps(said))
     context = make_export(tmp_path, model={"path": "model", "adapters": [{"path": "./lora", "trained_on": str(LLAMA)}]})
 
     folder = exported_by(context)
@@ -38,6 +41,7 @@ def test_the_report_and_the_manifest_say_what_was_made_of_what(tmp_path):
     report = json.loads(context.run.export_report.read_text())
     assert report == {"folder": str(folder), "uploaded": None, **manifest}
     assert (manifest["format"], manifest["task"], manifest["corpora"]) == ("safetensors", "language model", ["medline"])
+    assert manifest["system_prompt"] == "Help."
     assert 0 < manifest["adapters"][0]["difference"]["largest"] < 1e-3
     assert 0 < manifest["verification"]["largest"] <= manifest["verification"]["limits"]["difference"]
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
@@ -85,11 +89,43 @@ def test_a_stop_leaves_nothing_and_the_next_attempt_starts_again(tmp_path):
     main(context)
 
 
-def test_a_refused_export_is_not_published(tmp_path):
+def test_a_refused_export_is_not_published_and_leaves_nothing(tmp_path):
     with pytest.raises(LauncherError, match="nothing was published"):
         main(make_export(tmp_path, dtype="bf16", tolerance=1e-6))
 
-    assert "made" not in names_in(tmp_path / "models")
+    assert names_in(tmp_path / "models") == {"model"}
+
+
+@pytest.mark.parametrize(("first", "second"), [("open", "credentialed"), ("credentialed", "open")])
+def test_an_export_with_other_rules_for_its_data_is_another_one(tmp_path, first, second):
+    plan = make_plan(make_export(tmp_path, data_use=first))
+    plan.folder.mkdir(parents=True)
+    (plan.folder / "manifest.json").write_text(json.dumps({"inputs": plan.inputs, "data_use": first}))
+    before = files_of(plan.folder)
+
+    with pytest.raises(LauncherError, match=f"was published with `data_use: {first}`.* another name as `output`"):
+        main(make_export(tmp_path, data_use=second))
+
+    assert files_of(plan.folder) == before
+
+
+def test_the_report_is_there_before_an_upload_and_then_says_where(tmp_path, monkeypatch):
+    context = make_export(tmp_path, push_to_hub="me/it", secrets=["HF_TOKEN"])
+    reports = []
+
+    def failing(*_):
+        reports.append(json.loads(context.run.export_report.read_text()))
+        raise ConnectionError
+
+    monkeypatch.setattr(export, "push", failing)
+    with pytest.raises(ConnectionError):
+        main(context)
+    monkeypatch.setattr(export, "push", lambda *_: "https://huggingface.co/me/it/commit/1")
+    main(context)
+
+    report = json.loads(context.run.export_report.read_text())
+    assert reports == [report | {"uploaded": None}]
+    assert (report["uploaded"], report["run"]) == ("https://huggingface.co/me/it/commit/1", "abc123")
 
 
 def killed_at(folder, point):

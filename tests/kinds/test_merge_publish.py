@@ -2,11 +2,14 @@
 
 import json
 import stat
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoTokenizer
 
 from jobs.kinds.merge import main
+from jobs.models.merge.inputs import make_plan
+from jobs.rank.publish import staging_folder
 from jobs.rank.stop_flag import STOP
 from launcher.errors import LauncherError
 from launcher.run.ledger import read_attempts
@@ -169,3 +172,28 @@ def test_without_a_name_the_model_is_an_output_of_the_run(tmp_path):
     main(context)
 
     assert load(context.run.outputs / "model").config.vocab_size == 512
+
+
+@pytest.mark.parametrize(("first", "second"), [("open", "credentialed"), ("credentialed", "open")])
+def test_a_merge_with_other_rules_for_its_data_is_another_one(tmp_path, first, second):
+    make_adapter(tmp_path / "adapter")
+    plan = make_plan(fp32(tmp_path, "./adapter", data_use=first))
+    plan.folder.mkdir(parents=True)
+    (plan.folder / "manifest.json").write_text(json.dumps({"inputs": plan.inputs, "data_use": first}))
+    before = files_of(plan.folder)
+
+    with pytest.raises(LauncherError, match=f"was published with `data_use: {first}`.* another name as `output`"):
+        main(fp32(tmp_path, "./adapter", data_use=second))
+
+    assert files_of(plan.folder) == before
+
+
+def test_a_folder_of_models_that_may_not_be_written_says_so(stranger):
+    context = SimpleNamespace(record=SimpleNamespace(id="abc123"), recipe=SimpleNamespace(data_use="open"))
+    (stranger / "models").mkdir(mode=0o555)
+
+    with (
+        pytest.raises(LauncherError, match=r"permission denied; ask its owner, or set a `roots\.models` of your own"),
+        staging_folder(stranger / "models" / "made", context),
+    ):
+        pass

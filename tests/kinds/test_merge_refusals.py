@@ -1,6 +1,7 @@
 """kind: merge, and adapters that do not fit their base or cannot be merged."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,8 +9,10 @@ from peft import PrefixTuningConfig, PromptTuningConfig
 from safetensors.torch import save_file
 from transformers import AutoTokenizer
 
+from jobs.kinds.export import main as export_main
 from jobs.kinds.merge import main
 from launcher.errors import LauncherError
+from tests.support.export_runs import make_export
 from tests.support.merge_runs import (
     BASE,
     fp32,
@@ -41,7 +44,7 @@ def test_new_tokens_without_embeddings_are_refused(tmp_path):
 
     with pytest.raises(LauncherError, match=r"513 tokens, .* 512 embedding rows.*save_embedding_layers"):
         main(fp32(tmp_path, "./adapter"))
-    assert not (tmp_path / "models" / "merged").exists()
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"stories260k"}
 
 
 def test_rows_that_the_adapter_holds_for_a_part_only_are_refused(tmp_path):
@@ -133,7 +136,7 @@ def test_numbers_that_do_not_fit_the_format_are_an_error(tmp_path):
 
     with pytest.raises(LauncherError, match=r"rounded to torch.float16, the merged model differs by inf"):
         main(make_merge(tmp_path, "./adapter", dtype="fp16"))
-    assert not (tmp_path / "models" / "merged").exists()
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"stories260k"}
 
 
 def test_a_pickle_is_never_read(tmp_path):
@@ -142,3 +145,19 @@ def test_a_pickle_is_never_read(tmp_path):
 
     with pytest.raises(LauncherError, match=r"has no adapter_model.safetensors"):
         main(fp32(tmp_path, "./adapter"))
+
+
+def test_no_tolerance_is_proposed_for_a_base_that_is_not_of_numbers(tmp_path):
+    base = make_base(tmp_path)
+    model = load(base)
+    with torch.no_grad():  # where no adapter is, so that peft finds no fault with what it merges
+        model.model.norm.weight.fill_(float("nan"))
+    model.save_pretrained(base)
+    make_adapter(tmp_path / "adapter", lora("q_proj"), base)
+
+    merge = fp32(tmp_path, "./adapter")
+    export = make_export(tmp_path, model={"path": "stories260k", "adapters": [{"path": "./adapter"}]})
+    for carry_out, key in ((partial(main, merge), "adapter"), (partial(export_main, export), "model.adapters")):
+        with pytest.raises(LauncherError, match=rf"^{key}.*`adapter`.* logits that are not numbers") as refused:
+            carry_out()
+        assert "tolerance" not in str(refused.value)

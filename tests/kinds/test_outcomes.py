@@ -6,7 +6,7 @@ from jobs.data.labelled.tables import class_counts, read_classes, read_table
 from launcher.artifacts.outcomes_manifest import read_outcomes
 from launcher.recipe.sections.labelled_notes import CORE_TASKS, CoreNotes
 from tests.support.outcome_reference import reference
-from tests.support.outcome_runs import outcomes_of, rows_of, shipped
+from tests.support.outcome_runs import make_outcomes, outcomes_of, rows_of, shipped
 from tests.support.shared_data import shared_data
 
 LIKE = {
@@ -44,6 +44,8 @@ def test_the_rows_are_those_of_a_slow_program(tmp_path, database, rules):
 
     outcomes_of(tmp_path, database, tables, rules=rules)
 
+    promised = make_outcomes(tmp_path, database, tables).recipe.makes.files
+    assert {path.name for path in (tmp_path / "core").iterdir()} == {*promised, "manifest.json"}
     sizes = compare(tmp_path / "core", tables, database, rules)
     assert sizes.keys() == {"los", "mor", "diag", "proc", *(["pmv"] if database == "mimic_iii" else [])}
     assert min(sizes.values()) > 25

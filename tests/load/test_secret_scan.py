@@ -41,7 +41,7 @@ def test_a_token_is_found_in_values_and_comments_and_not_repeated(tmp_path: Path
 
 
 @pytest.mark.parametrize("key", ["WANDB_API_KEY", "api-key", "aws_secret_access_key", "hf_token", "password"])
-@pytest.mark.parametrize("value", [HEX, "wJalrXUtnFEMIxK7MDENGxbPxRfiCYEXAMPLEKEY"])
+@pytest.mark.parametrize("value", [HEX, HEX[:32].upper(), "wJalrXUtnFEMIxK7MDENGxbPxRfiCYEXAMPLEKEY"])
 def test_an_opaque_value_is_a_secret_under_a_name_that_says_so(tmp_path: Path, key: str, value: str) -> None:
     said = "\n".join(faults(tmp_path, f"{RECIPE}# {key}: {value}\n"))
 
@@ -50,9 +50,51 @@ def test_an_opaque_value_is_a_secret_under_a_name_that_says_so(tmp_path: Path, k
 
 
 @pytest.mark.parametrize(
+    "path", ["abcdefghijklmnopqrstuvwx12", "5f8a9c1e2b3d4f6a7/" + "a1B2" * 11], ids=["Mattermost", "Rocket.Chat"]
+)
+@pytest.mark.parametrize("place", ["description: {}", "# {}"])
+def test_the_address_of_a_webhook_is_found_on_any_host(tmp_path: Path, path: str, place: str) -> None:
+    (said,) = faults(tmp_path, RECIPE + place.format(f"https://chat.example.org/hooks/{path}") + "\n")
+
+    assert f"`{path[:4]}…` looks like a secret" in said
+    assert path not in said
+
+
+@pytest.mark.parametrize("name", ["PGPASSWORD", "smtp_passwd", "password", "SSH_PASSPHRASE"])
+@pytest.mark.parametrize("value", ["hunter", "hunter22", "'12345678'"])
+def test_under_the_name_of_a_password_a_short_value_is_a_secret(tmp_path: Path, name: str, value: str) -> None:
+    said = profile_faults(tmp_path, f"{PROFILE}environment:\n  {name}: {value}\n")
+
+    assert [line.partition(" looks")[0] for line in said] == [
+        f"profile.yaml:4: environment.{name}: `{value.strip(chr(39))[:4]}…`"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("comment", "secret"),
+    [
+        (f"# my key wandb: {HEX}", HEX),
+        (f"# the api key that W&B gave me is {HEX}", HEX),
+        (f"# secret of azure {HEX[:32].upper()}", HEX[:32].upper()),
+        ("# password: hunter22", "hunter22"),
+    ],
+)
+def test_a_comment_may_say_it_in_other_words(tmp_path: Path, comment: str, secret: str) -> None:
+    (said,) = faults(tmp_path, f"{RECIPE}{comment}\n")
+
+    assert f"recipe.yaml:16: `{secret[:4]}…` looks like a secret" in said
+
+
+@pytest.mark.parametrize(
     "line",
     [
         f"description: commit {HEX}",
+        f"# keys of the index at commit {HEX}",
+        f"# 63 B tokens of the corpus {HEX}",
+        "# password: see the vault",
+        "# PGPASSWORD: ${PGPASSWORD}",
+        "# password: null",
+        "# more about webhooks: https://example.org/hooks/incoming",
         f"description: {HEX}",
         "description: task-aware-pretraining-of-a-large-model",
         "secrets: [WANDB_API_KEY, A_VERY_LONG_NAME_OF_A_SECRET_THAT_IS_ONLY_A_NAME_1234567890]",

@@ -9,7 +9,14 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+)
 
 from jobs.models.adapters.build import adapted, declared_trainable
 from jobs.models.build import build_causal_lm, weights_dtype
@@ -131,6 +138,28 @@ def test_4_bit_weights_are_stored_as_numbers_of_the_models_format() -> None:
 def test_layers_that_the_model_does_not_have_are_named() -> None:
     with pytest.raises(LauncherError, match=r"adapter.targets: .*no module `query_key_value`"):
         on_stories(adapter(method="lora", targets=["query_key_value"]))
+
+
+def tiny_gpt2() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=64, bos_token_id=1, eos_token_id=2))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["c_attn"], ["c_proj"]])
+def test_olora_is_refused_where_weights_are_stored_the_other_way_round(targets: Any) -> None:
+    name = targets[0] if isinstance(targets, list) else "c_attn"
+    with pytest.raises(LauncherError, match=rf"adapter\.init: `olora` .* of `{name}` .*; write `pissa`"):
+        adapted(tiny_gpt2(), adapter(method="lora", init="olora", r=4, targets=targets), 0, "CAUSAL_LM", 10)
+
+
+@pytest.mark.parametrize("init", ["pissa", "orthogonal", "gaussian", "default"])
+def test_other_initialisations_leave_such_a_model_as_it_is(init: str) -> None:
+    ids, base = torch.tensor([[1, 5, 6, 7]]), tiny_gpt2().eval()
+    expected = base(ids).logits
+
+    model = adapted(base, adapter(method="lora", init=init, r=4), 0, "CAUSAL_LM", 10)
+
+    torch.testing.assert_close(model.eval()(input_ids=ids).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_adalora_needs_steps_to_cut_ranks_in() -> None:

@@ -29,7 +29,7 @@ ADAPTER = {
     "target_modules": ["q_proj"],
 }
 JSON: dict[str, Any] = {
-    "config.json": LLAMA_7B, "model.safetensors.index.json": INDEX, "adapter_config.json": ADAPTER,
+    "config.json": LLAMA_7B, "model.safetensors.index.json": INDEX, "adapter/adapter_config.json": ADAPTER,
     "tokenizer.json": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": []},
     "tokenizer_config.json": {"eos_token": "</s>"}, "generation_config.json": {"eos_token_id": 2},
     "manifest.json": {"data_use": "open"}, "expansion.json": {"base": "model", "added": 1},
@@ -61,19 +61,19 @@ def heads() -> st.SearchStrategy[bytes]:
 
 def damages() -> st.SearchStrategy[tuple[str, bytes | None]]:
     """The name of a file and what it holds; None: it is a folder."""
-    weights = ("model.safetensors", "adapter_model.safetensors", *SHARDS)
+    weights = ("model.safetensors", "adapter/adapter_model.safetensors", *SHARDS)
     kinds = [st.tuples(st.just(name), damaged_json(content)) for name, content in JSON.items()]
     kinds += [st.tuples(st.just(name), heads()) for name in weights]
     return st.one_of(*kinds, st.tuples(st.sampled_from([*JSON, *weights]), st.none()))
 
 
 def write_model(folder: Path, is_sharded: bool, changes: list[tuple[str, bytes | None]]) -> None:
-    folder.mkdir(parents=True)
+    (folder / "adapter").mkdir(parents=True)
     for name, content in JSON.items():
         (folder / name).write_bytes(as_json(content))
     for name in SHARDS if is_sharded else ("model.safetensors",):
         (folder / name).write_bytes(WEIGHTS)
-    (folder / "adapter_model.safetensors").write_bytes(WEIGHTS)
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(WEIGHTS)
     for name, content in changes:
         path = folder / name
         path.unlink(missing_ok=True)
@@ -90,7 +90,7 @@ def test_a_damaged_model_is_looked_at_or_explained(folder: Path, damage: Any) ->
     write_model(model, *damage)
 
     for look in (lambda: require_files(model, weights=True), lambda: require_tokenizer_files(model),
-                 lambda: read_adapter(model)):  # fmt: skip
+                 lambda: read_adapter(model / "adapter")):  # fmt: skip
         try:
             look()
         except LauncherError as error:

@@ -2,14 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from jobs.models.folder import let_others_read, require_data_use
+from jobs.models.folder import let_others_read, loading, local_folder, require_data_use
+from jobs.rank.watchdog import WATCHDOG
 from launcher.errors import LauncherError
+from tests.support.stops import stopped_after
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077])
@@ -36,3 +40,32 @@ def test_nothing_open_is_made_of_a_credentialed_model(tmp_path: Path) -> None:
     with pytest.raises(LauncherError, match=f"data_use: `{tmp_path}` was made of credentialed data"):
         require_data_use("open", [Path("org/name"), tmp_path])
     require_data_use("credentialed", [tmp_path])
+
+
+def test_a_stop_does_not_wait_for_a_model_that_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_there = Event()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: is_there.wait())
+
+    with stopped_after(0):
+        local_folder("org/name", "model.path")
+    is_there.set()
+
+
+@pytest.mark.parametrize("located", ["org/name", ""])
+def test_bytes_count_as_progress_while_a_library_loads_a_model_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, located: str
+) -> None:
+    counted = []
+
+    @contextmanager
+    def counting() -> Iterator[None]:
+        counted.append(True)
+        yield
+
+    monkeypatch.setattr(WATCHDOG, "counting_transfers", counting)
+    (tmp_path / "config.json").write_text("{}")
+
+    with loading(located or tmp_path, "model.path"):
+        pass
+
+    assert counted == [True] * bool(located)

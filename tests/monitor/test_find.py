@@ -55,7 +55,7 @@ def test_a_site_without_runs_has_an_empty_list(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("aaaa01", "aaaa01"),
-        ("bb", "bbbb01"),
+        ("bbb", "bbbb01"),
         ("cpt-small", "aaaa02"),
         ("cpt small", "aaaa02"),
         ("cpt-small-20260801", "aaaa01"),
@@ -86,3 +86,25 @@ def test_an_ambiguous_text_names_the_runs_that_fit(cluster: Cluster) -> None:
 def test_an_unknown_text_gets_the_nearest_known_name(cluster: Cluster) -> None:
     with pytest.raises(RunError, match="did you mean `cpt-small`"):
         find_run(cluster, "cpt-smal1")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t"])
+def test_a_blank_text_is_no_run_although_each_begins_like_that(tmp_path: Path, text: str) -> None:
+    only = add_run(tmp_path / "runs", "sft", "sft-20260801-130000-bbbb01")
+    cluster = Cluster(name="here", executor="local", roots=Roots(runs=str(tmp_path / "runs"), corpora="c", models="m"))
+
+    with pytest.raises(RunError, match="is empty; write the id or the name of a run"):
+        find_run(cluster, text)
+    assert find_run(cluster, "sft") == only
+
+
+@pytest.mark.parametrize("text", ["b", "bb", "s"])
+def test_one_or_two_characters_do_not_choose_a_run(cluster: Cluster, text: str) -> None:
+    with pytest.raises(RunError, match=f"`{text}`: is too short to name a run; write at least 3 characters of its id"):
+        find_run(cluster, text)
+
+
+def test_a_recipes_name_may_be_short(cluster: Cluster) -> None:
+    run = add_run(Path(cluster.roots.runs), "x", "x-20260801-130000-eeee01")
+
+    assert find_run(cluster, "x") == run

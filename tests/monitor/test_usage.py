@@ -1,6 +1,7 @@
 """`launcher usage`: sums over runs, quick by kept summaries, and right when a run changes."""
 
 import json
+import os
 import stat
 import time
 from pathlib import Path
@@ -156,6 +157,45 @@ def test_an_attempt_without_an_end_counts_up_to_its_last_sign_of_life_and_is_not
 
     assert before == pytest.approx(1.0, abs=0.2)
     assert not (tmp_path / "runs" / ".summaries").exists()
+
+
+def last_wrote(history: History, attempt: int, at: float) -> History:
+    """Set when the run last wrote anything, into the logs of an attempt and elsewhere."""
+    history.log(attempt, 0, "step 30")
+    logs = history.run.attempt_logs(attempt)
+    for path in (history.run.ledger, history.run.metrics, *logs.iterdir(), logs):
+        os.utime(path, (MIDNIGHT + at, MIDNIGHT + at))
+    return history
+
+
+def killed(folder: Path, began: float = 0.0) -> History:
+    """An attempt without an end: 10 s of starting, 60 useful, and a rank that wrote into its log 30 s later."""
+    history = begin(folder, "aaaaa1").start(0, "7", at=began).begin_steps(0, at=began + 10)
+    return last_wrote(history.train(0, 0, 30, at=began + 10), 0, at=began + 100)
+
+
+def test_what_a_dead_attempt_did_after_its_last_step_is_lost(tmp_path: Path, profile: str) -> None:
+    killed(tmp_path)
+
+    assert measure(profile).total.gpu_hours == hours(starting=10, useful=60, lost=30)
+
+
+def test_it_is_useful_while_the_attempt_may_be_alive(tmp_path: Path, profile: str) -> None:
+    killed(tmp_path, began=time.time() - MIDNIGHT - 100)
+
+    assert measure(profile).total.gpu_hours == hours(starting=10, useful=90)
+
+
+def test_an_attempt_without_an_end_does_not_last_into_the_next_one(tmp_path: Path, profile: str) -> None:
+    history = killed(tmp_path).start(1, "7", at=90).begin_steps(1, at=100).train(1, 20, 40, at=100)
+    last_wrote(history, 1, at=150)
+
+    found = measure(profile).total
+
+    assert found.gpu_hours == hours(starting=10 + 10, useful=40 + 40, redone=20, lost=20 + 10)
+    history.end(1, "finished", "done", at=150, last_step=40)
+    again = measure(profile).total
+    assert again.gpu_hours == hours(starting=10 + 10, useful=40 + 40, redone=20, lost=20, saving=10)
 
 
 def test_what_was_used_before_does_not_count(tmp_path: Path, profile: str) -> None:

@@ -257,7 +257,9 @@ def test_a_rank_without_debugpy_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("LAUNCHER_DEBUGGER", "debugpy:0")
     monkeypatch.setattr("jobs.rank.required_packages.find_spec", lambda _: None)
 
-    with pytest.raises(SystemExit, match=r"--debugpy needs debugpy, which .*pip install 'launcher\[debug\]'"):
+    with pytest.raises(
+        SystemExit, match=r"--debugpy needs debugpy, which .*pip install -e '\.\[debug\]'` in a checkout"
+    ):
         debugged.main()
 
 

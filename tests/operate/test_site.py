@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from launcher.load import load_cluster
+from launcher.run.slurm_text import parse_gres
 from launcher.site.new_profile import local_profile, site_profile
 from launcher.site.partitions import GpuNodes, Site, parse_gpu_nodes, parse_partitions, parse_site
-from launcher.slurm.parse import parse_gres
 from tests.support.recipe_files import write
 
 CONFIG = """\

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -93,6 +94,52 @@ def test_points_wait_until_a_tenth_of_the_limit_is_free(site: str, fake_slurm: F
 
     assert (first, second) == ([], [])
     assert third == ["queued 3 of 30 waiting points as job 1003"]
+
+
+def test_points_that_nobody_queues_since_a_batch_process_was_killed_are_told_of(
+    site: str, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(site)
+    first, *others = runs(site)[:3]
+    end(first, fake_slurm)
+    waiting = jobs(site).index("")
+    monkeypatch.setattr(f"{__name__}.advance", lambda _: [])  # their batch processes were killed
+    for run in others:
+        end(run, fake_slurm)
+    assert "note" not in launcher("status", "abstracts", "--cluster", site)[0]
+
+    end(runs(site)[waiting - 1], fake_slurm)
+
+    fix = f"launcher sweep advance {runs(site)[waiting].root}"
+    told = launcher("status", "abstracts", "--cluster", site)[0]
+    assert "note: 4 points wait for room in the queue, and no run is left" in told
+    assert f"`{fix}` does it" in told
+    assert "note" not in launcher("status", "abstracts", "--where", "seed=8", "--cluster", site)[0]
+    launcher(*fix.split()[1:])
+    assert "note" not in launcher("status", "abstracts", "--cluster", site)[0]
+
+
+@pytest.mark.parametrize(("most", "code"), [(3, 0), (0, 1)])
+def test_whoever_waits_queues_points_in_place_of_batch_processes_that_were_killed(
+    site: str, fake_slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, most: int, code: int
+) -> None:
+    monkeypatch.setattr(f"{__name__}.advance", lambda _: [])
+    monkeypatch.setattr("launcher.cli.submit.POLL_SECONDS", (20, 20))
+    looks = iter(range(30))
+
+    def pass_time(_: float) -> None:
+        next(looks)  # or it would wait for ever
+        for job in fake_slurm.queue():
+            end(runs(site)[jobs(site).index(job)], fake_slurm)
+            fake_slurm.limit_jobs(most, "lab")
+
+    monkeypatch.setattr("launcher.cli.submit.time", SimpleNamespace(sleep=pass_time))
+
+    recipe = str(Path(site).with_name("recipe.yaml"))
+    _, told = launcher("submit", recipe, "--cluster", site, "--yes", "--wait", code=code)
+
+    assert told.count("waiting points as job") == (2 if code == 0 else 0)
+    assert [bool(job) for job in jobs(site)] == [True] * 3 + [code == 0] * 5
 
 
 def test_a_cancelled_point_is_not_queued_later(site: str, fake_slurm: FakeSlurm) -> None:

@@ -61,6 +61,19 @@ def test_what_cannot_be_estimated_counts_one_attempt(site: Cluster, chain: Path)
     assert found.days == pytest.approx(1 + 1 + 4 / 24)
 
 
+def test_a_site_without_gpus_is_charged_no_gpu_hours(
+    make_cluster: Callable[..., Cluster], site: Cluster, chain: Path
+) -> None:
+    cpus = make_cluster(gpus={"device": "cpu", "type": "a100", "memory": "80GB", "price": 2})
+
+    for length in ("1 epoch", "63B tokens"):
+        found = forecast(chain, cpus, f"schedule.length={length}")
+
+        assert [(one.gpu_hours, one.is_limit) for one in found.stages] == [(0, True)] * 4
+        assert found.price == 0
+        assert found.days == pytest.approx(1 + 1 + 4 / 24)
+
+
 def test_trainings_are_estimated_and_the_longest_way_follows(site: Cluster, chain: Path) -> None:
     found = forecast(chain, site, "schedule.length=63B tokens")
 

@@ -73,11 +73,14 @@ def test_a_stage_is_a_file_or_a_recipe_and_the_pipeline_has_the_last_word(tmp_pa
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("stages: {first: two.yaml}", ["pipeline.yaml:3 not-found recipe"]),
+        ("stages: {first: two.yaml}", ["pipeline.yaml:3 not-found stages.first.recipe"]),
         ("stages: {first: {recipe: one.yaml, needs: [zero]}}", ["pipeline.yaml:3 conflict stages.first.needs"]),
         ("stages: {first: one.yaml}\npublish: {x: zero}", ["pipeline.yaml:4 conflict publish.x"]),
         ("set: {optim.lr: 1.0}\nstages: {first: one.yaml}", ["pipeline.yaml:3 unknown-key set.optim.lr"]),
-        ("stages: {first: {recipe: one.yaml, set: {basemodel: x}}}", ["pipeline.yaml:3 unknown-key basemodel"]),
+        (
+            "stages: {first: {recipe: one.yaml, set: {basemodel: x}}}",
+            ["pipeline.yaml:3 unknown-key stages.first.set.basemodel"],
+        ),
         ("stages: {}", ["pipeline.yaml:3 out-of-range stages"]),
     ],
 )

@@ -299,4 +299,4 @@ def test_what_trains_nothing_and_unknown_models_are_told(profile: Path) -> None:
     shown, _ = launcher("plan", *recipes, "--cluster", str(profile))
 
     assert "prepare-pmc: `kind: prepare` trains nothing" in shown
-    assert "the sizes of `bio-clinicalbert` are not known" in shown
+    assert "config.json of `bio-clinicalbert` is not on this machine" in shown

@@ -390,6 +390,7 @@ def test_weights_that_cannot_load_are_refused_unless_they_are_not_read(
     assert not find_faults(tmp_path, RECIPE, PROFILE, "model.init=random")
     (tmp_path / "data" / "pile").mkdir(parents=True)
     (tmp_path / "data" / "pile" / "a.zst").touch()
+    (tmp_path / "models" / "org" / "model" / "tokenizer_config.json").write_text("{}")
     assert not find_faults(tmp_path, PREPARE.replace("corpus: abstracts", "corpus: new")), "it reads no weights"
 
 

@@ -1,6 +1,9 @@
 """`launcher plan --trace` without torch: what is refused, kept and shown."""
 
+import errno
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from launcher.cluster import Cluster
 from launcher.errors import LauncherError
 from launcher.load import LoadedRecipe, load_recipes
 from launcher.plan import trace as traces
+from launcher.run.paths import index_root
 from tests.support.command_line import launcher
 from tests.support.model_configs import LLAMA_7B
 
@@ -74,6 +78,36 @@ def test_a_trace_is_kept_for_what_needs_the_same(site: Cluster, asked: list[Trac
     for change in ("resources.nodes=4", "batch.sequence_length=1024", "model.activation_checkpointing=true"):
         assert traces.kept_trace(loaded("biomed_llama_cpt", change), site) is None
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o700])
+def test_what_is_kept_has_the_mode_of_the_folder_of_runs(site: Cluster, asked: list[TraceRequest], mode: int) -> None:
+    runs = Path(site.roots.runs)
+    runs.mkdir(parents=True, exist_ok=True)
+    runs.chmod(mode)
+    before = os.umask(0o077)
+    try:
+        traces.trace(loaded("biomed_llama_cpt"), site, full=False)
+    finally:
+        os.umask(before)
+
+    folder = index_root(runs) / ".traces"
+    [kept] = folder.iterdir()
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (index_root(runs), folder, kept)]
+    assert modes == [mode, mode, mode & 0o666]
+
+
+def test_where_nothing_can_be_kept_nothing_is_left_behind(
+    site: Cluster, asked: list[TraceRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(os, "replace", refuse)
+
+    assert traces.trace(loaded("biomed_llama_cpt"), site, full=False) == FOUND
+
+    assert [*(index_root(Path(site.roots.runs)) / ".traces").iterdir()] == []
 
 
 @pytest.mark.parametrize(

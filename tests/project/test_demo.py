@@ -1,5 +1,6 @@
 """The demo on a machine without Slurm."""
 
+import json
 import os
 from pathlib import Path
 
@@ -69,7 +70,26 @@ def test_a_cluster_that_does_not_start_is_no_machine_without_slurm(
 def test_packages_that_the_demo_needs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("torch", "wandb") else "spec")
 
-    with pytest.raises(LauncherError, match=r"needs torch, wandb; install `launcher\[data,train\]`"):
+    with pytest.raises(LauncherError, match=r"needs torch, wandb; install them .*`pip install -e '\.\[data,train\]'`"):
         demo.demo(tmp_path / "demo")
 
     assert not (tmp_path / "demo").exists()
+
+
+def test_a_command_that_fails_ends_the_demo_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(LauncherError, match=r"^`launcher submit nosuch\.yaml --wait` failed; the reason is above$"):
+        demo.submit("nosuch.yaml", "--wait")
+    with pytest.raises(LauncherError, match=r"^`launcher status nosuch` failed; the reason is above$"):
+        demo.launcher("status", "nosuch")
+
+    assert capfd.readouterr().err
+
+
+def test_a_run_that_did_not_finish_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = json.dumps({"runs": [{"id": "abc123", "job": "7", "folder": "/runs/abc123"}]})
+    monkeypatch.setattr(
+        demo.subprocess, "run", lambda argv, **_: demo.subprocess.CompletedProcess(argv, 1, stdout=printed)
+    )
+
+    with pytest.raises(LauncherError, match=r"failed; the reason is above; its run directory is /runs/abc123$"):
+        demo.submit("x.yaml", "--wait")

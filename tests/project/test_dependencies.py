@@ -31,7 +31,7 @@ def imports_of(package: str) -> set[str]:
 
 def test_what_the_launcher_imports_is_always_installed() -> None:
     only_to_decode_samples_and_to_compare_scores = {"transformers", "pyarrow"}
-    only_on_nodes = {"optuna"}
+    only_on_nodes = {"optuna", "wandb"}
 
     optional = only_to_decode_samples_and_to_compare_scores | only_on_nodes
     assert imports_of("launcher") - optional <= set(declared()["core"])

@@ -73,6 +73,60 @@ def test_faults_shown_in_documents_are_those_of_the_recipe_above_them(tmp_path: 
     assert str(caught.value).replace(f"{tmp_path}/", "") == said.rstrip("\n")
 
 
+def test_the_batch_that_a_transcript_proposes_is_that_of_the_shipped_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    name, value, said = re.findall(r"\$ launcher validate --rehearse (\S+) --set (\S+)\n(.*)\n```", text)[0]
+    monkeypatch.chdir(ROOT)
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipes(Path(name), [value], rehearse=True)
+
+    assert str(caught.value) == said
+
+
+def file_above(page: str, folder: Path) -> tuple[Path, str]:
+    """Write the first recipe of a page that extends a shipped one; return it and the page."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    recipe = re.findall(r"```yaml\n(base: .*?)```", text, re.DOTALL)[0].replace("base: ", f"base: {ROOT}/")
+    path = folder / "rates.yaml"
+    path.write_text(recipe, encoding="utf-8")
+    return path, text
+
+
+@pytest.mark.parametrize(
+    ("page", "good", "bad"),
+    [("sweeps.md", "3e-4", "fast"), ("searches.md", "metric: validation_loss", "metric: validation_los")],
+)
+def test_the_fault_shown_is_that_of_the_file_above_it(tmp_path: Path, page: str, good: str, bad: str) -> None:
+    path, text = file_above(page, tmp_path)
+    assert load_recipes(path)
+    path.write_text(path.read_text(encoding="utf-8").replace(good, bad, 1), encoding="utf-8")
+    [said] = re.findall(r"^rates.yaml:\d+: .*", text, re.MULTILINE)
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipes(path)
+
+    assert said in str(caught.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def test_the_tables_shown_of_a_sweep_have_its_points_and_a_metric_of_its_recipe(tmp_path: Path) -> None:
+    path, text = file_above("sweeps.md", tmp_path)
+    points = load_recipes(path)
+    named = set(re.findall(r"(?:by|mean of) (\w+)(?:, lower| over)", text))
+
+    assert re.findall(r"^rates: (\d+) ", text, re.MULTILINE) == [str(len(points))] * 2
+    assert named and named <= {*points[0].recipe.reports}
+
+
+def test_contributing_names_every_target_of_the_makefile_that_is_no_part_of_another() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\$ make ([\w-]+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)[0].split()
+    parts = {part for line in re.findall(r"^[\w-]+: (.*)", makefile, re.MULTILINE) for part in line.split()}
+
+    assert set(targets) - parts - listed == set()
+
+
 def test_the_breakpoint_shown_stands_between_lines_of_the_source() -> None:
     source = (ROOT / "jobs" / "kinds" / "cpt.py").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "debugging.md").read_text(encoding="utf-8")

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.version import Version
 
+from launcher import __version__
+from launcher.errors import how_to_install
 from tests.support.checkouts import ROOT, copy_checkout
 from tests.support.import_scan import requirements
 
@@ -211,3 +214,32 @@ def test_other_pins_are_installed_by_the_next_make(machine: Machine) -> None:
 
     assert "ci/install" not in idle
     assert "bash .ci/install .venv" in due
+
+
+def test_nobody_is_sent_to_another_project_of_the_package_index() -> None:
+    """What is called `launcher` there is not this one; `--no-index` reads a folder of ours."""
+    paths = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    paths += [path for name in ("launcher", "jobs") for path in (ROOT / name).rglob("*.py")]
+
+    lines = [line for path in paths for line in path.read_text(encoding="utf-8").split("\n")]
+    named = [line for line in lines if re.search(r"(?<![\w./-])launcher\[[a-z,{]", line)]
+
+    assert [line for line in named if "--no-index" not in line] == []
+
+
+def test_what_is_collected_for_a_machine_without_internet_is_what_is_installed_there() -> None:
+    page = (ROOT / "docs" / "installing.md").read_text(encoding="utf-8")
+    [collected] = re.findall(r"\$ pip download -d wheelhouse -c constraints\.txt '\./launcher-.*\.whl(.*)'", page)
+    [installed] = re.findall(r"\$ pip install --no-index --find-links wheelhouse 'launcher(.*)'", page)
+
+    assert collected == installed == "[data,train]"
+
+
+@pytest.mark.parametrize("extras", [("data",), ("data", "train")])
+def test_a_message_names_a_checkout_and_the_wheel(extras: tuple[str, ...]) -> None:
+    said = how_to_install(*extras)
+
+    in_checkout, with_wheel = re.findall(r"`pip install (?:-e )?'(.*?)'`", said)
+    wheel, its = with_wheel.rstrip("]").split("[")
+    assert in_checkout == f".[{its}]" == f".[{','.join(extras)}]"
+    assert parse_wheel_filename(Path(wheel).name)[:2] == ("launcher", Version(__version__))

@@ -67,6 +67,7 @@ FREE = {
     "rewards.*.after": "text that completions are searched for",
     "rewards.*.label": "the name that the reward gets",
     "rewards.*.pattern": "a regular expression; completions may match it or not",
+    "rewards.*.system_prompt": "text",
     "sources.*.license": "noted, and compared with nothing",
     "sweep.grid": "keys and values, checked in the recipe of each point",
     "sweep.list": "keys and values, checked in the recipe of each point",

@@ -1,9 +1,13 @@
 """Every command that the documents and recipes tell people to type is one that the program takes."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from launcher.errors import RecipeError
+from launcher.load import load_recipes
+from launcher.load.pipeline import is_pipeline, load_pipeline
 from tests.support.typed_commands import (
     console_commands,
     header_commands,
@@ -33,6 +37,33 @@ def test_the_parser_takes_every_command_in_the_head_of_a_recipe() -> None:
 
     assert len(typed) > len(recipes)
     assert [(name, why) for name, words in typed if (why := why_refused(words))] == []
+
+
+def test_what_commands_set_in_shipped_recipes_are_keys_of_theirs() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in [*DOCUMENTS, *(ROOT / "recipes").rglob("*.yaml")]]
+    ways = (console_commands, inline_commands, header_commands)
+    typed = [words for text in texts for find in ways for words in find(text)]
+    settings = [(words, named) for words in typed if (named := settings_of(words))]
+
+    assert len(settings) > 8
+    assert [(words, keys) for words, named in settings if (keys := unknown_keys(words, *named))] == []
+
+
+def settings_of(words: list[str]) -> tuple[list[Path], list[str]] | None:
+    """The shipped recipes of a command, and what it sets in them."""
+    files = [ROOT / word for word in words if word.startswith("recipes/") and word.endswith(".yaml")]
+    values = [value for option, value in pairwise(words) if option == "--set"]
+    return (files, values) if files and values else None
+
+
+def unknown_keys(words: list[str], files: list[Path], values: list[str]) -> list[str]:
+    try:
+        for file in files:
+            load = load_pipeline if is_pipeline(file) else load_recipes
+            load(file, values, rehearse="--rehearse" in words)
+    except RecipeError as error:
+        return [fault.key for fault in error.faults if fault.code in ("unknown-key", "structure")]
+    return []
 
 
 def test_documents_hold_commands_to_check() -> None:

@@ -75,5 +75,5 @@ def test_a_missing_package_ends_a_run_for_good_and_names_the_extra(
 
     assert done.returncode == NEVER_RESTART, done.stderr
     assert "kind: `prepare` needs orjson, which" in done.stderr
-    assert "`pip install 'launcher[data]'`, or in a checkout `pip install -e '.[data]'`" in done.stderr
+    assert "install them there with `pip install -e '.[data]'` in a checkout, or with the wheel" in done.stderr
     assert any("needs orjson" in row.get("fault", "") for row in read_json_lines(run.ledger))

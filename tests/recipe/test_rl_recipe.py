@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from launcher.recipe import RlRecipe
-from launcher.recipe.base import Input
+from launcher.recipe.base import AdapterInput, Input
 
 BASE: dict[str, Any] = {
     "kind": "rl",
@@ -62,6 +62,12 @@ def recipe(**changes: Any) -> RlRecipe:
         ({"rewards": [{"type": "format", "pattern": "("}]}, "`(` is not a regular expression"),
         ({"rewards": []}, "at least 1 item"),
         ({"rewards": [{"type": "rouge"}]}, "'rouge' found using 'type' does not match any of the expected tags"),
+        ({"algorithm": {"reward_clip": [5.0, -5.0]}}, "reward_clip: with 5 as the least and -5 as the largest"),
+        ({"algorithm": {"reward_clip": [1.0, 1.0]}}, "reward_clip: with 1 as the least and 1 as the largest"),
+        (
+            {"rewards": [{"type": "model", "path": "judge", "trained_on": "base"}]},
+            "trained_on: there is no `adapter` that was trained",
+        ),
         ({"algorithm": {"name": "reinforce"}}, "'reinforce' found using 'name' does not match"),
     ],
 )
@@ -70,6 +76,10 @@ def test_what_contradicts_itself_is_refused(changes: dict[str, Any], said: str) 
         recipe(**changes)
 
     assert said in str(caught.value)
+
+
+def test_rewards_can_be_kept_within_limits() -> None:
+    assert recipe(algorithm={"name": "rloo", "reward_clip": [-5.0, 5.0]}).algorithm.reward_clip == (-5.0, 5.0)
 
 
 def test_defaults_sample_from_the_policy_as_it_is() -> None:
@@ -115,7 +125,7 @@ def test_reward_models_and_prompts_are_inputs() -> None:
         Input("model.path", "model", "model"),
         Input("data.sources.0.files", "files", "q.jsonl"),
         Input("rewards.1.path", "model", "base"),
-        Input("rewards.1.adapter", "adapter", "judge"),
+        AdapterInput("rewards.1.adapter", "adapter", "judge", base="base", merged="if possible", is_alone=True),
     ]
     assert made.labels == ("length", "judge")
 

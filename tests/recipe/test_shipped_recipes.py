@@ -13,7 +13,7 @@ from launcher.load.pipeline import load_pipeline
 from launcher.pipeline.order import sort_loaded
 from launcher.plan import check
 from launcher.recipe import CptRecipe, EvaluateRecipe, MergeRecipe, PrepareRecipe, SftRecipe, VocabularyRecipe
-from launcher.recipe.base import Artifact, Input
+from launcher.recipe.base import AdapterInput, Artifact, Input
 from launcher.recipe.kinds.training import TrainingRecipe
 from launcher.recipe.sections.molora import Orthogonal
 from tests.support.recipe_files import write
@@ -97,6 +97,40 @@ def test_a_shipped_recipe_says_what_it_needs_and_takes(path: Path) -> None:
     assert "# Needs: " in header
     assert "# Takes: " in header
     assert f"launcher submit recipes/{path.relative_to(FOLDER)}" in header or "launcher doctor --submit" in header
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_head_of_a_recipe_names_each_folder_that_it_reads_files_from(path: Path) -> None:
+    inputs = [one for item in load_recipes(path) for one in item.recipe.inputs()]
+    folders = {one.name.partition("/")[0] for one in inputs if one.type in ("files", "preferences")}
+
+    assert [name for name in sorted(folders) if not re.search(rf"(?<![\w/]){name}/", needs_of(path))] == []
+
+
+def needs_of(path: Path) -> str:
+    """What a recipe needs, as its head says it, and what the recipes need to which that refers."""
+    needs = path.read_text(encoding="utf-8").partition("# Needs: ")[2].partition("# Takes: ")[0].replace("\n#  ", "")
+    referred = re.match(r"(?:what|the same as) ((?:\w+\.yaml(?:, | and )?)+)", needs)
+    names = re.findall(r"\w+\.yaml", referred[1]) if referred else []
+    return " ".join([needs, *(needs_of(FOLDER / name) for name in names)])
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *PIPELINES], ids=lambda path: path.stem)
+def test_a_rehearsal_reads_by_no_key_that_is_empty_without_it(path: Path) -> None:
+    more = keys_of_inputs(path, rehearse=True) - keys_of_inputs(path)
+
+    assert [key for key in more if f"--set {key}=" not in path.read_text(encoding="utf-8")] == []
+
+
+def keys_of_inputs(path: Path, rehearse: bool = False) -> set[str]:
+    """Keys by which a recipe reads something, or a pipeline with the stage before it; whatever the place in a list."""
+    if path in PIPELINES:
+        stages = load_pipeline(path, rehearse=rehearse).stages
+        named = [(f"{one.sweep or one.name}.", one.loaded) for one in stages]
+    else:
+        named = [("", one) for one in load_recipes(path, rehearse=rehearse)]
+    keys = [f"{before}{one.key}" for before, item in named for one in item.recipe.inputs()]
+    return {re.sub(r"\.\d+\b", ".*", key) for key in keys}
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
@@ -195,7 +229,9 @@ def test_medicalgpts_later_stages_start_from_the_merged_second_one(rehearse: boo
         for one in parts[2:]:
             assert Input("model.path", "model", str(merge.output)) in loaded[one].inputs(), one
         for one in ("ppo", "rloo"):
-            assert Input("rewards.0.adapter", "adapter", reward.makes.name) in loaded[one].inputs()
+            found = {read.key: read for read in loaded[one].inputs()}["rewards.0.adapter"]
+            assert isinstance(found, AdapterInput)
+            assert (found.name, found.base) == (reward.makes.name, reward.model.path)
 
 
 def test_the_rehearsals_can_run_with_nothing_but_what_is_shipped(tmp_path: Path) -> None:

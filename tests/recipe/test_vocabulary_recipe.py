@@ -94,6 +94,7 @@ def test_a_corpus_may_wait_for_its_tokenizer(tmp_path: Path) -> None:
 def test_a_tokenizer_made_of_credentialed_text_is_not_for_open_recipes(tmp_path: Path) -> None:
     site(tmp_path)
     write(tmp_path, json.dumps({"data_use": "credentialed"}), "models/org/model/expansion.json")
+    write(tmp_path, "{}", "models/org/model/tokenizer_config.json")
 
     (said,) = complaints(tmp_path, RECIPE)
 

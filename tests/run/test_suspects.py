@@ -23,6 +23,30 @@ def avoided(runs: Path) -> list[str]:
     return [one.node for one in find_suspects(runs, 7 * DAY, NOW + 1) if one.is_avoided]
 
 
+def test_a_folder_that_is_replaced_by_a_link_while_it_is_made_opens_nothing_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, private = tmp_path / "runs", tmp_path / "private"
+    runs.mkdir()
+    runs.chmod(0o777)
+    private.mkdir(mode=0o700)
+    make = Path.mkdir
+
+    def replaced(folder: Path, *given: object, **named: object) -> None:
+        make(folder, *given, **named)  # type: ignore[arg-type]
+        if folder == reports_root(runs):
+            folder.rmdir()
+            folder.symlink_to(private)
+
+    monkeypatch.setattr(Path, "mkdir", replaced)
+
+    with pytest.raises(OSError, match=r"symbolic links|Not a directory"):
+        tell(runs, "gpu01", "hung")
+
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert list(private.iterdir()) == []
+
+
 def test_reports_are_read_as_they_were_written_oldest_first(tmp_path: Path) -> None:
     tell(tmp_path, "gpu02", "hung", ago=5)
     tell(tmp_path, "gpu01", "failed the preflight check", ago=9)

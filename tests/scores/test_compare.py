@@ -404,7 +404,7 @@ def test_items_that_do_not_go_with_the_scores_are_refused(tmp_path, how, said):
 def test_without_pyarrow_the_extra_is_named(three, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
-    assert "`pyarrow` is missing; install the extra: `pip install 'launcher[data]'`" in refused(*three)
+    assert "`pyarrow` is missing; install it with `pip install -e '.[data]'` in a checkout" in refused(*three)
     assert "0.3500" in launcher("compare", three[0])[0]
 
 

@@ -41,6 +41,14 @@ def test_the_average_of_medcare_is_that_of_its_eight_sets() -> None:
     assert sum(row.values()) / 8 == pytest.approx(average, abs=0.01)
 
 
+def test_biomed_llama_is_beside_its_base_in_each_way_of_asking() -> None:
+    rows = read_published("biomed_llama").rows
+    ways = {name.removeprefix("BioMed-LLaMA-7B"): columns for name, columns in rows.items() if "BioMed-L" in name}
+
+    assert len(ways) == 4
+    assert {way: {*rows[f"LLaMA-7B{way}"]} for way in ways} == {way: {*columns} for way, columns in ways.items()}
+
+
 @pytest.fixture
 def ours(tmp_path: Path) -> str:
     tasks = {"medqa": choice_report(answered([True, False, True, True]))}
@@ -51,6 +59,7 @@ def test_the_table_stands_below_our_own_with_its_remark(ours: str) -> None:
     out, _ = launcher("compare", ours, "--published", "clinical_llama_lora", environ={"COLUMNS": "120"})
     shown = out[out.index("published by") :]
 
+    assert shown.splitlines()[0].startswith("published by Clinical LLaMA-LoRA, not measured here: AUROC in percent")
     assert "arXiv 2307.03042" in shown.splitlines()[0]
     [blue] = [line for line in shown.splitlines() if line.startswith("BlueBERT  ")]
     assert blue.split() == ["BlueBERT", "53.12", "76.95", "66.36", "73.81", "77.7", "69.59"]

@@ -229,9 +229,9 @@ def status(site: Path) -> str:
 
 def test_without_optuna_only_what_needs_none_is_queued(submit: Submit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("launcher.submit.searches.find_spec", lambda _: None)
-    with pytest.raises(AssertionError, match="this Python has no Optuna"):
+    with pytest.raises(AssertionError, match="this Python has no `optuna`"):
         submit(method="tpe")
-    with pytest.raises(AssertionError, match="this Python has no Optuna"):
+    with pytest.raises(AssertionError, match="this Python has no `optuna`"):
         submit(pruner={"min_step": 4})
     assert submit()["elements"] == 2
 

@@ -17,7 +17,15 @@ from launcher.submit.plan_submission import SubmitOptions
 from launcher.submit.queue_all import submit as submit_recipes
 from launcher.submit.resubmit import resubmit
 from tests.support.fake_slurm import FakeSlurm
-from tests.support.submissions import MakeCluster, MakeRecipe, all_runs, all_submissions, loaded, submit
+from tests.support.submissions import (
+    MakeCluster,
+    MakeRecipe,
+    all_runs,
+    all_submissions,
+    loaded,
+    make_model,
+    submit,
+)
 from tests.support.waiting import wait_for
 
 
@@ -343,7 +351,7 @@ def test_training_may_wait_for_the_corpus_that_another_run_makes(
     fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, make_cpt: MakeRecipe
 ) -> None:
     cluster = make_cluster()
-    Path(cluster.roots.models, "model").mkdir()
+    make_model(cluster, "model")
     submit(loaded(make_recipe(name="corpus", corpus="abstracts")), cluster, SubmitOptions())
     training = loaded(make_cpt(tracking={"mode": "offline"}))
 
@@ -359,7 +367,7 @@ def test_what_a_finished_run_made_is_looked_at_and_not_taken_for_granted(
     fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, make_cpt: MakeRecipe
 ) -> None:
     cluster = make_cluster()
-    Path(cluster.roots.models, "model").mkdir()
+    make_model(cluster, "model")
     (first,) = submit(loaded(make_recipe(name="corpus", corpus="abstracts")), cluster, SubmitOptions())
     append_event(first.ledger, 0, reason="finished", action="done")
 

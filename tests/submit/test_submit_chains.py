@@ -14,7 +14,7 @@ from launcher.submit.plan_submission import SubmitOptions
 from tests.support.corpora import make_corpus
 from tests.support.fake_slurm import FakeSlurm
 from tests.support.labelled_runs import classify_recipe, invented_notes, write_table
-from tests.support.submissions import MakeCluster, loaded, submit
+from tests.support.submissions import MakeCluster, loaded, make_model, submit
 from tests.support.training_runs import cpt_recipe
 
 LORA = {"method": "lora"}
@@ -32,7 +32,7 @@ def merge(base: str, adapter: str, output: str) -> Recipe:
 @pytest.fixture
 def cluster(make_cluster: MakeCluster, tmp_path: Path) -> Cluster:
     """A site with a model, a corpus and tables."""
-    (tmp_path / "models" / "stories260k").mkdir()
+    make_model(make_cluster(), "stories260k")
     make_corpus(tmp_path / "corpora" / "words", [[[3, 4, 2]]])
     for split in ("train", "validation", "test"):
         write_table(tmp_path / "data" / f"binary-{split}.csv", invented_notes("binary", 4, split))

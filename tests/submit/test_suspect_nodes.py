@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from launcher.cluster import Cluster
+from launcher.run.able_nodes import UnknownNodesError, WantedNode, group_able, parse_nodes, satisfies
 from launcher.run.paths import expand
 from launcher.run.suspects import NodeReport, report_node
-from launcher.site.able_nodes import UnknownNodesError, WantedNode, group_able, parse_nodes, satisfies
 from launcher.site.suspect_nodes import Avoided, choose
 from launcher.submit.plan_submission import SubmitOptions
 from launcher.submit.resubmit import resubmit
@@ -217,15 +217,37 @@ def profile(make_cluster: MakeCluster, tmp_path: Path) -> str:
 def test_nodes_are_added_listed_and_forgiven(profile: str) -> None:
     assert launcher("nodes", "list", "--cluster", profile)[0] == "no node gave trouble in the last 7d\n"
 
-    launcher("nodes", "add", "gpu07", "gpu08", "--reason", "its fan is loud", "--cluster", profile)
+    added, _ = launcher("nodes", "add", "gpu07", "gpu08", "--reason", "its fan is loud", "--cluster", profile)
+    assert added == "gpu07, gpu08: new jobs avoid them for 7d\n"
     said, _ = launcher("nodes", "list", "--cluster", profile)
     assert "gpu07  avoided until " in said
     assert "added by hand: its fan is loud" in said
 
-    launcher("nodes", "forgive", "gpu07", "--cluster", profile)
+    forgiven, _ = launcher("nodes", "forgive", "gpu07", "--cluster", profile)
+    assert forgiven == "gpu07: forgiven; new jobs may get it again\n"
     found = json.loads(launcher("nodes", "list", "--json", "--cluster", profile)[0])["nodes"]
     assert [(one["node"], one["is_avoided"]) for one in found] == [("gpu08", True)]
 
 
 def test_a_list_of_nodes_is_no_node(profile: str) -> None:
     assert "is not the name of one node" in launcher("nodes", "forgive", "gpu[01-04]", "--cluster", profile, code=2)[1]
+
+
+def test_a_node_of_which_nothing_is_known_cannot_be_forgiven(profile: str, tmp_path: Path) -> None:
+    nothing = launcher("nodes", "forgive", "gpu07", "--cluster", profile, code=2)[1]
+    launcher("nodes", "add", "gpu08", "--reason", "x", "--cluster", profile)
+    reports = sorted((tmp_path / "runs" / ".nodes").iterdir())
+
+    said = launcher("nodes", "forgive", "gpu08", "gpu80", "--cluster", profile, code=2)[1]
+
+    assert nothing == "`gpu07`: nothing was reported of it lately, nor of any other node\n"
+    assert said == "`gpu80`: nothing was reported of it lately; there are reports of `gpu08`\n"
+    assert sorted((tmp_path / "runs" / ".nodes").iterdir()) == reports  # all of it is refused
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_node_is_not_avoided_without_a_reason(profile: str, tmp_path: Path, reason: str) -> None:
+    said = launcher("nodes", "add", "gpu07", "--reason", reason, "--cluster", profile, code=2)[1]
+
+    assert "--reason: is empty" in said
+    assert not (tmp_path / "runs").exists()

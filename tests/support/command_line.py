@@ -12,9 +12,10 @@ from launcher.cli import NO_BUGS, app
 from launcher.cli.json_forms import OUTPUTS
 from launcher.cli.json_schemas import output_schema
 from launcher.errors import LauncherError
+from launcher.run.home import NoHomeError
 from launcher.run.typed import DamagedFileError
 
-MENDABLE = (LauncherError, DamagedFileError)
+MENDABLE = (LauncherError, DamagedFileError, NoHomeError)
 """Errors that `launcher.cli.run` prints in a line."""
 
 

@@ -207,9 +207,9 @@ class StagedSearch:
 def stage_search(
     folder: Path, cluster: Cluster, recipe: Recipe, rates: Sequence[float], elements: int = 1, **section: Any
 ) -> StagedSearch:
-    """Write a search of a list of learning rates, with the script that sbatch gets."""
-    space = {"optim.lr": [*rates]}
-    found = make_search(folder, cluster, recipe, method="grid", space=space, trials=len(rates), **section)
+    """Write a search of a list of learning rates, unless `section` says otherwise, with the script that sbatch gets."""
+    grid = {"method": "grid", "space": {"optim.lr": [*rates]}, "trials": len(rates)}
+    found = make_search(folder, cluster, recipe, **grid | section)
     staged = StagedSearch(*found)
     (folder / "code").symlink_to(PROJECT / "tests" / "support" / "searched_jobs")
     row = json.dumps({"search": str(staged.search.root)}) + "\n"

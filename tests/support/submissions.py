@@ -1,5 +1,6 @@
 """Submitting in tests, and what lies in the runs folder afterwards."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,32 @@ def submit(recipes: list[LoadedRecipe], cluster: Cluster, options: SubmitOptions
 
 def loaded(*recipes: Recipe, folder: Path = Path("/somewhere")) -> list[LoadedRecipe]:
     return [LoadedRecipe(recipe, folder / "recipe.yaml", f"name: {recipe.name}  # as written\n") for recipe in recipes]
+
+
+def make_model(cluster: Cluster, name: str) -> Path:
+    """Make the folder of a model of which nothing is known."""
+    folder = Path(cluster.roots.models, name)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def make_corpus(cluster: Cluster, name: str) -> Path:
+    """Make the folder of a corpus of which nothing is known."""
+    folder = Path(cluster.roots.corpora, name)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    return folder
+
+
+def make_adapter(cluster: Cluster, name: str) -> Path:
+    """Make the folder of an adapter, without a weight."""
+    folder = Path(cluster.roots.models, name)
+    folder.mkdir(parents=True)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "adapter_model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    return folder
 
 
 def all_runs(cluster: Cluster) -> list[Path]:

@@ -211,6 +211,35 @@ def stop_at(run: RunDir, step: int, ranks: int = 1, nodes: int = 1, attempt: int
     return stopped
 
 
+STOPS_IN_EVALUATION = """
+import os, signal, sys
+import jobs.__main__ as task
+from jobs.rank.stop_flag import STOP
+from jobs.train import stop_callback as control
+STOP.install()
+agree = control.StepControl.on_prediction_step
+def stop(self, args, state, control, **others):
+    if state.global_step == {step}:
+        batches.append(1)
+        print("batch", len(batches), "of the evaluation", flush=True)
+        if len(batches) == {batch} and self._group.rank == {rank}:
+            os.kill(os.getpid(), signal.SIGUSR2)
+    agree(self, args, state, control, **others)
+batches = []
+control.StepControl.on_prediction_step = stop
+sys.exit(task.main())
+"""
+
+
+def stop_in_evaluation(run: RunDir, step: int, batch: int, ranks: int = 1, attempt: int = 0) -> Attempt:
+    """Have the last rank alone asked to stop in the middle of the evaluation at a step, which is left after a batch."""
+    program = STOPS_IN_EVALUATION.format(step=step, batch=batch, rank=ranks - 1)
+    stopped = start(run, ranks, attempt=attempt, program=("-c", program))
+    assert stopped.wait() == [CONTINUE] * ranks, stopped.log()
+    assert stopped.log().count("of the evaluation") == batch, "the time left is for saving"
+    return stopped
+
+
 def preempted_once(run: RunDir, ranks: int = 1, nodes: int = 1, step: int = 4) -> None:
     """Train a run to its end in two attempts, the first of which is stopped at a step."""
     stop_at(run, step, ranks, nodes)

@@ -1,4 +1,6 @@
-"""As much of W&B's server as its real client needs to start, feed, finish and resume a run. Loopback only.
+"""As much of W&B's server as its real client needs to start, feed, finish and resume a run, and an agent to get runs.
+
+Loopback only.
 
 Two interfaces: GraphQL for everything about runs, and `file_stream`, to which the client sends
 history lines with the offset of the first.
@@ -31,6 +33,7 @@ class StoredRun:
     exit_codes: list[int] = field(default_factory=list)
     """One for each time the client said the run was over."""
     preempting: bool = False
+    sweep: str | None = None
     deleted: bool = False
     """Its id is never given out again (https://github.com/wandb/wandb/issues/6395)."""
 
@@ -43,6 +46,10 @@ class WandbServer(ThreadingHTTPServer):
         self.runs: dict[str, StoredRun] = {}
         self.operations: list[str] = []
         self.received: list[bytes] = []
+        self.sweeps: dict[str, list[dict[str, Any]]] = {}
+        """By `ENTITY/PROJECT/ID` the commands that agents get, one each time one asks."""
+        self.agents: list[str] = []
+        """The sweep of each agent."""
 
     @property
     def url(self) -> str:
@@ -85,7 +92,37 @@ class WandbServer(ThreadingHTTPServer):
             case "RunStoppedStatus":
                 return {"project": {"run": {"stopped": False}}}
             case _:
-                return {}
+                return self._answer_agent(operation, variables)
+
+    def give(self, sweep: str, run: str, **values: Any) -> None:
+        """Let a sweep give a run next; `__` in the name of a key stands for a dot."""
+        args = {key.replace("__", "."): {"value": value} for key, value in values.items()}
+        self.sweeps.setdefault(sweep, []).append({"type": "run", "run_id": run, "args": args})
+
+    def end_sweep(self, sweep: str) -> None:
+        """Let a sweep give nothing more."""
+        self.sweeps.setdefault(sweep, []).append({"type": "exit"})
+
+    def _answer_agent(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if operation == "CreateAgent":
+            return {"createAgent": self._join(variables)}
+        if operation == "Heartbeat":
+            agent = variables["id"]
+            return {"agentHeartbeat": {"agent": {"id": agent}, "commands": self._next_command(agent)}}
+        return {}
+
+    def _join(self, variables: dict[str, Any]) -> dict[str, Any] | None:
+        sweep = "/".join(variables[key] for key in ("entityName", "projectName", "sweep"))
+        if sweep not in self.sweeps:
+            return None
+        self.agents.append(sweep)
+        return {"agent": {"id": str(len(self.agents) - 1)}}
+
+    def _next_command(self, agent: str) -> str:
+        """Write the next command as JSON; `exit` stays."""
+        commands = self.sweeps[self.agents[int(agent)]]
+        is_last = bool(commands) and commands[0]["type"] == "exit"
+        return json.dumps(commands[:1] if is_last else [commands.pop(0)] if commands else [])
 
     def stream(self, name: str, body: dict[str, Any]) -> None:
         """Take history lines, the summary, and the end of a run."""
@@ -104,6 +141,7 @@ class WandbServer(ThreadingHTTPServer):
         run = self.runs.setdefault(name, StoredRun(project))
         run.config = variables.get("config") or run.config
         run.group = variables.get("groupName") or run.group
+        run.sweep = variables.get("sweep") or run.sweep
         bucket = {
             "id": name,
             "name": name,
@@ -195,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
 def wandb_server() -> Iterator[WandbServer]:
     """Serve until the end of the block."""
     server = WandbServer()
-    thread = Thread(target=server.serve_forever, daemon=True)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
         yield server

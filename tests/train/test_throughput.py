@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from jobs.train.throughput import ModelCost, cost_of
-from launcher.gpus import PEAK_FLOPS, peak_flops
+from launcher.gpus import LINK_BYTES, MEMORY_BYTES, PEAK_FLOPS, POWER_WATTS, look_up, peak_flops
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,49 @@ def test_unknown_devices_and_formats_have_no_peak() -> None:
     assert peak_flops("Tesla V100-SXM2-32GB", "bf16", tf32=True) is None
 
 
-def test_longer_names_are_looked_up_before_the_shorter_ones_they_contain() -> None:
-    names = list(PEAK_FLOPS)
+@pytest.mark.parametrize("table", [PEAK_FLOPS, LINK_BYTES, MEMORY_BYTES, POWER_WATTS])
+def test_longer_names_are_looked_up_before_the_shorter_ones_they_contain(table: dict[str, object]) -> None:
+    names = list(table)
 
     assert all(
         names.index(longer) < names.index(short) for short in names for longer in names if short in longer != short
     )
+
+
+@pytest.mark.parametrize(
+    ("gpu", "peak", "link", "watts"),
+    [
+        ("NVIDIA H100 NVL", 835e12, 64e9, 400),
+        ("h100_nvl", 835e12, 64e9, 400),
+        ("h100-nvl", 835e12, 64e9, 400),
+        ("h100_pcie", 756e12, 64e9, 350),
+        ("nvidia_h100_80gb_hbm3", 989e12, 450e9, 700),
+        ("h100_nvlink", 989e12, 450e9, 700),
+        ("NVIDIA A100-PCIE-40GB", 312e12, 32e9, 300),
+        ("NVIDIA A100 80GB PCIe", 312e12, 32e9, 300),
+        ("a100-sxm4-80gb", 312e12, 300e9, 400),
+        ("Tesla V100-PCIE-32GB", None, 16e9, 250),
+        ("h200-nvl", 835e12, 450e9, 600),
+        ("nvidia rtx a1000", None, None, None),
+    ],
+)
+def test_a_gpu_is_known_by_its_words_however_a_site_joins_them(
+    gpu: str, peak: float | None, link: float | None, watts: float | None
+) -> None:
+    found = peak_flops(gpu, "bf16", tf32=True), look_up(LINK_BYTES, gpu), look_up(POWER_WATTS, gpu)
+
+    assert found == (peak, link, watts)
+
+
+@pytest.mark.parametrize("gpu", ["a100_1g.10gb", "a100_3g_20gb", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", "h100-mig"])
+def test_a_part_of_a_gpu_is_not_taken_for_a_whole_one(gpu: str) -> None:
+    assert look_up(PEAK_FLOPS, gpu) is look_up(LINK_BYTES, gpu) is look_up(POWER_WATTS, gpu) is None
+
+
+def test_every_gpu_with_a_peak_has_a_link_a_memory_and_a_power() -> None:
+    assert [
+        name for name in PEAK_FLOPS for table in (LINK_BYTES, MEMORY_BYTES, POWER_WATTS) if not look_up(table, name)
+    ] == []
 
 
 def test_mfu_agrees_with_llm_foundrys_published_measurement() -> None:

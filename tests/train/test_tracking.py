@@ -100,6 +100,21 @@ def test_attempts_become_one_run_and_redone_steps_are_added_again(tmp_path: Path
     assert (stored.project, stored.group) == ("tests", "rates")
 
 
+def test_a_run_that_a_sweep_gave_is_the_sweeps_with_its_values_and_is_given_to_no_other_agent(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    run = make_run(tmp_path, tracking={"mode": "online", "project": "tests"})
+    record = replace(RunRecord.read(run.record), wandb_sweep="x1y2", point={"optim.lr": 0.5})
+    record.write(run.record)
+    server.runs.clear()
+
+    attempt(run, server, 0, first=1, last=2, finished=False)
+
+    stored = server.runs["abc123"]
+    assert (stored.sweep, json.loads(stored.config)["optim.lr"]["value"]) == ("x1y2", 0.5)
+    assert (stored.exit_codes, stored.preempting) == ([CONTINUE], False)
+
+
 def test_the_last_points_of_an_attempt_are_sent_again_by_the_next(tmp_path: Path, server: WandbServer) -> None:
     run = make_run(tmp_path, tracking={"mode": "online"})
     server.runs.clear()

@@ -4,8 +4,10 @@ from typing import Any
 
 import peft
 from peft import LoraConfig, PeftConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel, set_seed
+from transformers.pytorch_utils import Conv1D
 
 from jobs.models.adapters import molora, orthogonal
 from jobs.models.adapters.adalora import penalise_once
@@ -55,6 +57,8 @@ def adapted(
             built: PeftModel = peft.get_peft_model(model, config)
     except ValueError as error:  # missing layers, or widths that do not divide
         raise LauncherError(f"adapter: peft cannot build `{adapter.method}` on this model ({error})") from error
+    if isinstance(adapter, Lora) and adapter.init == "olora":
+        _refuse_transposed(built)
     if isinstance(adapter, Orthogonal):
         orthogonal.load_start(built, adapter)
     if isinstance(adapter, AdaLora):
@@ -84,6 +88,17 @@ def _has_matrix(module: nn.Module) -> bool:
     weight = getattr(module, "weight", None)
     # ZeRO-3 leaves an empty vector where a weight was, and keeps its shape here.
     return weight is not None and len(getattr(weight, "ds_shape", weight.shape)) == 2
+
+
+def _refuse_transposed(model: PeftModel) -> None:
+    """Refuse layers whose weights are stored as inputs x outputs: peft's `olora` takes A for B there."""
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+    found = next((name for name, layer in layers if isinstance(layer.get_base_layer(), Conv1D)), None)
+    if found:
+        raise LauncherError(
+            f"adapter.init: `olora` does not work with the layout of the weights of `{found.rpartition('.')[2]}` "
+            "(transformers' Conv1D); write `pissa`, which moves their principal part as well"
+        )
 
 
 def declared_trainable(model: nn.Module, adapters: tuple[str, ...] = ("default",)) -> frozenset[str]:

@@ -33,8 +33,9 @@ class MergePlan:
 
     @property
     def inputs(self) -> str:
-        """Equal for equal weights, order and settings."""
-        how = [[adapter.only for adapter in self.recipe.adapters], str(self.dtype), peft.__version__]
+        """Equal for equal weights, order and settings, and equal rules for the data."""
+        recipe = self.recipe
+        how = [[adapter.only for adapter in recipe.adapters], str(self.dtype), peft.__version__, recipe.data_use]
         return hashlib.sha256(json.dumps([self.files, how]).encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Compares two models by their logits on a few lines of text."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -7,6 +8,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from launcher.errors import LauncherError
 
 LENGTH = 64
 """Tokens of each text that are used."""
@@ -32,6 +35,23 @@ class LogitDifference:
     """Of the first model, to compare with."""
     same_choice: float
     """Share of positions where both find the same token most probable."""
+
+    def require_numbers(self, one: str, other: str, fix: str) -> None:
+        """Refuse models that compute NaN or infinite logits, which no tolerance could allow.
+
+        Args:
+            one: Names the first model, after the key that it comes from.
+            other: Names the second one.
+            fix: What to do about the second one.
+
+        Raises:
+            LauncherError: One of them does.
+        """
+        said = "computes logits that are not numbers (NaN or infinite)"
+        if not math.isfinite(self.largest_logit):
+            raise LauncherError(f"{one} {said}, so nothing can be compared with it; check its weights")
+        if not math.isfinite(self.largest):
+            raise LauncherError(f"{other} {said}; {fix}")
 
     def as_json(self) -> dict[str, float]:
         """For a manifest."""
@@ -67,7 +87,7 @@ def compare(ones: Sequence[Tensor], others: Sequence[Tensor]) -> LogitDifference
     largest = torch.stack([(one - other).abs().max() for one, other in pairs]).max()
     same = torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in pairs])
     return LogitDifference(
-        largest=float(largest.nan_to_num(float("inf"))),
-        largest_logit=max(float(one.abs().max()) for one in ones),
+        largest=float(largest.nan_to_num(math.inf, posinf=math.inf)),
+        largest_logit=float(torch.stack([one.abs().max() for one in ones]).max()),  # NaN if one is
         same_choice=float(same.double().mean()),
     )

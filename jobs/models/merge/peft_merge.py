@@ -5,12 +5,13 @@ error, and before the second the embeddings are untied.
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -87,8 +88,52 @@ def attach(model: PreTrainedModel, adapter: AdapterFolder, only_attention: bool)
     return adapted.eval()
 
 
-def merge(adapted: PeftModel, name: str) -> PreTrainedModel:
+def put_on(model: PreTrainedModel, adapter: AdapterFolder) -> PeftModel:
+    """Put an adapter of any method on a model; one that changes no weights is loaded by peft alone.
+
+    Args:
+        model: The base; changed.
+        adapter: Its folder.
+
+    Raises:
+        LauncherError: the adapter does not fit the model.
+    """
+    if not adapter.is_beside_weights:
+        return attach(model, adapter, False)
+    try:
+        with silence_peft_warnings(), warnings.catch_warnings():
+            warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+            return PeftModel.from_pretrained(model, str(adapter.folder))
+    except (ValueError, TypeError, KeyError, RuntimeError, UserWarning) as error:
+        raise LauncherError(f"adapter `{adapter.folder.name}` does not fit the base model: {error}") from error
+
+
+def merged_if_possible(model: PreTrainedModel, adapter: AdapterFolder) -> Any:
+    """Make an adapter part of the weights; one that has no merged form is put on the model.
+
+    Args:
+        model: The base; changed.
+        adapter: Its folder; it may bring a head.
+
+    Raises:
+        LauncherError: the adapter does not fit the model.
+    """
+    adapted = put_on(model, adapter)
+    try:
+        adapter.require_mergeable("with head")
+    except LauncherError:
+        return adapted
+    return merge(adapted, adapter.folder.name, is_checked=False)
+
+
+def merge(adapted: PeftModel, name: str, is_checked: bool = True) -> PreTrainedModel:
     """Make the adapter part of the weights, and return the bare model.
+
+    Args:
+        adapted: A model with its adapter.
+        name: Of the adapter, for messages.
+        is_checked: Refuse weights that would not be finite. To weights of 16 bits peft then adds an update of 16 bits;
+            otherwise it rounds the sum alone.
 
     Raises:
         LauncherError: the method has no merged form, or the weights would not be finite.
@@ -96,7 +141,7 @@ def merge(adapted: PeftModel, name: str) -> PreTrainedModel:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Input and output embeddings are no longer tied", UserWarning)
-            merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
+            merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=is_checked)
     except (ValueError, NotImplementedError, AttributeError) as error:
         raise LauncherError(f"adapter `{name}` cannot be merged: {error}") from error
     return merged
@@ -122,30 +167,38 @@ def _adapt(model: PreTrainedModel, config: PeftConfig, tensors: Mapping[str, Ten
 def _restrict_to_attention(
     config: Any, tensors: Mapping[str, Tensor], model: PreTrainedModel, name: str
 ) -> dict[str, Tensor]:
-    """Keep the tensors of attention's modules, and name only these modules in the configuration."""
-    modules = {key for key, _ in model.named_modules()}
-    owners = {key: _owner(key.removeprefix(_PREFIX), modules) for key in tensors}
-    kept = sorted({owner for owner in owners.values() if _is_in_attention(owner)})
+    """Keep the tensors of attention's projections, and name only these modules in the configuration."""
+    modules = dict(model.named_modules())
+    owners = {key: _owner(key.removeprefix(_PREFIX), modules.keys()) for key in tensors}
+    projections = {owner for owner in owners.values() if owner and _is_in_attention(owner, modules[owner])}
+    # With `bias: all` an adapter holds the biases of modules, too, that it does not adapt.
+    kept = {owner for key, owner in owners.items() if owner in projections and not key.endswith(".bias")}
     if not kept:
         raise LauncherError(f"adapter `{name}` changes no attention layer; write `only: all`, or leave it out")
-    config.target_modules = set(kept)
+    config.target_modules = kept
+    if getattr(config, "bias", "none") == "all":
+        config.bias = f"{PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type]}only"
     for key in ("exclude_modules", "modules_to_save", "trainable_token_indices", "layers_to_transform"):
         if hasattr(config, key):
             setattr(config, key, None)
-    return {key: tensor for key, tensor in tensors.items() if owners[key] in ("", *kept)}
+    return {key: tensor for key, tensor in tensors.items() if owners[key] in ("", *projections)}
 
 
-def _owner(key: str, modules: set[str]) -> str:
+def _owner(key: str, modules: Collection[str]) -> str:
     """Return the longest prefix of a tensor's name that is a module of the base; empty if modules share the tensor."""
     parts = key.split(".")
     names = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
     return next((name for name in names if name in modules), "")
 
 
-def _is_in_attention(module: str) -> bool:
-    """`model.layers.0.self_attn.q_proj`, `h.0.attn.c_attn`, `layers.0.attention.dense`: models name it alike."""
-    parents = module.lower().split(".")[:-1]
-    return any("attn" in part or "attention" in part for part in parents)
+def _is_in_attention(name: str, module: nn.Module) -> bool:
+    """`model.layers.0.self_attn.q_proj`, `h.0.attn.c_attn`, `layers.0.attention.dense`: models name it alike.
+
+    Norms of queries and keys, which have vectors, are no projections.
+    """
+    parents, weight = name.lower().split(".")[:-1], getattr(module, "weight", None)
+    is_norm = weight is not None and weight.ndim < 2
+    return not is_norm and any("attn" in part or "attention" in part for part in parents)
 
 
 def _add_rows(model: PreTrainedModel, config: PeftConfig, tensors: Mapping[str, Tensor], name: str) -> None:

@@ -51,7 +51,7 @@ def sample(
         Token ids of the completions, up to the token that ends each, if one does.
     """
     ids, attention = _left_padded(prompts, config.pad_token_id, device)
-    with _evaluating(model), _without_published_settings(model, config):
+    with _evaluating(model), without_published_settings(model, config):
         output = model.generate(
             input_ids=ids, attention_mask=attention, generation_config=config, synced_gpus=is_sharded
         )
@@ -84,7 +84,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _without_published_settings(model: Any, config: GenerationConfig) -> Iterator[None]:
+def without_published_settings(model: Any, config: GenerationConfig) -> Iterator[None]:
     """Keep `generate` (transformers 5.23) from filling in what the config leaves open, such as other penalties."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     published, base.generation_config = base.generation_config, config

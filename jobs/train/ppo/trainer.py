@@ -22,10 +22,8 @@ from jobs.train.rollouts.rewards import Completion, Rewards
 from jobs.train.rollouts.samples import Sampled
 from jobs.train.trainer import GuardedTrainer
 from launcher.recipe.kinds.rl import RlRecipe
-from launcher.recipe.sections.rl_algorithms import Ppo
+from launcher.recipe.sections.rl_algorithms import PPO_AT_ONCE, Ppo
 
-_SAMPLING_BATCH = 4
-"""Micro batches sampled at once, since nothing is kept for a backward pass."""
 _STOP_FACTOR = 1.5
 """A rollout ends early beyond this multiple of `target_kl`, as in TRL 0.4."""
 
@@ -146,7 +144,7 @@ class PpoTrainer(GuardedTrainer):
         """Sample completions of this rank's prompts and judge them. A collective."""
         asked = [self._prompts.order.rows[number] for number in self._own_numbers()]
         prompts = [one["prompt"] for one in asked]
-        at_once, device = _SAMPLING_BATCH * self.args.per_device_train_batch_size, self.args.device
+        at_once, device = PPO_AT_ONCE * self.args.per_device_train_batch_size, self.args.device
         answers: list[list[int]] = []
         for start in range(0, len(prompts), at_once):
             part = prompts[start : start + at_once]

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from jobs.models.build import DTYPES
 from jobs.rank.context import Context
 from jobs.train.rollouts.reward_model import load_reward_model
 from jobs.train.rollouts.rewards import NamedScorer, Rewards, named_scorer
@@ -32,10 +31,10 @@ def open_rewards(
     Raises:
         LauncherError: a reward cannot be computed for these records, or its model cannot be loaded.
     """
-    dtype, scorers = DTYPES[recipe.precision.dtype], []
+    scorers = []
     for place, (reward, label) in enumerate(zip(recipe.rewards, recipe.labels, strict=True)):
         if isinstance(reward, ModelReward):
-            scorer = load_reward_model(context, reward, f"rewards.{place}", device, dtype)
+            scorer = load_reward_model(context, recipe, place, device)
             scorers.append(NamedScorer(label, reward.weight, scorer))
         else:
             scorers.append(NamedScorer(label, reward.weight, named_scorer(reward, place, tokenizer, references)))

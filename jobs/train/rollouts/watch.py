@@ -6,7 +6,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from typing_extensions import override
 
 from launcher.errors import RunError
-from launcher.recipe.sections.rollouts import RolloutLimits
+from launcher.recipe.sections.rollouts import RolloutLimits, RolloutSampling
 
 
 class RolloutWatch(TrainerCallback):
@@ -15,9 +15,10 @@ class RolloutWatch(TrainerCallback):
     Counts start anew with an attempt.
     """
 
-    def __init__(self, limits: RolloutLimits, algorithm: str) -> None:
+    def __init__(self, limits: RolloutLimits, algorithm: str, sampling: RolloutSampling) -> None:
         self._limits = limits
         self._algorithm = algorithm
+        self._sampling = sampling
         self._negative = self._equal = self._empty = 0
 
     @override
@@ -38,8 +39,7 @@ class RolloutWatch(TrainerCallback):
             raise RunError(
                 f"end.negative_kl: at step {step} the KL to the reference was {logs['kl']:.2f} nats a completion, and "
                 f"below {limits.least_kl:g} in the last {self._negative} rollouts; a true KL is never negative: "
-                "completions are not sampled from the policy whose probabilities are compared; write `top_p: 1.0`, "
-                "`top_k: 0` and `min_new_tokens: 0` in `generation`"
+                f"{self._why_negative()}"
             )
         if self._equal >= limits.equal_rewards:
             of = "all completions" if self._algorithm == "ppo" else "all completions of each prompt"
@@ -54,3 +54,21 @@ class RolloutWatch(TrainerCallback):
                 f"{self._empty} rollouts: the policy has learned to say nothing; resume from an earlier checkpoint "
                 "with a higher `algorithm.kl_weight` or a lower `optim.lr`, or reward a `length`"
             )
+
+    def _why_negative(self) -> str:
+        """Say what can make a KL negative with these settings, and what to write."""
+        whole = {"top_p": 1.0, "top_k": 0, "min_new_tokens": 0 if self._algorithm != "ppo" else None}
+        wrong = [
+            f"`{key}: {value}`"
+            for key, value in whole.items()
+            if value is not None and getattr(self._sampling, key) != value
+        ]
+        if wrong:
+            return (
+                "completions are not sampled from the policy whose probabilities are compared; write "
+                f"{' and '.join(wrong)} in `generation`"
+            )
+        return (
+            "completions are sampled from the whole policy, so either rounding or chance makes it; write "
+            "`precision.dtype: fp32`, or larger rollouts (`batch.global_batch`)"
+        )

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-PARTS = ("parameters", "gathered", "gradients", "optimizer", "activations", "logits", "other", "overhead")
+PARTS = ("parameters", "gathered", "gradients", "optimizer", "activations", "logits", "cache", "other", "overhead")
 """Parts of the memory, in the order in which they are stacked; the place of each is the number of its colour."""
 _WIDTH, _HEIGHT, _BAR = 1000, 34, 22
 
 STYLE = (
     """
+:root { --c8: #5f7d1a; }
+@media screen and (prefers-color-scheme: dark) { :root { --c8: #a9c76b; } }
 .plan { display: grid; grid-template-columns: minmax(6rem, 16rem) 1fr minmax(4rem, max-content); gap: .25rem .8rem;
   align-items: center; margin: .5rem 0 .3rem; font-size: .9rem; }
 .plan svg { display: block; width: 100%; height: 34px; }

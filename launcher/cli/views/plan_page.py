@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from launcher.cli.views.html_page import html_page
 from launcher.cli.views.plan_bars import PARTS, MemoryBar, memory_bars, memory_legend, time_bars
 from launcher.cli.views.plan_bars import STYLE as BARS
-from launcher.cli.views.plan_view import cost_words, count_words, safety_lines, seconds_words
+from launcher.cli.views.plan_view import (
+    cost_words,
+    count_words,
+    least_words,
+    mark_of,
+    notes_on,
+    rollout_words,
+    safety_lines,
+    seconds_words,
+)
 from launcher.cli.views.report_style import STYLE
 from launcher.cli.views.wording import file_size, quantity
 from launcher.plan.forecast import usable_memory
@@ -99,7 +108,7 @@ def _memory(one: RecipePlan, limit: int | None) -> Iterator[str]:
 def _ways(one: RecipePlan, limit: int | None) -> Iterator[str]:
     if not one.others or one.details is None:
         return
-    yield "<h3>Ways that fit, cheapest first</h3>"
+    yield f"<h3>Ways that fit, cheapest first{' (times are lower bounds)' * one.details.is_least}</h3>"
     steps = one.details.steps
     rows: list[list[str]] = []
     bars: list[MemoryBar] = []
@@ -120,9 +129,10 @@ def _time(found: "TrainingDetails") -> Iterator[str]:
         return
     yield "<h3>Time of a step</h3>"
     rate = f", {quantity(found.tokens_per_second)} tokens/s" if found.tokens_per_second else ""
+    rollout = f", and its part of a rollout is added: {rollout_words(step.rollout)}" if step.rollout else ""
     yield (
-        f"<p>{seconds_words(step.seconds)}{rate}; computes at {step.mfu:.0%} of the peak. What is sent while GPUs "
-        "compute takes no time of its own, so the longest bar is the step.</p>"
+        f"<p>{least_words(found)}{seconds_words(step.seconds)}{rate}; computes at {step.mfu:.0%} of the peak. What is "
+        f"sent while GPUs compute takes no time of its own, so the longest bar is the step{rollout}.</p>"
     )
     rows = [("computing", "computing", step.computing, seconds_words(step.computing))]
     rows += [(f"sending {level}", "sending", taken, seconds_words(taken)) for level, taken in step.sending.items()]
@@ -148,8 +158,8 @@ def _whole_run(found: "TrainingDetails", cluster: "Cluster") -> Iterator[str]:
     if found.steps and found.tokens:
         facts.append(("length", f"{found.steps:,} steps, {quantity(found.tokens)} tokens"))
     if found.days and found.gpu_hours:
-        facts.append(("time", f"{found.days:.1f} days without the queue"))
-        facts.append(("cost", f"{quantity(found.gpu_hours)} GPU-hours{cost_words(found)}"))
+        facts.append(("time", f"{least_words(found)}{found.days:.1f} days without the queue"))
+        facts.append(("cost", f"{least_words(found)}{quantity(found.gpu_hours)} GPU-hours{cost_words(found)}"))
     facts += [(name, text) for name, text in safety_lines(cluster, found) if name]
     memory = {"RAM to load": found.loading, "RAM to train": found.offloaded, "RAM to save": found.copied}
     facts += [(name, f"{file_size(needed)} of a node") for name, needed in memory.items() if needed]
@@ -165,7 +175,7 @@ def _pipeline(name: str, found: "PipelineForecast") -> Iterator[str]:
         f"<p>{found.days:.1f} days without the queue ({escape(' → '.join(found.longest))}), "
         f"{quantity(found.gpu_hours)} GPU-hours{price}, if nothing has been done yet.</p>"
     )
-    rows = [(one.name, "computing", one.days, f"{one.days:.2f} d{' *' * one.is_limit}") for one in found.stages]
+    rows = [(one.name, "computing", one.days, f"{one.days:.2f} d{mark_of(one)}") for one in found.stages]
     if any(days for _, _, days, _ in rows):
         yield time_bars(rows)
     table = [
@@ -173,8 +183,7 @@ def _pipeline(name: str, found: "PipelineForecast") -> Iterator[str]:
         for one in found.stages
     ]
     yield _table(("stage", "after", "days", "GPU-hours"), table)
-    if any(one.is_limit for one in found.stages):
-        yield '<p class="soft">* No estimate: one attempt up to its time limit; a training may need several.</p>'
+    yield from (f'<p class="soft">{note}.</p>' for note in notes_on(found.stages))
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

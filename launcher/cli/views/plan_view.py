@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from launcher.load import LoadedRecipe
     from launcher.pipeline.forecast import PipelineForecast, StageForecast
     from launcher.plan.alternatives import Alternative
+    from launcher.plan.cost import RunCost
     from launcher.plan.details import TrainingDetails
     from launcher.plan.repeated import RepeatedForecast
+    from launcher.plan.rollout import RolloutTime
 
-_PARTS = ("parameters", "gathered", "gradients", "optimizer", "activations", "logits", "overhead")
+_PARTS = ("parameters", "gathered", "gradients", "optimizer", "activations", "logits", "cache", "overhead")
 
 
 def print_details(item: "LoadedRecipe", cluster: "Cluster", found: "TrainingDetails") -> None:
@@ -59,17 +61,33 @@ def _memory_lines(item: "LoadedRecipe", cluster: "Cluster", found: "TrainingDeta
 def _time_lines(found: "TrainingDetails") -> Iterator[tuple[str, str]]:
     if found.step and found.tokens_per_second:
         rate = f"{quantity(found.tokens_per_second)} tokens/s; computes at {found.step.mfu:.0%} of the peak"
-        yield "step", f"{seconds_words(found.step.seconds)}, {rate}"
+        yield "step", f"{least_words(found)}{seconds_words(found.step.seconds)}, {rate}"
         for one in found.step.traffic:
             yield "", f"a rank sends {file_size(one.bytes)} {one.level}: {one.name}"
         for level, seconds in found.step.sending.items():
             computing = seconds_words(found.step.computing)
             yield "", f"{seconds_words(seconds)} of sending {level}, beside {computing} of computing"
+        if rollout := found.step.rollout:
+            yield "", rollout_words(rollout)
     if found.steps and found.tokens:
-        long = f", {found.days:.1f} days" if found.days else ""
+        long = f", {least_words(found)}{found.days:.1f} days" if found.days else ""
         yield "whole run", f"{found.steps:,} steps, {quantity(found.tokens)} tokens{long}"
     if found.gpu_hours:
-        yield "", f"{quantity(found.gpu_hours)} GPU-hours{cost_words(found)}"
+        yield "", f"{least_words(found)}{quantity(found.gpu_hours)} GPU-hours{cost_words(found)}"
+
+
+def rollout_words(rollout: "RolloutTime") -> str:
+    """Say what a rollout takes of the time."""
+    of = f" before {rollout.steps} steps" if rollout.steps > 1 else ""
+    return (
+        f"{seconds_words(rollout.sampling)} of sampling{of}, as fast as memory is read, and "
+        f"{seconds_words(rollout.judging)} of judging"
+    )
+
+
+def least_words(found: "TrainingDetails | RunCost") -> str:
+    """Say that a time or a cost is a lower bound, before it."""
+    return "at least " if found.is_least else ""
 
 
 def cost_words(found: "TrainingDetails") -> str:
@@ -89,12 +107,13 @@ def safety_lines(cluster: "Cluster", found: "TrainingDetails") -> Iterator[tuple
         yield "checkpoint", f"{file_size(found.checkpoint_bytes)}, {rate}{often}"
     if found.wanted_lead:
         lead = cluster.slurm.lead
-        enough = "enough" if lead.seconds >= found.wanted_lead else "too short; write more as `slurm.lead`"
+        enough = "enough" + (", if sampling is as fast" if found.is_least else "")
+        if lead.seconds < found.wanted_lead:
+            enough = "too short; write more as `slurm.lead`"
         saves = "save twice (one may be under way)" if found.copied else "save"
-        yield (
-            "warning time",
-            f"{duration(found.wanted_lead)} to finish a step and {saves}; `slurm.lead` {lead}: {enough}",
-        )
+        first = "a rollout, " if found.step and found.step.rollout else ""
+        needed = f"{least_words(found)}{duration(found.wanted_lead)} to finish {first}a step and {saves}"
+        yield "warning time", f"{needed}; `slurm.lead` {lead}: {enough}"
 
 
 def print_alternatives(others: "Sequence[Alternative]", found: "TrainingDetails") -> None:
@@ -102,7 +121,8 @@ def print_alternatives(others: "Sequence[Alternative]", found: "TrainingDetails"
     out = Console(highlight=False, markup=False, emoji=False)
     if not others:
         return
-    out.print("\nways that fit, cheapest first", style="bold")
+    least = " (times are lower bounds)" if found.is_least else ""
+    out.print(f"\nways that fit, cheapest first{least}", style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("nodes", "micro batch", "GPU memory", "days", "GPU-hours"):
         table.add_column(column, justify="right")
@@ -126,7 +146,7 @@ def print_pipeline(name: str, cluster: "Cluster", found: "PipelineForecast") -> 
     table.add_column("GPU-hours", justify="right", no_wrap=True)
     table.add_column("after", overflow="fold")
     for stage in found.stages:
-        mark, hours = " *" if stage.is_limit else "  ", quantity(stage.gpu_hours) if stage.gpu_hours else "0"
+        mark, hours = mark_of(stage).ljust(2), quantity(stage.gpu_hours) if stage.gpu_hours else "0"
         table.add_row(
             f"{stage.name}{count_words(stage)}", f"{stage.days:.2f}{mark}", f"{hours}{mark}", ", ".join(stage.awaits)
         )
@@ -134,8 +154,8 @@ def print_pipeline(name: str, cluster: "Cluster", found: "PipelineForecast") -> 
     price = f", price {found.price:,.0f}" if found.price is not None else ""
     out.print(f"all stages: {quantity(found.gpu_hours)} GPU-hours{price}", soft_wrap=True)
     out.print(f"{found.days:.1f} days without the queue: {' -> '.join(found.longest)}", soft_wrap=True)
-    if any(stage.is_limit for stage in found.stages):
-        out.print("* no estimate: one attempt up to its time limit; a training may need several")
+    for note in notes_on(found.stages):
+        out.print(note, soft_wrap=True)
 
 
 def print_repeated(found: "RepeatedForecast", cluster: "Cluster") -> None:
@@ -143,9 +163,23 @@ def print_repeated(found: "RepeatedForecast", cluster: "Cluster") -> None:
     out = Console(highlight=False, markup=False, emoji=False)
     price = "" if cluster.gpus.price is None else f", price {found.gpu_hours * cluster.gpus.price:,.0f}"
     mark = ", if each is one attempt up to its time limit" if found.is_limit else ""
+    mark += ", at the least" if found.is_least else ""
     runs = f"{found.runs} runs, {found.at_once} at once"
     cost = f"{quantity(found.gpu_hours) or '0'} GPU-hours{price}"
     out.print(f"{found.name}: {runs}: {cost}, {found.days:.1f} days without the queue{mark}", soft_wrap=True)
+
+
+def mark_of(stage: "StageForecast") -> str:
+    """Mark a stage whose numbers are no plain estimates; `notes_on` says what the mark means."""
+    return " *" if stage.is_limit else " +" if stage.is_least else ""
+
+
+def notes_on(stages: "Sequence[StageForecast]") -> Iterator[str]:
+    """Say what the marks of stages mean."""
+    if any(one.is_limit for one in stages):
+        yield "* no estimate: one attempt up to its time limit; a training may need several"
+    if any(one.is_least and not one.is_limit for one in stages):
+        yield "+ at least: sampling is counted as fast as a GPU reads its memory"
 
 
 def count_words(stage: "StageForecast") -> str:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 _BLANK = 0x2800
+_NARROWEST = 10
+"""Characters that a curve needs beside its labels."""
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 """Bit of the dot in column x, row y of a braille character (Unicode 6.0, chapter 15.11)."""
 
@@ -19,7 +21,7 @@ def plot(points: Sequence[tuple[float, float]], marks: Iterable[float], width: i
         height: Lines, the axis and its labels included.
 
     Returns:
-        The lines; none if there are not two points to join.
+        The lines; none if there are not two points to join, or too few characters for a curve.
     """
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     if len(finite) < 2:
@@ -29,6 +31,8 @@ def plot(points: Sequence[tuple[float, float]], marks: Iterable[float], width: i
     sides = {row: _label(high - (high - low) * row / (rows - 1)) for row in (0, rows // 2, rows - 1)}
     margin = max(map(len, sides.values())) + 1
     columns = width - margin - 1
+    if columns < _NARROWEST:
+        return []
     canvas = _draw(finite, columns, rows, (low, high))
     lines = [f"{sides.get(row, ''):>{margin - 1}} ┤{_characters(canvas[row])}" for row in range(rows)]
     first, last = finite[0][0], finite[-1][0]

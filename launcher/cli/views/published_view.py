@@ -14,7 +14,7 @@ def print_published(table: PublishedTable) -> None:
     """Print what a system's authors report, with the source and what is known against it."""
     out = Console(highlight=False, markup=False, emoji=False)
     out.print()
-    out.print(f"published by {table.title}: {table.metric} ({table.source})", style="bold")
+    out.print(f"published by {table.title}, not measured here: {table.metric} ({table.source})", style="bold")
     needed = max(map(len, table.rows), default=0) + sum(max(len(name), 5) + 2 for name in table.columns)
     if needed > out.width:
         for model, numbers in table.rows.items():

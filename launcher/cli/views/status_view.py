@@ -103,7 +103,8 @@ def _progress(one: RunStatus) -> str:
 
 
 def _counted(one: RunStatus) -> str:
-    return f"{one.phase_done}/{one.phase_total}" if one.phase else f"{one.step}/{one.total_steps}"
+    done, total = (one.phase_done, one.phase_total) if one.phase else (one.step, one.total_steps)
+    return f"{done}/{total}" if total is not None else str(done)
 
 
 def outlook(one: RunStatus) -> str:
@@ -165,7 +166,8 @@ def progress_text(one: RunStatus) -> str:
     if one.bytes_total is not None:
         speed = f", {file_size(round(one.bytes_per_second))}/s" if one.bytes_per_second else ""
         phase = f"; {one.phase} {_counted(one)}" if one.phase else ""
-        return f"{one.step} of {one.total_steps}, {file_size(one.bytes_total)} ({read_share(one)} read){speed}{phase}"
+        of = f" of {one.total_steps}" if one.total_steps is not None else ""
+        return f"{one.step}{of}, {file_size(one.bytes_total)} ({read_share(one)} read){speed}{phase}"
     of = f" of {one.total_steps} ({one.step / one.total_steps:.0%})" if one.total_steps else ""
     loss = f", loss {one.loss:.4f}" if one.loss is not None else ""
     speed = f", {quantity(one.tokens_per_second)} tokens/s" if one.tokens_per_second else ""

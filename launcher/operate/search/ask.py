@@ -20,11 +20,12 @@ from launcher.monitor.trials import PastTrial, read_past, sight_trial
 from launcher.operate.search.best import publish_best
 from launcher.operate.search.owners import find_absent
 from launcher.operate.search.sampler import suggest
+from launcher.operate.search.wandb_sweep import NothingGivenError, WandbSweep
 from launcher.run.ledger import append_event
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.record import RunRecord, Submitted
 from launcher.run.signs_of_life import last_sign_of_life
-from launcher.run.trials import Owner, SearchDir, Trial, claim, take_up
+from launcher.run.trials import Owner, SearchDir, Trial, claim, read_trials, take_up
 from launcher.submit.freeze import Freezer, NewRun, name_runs
 from launcher.submit.plan_submission import SubmissionPlan, SubmitOptions
 from launcher.submit.planned_recipe import PlannedRecipe, estimate_recipes
@@ -57,9 +58,33 @@ def ask(folder: SearchDir, me: Owner, submission: SubmissionDir) -> Offer:
         submission: What it was started from.
 
     Raises:
-        RunError: No values were found that go together.
+        RunError: No values were found that go together, or W&B refuses.
     """
     record = SearchRecord.read(folder.record)
+    sweep = WandbSweep(record) if record.search.sweep else None
+    try:
+        return _find(folder, me, submission, record, sweep)
+    except NothingGivenError as end:
+        return _end(folder, end)
+    finally:
+        if sweep:
+            sweep.refuse()  # what was given, and no trial was made of
+
+
+def _end(folder: SearchDir, end: NothingGivenError) -> Offer:
+    """Say that W&B gives nothing; if its sweep has ended, the search has as many trials as there are."""
+    trials = len(read_trials(folder))
+    if not (end.has_ended and trials):
+        return Offer(None, str(end))
+    record = SearchRecord.read(folder.record).ending_at(trials)
+    record.write(folder.record)
+    told = publish_best(folder, record, read_past(folder, record.search.metric))
+    return Offer(None, f"{end}" + (f"; {told}" if told else ""), is_done=True)
+
+
+def _find(
+    folder: SearchDir, me: Owner, submission: SubmissionDir, record: SearchRecord, sweep: WandbSweep | None
+) -> Offer:
     search, site = record.search, record.site
     first = 0
     while True:
@@ -73,8 +98,10 @@ def ask(folder: SearchDir, me: Owner, submission: SubmissionDir) -> Offer:
             told = publish_best(folder, record, past)
             why = f"all {search.budget} trials are taken" + (f"; {told}" if told else "")
             return Offer(None, why, is_done=True)
-        trial = _choose(record, number, past, me, folder)
+        trial = replace(_choose(record, number, past, folder, sweep), owner=me)
         if claim(folder, trial):
+            if sweep:
+                sweep.keep()
             return Offer(_hand_out(folder, trial, me, record, site, submission))
         first = number + 1  # a listing of the folder may be old for a minute
 
@@ -110,17 +137,23 @@ def _close(run: RunDir, attempt: int | None) -> None:
     append_event(run.ledger, attempt, ended=ended, reason="pruned", source="STOP", action="stop")
 
 
-def _choose(record: SearchRecord, number: int, past: Sequence[PastTrial], me: Owner, folder: SearchDir) -> Trial:
+def _choose(
+    record: SearchRecord, number: int, past: Sequence[PastTrial], folder: SearchDir, sweep: WandbSweep | None
+) -> Trial:
+    """Choose the values of a trial, which nobody owns yet."""
     search = record.search
     for again in range(_TRIES):
-        values = suggest(search, record.direction, number, past, again)
+        given = sweep.take(past) if sweep else None
+        values = dict(given.values) if given else suggest(search, record.direction, number, past, again)
         try:
             planned = _plan(record, number, values, record.site)
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            if sweep:
+                sweep.refuse()
             continue
         [run] = name_runs(folder.runs_root, [planned.recipe])
-        return Trial(number, run, values, planned.fingerprint, me)
+        return Trial(number, run, values, planned.fingerprint, Owner(""), given.id if given else None)
     raise RunError(f"{record.name}: {_TRIES} times values were chosen that do not go together; the last time: {reason}")
 
 
@@ -157,7 +190,10 @@ def _freeze(
     own = folder.staging / uuid.uuid4().hex
     staged = RunDir(own / run.root.name)
     staged.root.mkdir(planned.folder_mode, parents=True)
-    Freezer(plan).freeze_run(NewRun(staged, planned), submission)
+    frozen = Freezer(plan).freeze_run(NewRun(staged, planned), submission)
+    if trial.wandb_id and record.search.sweep:
+        frozen.record.wandb_id, frozen.record.wandb_sweep = trial.wandb_id, record.search.sweep.rpartition("/")[2]
+        frozen.record.write(staged.record)
     try:
         os.rename(staged.root, run.root)
     except OSError:

@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from launcher.errors import LauncherError
+from launcher.errors import LauncherError, how_to_install
 from launcher.load.sweep_points import draw_number, shorten
 from launcher.monitor.trials import PastTrial, TrialState
 from launcher.recipe.base import Direction
@@ -84,7 +84,7 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise LauncherError(f"search: {error}; install the launcher with the extra `search` for the nodes") from None
+        raise LauncherError(f"search: {error}; install it for the nodes with {how_to_install('search')}") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna

@@ -33,6 +33,11 @@ class ConversationRecipe(TrainingRecipe):
 
     @property
     @override
+    def system_prompt(self) -> str | None:
+        return self.data.system_prompt
+
+    @property
+    @override
     def chat(self) -> ChatSetup | None:
         template, system_prompt = self.data.chat_template, self.data.system_prompt
         setup = super().chat

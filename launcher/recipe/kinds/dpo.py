@@ -77,6 +77,14 @@ class DpoRecipe(PreferenceRecipe):
         is_model_itself = self.adapter is not None or self.reference.precompute
         return self.loss != "orpo" and not (self.reference.model is None and is_model_itself)
 
+    @property
+    @override
+    def further_passes(self) -> int:
+        """One of the reference; `kto` reads answers to other questions, too, with the model and the reference."""
+        if self.loss == "orpo" or self.reference.precompute:
+            return 0
+        return 3 if self.loss == "kto" else 1
+
     @override
     def inputs(self) -> Iterator[Input]:
         yield from super().inputs()

@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from launcher.recipe.base import Artifact, FolderName, Fraction, Input
 from launcher.recipe.kinds.recipe_base import RecipeBase
+from launcher.recipe.sections.labelled_notes import CORE_TASKS
 from launcher.recipe.sections.outcome_tables import OutcomeTables, PatientLists
 
 
@@ -46,7 +47,8 @@ class OutcomesRecipe(RecipeBase):
     @property
     @override
     def makes(self) -> Artifact:
-        return Artifact("tables", self.output)
+        files = (name for outcome in self.source.outcomes for name in CORE_TASKS[outcome].all_files)
+        return Artifact("tables", self.output, tuple(files))
 
     @override
     def _conflicts(self) -> Iterator[str]:

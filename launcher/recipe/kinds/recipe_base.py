@@ -109,6 +109,11 @@ class RecipeBase(Section):
         """How to talk to the model that a run makes or uses; None: it has none that writes text."""
         return None
 
+    @property
+    def system_prompt(self) -> str | None:
+        """What conversations without a system prompt are read with; None: nothing, or none are read."""
+        return None
+
     def required_extras(self) -> tuple[str, ...]:
         """Name the extras of setup.cfg that this recipe needs on the nodes."""
         return self.extras
@@ -124,4 +129,10 @@ class RecipeBase(Section):
     def _refuse_unmeasured_search(self) -> Self:
         if self.search and (fault := self.search.metric_fault(self.reports)):
             raise ConflictError([f"search.{fault}"])
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_untracked_search(self) -> Self:
+        if self.search and (faults := [*self.search.tracking_faults(getattr(self, "tracking", None))]):
+            raise ConflictError(faults)
         return self

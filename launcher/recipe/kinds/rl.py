@@ -12,8 +12,14 @@ from launcher.recipe.kinds.conversations import ConversationRecipe
 from launcher.recipe.sections.adapter import Adapter, Lora
 from launcher.recipe.sections.prompts import PromptData
 from launcher.recipe.sections.rewards import ModelReward, Reward
-from launcher.recipe.sections.rl_algorithms import Algorithm, Ppo
-from launcher.recipe.sections.rollouts import RolloutEvaluation, RolloutLimits, RolloutSamples, RolloutSampling
+from launcher.recipe.sections.rl_algorithms import PPO_AT_ONCE, Algorithm, Ppo, Rloo
+from launcher.recipe.sections.rollouts import (
+    RolloutEvaluation,
+    RolloutLimits,
+    RolloutSamples,
+    RolloutSampling,
+    RolloutSize,
+)
 
 
 class RlRecipe(ConversationRecipe):
@@ -43,9 +49,7 @@ class RlRecipe(ConversationRecipe):
         yield from super().inputs()
         for place, reward in enumerate(self.rewards):
             if isinstance(reward, ModelReward):
-                yield Input(f"rewards.{place}.path", "model", reward.path)
-                if reward.adapter:
-                    yield Input(f"rewards.{place}.adapter", "adapter", reward.adapter)
+                yield from reward.inputs(f"rewards.{place}")
 
     @property
     @override
@@ -82,6 +86,19 @@ class RlRecipe(ConversationRecipe):
     def rollout(self) -> int:
         """Completions that are sampled at once, over all ranks."""
         return self.batch.sequences * self.algorithm.minibatches
+
+    @property
+    @override
+    def rollout_size(self) -> RolloutSize:
+        """TRL samples all completions of a rank side by side. It reads them again with the policy where that will have
+        changed before all of them are trained on, `rloo` always; with a reference if the KL has a weight."""
+        algorithm, completions = self.algorithm, self.rollout // self.resources.world_size
+        steps, new_tokens = algorithm.minibatches * algorithm.iterations, self.generation.max_new_tokens
+        if isinstance(algorithm, Ppo):
+            at_once = min(completions, PPO_AT_ONCE * self.batch.least_micro_batch)
+            return RolloutSize(completions, at_once, new_tokens, passes=2, steps=steps, gathers_weights=False)
+        passes = (isinstance(algorithm, Rloo) or steps > 1) + (algorithm.kl_weight > 0)
+        return RolloutSize(completions, completions, new_tokens, passes, steps, gathers_weights=True)
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -9,8 +9,9 @@ from typing_extensions import override
 
 from launcher.recipe.base import AdapterInput, Artifact, Direction, FolderName, Input
 from launcher.recipe.kinds.parallel_conflicts import parallel_conflicts
+from launcher.recipe.kinds.quantization_conflicts import quantization_conflicts
 from launcher.recipe.kinds.recipe_base import RecipeBase
-from launcher.recipe.sections.adapter import FSDP, PROMPTS, Adapter, PrefixTuning, quantization_limit, strategy_limit
+from launcher.recipe.sections.adapter import PROMPTS, Adapter, PrefixTuning, strategy_limit
 from launcher.recipe.sections.adapter_stack import stack_conflicts
 from launcher.recipe.sections.common import (
     Batch,
@@ -28,6 +29,7 @@ from launcher.recipe.sections.step_speed import speed_conflicts
 
 if TYPE_CHECKING:
     from launcher.recipe.sections.chat import ChatSetup
+    from launcher.recipe.sections.rollouts import RolloutSize
 
 
 class TrainingRecipe(RecipeBase):
@@ -162,7 +164,7 @@ class TrainingRecipe(RecipeBase):
         yield from self._batch_conflicts()
         yield from parallel_conflicts(self)
         yield from schedule_conflicts(self.schedule)
-        yield from self._quantization_conflicts()
+        yield from quantization_conflicts(self)
         yield from self._adapter_conflicts()
         yield from stack_conflicts(self.model, self.adapter)
         if self.output in {self.model.path, *(adapter.path for adapter in self.model.adapters)}:
@@ -203,27 +205,6 @@ class TrainingRecipe(RecipeBase):
                 f"adapter.method: `{self.adapter.method}` lets packed {self.packs}s attend to one another (peft drops "
                 f"`position_ids`); choose a `data.packing` with one {self.packs} per sequence"
             )
-
-    def _quantization_conflicts(self) -> Iterator[str]:
-        quantization, strategy = self.model.quantization, self.parallel.strategy
-        if quantization is None:
-            return
-        if self.adapter is None:
-            yield "model.quantization: quantised weights cannot be trained; add an `adapter`, or leave it out"
-        elif reason := quantization_limit(self.adapter):
-            yield f"adapter.init: {reason}; write `default`, or leave `model.quantization` out"
-        if quantization.bits == 8 and strategy in FSDP:
-            yield (
-                f"model.quantization.bits: bitsandbytes loses the scales of 8-bit weights if `{strategy}` shards them; "
-                "write `bits: 4`, or another `parallel.strategy`"
-            )
-        if quantization.bits == 8 and strategy == "zero3":
-            yield (
-                "model.quantization.bits: bitsandbytes stores 8-bit weights so that `zero3` cannot shard them; write "
-                "`bits: 4`, or `strategy: zero2`"
-            )
-        if self.model.init == "random":
-            yield "model.quantization: only pretrained weights are quantised; leave it out, or write `init: pretrained`"
 
     def _token_conflicts(self) -> Iterator[str]:
         trained = getattr(self.adapter, "embeddings", "frozen")
@@ -272,6 +253,16 @@ class TrainingRecipe(RecipeBase):
     def scoring_models(self) -> tuple[str, ...]:
         """Names of further models that every rank holds whole, which score what the trained one writes."""
         return ()
+
+    @property
+    def further_passes(self) -> int:
+        """Forward passes besides training's own in each step, of a reference or over other answers."""
+        return 0
+
+    @property
+    def rollout_size(self) -> "RolloutSize | None":
+        """What is sampled from the model before it is trained on; None if nothing is."""
+        return None
 
     @property
     def has_value_head(self) -> bool:

@@ -60,6 +60,13 @@ class CoreTask:
         """Name the file of a split."""
         return self.files.format(self.validation if split == "validation" else split)
 
+    @property
+    def all_files(self) -> Iterator[str]:
+        """Name the files of all splits, and that of the classes."""
+        yield from map(self.file, NOTE_SPLITS)
+        if self.class_file:
+            yield self.class_file
+
 
 CORE_TASKS: dict[Outcome, CoreTask] = {
     "los": CoreTask("LOS_WEEKS_adm_{}.csv", "los_label", "multiclass", ("LT3D", "3DTO7D", "1WTO2W", "GT2W")),
@@ -91,8 +98,8 @@ class CoreNotes(NotesBase):
     def inputs(self) -> Iterator[Input]:
         """Give the folder, which an `outcomes` recipe may make, the files of all splits, and that of the classes."""
         yield Input("data.folder", "tables", self.folder)
-        for pattern in filter(None, (*self.files.values(), self.class_file)):
-            yield Input("data.folder", "files", pattern)
+        for name in self._spec.all_files:
+            yield Input("data.folder", "files", self._place(name))
 
     @property
     def name(self) -> str:

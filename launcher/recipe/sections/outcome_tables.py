@@ -8,6 +8,7 @@ from pydantic import AfterValidator
 from typing_extensions import override
 
 from launcher.recipe.base import Input, Name, Section, TableInput
+from launcher.recipe.sections.labelled_notes import Outcome
 
 Database = Literal["mimic_iii", "mimic_iv"]
 
@@ -107,6 +108,18 @@ class OutcomeTables(Section):
     def columns(self) -> TableColumns:
         """Names of the columns."""
         return COLUMNS[self.format]
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The outcomes that the tables are enough for."""
+        needed: dict[Outcome, Name | None] = {
+            "los": self.admissions,
+            "mor": self.admissions,
+            "diag": self.diagnoses,
+            "proc": self.procedures,
+            "pmv": self.ventilation,
+        }
+        return [outcome for outcome, table in needed.items() if table]
 
     def inputs(self) -> Iterator[Input]:
         """Give the tables and the columns that each must have."""

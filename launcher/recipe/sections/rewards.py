@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field
 from typing_extensions import override
 
-from launcher.recipe.base import FolderName, Name, Positive, Section
+from launcher.recipe.base import AdapterInput, FolderName, Input, Name, Positive, Section
 
 
 def _refuse_bad_pattern(pattern: str) -> str:
@@ -42,6 +42,30 @@ class ModelReward(RewardBase):
     a Hugging Face id, or `./...` relative to the recipe. With `adapter`: the model that it was trained on."""
     adapter: Name | None = None
     """The adapter and its head that a `reward` run trained on that model; named like `path`."""
+    trained_on: str | None = None
+    """The base model as the adapter's files name it, if that is another name of the same model."""
+    system_prompt: Annotated[str, Field(min_length=1)] | None = None
+    """System prompt that the reward model reads conversations with, in place of `data.system_prompt`; the one that it
+    was trained with, as its manifest says, if left out."""
+
+    def inputs(self, key: str) -> Iterator[Input]:
+        """Give the model, and its adapter.
+
+        Args:
+            key: Of the reward in the recipe.
+        """
+        yield Input(f"{key}.path", "model", self.path)
+        if self.adapter:
+            name, base, known_as = self.adapter, self.path, self.trained_on
+            yield AdapterInput(
+                f"{key}.adapter", "adapter", name, base=base, trained_on=known_as, merged="if possible", is_alone=True
+            )
+
+    @override
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
+        if self.trained_on and not self.adapter:
+            yield "trained_on: there is no `adapter` that was trained; leave it out"
 
 
 class AnswerLetterReward(RewardBase):

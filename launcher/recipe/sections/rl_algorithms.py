@@ -13,6 +13,9 @@ from typing_extensions import override
 from launcher.recipe.base import Fraction, Positive, Scale, Section
 from launcher.recipe.sections.reference import ReferenceSync
 
+PPO_AT_ONCE = 4
+"""Micro batches that `ppo` samples side by side, since nothing is kept for a backward pass."""
+
 NotNegative = Annotated[float, Field(ge=0)]
 Group = Annotated[int, Field(ge=2)]
 
@@ -54,6 +57,16 @@ class Rloo(GroupAlgorithm):
     """Scale the advantages of a rollout to mean 0 and variance 1."""
     reward_clip: tuple[float, float] | None = None
     """Least and largest reward of a completion."""
+
+    @override
+    def _conflicts(self) -> Iterator[str]:
+        yield from super()._conflicts()
+        least, largest = self.reward_clip or (0.0, 1.0)
+        if not least < largest:
+            yield (
+                f"reward_clip: with {least:g} as the least and {largest:g} as the largest reward all completions have "
+                "the same; write the smaller number first, or leave it out"
+            )
 
 
 class Grpo(GroupAlgorithm):

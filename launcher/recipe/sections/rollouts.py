@@ -1,11 +1,30 @@
 """How completions are sampled, which of them are kept to look at, and when a training that went wrong is ended."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
 from launcher.recipe.base import Positive, Section
 from launcher.recipe.quantities import Length
+
+
+@dataclass(frozen=True)
+class RolloutSize:
+    """What each rank samples before it is trained on: not a part of a recipe, it follows from several."""
+
+    completions: int
+    """Of a rank, in one rollout."""
+    at_once: int
+    """Those that are sampled side by side."""
+    new_tokens: int
+    """Of the longest completion."""
+    passes: int
+    """Forward passes of the policy and of its reference over the finished completions."""
+    steps: int
+    """That a rollout is trained on."""
+    gathers_weights: bool
+    """With ZeRO-3 all weights are gathered on each GPU while it samples."""
 
 
 class RolloutSampling(Section):

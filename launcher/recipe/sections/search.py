@@ -2,13 +2,15 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag
 from typing_extensions import override
 
 from launcher.recipe.base import Direction, Positive, Section, nearest_first
+from launcher.recipe.sections.common import Tracking
 from launcher.recipe.sections.sweep import DrawnKey, Seed, Values
 
 OPEN = "*"
@@ -20,6 +22,12 @@ SearchedKey: TypeAlias = Annotated[
     Discriminator(lambda value: "list" if isinstance(value, list | tuple) else "range"),
 ]
 """Values to choose from, or two numbers to choose between."""
+
+
+def _refuse_other_path(path: str) -> str:
+    if not re.fullmatch(r"[^/\s]+/[^/\s]+/[^/\s]+", path):
+        raise ValueError(f"`{path}` is no sweep of W&B; write `ENTITY/PROJECT/ID`, as `wandb sweep` prints it")
+    return path
 
 
 class HalvingPruner(Section):
@@ -38,11 +46,13 @@ class HalvingPruner(Section):
 class Search(Section):
     """Values of keys, tried one after another; which ones come next depends on what came of those before."""
 
-    method: Literal["tpe", "random", "grid"] = "tpe"
+    method: Literal["tpe", "random", "grid", "wandb"] = "tpe"
     """`tpe`: near what has worked (Bergstra et al. 2011), as Optuna does it. `random`: drawn from `space`. `grid`: each
-    combination of the values once."""
-    space: Annotated[dict[str, SearchedKey], Field(min_length=1)]
-    """What is tried for each key: `[4, 8, 16]`, or `{low: 1e-6, high: 1e-3, scale: log}`."""
+    combination of the values once. `wandb`: those that a sweep of W&B gives."""
+    space: dict[str, SearchedKey] = Field(default_factory=dict)
+    """What is tried for each key: `[4, 8, 16]`, or `{low: 1e-6, high: 1e-3, scale: log}`. Not for `wandb`."""
+    sweep: Annotated[str, AfterValidator(_refuse_other_path)] | None = Field(None, exclude_if=lambda path: path is None)
+    """`ENTITY/PROJECT/ID` of the sweep at W&B, for `wandb`; its parameters are keys of the recipe, as `optim.lr`."""
     trials: Positive
     """How many combinations are tried altogether. Write more later to go on."""
     parallel: Positive = 1
@@ -84,15 +94,54 @@ class Search(Section):
         """
         return metric_fault(self.metric, self.direction, reported)
 
+    @property
+    def package(self) -> str | None:
+        """What the nodes import to choose values, beyond the launcher itself."""
+        if self.method == "wandb":
+            return "wandb"
+        return "optuna" if self.method == "tpe" or self.pruner else None
+
+    def tracking_faults(self, tracking: Tracking | None) -> Iterator[str]:
+        """Say why the runs of a recipe cannot be those that a sweep of W&B gives: `KEY: what is wrong; what to write`.
+
+        Args:
+            tracking: The recipe's section; None for kinds that are not tracked.
+        """
+        if self.sweep is None:
+            return
+        if tracking is None:
+            yield "search.method: runs of this kind are not tracked at W&B; write another method"
+            return
+        entity, project, _ = self.sweep.split("/")
+        wanted = {"mode": "online", "project": project, "entity": entity}
+        for key, value in wanted.items():
+            if getattr(tracking, key) != value:
+                yield f"tracking.{key}: trials are runs of the sweep `{self.sweep}`; write `{value}`"
+
     @override
     def _conflicts(self) -> Iterator[str]:
+        yield from self._conflicts_of_method()
         drawn = [key for key in self.space if key not in self.choices]
         if self.method == "grid" and drawn:
             yield f"space: `grid` needs a list for `{drawn[0]}`; write one, or `method: random`"
-        elif self.method == "grid" and self.trials > self.grid_size:
+        elif self.method == "grid" and self.space and self.trials > self.grid_size:
             yield f"trials: `grid` has {self.grid_size} combinations; write at most {self.grid_size}"
         if self.parallel > self.trials:
             yield f"parallel: {self.parallel} are more than `trials`; write at most {self.trials}"
+
+    def _conflicts_of_method(self) -> Iterator[str]:
+        if self.method != "wandb":
+            if self.sweep is not None:
+                yield f"sweep: `{self.method}` chooses values itself; write `method: wandb`, or remove this key"
+            if not self.space:
+                yield f"space: `{self.method}` needs the values of at least one key; write them"
+            return
+        if self.sweep is None:
+            yield "sweep: `wandb` needs the sweep that gives the values; write `ENTITY/PROJECT/ID`"
+        if self.space:
+            yield "space: the sweep at W&B has the space; remove this key"
+        if self.pruner:
+            yield "pruner: is not for `wandb`, whose runs no other method ends; remove this key"
 
 
 def metric_fault(metric: str, direction: Direction | None, reported: Mapping[str, Direction | None]) -> str | None:
