@@ -250,8 +250,8 @@ def test_row_numbers_count_on_and_may_begin_again_where_tables_were_joined(ids: 
 
 def test_joined_tables_that_number_their_rows_share_no_note_because_of_that(tmp_path: Path) -> None:
     run = make_classify_run(tmp_path)
-    rows = [(str(number % 3), f"note {number}", str(number % 2)) for number in range(12)]
-    for split, its in (("train", rows[:6]), ("validation", rows[6:9]), ("test", rows[9:])):
+    rows = [(str(number % 3), f"note {number}", str(number % 2)) for number in range(18)]
+    for split, its in (("train", rows[:6]), ("validation", rows[6:12]), ("test", rows[12:])):
         write_table(tmp_path / f"binary-{split}.csv", its)
     context = context_of(run)
     assert isinstance(context.recipe, ClassifyRecipe)
