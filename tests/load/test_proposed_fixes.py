@@ -90,13 +90,13 @@ def test_so_it_is_with_the_format_of_a_section(tmp_path: Path) -> None:
     assert fault.key == "sources.0.format" and fault.message.startswith("a list is not known; write `")
 
 
-def test_an_empty_space_of_a_search_is_told_to_get_a_line(tmp_path: Path) -> None:
+def test_an_empty_space_of_a_search_is_told_what_it_lacks(tmp_path: Path) -> None:
     search = "search: {metric: loss, trials: 2, space: {}}\n"
 
     [fault] = find_faults(tmp_path, RECIPE + search)
 
-    assert summarise([fault]) == ["recipe.yaml:16 out-of-range search.space"]
-    assert fault.message == "an empty section is not valid here; write at least 1 line of `key: value`"
+    assert summarise([fault]) == ["recipe.yaml:16 conflict search.space"]
+    assert fault.message == "`tpe` needs the values of at least one key; write them"
 
 
 @pytest.mark.parametrize("value", ["x.yaml", "[a]"])
