@@ -1,6 +1,7 @@
 """Where commands write: a terminal of another encoding, and streams that the caller has closed."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from tests.support.run_histories import History
 
-LAUNCHER = f"{sys.executable} -m launcher"
+LAUNCHER = f"{shlex.quote(sys.executable)} -m launcher"
 
 
 @pytest.fixture

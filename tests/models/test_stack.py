@@ -139,7 +139,7 @@ def test_what_is_made_of_credentialed_data_is_credentialed(tmp_path: Path) -> No
     assert complaints(tmp_path, base, {"clinical": "credentialed"}) == [f"model.path: {told}"]
     make_clinical(tmp_path / "clinical", data_use="credentialed")
     assert complaints(tmp_path, two_step()) == [f"model.adapters.0.path: {told}"]
-    assert complaints(tmp_path, base) == [f"model.path: {told}"]
+    assert f"model.path: {told}" in complaints(tmp_path, base)
     assert complaints(tmp_path, two_step(data_use="credentialed")) == []
 
 
