@@ -13,15 +13,13 @@ from launcher.run.record import was_rehearsed
 def refuse_taken(context: Context, recipe: TrainingRecipe) -> None:
     """Refuse a name that something else has, before anything is trained.
 
-    A link whose run was removed does not count, nor does a rehearsal's link for the next rehearsal.
+    A link whose run was removed does not count, nor does one that a rehearsal left.
 
     Raises:
         LauncherError: the recipe's `output` is taken.
     """
     link, target = _link(context, recipe), _target(context)
-    if link and context.record.rehearsal and was_rehearsed(link):
-        return
-    if link and link.exists() and not (link.is_symlink() and link.readlink() == target):
+    if link and link.exists() and not (link.is_symlink() and link.readlink() == target) and not was_rehearsed(link):
         raise LauncherError(f"output: {link} exists already, and not from this run; write another name, or remove it")
 
 

@@ -109,12 +109,20 @@ def test_what_was_made_of_credentialed_data_asks_for_a_credentialed_recipe(tmp_p
     assert any("adapter.start_from: `stage1` was made of credentialed data" in one for one in found)
 
 
-def test_a_rehearsal_takes_the_name_of_an_earlier_one(tmp_path: Path) -> None:
-    (first, recipe), (second, _) = (context(tmp_path, "mine", rehearsal=True) for _ in range(2))
+@pytest.mark.parametrize("is_rehearsed_again", [True, False])
+def test_the_name_that_a_rehearsal_left_is_free(tmp_path: Path, is_rehearsed_again: bool) -> None:
+    first, recipe = context(tmp_path, "mine", rehearsal=True)
+    second, _ = context(tmp_path, "mine", rehearsal=is_rehearsed_again)
     publish_name(first, recipe)
 
+    refuse_taken(second, recipe)
     publish_name(second, recipe)
 
     assert (tmp_path / "models" / "mine").resolve() == (second.run.outputs / "model").resolve()
+
+
+def test_a_rehearsal_does_not_take_the_name_of_a_run(tmp_path: Path) -> None:
+    publish_name(*context(tmp_path, "mine"))
+
     with pytest.raises(LauncherError, match="exists already"):
-        refuse_taken(*context(tmp_path, "mine"))
+        refuse_taken(*context(tmp_path, "mine", rehearsal=True))
