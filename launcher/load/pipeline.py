@@ -116,7 +116,8 @@ def _load_stages(
         folder = os.path.relpath(pipeline.path.parent, path.parent)
         its = _settings(own, f"stages.{name}.")
         written += its
-        settings = [Override(one.keys, relocate(one.value, folder)) for one in (*fitting, *its, *_points(own))]
+        typed = [one for one in overrides if one in fitting]  # the command line has the last word
+        settings = [Override(one.keys, relocate(one.value, folder)) for one in (*fitting, *its, *typed, *_points(own))]
         loaded = load_document(composer, document, path, settings, rehearse) if document else []
         if loaded and loaded[0].recipe.search is None:
             loaded = loaded[: pipeline.recipe.max_points]

@@ -68,6 +68,8 @@ def test_a_stage_is_a_file_or_a_recipe_and_the_pipeline_has_the_last_word(tmp_pa
     dumped = [json.loads(stage.loaded.recipe.model_dump_json()) for stage in (first, second)]
     assert [one["tolerance"] for one in dumped] == [0.5, 0.25]
     assert (dumped[1]["base_model"], dumped[1]["output"]) == ("made", "other")
+    typed = load_pipeline(path, ["tolerance=0.125"]).stages
+    assert [json.loads(stage.loaded.recipe.model_dump_json())["tolerance"] for stage in typed] == [0.125, 0.125]
 
 
 @pytest.mark.parametrize(
