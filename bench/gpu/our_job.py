@@ -168,7 +168,7 @@ def speed_of(times: list[float], one: Training, loaded: LoadedRecipe, run: RunDi
     taken = [after - before for before, after in pairwise(times)][SKIPPED_STEPS - 1 :]
     seconds, recipe = statistics.median(taken), loaded.recipe
     tokens = tokens_of_step(one, loaded, run)
-    roots = {"runs": "", "corpora": "", "models": str(run.root.parent)}
+    roots = dict.fromkeys(("runs", "corpora", "models"), str(run.root.parent))
     here = at_site(loaded, Cluster.model_validate({"name": "here", "roots": roots}))
     shape = find_shape(recipe, here)  # type: ignore[arg-type]
     assert shape is not None

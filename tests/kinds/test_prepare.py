@@ -174,11 +174,11 @@ def test_the_largest_vocabulary_of_narrow_ids(tmp_path):
 
 def test_eos_is_not_doubled_and_its_name_in_the_text_is_text(tmp_path):
     make_tokenizer(tmp_path / "tokenizer", template="$A <|end|>")
-    write_pile(tmp_path / "a.jsonl", ["w1 <|end|> w2", ""])
+    write_pile(tmp_path / "a.jsonl", ["w1 <|end|> w2", "", "w3"])
 
     corpus = prepare(tmp_path, tokenizer="./tokenizer", validation=0, clean={"min_characters": 0})
 
-    assert documents_of(corpus, "train") == [[1, 0, 2, 299], [299]]
+    assert documents_of(corpus, "train") == [[1, 0, 2, 299], [3, 299]]
 
 
 def test_a_tokenizer_that_cannot_end_a_document_is_refused(tmp_path):

@@ -60,6 +60,7 @@ def desk(tmp_path: Path) -> Path:
     """A folder with a recipe, away from any checkout."""
     folder = tmp_path / "desk"
     (folder / "tokenizer").mkdir(parents=True)
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
     (folder / "abstracts.jsonl").touch()
     (folder / "abstracts.yaml").write_text(RECIPE)
     return folder
