@@ -112,7 +112,7 @@ def _models_in(annotation: Any) -> "Iterator[type[BaseModel]]":
 
 def _kind_of(file: str) -> str | None:
     """The kind of a recipe, without the rest of it being checked."""
-    text = Path(file).expanduser().read_text(encoding="utf-8")
+    text = Path(file).read_text(encoding="utf-8")
     match = re.search(r"^kind:\s*[\"']?(\w+)", text, re.MULTILINE)
     return match and match[1]
 

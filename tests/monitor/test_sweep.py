@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from launcher.run.ledger import append_event
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm
-from tests.support.submissions import MakeCluster
+from tests.support.submissions import MakeCluster, write_profile
 
 RECIPE = {
     "kind": "prepare",
@@ -28,8 +27,7 @@ RECIPE = {
 @pytest.fixture
 def site(tmp_path: Path, make_cluster: MakeCluster, fake_slurm: FakeSlurm) -> str:
     """A site where the sweep is queued as job 1001."""
-    profile, recipe = tmp_path / "cluster.yaml", tmp_path / "recipe.yaml"
-    profile.write_text(yaml.safe_dump(json.loads(make_cluster().model_dump_json(exclude_defaults=True))))
+    profile, recipe = write_profile(tmp_path, make_cluster()), tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps(RECIPE))
     launcher("submit", str(recipe), "--cluster", str(profile), "--yes")
     return str(profile)

@@ -9,14 +9,13 @@ from typing import Any
 import click
 import pytest
 import typer
-import yaml
 
 from launcher.cli.submit import submit as submit_command
 from launcher.load import load_cluster
 from launcher.plan.repeated import forecast_repeated
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm
-from tests.support.submissions import RATES, MakeCluster, loaded
+from tests.support.submissions import RATES, MakeCluster, loaded, write_profile
 
 GPUS = {"gpus_per_node": 4, "cpus_per_task": 1, "time": "10h"}
 SEARCH = {
@@ -50,8 +49,7 @@ def site(tmp_path: Path, make_cluster: MakeCluster, fake_slurm: FakeSlurm, monke
     monkeypatch.setattr(
         "launcher.submit.plan_submission.check_each", lambda loaded, *_: [(item, []) for item in loaded]
     )
-    profile = tmp_path / "cluster.yaml"
-    profile.write_text(yaml.safe_dump(json.loads(make_cluster().model_dump_json(exclude_defaults=True))))
+    profile = write_profile(tmp_path, make_cluster())
     return str(profile)
 
 

@@ -14,7 +14,7 @@ from launcher.run.paths import RunDir
 from launcher.run.trials import Owner, SearchDir, read_trials
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm, directives
-from tests.support.submissions import RATES, MakeCluster
+from tests.support.submissions import RATES, MakeCluster, write_profile
 
 SEARCH = {
     "method": "random",
@@ -30,9 +30,7 @@ def site(tmp_path: Path, make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         "launcher.submit.plan_submission.check_each", lambda loaded, *_: [(item, []) for item in loaded]
     )
-    profile = tmp_path / "cluster.yaml"
-    profile.write_text(yaml.safe_dump(json.loads(make_cluster().model_dump_json(exclude_defaults=True))))
-    return profile
+    return write_profile(tmp_path, make_cluster())
 
 
 @pytest.fixture

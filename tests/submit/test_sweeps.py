@@ -14,7 +14,7 @@ from launcher.run.record import RunRecord
 from launcher.run.sweep_points import SweptRun, read_points
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm, directives
-from tests.support.submissions import MakeCluster, all_runs
+from tests.support.submissions import MakeCluster, all_runs, write_profile
 
 RECIPE = {
     "kind": "prepare",
@@ -30,9 +30,7 @@ Submit = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def site(tmp_path: Path, make_cluster: MakeCluster) -> Path:
-    profile = tmp_path / "cluster.yaml"
-    profile.write_text(yaml.safe_dump(json.loads(make_cluster().model_dump_json(exclude_defaults=True))))
-    return profile
+    return write_profile(tmp_path, make_cluster())
 
 
 @pytest.fixture

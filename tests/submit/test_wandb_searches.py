@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from launcher.recipe.sections.search import Search
 from launcher.run.ledger import append_event
@@ -15,7 +14,7 @@ from launcher.run.trials import Owner, SearchDir, Trial, claim
 from launcher.submit.search_record import SearchRecord
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm, directives
-from tests.support.submissions import RATES, MakeCluster
+from tests.support.submissions import RATES, MakeCluster, write_profile
 
 SWEEP = "lab/rates/abc"
 SEARCH = {"method": "wandb", "sweep": SWEEP, "trials": 4, "parallel": 2, "metric": "validation_loss"}
@@ -32,9 +31,7 @@ def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def profile(tmp_path: Path, make_cluster: MakeCluster) -> Path:
-    path = tmp_path / "cluster.yaml"
-    path.write_text(yaml.safe_dump(json.loads(make_cluster().model_dump_json(exclude_defaults=True))))
-    return path
+    return write_profile(tmp_path, make_cluster())
 
 
 @pytest.fixture

@@ -28,6 +28,13 @@ RATES: dict[str, Any] = {
 """A training whose learning rate searches vary."""
 
 
+def write_profile(folder: Path, cluster: Cluster) -> Path:
+    """Write the profile of a cluster into a file; JSON is YAML, too."""
+    path = folder / "cluster.yaml"
+    path.write_text(cluster.model_dump_json(exclude_defaults=True))
+    return path
+
+
 def submit(recipes: list[LoadedRecipe], cluster: Cluster, options: SubmitOptions) -> list[RunDir]:
     return [frozen.folder for frozen in submit_recipes(plan_submission(recipes, cluster, options))]
 
