@@ -133,7 +133,9 @@ def _cases(folder: Path, python: Path, size: int) -> list[Case]:
     (folder / "train.py").write_text("print()\n")
     many.mkdir()
     for index in range(size):
-        (many / f"{index:04d}.yaml").write_text(f"base: {RECIPE}\nname: sweep-{index:04d}\nseed: {index}\n")
+        name = f"sweep-{index:04d}"  # of the corpus too: two runs cannot make different corpora of one name
+        text = f"base: {RECIPE}\nname: {name}\nseed: {index}\nrehearsal: {{corpus: {name}}}\n"
+        (many / f"{index:04d}.yaml").write_text(text)
     files = [str(path) for path in sorted(many.iterdir())]
     single = _script(folder, "submit_one", "executor.submit(print, 1)")
     array = _script(folder, "submit_array", f"executor.map_array(print, range({size}))")
