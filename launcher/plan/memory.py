@@ -22,17 +22,13 @@ from launcher.plan.activations import (
 )
 from launcher.plan.kv_cache import prompt_activations, rollout_cache
 from launcher.plan.model_shape import ModelShape
+from launcher.plan.zero_memory import left_on_gpu, sums_in_ram
 
 if TYPE_CHECKING:
     from launcher.recipe.kinds.training import TrainingRecipe
 
 OVERHEAD = 2_000_000_000
 """CUDA context, NCCL's buffers and fragmentation, in bytes; an assumption, not derived."""
-
-_BUCKETS = (2 + 2 + 4) * 500_000_000
-"""Gradients on their way to the CPU: two of DeepSpeed's `reduce_bucket_size` in 16 bits, one filling and one leaving,
-and the latter in fp32."""
-
 
 Moment = Literal["loss", "last layer", "first layer", "rollout"]
 _MOMENTS: tuple[Moment, ...] = ("loss", "last layer", "first layer")
@@ -180,14 +176,14 @@ def _model_states(moment: Moment, recipe: "TrainingRecipe", shape: ModelShape) -
             copies = wide * number if casts_weights(recipe) and moment != "first layer" else 0
             return frozen + 4 * number, copies, _ddp_gradients(moment, recipe, number), 8 * number
         case "zero2":
-            return frozen + wide * number, 0, *_left_on_gpu(recipe, 4 * part, 12 * part)
+            return frozen + wide * number, 0, *left_on_gpu(recipe, shape, number, _is_backward(moment))
         case "zero3":
             own = 0 if recipe.parallel.offload == "all" else frozen_part + wide * part
             is_whole = moment == "rollout" and recipe.rollout_size and recipe.rollout_size.gathers_weights
             gathered = frozen + wide * number if is_whole else _two_layers_gathered(recipe, shape)
-            return own, gathered, *_left_on_gpu(recipe, 4 * part, 12 * part)
+            return own, gathered, *left_on_gpu(recipe, shape, number, _is_backward(moment))
     gradients = 0 if _has_no_gradients(moment, recipe) else 4 * part
-    if moment in ("last layer", "first layer"):
+    if _is_backward(moment):
         gradients += _gradients_on_their_way(moment, recipe, shape, number)
     return frozen_part + 4 * part, _fsdp_gathered(moment, recipe, shape, frozen + wide * number), gradients, 8 * part
 
@@ -196,6 +192,10 @@ def _ddp_gradients(moment: Moment, recipe: "TrainingRecipe", number: int) -> int
     """Gradients, unless the backward pass of the only micro batch has yet to make them, and the buckets to reduce."""
     own = 0 if _has_no_gradients(moment, recipe) else 4 * number
     return own + (4 * number if recipe.resources.world_size > 1 else 0)
+
+
+def _is_backward(moment: Moment) -> bool:
+    return moment in ("last layer", "first layer")
 
 
 def _has_no_gradients(moment: Moment, recipe: "TrainingRecipe") -> bool:
@@ -244,22 +244,6 @@ def _scoring(recipe: "TrainingRecipe", scoring: Sequence[ModelShape]) -> int:
     return wide_bytes(recipe) * sum(shape.scoring_parameters for shape in scoring)
 
 
-def _left_on_gpu(recipe: "TrainingRecipe", gradients: int, optimizer: int) -> tuple[int, int]:
-    """What ZeRO keeps on the GPU of its gradients and its optimizer's state.
-
-    With offload gradients leave as soon as a bucket of them is reduced (https://arxiv.org/abs/2101.06840, section 4),
-    but for ZeRO-2's where their sum over the micro batches is not in the compute format: it is made on the GPU.
-    """
-    if recipe.parallel.offload == "none":
-        return gradients, optimizer
-    return _BUCKETS + (0 if _sums_in_ram(recipe) else gradients), 0
-
-
-def _sums_in_ram(recipe: "TrainingRecipe") -> bool:
-    """Tell where gradients that are offloaded are summed over the micro batches of a step (DeepSpeed 0.19)."""
-    return recipe.parallel.strategy == "zero3" or recipe.precision.dtype == "fp32"
-
-
 def estimate_offloaded(recipe: "TrainingRecipe", shape: ModelShape) -> int | None:
     """Estimate the RAM that a node needs for what its ranks offload, in bytes; None if they offload nothing.
 
@@ -270,7 +254,7 @@ def estimate_offloaded(recipe: "TrainingRecipe", shape: ModelShape) -> int | Non
     if recipe.parallel.offload == "none" or number is None:
         return None
     parameters = wide_bytes(recipe) * number + frozen_bytes(recipe, shape) if recipe.parallel.offload == "all" else 0
-    states = (20 if _sums_in_ram(recipe) else 16) * number
+    states = (20 if sums_in_ram(recipe) else 16) * number
     return (states + parameters) * recipe.resources.ranks_per_node // recipe.resources.world_size
 
 

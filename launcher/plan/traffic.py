@@ -50,12 +50,14 @@ def _collectives(recipe: "TrainingRecipe", shape: ModelShape, number: int) -> It
         case "ddp":
             yield Collective("all-reduce of gradients", everywhere, 2 * _ring(4 * number, world))
         case "zero2":
-            yield Collective("reduce-scatter of gradients", everywhere, micro_batches * _ring(wide * number, world))
+            # DeepSpeed reduces buckets that hold parts of several ranks by an all-reduce, and in fp32
+            # (`communication_data_type`), after each micro batch.
+            yield Collective("all-reduce of gradients", everywhere, micro_batches * 2 * _ring(4 * number, world))
             yield Collective("all-gather of updated weights", everywhere, _ring(wide * number, world))
         case "zero3":
             gathers = 2 + _further_gathers(recipe)
             yield Collective("all-gather of weights", everywhere, gathers * micro_batches * _ring(weights, world))
-            yield Collective("reduce-scatter of gradients", everywhere, micro_batches * _ring(wide * number, world))
+            yield Collective("reduce-scatter of gradients", everywhere, micro_batches * _ring(4 * number, world))
         case _:
             # The last norm and the output embedding stay gathered between the passes; tied, they are one table with
             # the input's.

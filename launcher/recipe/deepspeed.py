@@ -4,6 +4,10 @@ from typing import Any
 
 from launcher.recipe.kinds.training import TrainingRecipe
 
+REDUCE_BUCKET = 50_000_000
+"""Gradients that are reduced at a time. DeepSpeed holds room for as many on each GPU, whatever the model's size, and by
+default for ten times as many (docs/decisions/training.md)."""
+
 
 def zero_stage(strategy: str) -> int | None:
     """Return DeepSpeed's stage of a strategy; None where DeepSpeed has no part in it."""
@@ -42,6 +46,7 @@ def deepspeed_config(recipe: TrainingRecipe, world_size: int) -> dict[str, Any] 
 
 def _zero(stage: int, offload: str) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    zero["reduce_bucket_size"] = REDUCE_BUCKET
     if stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
     # Pinned memory is what GPUs read and write without a detour.

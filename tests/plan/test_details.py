@@ -69,6 +69,34 @@ def test_full_shard_gathers_twice_and_over_the_network(llama: ModelShape) -> Non
     assert (level, size) == ("between nodes", pytest.approx(64 * 2 * gathered * 31 / 32, rel=1e-6))
 
 
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [  # in each of 64 micro batches, in fp32; weights in bf16, twice a micro batch or once a step
+        (
+            "zero2",
+            {
+                "all-reduce of gradients": 64 * 2 * 4 * PARAMETERS * 31 / 32,
+                "all-gather of updated weights": 2 * PARAMETERS * 31 / 32,
+            },
+        ),
+        (
+            "zero3",
+            {
+                "all-gather of weights": 64 * 2 * 2 * PARAMETERS * 31 / 32,
+                "reduce-scatter of gradients": 64 * 4 * PARAMETERS * 31 / 32,
+            },
+        ),
+    ],
+)
+def test_deepspeed_reduces_gradients_in_fp32_after_each_micro_batch(
+    llama: ModelShape, strategy: str, expected: dict[str, float]
+) -> None:
+    messages = sent(biomed(parallel=f"{{strategy: {strategy}, reshard_after_forward: true}}"), llama)
+
+    assert {name: size for name, (_, size) in messages.items()} == pytest.approx(expected, rel=1e-9)
+    assert {level for level, _ in messages.values()} == {"between nodes"}
+
+
 def test_a_rank_alone_sends_nothing(llama: ModelShape) -> None:
     assert (
         estimate_traffic(

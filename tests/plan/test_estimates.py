@@ -13,8 +13,10 @@ from launcher.plan.memory import (
     estimate_loading,
     estimate_memory,
     estimate_offloaded,
+    trained_parameters,
 )
 from launcher.plan.model_shape import ModelShape, read_shape
+from launcher.plan.zero_memory import left_on_gpu
 from launcher.recipe import ClassifyRecipe, CptRecipe
 from launcher.recipe.quantities import Length
 from launcher.recipe.sections.adapter import Lora
@@ -29,6 +31,8 @@ LLAMA_7B = {
     "vocab_size": 32000,
     "max_position_embeddings": 2048,
 }
+EMBEDDING_LEAVES = (2 + 4) * 32000 * 4096
+"""Bytes of its gradient and of the same in fp32, while DeepSpeed reduces it."""
 LLAMA_3_8B = LLAMA_7B | {"intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128256}
 
 
@@ -77,10 +81,12 @@ def with_parallel(recipe: CptRecipe, strategy: str, nodes: int, **changes: objec
 @pytest.mark.parametrize(("strategy", "gigabytes"), [("zero2", 16.6), ("zero3", 1.9), ("ddp", 120)])
 def test_model_states_are_those_of_the_zero_paper(biomed: CptRecipe, strategy: str, gigabytes: float) -> None:
     # https://arxiv.org/abs/1910.02054, figure 1: 7.5B parameters on 64 GPUs, Adam with fp32 moments. DDP's buckets are
-    # one more copy of the gradients, which the paper leaves out; and ours are summed in fp32 under ZeRO.
+    # one more copy of the gradients, which the paper leaves out as it does DeepSpeed's; and ours are summed in fp32
+    # under ZeRO.
     found = estimate_memory(with_parallel(biomed, strategy, nodes=8), shape(LLAMA_7B))
 
     states = found.parameters + found.gradients + found.optimizer
+    states -= {"ddp": 0, "zero2": 200_000_000 + EMBEDDING_LEAVES, "zero3": 200_000_000}[strategy]
     more = 4 if strategy == "ddp" else 2 / 64
     assert (states / shape(LLAMA_7B).parameters - more) * 7.5 == pytest.approx(gigabytes, abs=0.05)
 
@@ -89,9 +95,9 @@ def test_model_states_are_those_of_the_zero_paper(biomed: CptRecipe, strategy: s
     ("strategy", "offload", "gpu", "ram"),
     [  # deepspeed.runtime.zero.stage3.estimate_zero3_model_states_mem_needs, without its factor of safety
         # and with the sum of gradients in fp32: on the GPU with zero2, in RAM with zero3
-        ("zero2", "optimizer", 2 + 4 / 64 + 0.594, 16 / 8),
-        ("zero3", "optimizer", 2 / 64 + 0.594, (16 + 4) / 8),
-        ("zero3", "all", 0.594, (16 + 4 + 2) / 8),
+        ("zero2", "optimizer", 2 + 4 / 64 + (200_000_000 + EMBEDDING_LEAVES) / 6_738_415_616, 16 / 8),
+        ("zero3", "optimizer", 2 / 64 + 200_000_000 / 6_738_415_616, (16 + 4) / 8),
+        ("zero3", "all", 200_000_000 / 6_738_415_616, (16 + 4 + 2) / 8),
     ],
 )
 def test_offloaded_states_move_from_the_gpu_to_ram(
@@ -106,6 +112,38 @@ def test_offloaded_states_move_from_the_gpu_to_ram(
     assert in_ram is not None
     assert in_ram / number == pytest.approx(ram)
     assert estimate_offloaded(with_parallel(biomed, strategy, nodes=8), shape(LLAMA_7B)) is None
+
+
+@pytest.mark.parametrize("offload", ["none", "optimizer"])
+@pytest.mark.parametrize(
+    ("strategy", "dtype", "config", "is_lora", "between", "meanwhile"),
+    [  # bytes of a number in DeepSpeed's buckets, of 50 million each, outside and in addition in the backward pass
+        ("zero2", "bf16", LLAMA_7B, False, 0, 2 * 2 * 50_000_000 + EMBEDDING_LEAVES),
+        ("zero2", "bf16", LLAMA_3_8B, False, 0, 2 * 2 * 50_000_000 + (2 + 4) * 128256 * 4096),
+        ("zero2", "fp32", LLAMA_7B, False, 0, 2 * 4 * 50_000_000 + 4 * 32000 * 4096),
+        ("zero2", "bf16", LLAMA_7B | {"vocab_size": 8000}, False, 0, (2 * 2 + 2 + 4) * 50_000_000),
+        ("zero2", "bf16", LLAMA_7B, True, 0, 2 * 2 * 50_000_000 + (2 + 4) * 4_194_304),
+        ("zero3", "bf16", LLAMA_7B, False, 4 * 50_000_000, EMBEDDING_LEAVES),
+        ("zero3", "bf16", LLAMA_7B | {"vocab_size": 8000}, False, 4 * 50_000_000, 4 * 50_000_000),
+        ("zero3", "bf16", LLAMA_7B, True, 4 * 50_000_000, 4 * 4_194_304),
+    ],
+)
+def test_deepspeeds_buckets_take_memory_of_the_gpu(
+    biomed: CptRecipe, offload: str, strategy: str, dtype: str, config: dict[str, object], is_lora: bool, between: int,
+    meanwhile: int,
+) -> None:  # fmt: skip
+    recipe = with_parallel(biomed, strategy, nodes=8, offload=offload)
+    recipe = recipe.model_copy(update={"precision": recipe.precision.model_copy(update={"dtype": dtype})})
+    if is_lora:
+        recipe = recipe.model_copy(update={"adapter": Lora(method="lora", r=8, targets=("q_proj", "v_proj"))})
+    number = trained_parameters(recipe, shape(config))
+    assert number is not None
+
+    outside, backward = (left_on_gpu(recipe, shape(config), number, when)[0] for when in (False, True))
+
+    sums = 0 if offload == "optimizer" and (strategy == "zero3" or dtype == "fp32") else 4 * (number // 64)
+    assert outside - sums == between
+    assert backward - outside == meanwhile
 
 
 @pytest.mark.parametrize(("strategy", "bytes_each"), [("ddp", 12), ("full_shard", 12), ("zero2", 14), ("zero3", 12)])
