@@ -4,13 +4,19 @@ import importlib.metadata
 import json
 import os
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.gpu.trainings import options_of_program
+from bench.gpu.trainings import computes_bf16, options_of_program
 
+FLASH = (8, 0)
+"""The least compute capability of GPUs that torch has a flash kernel for."""
+ROUNDS = 9
+ROUND = 0.03
+"""Seconds of a round, about; less than a call of the work takes is one call."""
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "bitsandbytes", "deepspeed", "flash-attn", "triton")
 
 
@@ -37,7 +43,7 @@ def main() -> int:
             "cuda": torch.version.cuda,
             "nccl": ".".join(map(str, torch.cuda.nccl.version())),
             "capability": torch.cuda.get_device_capability(0),
-            "flash": _flash(torch),
+            "flash": flash_of(torch),
         }
     print(json.dumps(found))
     return 0
@@ -50,27 +56,42 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _seconds(torch: Any, device: str, work: Callable[[], object], times: int = 10) -> float:
-    """Return the mean time of some work after two rounds that do not count."""
+def seconds_of(work: Callable[[], object], wait: Callable[[], None], warm_up: float = 0.5) -> float:
+    """Return the median time of some work over rounds, once the device has worked for a while.
 
-    def wait() -> None:
-        if device == "cuda":
-            torch.cuda.synchronize()
+    A GPU that has had nothing to do takes some tenths of a second to reach its clock.
 
-    for _ in range(2):
+    Args:
+        work: What is measured; a GPU may still be at it when this returns.
+        wait: Waits for the device.
+        warm_up: Seconds of work that do not count.
+    """
+    calls, began = 0, time.perf_counter()
+    while (taken := time.perf_counter() - began) < warm_up or not calls:
         work()
-    wait()
-    began = time.perf_counter()
-    for _ in range(times):
-        work()
-    wait()
-    return (time.perf_counter() - began) / times
+        wait()
+        calls += 1
+    in_round = max(1, round(ROUND * calls / taken))
+    rounds = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        for _ in range(in_round):
+            work()
+        wait()
+        rounds.append((time.perf_counter() - began) / in_round)
+    return statistics.median(rounds)
 
 
-def _product(torch: Any, device: str, side: int) -> dict[str, float]:
-    """Return FLOP/s of a product of two square matrices of random numbers in bf16."""
-    one, two = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return {"side": side, "flops": 2 * side**3 / _seconds(torch, device, lambda: one @ two)}
+def _seconds(torch: Any, device: str, work: Callable[[], object]) -> float:
+    return seconds_of(work, torch.cuda.synchronize if device == "cuda" else lambda: None)
+
+
+def _product(torch: Any, device: str, side: int) -> dict[str, Any]:
+    """Return FLOP/s of a product of two square matrices of random numbers in bf16; in fp16 where that is emulated."""
+    dtype = torch.bfloat16 if device == "cpu" or computes_bf16() else torch.float16
+    one, two = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    name = "bf16" if dtype == torch.bfloat16 else "fp16"
+    return {"side": side, "dtype": name, "flops": 2 * side**3 / _seconds(torch, device, lambda: one @ two)}
 
 
 def _copy(torch: Any, device: str, size: int) -> float:
@@ -80,8 +101,13 @@ def _copy(torch: Any, device: str, size: int) -> float:
     return 2 * size / _seconds(torch, device, lambda: target.copy_(source))
 
 
-def _flash(torch: Any) -> dict[str, float]:
-    """Return seconds of torch's attention, causal and in bf16, by its flash kernel and by plain mathematics."""
+def flash_of(torch: Any) -> dict[str, float] | None:
+    """Return seconds of torch's attention, causal and in bf16, by its flash kernel and by plain mathematics.
+
+    None on a GPU that torch has no such kernel for.
+    """
+    if torch.cuda.get_device_capability(0) < FLASH:
+        return None
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     queries = torch.randn(4, 32, 2048, 64, device="cuda", dtype=torch.bfloat16)

@@ -1,7 +1,9 @@
 """One measurement: a program of its own with a time limit. Standard library only.
 
-The program prints one JSON object as the last line of its output: what it found, or `{"skipped": "why"}`. It is ended,
-with all that it started, when its time is over, and a failure of one does not touch the others.
+The program prints one JSON object as the last line of its output: what it found, or `{"skipped": "why"}`. If it ends
+with another code than 0 it has failed, and what it found is kept; `"why"` in it says the reason. It is ended, with all
+that it started, when its time is over (`KIT_SECONDS` in its environment), and a failure of one does not touch the
+others.
 """
 
 import contextlib
@@ -20,6 +22,9 @@ from typing import Any, Literal
 ROOT = Path(__file__).parents[2]
 JOBS = ("accelerate", "numpy", "orjson", "peft", "psutil", "pydantic", "safetensors", "torch", "transformers", "yaml")
 """What a training of ours imports."""
+SECONDS = "KIT_SECONDS"
+"""Variable of a program's environment: after so many seconds it is ended."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 Status = Literal["measured", "skipped", "failed", "out of time"]
 
 
@@ -38,7 +43,7 @@ class Measurement:
     needs: tuple[str, ...] = JOBS
     """Modules; if one is not installed the measurement is skipped."""
     gpus: int = 1
-    """It is skipped where fewer are there; CPUs count as two."""
+    """It is skipped where fewer are there; CPUs count as two. With one it sees no other GPU; with 0 it sees all."""
     after: tuple[str, ...] = ()
     """Measurements that it reads something of; it is skipped unless they went well."""
     only: Literal["cuda", "cpu"] | None = None
@@ -102,25 +107,27 @@ def measure(one: Measurement, place: Place, seconds: float) -> Outcome:
     log = place.work / "logs" / f"{_file_name(one.name)}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", one.module, *place.arguments(), *one.arguments]
-    code, output = _run(command, log, limit)
+    environ = environment(one, place) | {SECONDS: str(limit)}
+    code, output = _run(command, environ, log, limit)
     taken = time.monotonic() - began
     if code is None:
         return Outcome(one.name, one.group, "out of time", f"was ended after {limit:.0f} s", taken)
     result = _last_object(output)
     if code or result is None:
-        return Outcome(one.name, one.group, "failed", _last_words(log, code), taken)
+        why = str((result or {}).get("why") or _last_words(log, code))
+        return Outcome(one.name, one.group, "failed", why, taken, result or {})
     if "skipped" in result:
         return Outcome(one.name, one.group, "skipped", str(result["skipped"]), taken)
     return Outcome(one.name, one.group, "measured", "", taken, result)
 
 
-def _run(command: Sequence[str], log: Path, limit: float) -> tuple[int | None, str]:
+def _run(command: Sequence[str], environ: Mapping[str, str], log: Path, limit: float) -> tuple[int | None, str]:
     """Run a program in a session of its own; None for its exit code if it took too long."""
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=_environment(),
+            env=environ,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -144,14 +151,21 @@ def _end_all(process: "subprocess.Popen[str]") -> None:
         process.stdout.close()
 
 
-def _environment() -> dict[str, str]:
+def environment(one: Measurement, place: Place) -> dict[str, str]:
+    """Return the environment of a measurement's program; of several GPUs one for one GPU sees the first alone.
+
+    Programs of others would use all that they see: transformers' Trainer splits each batch among them.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "WANDB_"))}
-    return kept | {
+    kept |= {
         "PYTHONPATH": str(ROOT),
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if place.device == "cuda" and one.gpus == 1:
+        kept[VISIBLE] = kept.get(VISIBLE, "0").split(",")[0]
+    return kept
 
 
 def _last_object(output: str) -> dict[str, Any] | None:

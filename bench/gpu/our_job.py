@@ -2,18 +2,20 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from bench.gpu.measurement import ROOT
-from bench.gpu.trainings import SKIPPED_STEPS, Sizes, Training, options_of_program, recipe_of
+from bench.gpu.trainings import SKIPPED_STEPS, Sizes, Training, computes_bf16, options_of_program, recipe_of
 from launcher.cluster import Cluster
 from launcher.load import LoadedRecipe, load_recipes
 from launcher.plan.flops import flops_of_token
@@ -21,12 +23,10 @@ from launcher.plan.memory import OVERHEAD, estimate_checkpoint, estimate_memory
 from launcher.plan.model_shape import find_shape
 from launcher.plan.recipe_at_site import at_site
 from launcher.run.ledger import read_json_lines
-from launcher.run.paths import NEVER_RESTART, RunDir
+from launcher.run.paths import RunDir
 from launcher.run.pauses import read_pauses
 from launcher.run.record import RunRecord, fingerprint
 
-SAVES = 2
-"""That are waited for where saves are measured."""
 Found = dict[str, Any]
 
 
@@ -43,20 +43,19 @@ def main() -> int:
 def _measure(one: Training, work: Path, device: str, smallest: bool) -> Found:
     loaded, cluster = loaded_recipe(one, work, device, smallest)
     planned = plan_of(loaded, cluster)
-    room = gpu_memory(device)
-    if room and planned["memory"] > room:
-        return {"skipped": f"plan says {planned['memory'] / 1e9:.0f} GB, and the GPU has {room / 1e9:.0f} GB"}
+    if reason := reason_against(one, work, device, planned):
+        return {"skipped": reason}
     run = write_run(one, work, cluster, json.loads(loaded.recipe.model_dump_json()))
     used = used_memory(device)
     ranks = start_ranks(run, one.gpus)
     try:
-        if reason := _wait(run, ranks, Sizes.of(smallest).steps + (SAVES * SKIPPED_STEPS if one.saves else 0)):
-            return {"skipped": reason}
+        wait_for_steps(run, ranks, Sizes.of(smallest).steps, saves=bool(one.saves))
         rows, now_used = read_json_lines(run.metrics), used_memory(device)
     finally:
         for rank in ranks:
             rank.kill()
             rank.wait()
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
     return {
         **speed_of([row["time"] for row in rows], one, loaded, run),
         "memory": round(max(row["memory_gib"] for row in rows) * 2**30),
@@ -66,6 +65,27 @@ def _measure(one: Training, work: Path, device: str, smallest: bool) -> Found:
         "losses": [row["loss"] for row in rows],
         **(_saves(run, planned) if one.saves else {}),
     }
+
+
+def reason_against(one: Training, work: Path, device: str, planned: Found) -> str | None:
+    """Say what a training lacks on this machine; None if nothing is known to be missing.
+
+    What a training ends with for any other reason is a failure.
+    """
+    import torch
+
+    room, free = gpu_memory(device), shutil.disk_usage(work).free
+    if room and planned["memory"] > room:
+        return f"plan says {planned['memory'] / 1e9:.0f} GB, and the GPU has {room / 1e9:.0f} GB"
+    if device == "cuda" and one.dtype == "bf16" and not computes_bf16():
+        return f"{gpu_name()} does not compute in bf16"
+    if one.saves and planned["checkpoint"] * 1.1 > free:
+        return f"a checkpoint has {planned['checkpoint'] / 1e9:.0f} GB; {free / 1e9:.0f} are free in {work}"
+    if one.compile:
+        from jobs.models.compiled_layers import missing_compiler
+
+        return missing_compiler(torch.device(device))
+    return None
 
 
 def loaded_recipe(one: Training, work: Path, device: str, smallest: bool) -> tuple[LoadedRecipe, Cluster]:
@@ -121,16 +141,16 @@ def write_run(one: Training, work: Path, cluster: Cluster, recipe: Found) -> Run
     return run
 
 
-def start_ranks(run: RunDir, count: int) -> list["subprocess.Popen[bytes]"]:
-    """Start the ranks of the first attempt, with a terminal for none of them."""
+def start_ranks(run: RunDir, count: int, attempt: int = 0) -> list["subprocess.Popen[bytes]"]:
+    """Start the ranks of an attempt, with a terminal for none of them."""
     port, ranks = free_port(), []
     for rank in range(count):
         environ = os.environ | {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
             "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-        log = run.rank_log(0, rank).open("wb")
-        command = [sys.executable, "-m", "jobs", str(run.root), "--attempt", "0"]
+        log = run.rank_log(attempt, rank).open("wb")
+        command = [sys.executable, "-m", "jobs", str(run.root), "--attempt", str(attempt)]
         ranks.append(subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
         log.close()
     return ranks
@@ -143,19 +163,16 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _wait(run: RunDir, ranks: list["subprocess.Popen[bytes]"], steps: int) -> str | None:
-    """Wait until so many steps are done; return the reason of a rank that cannot do it here; others end this."""
-    while not run.metrics.exists() or len(read_json_lines(run.metrics)) < steps:
+def wait_for_steps(run: RunDir, ranks: Sequence["subprocess.Popen[bytes]"], steps: int, saves: bool) -> None:
+    """Wait until so many steps are done and, if wanted, training has waited for a save; a rank that ends has failed."""
+    while len(read_json_lines(run.metrics)) < steps or (saves and not waits_for_saves(run)):
         ended = [(number, rank.returncode) for number, rank in enumerate(ranks) if rank.poll() is not None]
         if ended:
             number, code = ended[0]
-            if code == NEVER_RESTART:
-                return _said(run.rank_log(0, number))
             print(run.rank_log(0, number).read_text(errors="replace")[-4000:], file=sys.stderr)
             what = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
             raise SystemExit(f"Error: rank {number} ended with {what}: {_said(run.rank_log(0, number))}")
         time.sleep(0.1)
-    return None
 
 
 def _said(log: Path) -> str:
@@ -220,10 +237,16 @@ def gpu_memory(device: str) -> int | None:
 
 
 def used_memory(device: str) -> int | None:
-    """Bytes of the first GPU that all processes together hold, as its driver says; None if it cannot be asked."""
+    """Bytes of the first GPU that all processes together hold, as its driver says; None if it cannot be asked.
+
+    The driver counts all GPUs, this process those that it sees: `CUDA_VISIBLE_DEVICES`.
+    """
     if device == "cpu":
         return None
-    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    import torch
+
+    gpu = f"GPU-{torch.cuda.get_device_properties(0).uuid}"
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={gpu}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
         return int(done.stdout.split()[0]) * 2**20
@@ -231,9 +254,14 @@ def used_memory(device: str) -> int | None:
         return None
 
 
+def waits_for_saves(run: RunDir) -> list[float]:
+    """Return how long training waited for each save so far, in seconds."""
+    return [pause.seconds for pause in read_pauses(run.pauses) if pause.what == "saving"]
+
+
 def _saves(run: RunDir, planned: Found) -> Found:
-    seconds = [pause.seconds for pause in read_pauses(run.pauses) if pause.what == "saving"]
-    return {"save_seconds": seconds, "checkpoint_bytes": planned["checkpoint"]}
+    """Of the first save: a later one may wait until the one before it is on the disk."""
+    return {"save_seconds": waits_for_saves(run)[0], "checkpoint_bytes": planned["checkpoint"]}
 
 
 if __name__ == "__main__":

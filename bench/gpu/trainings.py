@@ -50,7 +50,7 @@ class Training:
     dtype: str = "bf16"
     attention: str = "sdpa"
     saves: str = ""
-    """`wait`: a checkpoint every few steps; `behind`: the same with `checkpoint.async`."""
+    """`wait`: a checkpoint after the steps that are measured; `behind`: the same with `checkpoint.async`."""
 
     @property
     def name(self) -> str:
@@ -97,11 +97,18 @@ def options_of_program(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def computes_bf16() -> bool:
+    """Tell whether the first GPU computes in bf16 itself; older ones do it in fp32."""
+    import torch
+
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
 def recipe_of(one: Training, smallest: bool, micro_batch: int | None = None) -> dict[str, Any]:
     """Return the recipe of a training; its models and data are in the work folder, which is the recipe's."""
     sizes, tunes = Sizes.of(smallest), one.stage != "cpt"
     micro = micro_batch or sizes.micro_batch
-    interval = max(2, SKIPPED_STEPS) if one.saves else 10_000
+    interval = sizes.steps if one.saves else 10_000
     sections: dict[str, Any] = {
         "kind": "sft" if tunes else "cpt",
         "name": "gpu-kit",

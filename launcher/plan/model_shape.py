@@ -136,6 +136,18 @@ def read_shape(config: dict[str, Any]) -> ModelShape | None:
     )
 
 
+def find_head_size(config: Mapping[str, Any]) -> int | None:
+    """Read the size of a model's attention heads from config.json, whatever its type is; None if it does not say."""
+    config = _OMITTED.get(str(config.get("model_type")), {}) | dict(config)
+    if is_size(size := config.get("head_dim")):
+        return size
+    hidden, heads = (
+        config.get("hidden_size", config.get("n_embd")),
+        config.get("num_attention_heads", config.get("n_head")),
+    )
+    return hidden // heads if is_size(hidden) and is_size(heads) else None
+
+
 def _small_parameters(config: dict[str, Any]) -> int:
     """Count a layer's biases and further norms, as transformers builds them of a config.json."""
     kind, hidden, heads = config["model_type"], config["hidden_size"], config["num_attention_heads"]

@@ -4,10 +4,15 @@ import os
 from collections.abc import Iterator
 
 from launcher.errors import Fault
+from launcher.plan.model_shape import find_head_size
 from launcher.plan.recipe_at_site import RecipeAtSite
 from launcher.plan.wandb_login import netrc_with, wandb_host
+from launcher.recipe.sections.common import Model
 from launcher.run.files import is_program
 from launcher.run.paths import expand
+
+LEAST_FLEX_HEAD = 16
+"""Numbers of an attention head that torch's flex attention needs on a GPU (torch 2.13)."""
 
 
 def check_gpus(here: RecipeAtSite) -> Iterator[Fault]:
@@ -64,9 +69,12 @@ def check_sweep_of_wandb(here: RecipeAtSite) -> Iterator[Fault]:
 
 
 def check_device(here: RecipeAtSite) -> Iterator[Fault]:
-    """Refuse what only GPUs compute at a site that trains on CPUs."""
+    """Refuse what only GPUs compute at a site that trains on CPUs, and what their kernels cannot compute."""
     recipe, name = here.recipe, here.cluster.name
-    if not recipe.trains or here.cluster.gpus.device != "cpu":
+    if not recipe.trains:
+        return
+    if here.cluster.gpus.device != "cpu":
+        yield from _check_heads(here, recipe.model)
         return
     if recipe.model.attention == "flash":
         message = f"`flash` needs GPUs, and `{name}` trains on CPUs; write `sdpa`"
@@ -75,6 +83,16 @@ def check_device(here: RecipeAtSite) -> Iterator[Fault]:
         yield here.fault(
             "site-limit", "precision.dtype", f"`fp16` needs GPUs, and `{name}` trains on CPUs; write `bf16`"
         )
+
+
+def _check_heads(here: RecipeAtSite, model: Model) -> Iterator[Fault]:
+    size = find_head_size(here.config(model.path) or {}) if model.attention == "flex" else None
+    if size and size < LEAST_FLEX_HEAD:
+        message = (
+            f"`flex` needs attention heads of {LEAST_FLEX_HEAD} or more numbers on GPUs, and those of `{model.path}` "
+            f"have {size}; write `sdpa`"
+        )
+        yield here.fault("mismatch", "model.attention", message)
 
 
 def check_engine(here: RecipeAtSite) -> Iterator[Fault]:

@@ -13,7 +13,7 @@ from bench.gpu.__main__ import carry_out
 from bench.gpu.measurement import Measurement, Outcome, Place
 from bench.gpu.page import page
 from bench.gpu.programme import peer_name, programme
-from bench.gpu.trainings import Training, recipe_of
+from bench.gpu.trainings import Sizes, Training, recipe_of
 from launcher.recipe import read_recipe
 from tests.support.browser import browser
 from tests.support.waiting import PATIENCE, wait_for
@@ -49,6 +49,14 @@ def test_one_failure_does_not_end_the_rest(place: Place) -> None:
     assert (skipped.status, skipped.why) == ("skipped", "too large")
     assert answered.status == "measured"
     assert answered.result["arguments"] == ["--work", str(place.work), "--device", "cpu", "--smallest"]
+    assert float(answered.result["KIT_SECONDS"]) == PATIENCE
+
+
+def test_what_a_failed_measurement_found_is_kept(place: Place) -> None:
+    (outcome,) = outcomes(place, program("finds"))
+
+    assert (outcome.status, outcome.why) == ("failed", "failed: b")
+    assert outcome.result["passed"] == ["a"]
 
 
 def test_what_takes_too_long_is_ended_with_all_that_it_started(place: Place) -> None:
@@ -90,13 +98,25 @@ def test_each_measurement_has_its_own_name_and_reads_what_came_before(gpus: int)
     assert peer_name(Training("cpt")) in names
 
 
+def test_traces_and_the_first_tests_come_before_variants() -> None:
+    names = [one.name for one in programme(2)]
+
+    early = [name for name in names if name.endswith(": trace")] + ["tests, first"]
+    assert len(early) == 5
+    assert max(map(names.index, early)) < names.index("1B cpt compiled") < names.index("tests, others")
+
+
 @pytest.mark.parametrize("smallest", [True, False])
 def test_recipes_of_the_kit_are_recipes(smallest: bool) -> None:
     trainings = [Training.read(one.arguments[0]) for one in programme(2) if one.module == "bench.gpu.our_job"]
 
     assert len(trainings) > 20
     for one in trainings:
-        assert read_recipe(json.dumps(recipe_of(one, smallest))).resources.world_size == one.gpus
+        recipe = read_recipe(json.dumps(recipe_of(one, smallest)))
+        assert recipe.resources.world_size == one.gpus
+        assert recipe.trains
+        steps = Sizes.of(smallest).steps if one.saves else 10_000
+        assert recipe.checkpoint.interval.value == steps, "the first save is when all has been measured"
 
 
 @pytest.mark.slow
@@ -145,7 +165,7 @@ REPORT: dict[str, Any] = {
     "measurements": [
         {"name": "machine", "group": "machine", "status": "measured", "why": "", "seconds": 9.0, "result": {
             "gpus": [{"name": "NVIDIA <A100>", "memory": 85_000_000_000}], "cores": 16,
-            "packages": {"torch": "2.13.0", "trl": None}, "product": {"side": 8192, "flops": 2.7e14},
+            "packages": {"torch": "2.13.0", "trl": None}, "product": {"side": 8192, "dtype": "bf16", "flops": 2.7e14},
             "copy_bytes_per_second": 1.6e12, "flash": {"flash": 0.001, "mathematics": 0.009}}},
         {"name": "1B cpt", "group": "speed", "status": "measured", "why": "", "seconds": 20.0, "result": {
             "step_seconds": 0.4, "tokens_per_second": 20_480.0, "mfu": 0.457, "memory": 30_000_000_000,
@@ -161,8 +181,12 @@ REPORT: dict[str, Any] = {
             "rows": [{"bytes": 1 << 20, "seconds": 1e-4, "bus_bytes_per_second": 1e10}]}},
         {"name": "1B sft: TRL", "group": "speed", "status": "skipped", "why": "needs trl", "seconds": 0.0,
          "result": {}},
-        {"name": "tests", "group": "tests", "status": "measured", "why": "", "seconds": 99.0, "result": {
-            "passed": ["a", "b"], "failed": ["test_c[<x>]"], "not_run": ["d: no time was left"]}},
+        {"name": "tests, first", "group": "tests", "status": "measured", "why": "", "seconds": 60.0, "result": {
+            "passed": ["a", "b"], "failed": [], "not_run": []}},
+        {"name": "tests, others", "group": "tests", "status": "failed", "why": "failed: test_c", "seconds": 99.0,
+         "result": {"passed": ["e"], "failed": ["test_c[<x>]"], "not_run": ["d: no time was left"]}},
+        {"name": "1B cpt with saves", "group": "more", "status": "measured", "why": "", "seconds": 40.0, "result": {
+            "save_seconds": 5.0, "checkpoint_bytes": 13_200_000_000}},
         {"name": "halving", "group": "more", "status": "failed", "why": "ended with 1: Error", "seconds": 1.0,
          "result": {}},
     ],
@@ -173,6 +197,8 @@ def test_the_page_shows_rates_ratios_and_what_is_missing() -> None:
     text = page(REPORT)
 
     for said in ("20,480", "45.7%", "1.024", "1.05", "1.03", "NVIDIA &lt;A100&gt;", "10 GB/s", "test_c[&lt;x&gt;]"):
+        assert said in text, said
+    for said in ("3 passed", "d: no time was left", "2.64 GB/s", "matrices in bf16 reaches 270 TFLOP/s"):
         assert said in text, said
     assert text.index("ended with 1: Error") < text.index("needs trl")
     assert "<script" not in text

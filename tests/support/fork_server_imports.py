@@ -1,14 +1,21 @@
-"""What the process imports that ranks are forked from (`forked_ranks`). It says nothing and starts no thread."""
+"""What the process imports that ranks are forked from (`forked_ranks`). It says nothing, starts no thread, sees no GPU.
+
+CUDA cannot be used in a process whose parent has begun to use it, and bitsandbytes does when it is imported. What is
+forked has its own environment; ranks that use a GPU are not forked (tests/gpu).
+"""
 
 import gc
 import importlib
 import logging
+import os
 import warnings
 from importlib.util import find_spec
 from pkgutil import iter_modules
 
 from jobs import kinds
 
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch counts GPUs without beginning to use one
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 gc.disable()  # until all is imported: modules are no garbage
 logging.disable(logging.WARNING)
 with warnings.catch_warnings():

@@ -1,6 +1,7 @@
 """What a measurement of the GPU kit may do: answer, fail, hang with a child, or say that it cannot be done."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,11 @@ def main() -> int:
     """Do what the last argument says."""
     what, *rest = sys.argv[-1].split()
     if what == "answers":
-        sys.stdout.write("loaded\n" + json.dumps({"arguments": sys.argv[1:-1]}))
+        seen = {name: os.environ.get(name) for name in ("KIT_SECONDS", "CUDA_VISIBLE_DEVICES")}
+        sys.stdout.write("loaded\n" + json.dumps({"arguments": sys.argv[1:-1], **seen}))
+    elif what == "finds":
+        sys.stdout.write(json.dumps({"passed": ["a"], "failed": ["b"], "why": "failed: b"}))
+        return 1
     elif what == "skips":
         sys.stdout.write(json.dumps({"skipped": "too large"}))
     elif what == "fails":
