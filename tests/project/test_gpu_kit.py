@@ -116,7 +116,7 @@ def test_recipes_of_the_kit_are_recipes(smallest: bool) -> None:
         assert recipe.resources.world_size == one.gpus
         assert recipe.trains
         steps = Sizes.of(smallest).steps if one.saves else 10_000
-        assert recipe.checkpoint.interval.value == steps, "the first save is when all has been measured"
+        assert recipe.checkpoint.interval.steps == steps, "the first save is when all has been measured"
 
 
 @pytest.mark.slow

@@ -208,7 +208,7 @@ def test_a_device_is_measured_once_it_has_reached_its_clock(monkeypatch: pytest.
 
     def work() -> None:
         clock.now += 0.1 if clock.now < 0.4 else 0.01
-        if clock.now > 0.6 and not clock.disturbed:
+        if clock.now > 0.53 and not clock.disturbed:
             clock.now, clock.disturbed = clock.now + 5, True
 
     monkeypatch.setattr("bench.gpu.device.time", SimpleNamespace(perf_counter=lambda: clock.now))
