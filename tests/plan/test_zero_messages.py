@@ -23,6 +23,7 @@ import os
 import sys
 import torch
 import torch.distributed as dist
+from torch.optim.optimizer import register_optimizer_step_post_hook
 import jobs.__main__ as task
 from launcher.recipe import deepspeed
 
@@ -39,7 +40,7 @@ def noted(name, function):
         return function(*given, **named)
     return call
 
-torch.optim.optimizer.register_optimizer_step_post_hook(lambda *given: note("step", 0))
+register_optimizer_step_post_hook(lambda *given: note("step", 0))
 for name in ("all_reduce", "reduce_scatter_tensor"):
     setattr(dist, name, noted(name, getattr(dist, name)))
 sys.exit(task.main())

@@ -218,17 +218,21 @@ def test_a_device_is_measured_once_it_has_reached_its_clock(monkeypatch: pytest.
 
 
 COUNTED = """
-import os
+import sys
 import torch
-def count():
+
+def is_available():
+    if torch.cuda._nvml_based_avail() and not torch.cuda._parse_visible_devices():
+        return False
     raise SystemExit("CUDA was begun")
-torch.cuda._is_compiled = lambda: True
-torch._C._cuda_getDeviceCount = count
+
+torch.cuda.is_available = is_available
 import tests.support.fork_server_imports
 import bitsandbytes
-print("done", "jobs.kinds.cpt" in __import__("sys").modules)
+print("done", "jobs.kinds.cpt" in sys.modules)
 """
-"""Counts GPUs as a torch with CUDA does."""
+"""Does as a torch with CUDA when it is asked for GPUs: it begins to use CUDA unless the driver is to be asked, and then
+asks for those alone that are visible."""
 
 
 @pytest.mark.slow
