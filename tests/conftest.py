@@ -82,7 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         strategy = getattr(item, "callspec", None) and item.callspec.params.get("strategy")  # type: ignore[attr-defined]
         if strategy in ("ddp", "hybrid_shard", "zero2") and item.get_closest_marker("slow"):
             item.add_marker("long")
-        if item.get_closest_marker("long"):
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(0))
     items.sort(key=_place)
 
