@@ -32,11 +32,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.support.peers import peer_environment
+from bench.support.unmeasured import UnmeasuredError, not_measured
 from launcher.devcluster import DevCluster, Shape
 from launcher.devcluster.machine import missing_programs
 
 ROOT = Path(__file__).parents[1]
-PEERS = ROOT / "build" / "bench-submit"
 ARRAY, SMALLEST_ARRAY = 1000, 2
 TORCHX = "torchx run -s slurm"
 RECIPE = ROOT / "recipes" / "prepare_pile_pubmed.yaml"
@@ -73,7 +74,10 @@ class Case:
 
 def main() -> int:
     options = _parse()
-    python = Path(sys.executable) if options.smallest else _peers()
+    try:
+        python = _environment(options)
+    except UnmeasuredError as error:
+        return not_measured(error)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as name, _slurm(options.fake) as slurm:
         folder = Path(name)
         cases = _cases(folder, python, options.array)
@@ -85,14 +89,13 @@ def main() -> int:
     return _report(cases, seconds, options)
 
 
-def _peers() -> Path:
-    """One environment with the launcher's core and torchx, made once."""
-    python = PEERS / "bin" / "python"
-    if not (PEERS / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEERS)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-e", str(ROOT), "torchx==0.7.0"], check=True)
-        (PEERS / "ready").touch()
-    return python
+def _environment(options: argparse.Namespace) -> Path:
+    """Python of an environment with the launcher's core and torchx; that of this process where nothing is judged."""
+    if not options.fake and (missing := missing_programs(accounting=False)):
+        raise UnmeasuredError(f"a dev cluster needs {', '.join(missing)}")
+    if options.smallest:
+        return Path(sys.executable)
+    return peer_environment("bench-submit", ["-e", str(ROOT), "torchx==0.7.0"], unpinned=["urllib3"]) / "python"
 
 
 @contextmanager
