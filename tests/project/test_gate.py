@@ -93,13 +93,13 @@ def run_script(folder: Path, *argv: str, path: str | None = None) -> "subprocess
     )
 
 
-def run_tests(folder: Path, *files: str) -> "subprocess.CompletedProcess[str]":
+def run_tests(folder: Path, *files: str, dist: str = "loadfile") -> "subprocess.CompletedProcess[str]":
     """Run files of tests as `make test` does."""
     (folder / "pytest.ini").write_text("[pytest]\n")
     for number, text in enumerate(files):
         (folder / f"test_{number}.py").write_text(text)
-    argv = (str(ROOT / ".ci" / "tests"), sys.executable, "-q", "-n", "2", "--dist", "loadfile")
-    return run_script(folder, *argv)
+    options = ("--disable-plugin-autoload", "-p", "xdist.plugin", "-q", "-n", "2", "--dist", dist)
+    return run_script(folder, str(ROOT / ".ci" / "tests"), sys.executable, *options)
 
 
 @pytest.mark.slow
@@ -114,17 +114,27 @@ def test_a_test_that_passes_alone_is_named_in_the_last_line(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", [ALWAYS, CRASHES], ids=["fails", "crashes"])
-def test_a_test_that_fails_twice_makes_the_gate_red(tmp_path: Path, broken: str) -> None:
-    done = run_tests(tmp_path, broken, ONCE)
+def test_a_test_that_fails_twice_makes_the_gate_red(tmp_path: Path) -> None:
+    done = run_tests(tmp_path, ALWAYS, ONCE)
 
-    assert done.returncode != 0, done.stdout
-    assert "always" not in "".join(re.findall("passed only alone.*", done.stdout))
+    assert done.returncode == 1, done.stdout
+    assert re.findall("passed only alone.*: (.*)", done.stdout) == ["test_1.py::test_that_fails_once"]
+
+
+@pytest.mark.slow
+def test_a_test_that_takes_its_worker_along_twice_makes_the_gate_red(tmp_path: Path) -> None:
+    done = run_tests(tmp_path, CRASHES, dist="load")
+
+    assert done.returncode == 9, done.stdout
+    assert "passed only alone" not in done.stdout
 
 
 @pytest.mark.slow
 def test_a_file_that_cannot_be_read_makes_the_gate_red(tmp_path: Path) -> None:
-    assert run_tests(tmp_path, "import missing_module", ONCE).returncode != 0
+    done = run_tests(tmp_path, "import missing_module")
+
+    assert done.returncode in (1, 2), done.stdout
+    assert "No module named 'missing_module'" in done.stdout
 
 
 def test_fast_tests_are_not_repeated() -> None:
