@@ -45,7 +45,7 @@ class Hub:
         url = {"url": f"{self.address}/{wanted.get('organization', 'me')}/{wanted['name']}"}
         if self.private is not None:
             return 409, {"error": "You already created this model repo", **url}
-        self.private = wanted["private"]
+        self.private = wanted["visibility"] == "private"
         return 200, url
 
 
