@@ -214,7 +214,7 @@ def _peer() -> Path:
     """Install snakemake, once."""
     if missing := missing_programs(accounting=False):
         raise UnmeasuredError(f"a dev cluster needs {', '.join(missing)}")
-    return peer_environment("bench-pipeline", PEER_PACKAGES) / "snakemake"
+    return peer_environment("bench-pipeline", PEER_PACKAGES, unpinned=["packaging", "sqlalchemy"]) / "snakemake"
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def peer_environment(
     Args:
         name: Of the environment.
         packages: What pip installs, in the versions of constraints.txt.
-        unpinned: Packages of which the peer needs another version than that of constraints.txt.
+        unpinned: Packages of which the peer needs another version than that of constraints.txt, in small letters.
         sees: Folders of packages that are found there as well.
 
     Raises:
@@ -43,7 +43,9 @@ def peer_environment(
 def _install(folder: Path, packages: Sequence[str], unpinned: Sequence[str]) -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").split("\n")
     constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(pin for pin in pins if pin.partition("==")[0] not in unpinned), encoding="utf-8")
+    constraints.write_text(
+        "\n".join(pin for pin in pins if pin.partition("==")[0].lower() not in unpinned), encoding="utf-8"
+    )
     environment = {**os.environ, "PIP_CONSTRAINT": str(constraints)}
     pip = [str(folder / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(

@@ -110,7 +110,7 @@ class Installer:
 def installer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Installer:
     installer = Installer(tmp_path)
     (tmp_path / "setup.cfg").write_text("")
-    (tmp_path / "constraints.txt").write_text("urllib3==2\ntorch==3\n")
+    (tmp_path / "constraints.txt").write_text("URLlib3==2\ntorch==3\n")
     monkeypatch.setattr(peers, "ROOT", tmp_path)
     monkeypatch.setattr("subprocess.run", installer)
     return installer
