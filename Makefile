@@ -32,21 +32,20 @@ types: install
 layers: install
 	$(PYTHON_BIN)/lint-imports
 
+# Not repeated where they fail: a fast test that passes alone only depends on another one, or on chance.
 fast: install
-	$(TESTS) -n 2
+	$(PYTEST) -n 2
 
 # Those on Slurm wait most of the time, those that train compute: together they keep two cores busy. A worker takes whole
-# files, in the order of tests/conftest.py.
+# files, in the order of tests/conftest.py. Where Slurm cannot be installed, its tests are skipped.
 test: fast
 	bash .ci/model-packages
-	bash .ci/slurm-packages
-	$(TESTS) -m "(slow or slurm) and not long" -n 4 --dist loadfile --no-loadscope-reorder
+	bash .ci/with-slurm $(TESTS) -m "(slow or slurm) and not long" -n 4 --dist loadfile --no-loadscope-reorder
 
 # What `make test` leaves out, since it takes hours: the slow tests in every strategy; every adapter in every strategy on a real
 # Slurm, written into docs/strategies.json and docs/recipes.md; a prepare of a large file. And what needs a GPU.
 long: install
-	bash .ci/slurm-packages
-	$(PYTEST) -m long -n 2 --dist loadfile
+	bash .ci/with-slurm $(PYTEST) -m long -n 2 --dist loadfile
 
 # The five published systems in rehearsal size on a dev cluster, each preempted on its way: about an hour on 2 cores.
 reproduce: install
@@ -65,17 +64,14 @@ slurm-versions: install
 
 # At most eight minutes. Installs nothing, so that it runs where nothing can be fetched: PYTHON=python3 names another
 # Python than that of .venv. What that lacks is skipped, and the report says so.
-PYTHON := $(if $(wildcard $(PYTHON_BIN)/python),$(PYTHON_BIN)/python,python3)
 gpu:
-	$(PYTHON) -m bench.gpu
+	$(or $(PYTHON),$(if $(wildcard $(PYTHON_BIN)/python),$(PYTHON_BIN)/python,python3)) -m bench.gpu
 
-# All of them, also after one that missed its reach.
+# All of them, also after one that missed its limit or could not be measured; the last lines name those.
 bench: install
-	bash .ci/slurm-packages
+	bash .ci/slurm-packages || true
 	bash .ci/model-packages
-	@missed=; for bench in $(BENCHES); do \
-	    echo "bench/$$bench"; $(PYTHON_BIN)/python bench/$$bench || missed="$$missed, bench/$$bench"; \
-	done; [ -z "$$missed" ] || { echo "missed: $${missed#, }" >&2; exit 1; }
+	bash .ci/bench $(PYTHON_BIN)/python $(BENCHES)
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(PYTHON_BIN)/python -m mkdocs build

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from jobs.models.adapters.molora import MixtureOfExperts, MoLoraConfig
 
 INPUTS, OUTPUTS, RANK, EXPERTS, TOP_K = 4096, 11008, 16, 8, 2
-BAR = 2.0
+BAR = 3.5
 Way = Callable[[MixtureOfExperts, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -90,7 +90,7 @@ def _report(seconds: dict[str, list[float]], options: argparse.Namespace) -> int
     else:
         said = ", ".join(f"{name} {1e3 * median:.0f} ms" for name, median in medians.items())
         judged = "not judged" if options.smallest else "reached" if is_reached else "MISSED"
-        print(f"{said}; ours is {ratios['published']:.1f} times as fast as published ({judged}: at least {BAR:.0f})")
+        print(f"{said}; ours is {ratios['published']:.1f} times as fast as published ({judged}: at least {BAR})")
         print(f"and {ratios['grouped']:.1f} times as fast as grouping tokens by expert")
     return 0 if is_reached or options.smallest else 1
 

@@ -35,11 +35,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.support.peers import peer_environment
+from bench.support.unmeasured import UnmeasuredError, not_measured
 from launcher.devcluster import DevCluster, Shape
 from launcher.devcluster.machine import missing_programs
 
 ROOT = Path(__file__).parents[1]
-PEERS = ROOT / "build" / "bench-pipeline"
 PEER_PACKAGES = ("snakemake==9.27.1", "snakemake-executor-plugin-slurm==2.8.0")
 RECIPE = ROOT / "recipes" / "prepare_pile_pubmed.yaml"
 STAGES, SMALLEST_STAGES = 20, 2
@@ -80,6 +81,7 @@ class Bench:
     stages: int
     environment: dict[str, str]
     cluster: DevCluster | None
+    snakemake: Path
 
     @property
     def stamps(self) -> Path:
@@ -99,11 +101,15 @@ class Bench:
 
 def main() -> int:
     options = _parse()
+    try:
+        snakemake = Path() if options.smallest else _peer()
+    except UnmeasuredError as error:
+        return not_measured(error)
     with tempfile.TemporaryDirectory(prefix="bench-") as name, _slurm(options.smallest) as (slurm, cluster):
         folder = Path(name)
         environment = {**os.environ, **slurm, "LAUNCHER_CLUSTER": str(folder / "cluster.yaml"), "HF_HUB_OFFLINE": "1"}
         environment |= {"PYTHONPATH": str(folder / "code"), "PYTHONDONTWRITEBYTECODE": ""}
-        bench = Bench(folder, SMALLEST_STAGES if options.smallest else STAGES, environment, cluster)
+        bench = Bench(folder, SMALLEST_STAGES if options.smallest else STAGES, environment, cluster, snakemake)
         _write(bench, slurm)
         cases: dict[str, Callable[[Bench, int], list[float]]] = {SUBMIT: _submit}
         if cluster:
@@ -185,7 +191,7 @@ def _snakemake(bench: Bench, turn: int) -> list[float]:
     folder.mkdir()
     (folder / "Snakefile").write_text(RULES.format(count=bench.stages))
     bench.calls.unlink(missing_ok=True)
-    argv = [str(_peer()), "--executor", "slurm", "--jobs", str(bench.stages), "--slurm-no-account"]
+    argv = [str(bench.snakemake), "--executor", "slurm", "--jobs", str(bench.stages), "--slurm-no-account"]
     argv += ["--default-resources", "runtime=10", "mem_mb=100", "slurm_partition=preempt"]
     environment = {key: value for key, value in bench.environment.items() if key != "PYTHONPATH"}
     with _drained(bench), (folder / "log").open("wb") as log:
@@ -206,12 +212,9 @@ def _snakemake(bench: Bench, turn: int) -> list[float]:
 
 def _peer() -> Path:
     """Install snakemake, once."""
-    python = PEERS / "bin" / "python"
-    if not (PEERS / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEERS)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True)
-        (PEERS / "ready").touch()
-    return PEERS / "bin" / "snakemake"
+    if missing := missing_programs(accounting=False):
+        raise UnmeasuredError(f"a dev cluster needs {', '.join(missing)}")
+    return peer_environment("bench-pipeline", PEER_PACKAGES, unpinned=["packaging", "sqlalchemy"]) / "snakemake"
 
 
 @contextmanager

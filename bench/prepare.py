@@ -27,6 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.support.unmeasured import not_measured
+
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "recipes" / "assets" / "pubmed_abstracts.jsonl.zst"
 MORE = ROOT.parent / "shared" / "data" / "pubmed" / "pile" / "pubmed_abstracts.jsonl.zst"
@@ -216,6 +218,8 @@ def _report(results: dict[tuple[str, int], list[float]], options: argparse.Names
                 judged = "not judged" if options.smallest else "holds" if row["holds"] else "MISSED"
                 line += f"   prepare is {row['ratio']:5.2f} x that; {judged}: {row['least']}"
             print(line)
+    if options.is_too_short:
+        return not_measured(f"{SHIPPED.name} is too short to judge by; `--text FILE` names more text")
     return 0 if options.smallest or all(row.get("holds", True) for row in rows) else 1
 
 
@@ -232,9 +236,8 @@ def _parse() -> argparse.Namespace:
 
 
 def _choose_size(options: argparse.Namespace) -> argparse.Namespace:
-    if not (options.text or options.smallest or options.case or MORE.exists()):
-        print(f"{SHIPPED.name} is too short to judge by, so this is the smallest form; `--text FILE` names more text")
-        options.smallest = True
+    options.is_too_short = not (options.text or options.smallest or options.case or MORE.exists())
+    options.smallest |= options.is_too_short
     options.text = options.text or (SHIPPED if options.smallest else MORE)
     options.workers = (2,) if options.smallest else (1, 2)
     options.rounds = 1 if options.smallest else options.rounds

@@ -30,13 +30,14 @@ from typing import Any, TypeAlias
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.support.peers import peer_environment
+from bench.support.unmeasured import UnmeasuredError, not_measured
 from launcher.devcluster import DevCluster, Shape
 from launcher.devcluster.machine import missing_programs
 from launcher.run.ledger import read_json_lines
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "recipes" / "assets" / "stories260k"
-PEERS = ROOT / "build" / "bench-recovery"
 SAVE_EVERY, PREEMPT_AT, STEPS = 20, 30, 400
 SEQUENCES, TOKENS = 4, 256
 OURS, SUBMITIT, LIGHTNING, TRAINER = "launcher", "submitit", "Lightning", "Trainer"
@@ -60,14 +61,18 @@ def main() -> int:
         PROGRAMS[options.peer](options.folder)
         return 0
     if missing := missing_programs(accounting=False):
-        print(f"nothing was measured: a dev cluster needs {', '.join(missing)}")
-        return int(not options.smallest)
+        code = not_measured(f"a dev cluster needs {', '.join(missing)}")
+        return 0 if options.smallest else code
+    try:
+        lightning = Path() if options.smallest else _lightning()
+    except UnmeasuredError as error:
+        return not_measured(error)
     costs: dict[str, list[Cost]] = {}
     with _cluster() as cluster:
         _launcher(cluster, "submit", "recipes/prepare_pile_pubmed.yaml", "--rehearse", "--yes", "--wait")
         for _ in range(options.rounds):
             for name in (OURS, TRAINER) if options.smallest else (OURS, SUBMITIT, LIGHTNING, TRAINER):
-                costs.setdefault(name, []).append(_preempt_once(cluster, name))
+                costs.setdefault(name, []).append(_preempt_once(cluster, name, lightning))
     return _report(costs, options)
 
 
@@ -83,13 +88,13 @@ def _cluster() -> Iterator[DevCluster]:
         shutil.rmtree(folder)
 
 
-def _preempt_once(cluster: DevCluster, name: str) -> Cost:
+def _preempt_once(cluster: DevCluster, name: str, lightning: Path) -> Cost:
     """Preempt one training; return the steps that it did again, and the seconds until the first new one.
 
     None if its job ended and nothing queued it again: then a person has to notice.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=cluster.layout.folder))
-    job, steps = _submit_ours(cluster) if name == OURS else _submit_peer(cluster, name, folder)
+    job, steps = _submit_ours(cluster) if name == OURS else _submit_peer(cluster, name, folder, lightning)
     _wait(lambda: _last(_rows(steps)) >= PREEMPT_AT, f"step {PREEMPT_AT} of {name}")
     began = time.time()
     cluster.preempt(job)
@@ -134,9 +139,9 @@ def _launcher(cluster: DevCluster, *arguments: str) -> str:
     return subprocess.run(argv, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def _submit_peer(cluster: DevCluster, name: str, folder: Path) -> tuple[str, Path]:
+def _submit_peer(cluster: DevCluster, name: str, folder: Path, lightning: Path) -> tuple[str, Path]:
     steps = folder / "steps.jsonl"
-    program = [str(_lightning() if name == LIGHTNING else sys.executable), __file__, "--folder", str(folder), "--peer"]
+    program = [str(lightning if name == LIGHTNING else sys.executable), __file__, "--folder", str(folder), "--peer"]
     if name == SUBMITIT:
         environment = {**cluster.environment(), "HF_HUB_OFFLINE": "1"}
         argv = [*program, SUBMITIT]
@@ -149,16 +154,10 @@ def _submit_peer(cluster: DevCluster, name: str, folder: Path) -> tuple[str, Pat
 
 
 def _lightning() -> Path:
-    """An environment with Lightning, made once, which finds everything else in this one."""
-    python = PEERS / "bin" / "python"
-    if not (PEERS / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEERS)], check=True)
-        site = next((PEERS / "lib").glob("python*/site-packages"))
-        folders = [str(Path(spec.origin).parents[1]) for name in ("torch", "transformers") if (spec := find_spec(name))]
-        (site / "here.pth").write_text("".join(f"{folder}\n" for folder in dict.fromkeys(folders)))
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "lightning==2.6.6"], check=True)
-        (PEERS / "ready").touch()
-    return python
+    """Python of an environment with Lightning, which finds torch and transformers where they are installed."""
+    specs = [find_spec(name) for name in ("torch", "transformers")]
+    folders = [Path(spec.origin).parents[1] for spec in specs if spec and spec.origin]
+    return peer_environment("bench-recovery", ["lightning==2.6.6"], sees=folders) / "python"
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -303,24 +302,30 @@ PROGRAMS = {SUBMITIT: submit_submitit, LIGHTNING: train_lightning, TRAINER: trai
 def _report(costs: dict[str, list[Cost]], options: argparse.Namespace) -> int:
     back = {name: [cost for cost in its if cost is not None] for name, its in costs.items()}
     redone = {name: [steps for steps, _ in its] for name, its in back.items()}
+    lost = {name: its.count(None) for name, its in costs.items()}
     seconds = {name: statistics.median(time for _, time in its) for name, its in back.items() if its}
     if options.json:
-        print(json.dumps({"date": str(date.today()), "redone": redone, "seconds": seconds}))
+        print(json.dumps({"date": str(date.today()), "redone": redone, "lost": lost, "seconds": seconds}))
     else:
         print(f"{date.today()}: one preemption between two saves that are {SAVE_EVERY} steps apart")
-        print("\n".join(f"  {name:<10} {_describe(redone[name], seconds.get(name))}" for name in costs))
+        for name, its in costs.items():
+            print(f"  {name:<10} {_describe(its, redone[name], seconds.get(name))}")
     if options.smallest:
         return 0
-    ratio = seconds.get(OURS, math.inf) / min(value for name, value in seconds.items() if name != OURS)
-    is_held = not any(redone[OURS]) and ratio <= MOST
-    print(f"{'holds' if is_held else 'MISSED'}: no step is done again, {ratio:.2f} times the fastest, at most {MOST}")
+    fastest = min((value for name, value in seconds.items() if name != OURS), default=math.inf)
+    ratio = seconds.get(OURS, math.inf) / fastest
+    is_held = not any(redone[OURS]) and not lost[OURS] and ratio <= MOST
+    beside = f"{ratio:.2f} times the fastest, at most {MOST}" if fastest < math.inf else "no peer's job came back"
+    print(f"{'holds' if is_held else 'MISSED'}: no job is lost and no step is done again; {beside}")
     return int(not is_held)
 
 
-def _describe(redone: list[int], seconds: float | None) -> str:
+def _describe(costs: list[Cost], redone: list[int], seconds: float | None) -> str:
+    lost = f"lost: {costs.count(None)} of {len(costs)}"
     if seconds is None:
-        return "its job ended, and nothing queued it again"
-    return f"steps done again: {', '.join(map(str, redone)):<12} first new step after {seconds:5.1f} s (median)"
+        return f"{lost}: its job ended, and nothing queued it again"
+    again = f"steps done again: {', '.join(map(str, redone)):<12}"
+    return f"{again} first new step after {seconds:5.1f} s (median)   {lost}"
 
 
 def _parse() -> argparse.Namespace:

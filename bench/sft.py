@@ -32,6 +32,8 @@ from bench.support.sft_examples import sft_examples
 from launcher.run.paths import RunDir
 from tests.support.training_runs import cpt_recipe
 
+LEAST_SPEED, MOST_MEMORY = 2.2, 0.7
+"""On CPUs TRL's trainer computes the logits of all positions, so its limits for equal work would show nothing here."""
 BATCH = {"global_batch": "8 sequences", "micro_batch": 4, "sequence_length": 512}
 
 
@@ -79,4 +81,5 @@ if __name__ == "__main__":
     options = parse(__doc__, steps=12, has_adapter=True)
     recipe = _recipe(options.steps, LORA if options.adapter else None)
     # TRL logs four decimals or so.
-    sys.exit(main(__file__, options, Work(recipe, trl_run, tolerance=2e-3, sequences=8)))
+    limits = {"least_speed": LEAST_SPEED, "most_memory": MOST_MEMORY}
+    sys.exit(main(__file__, options, Work(recipe, trl_run, tolerance=2e-3, sequences=8, **limits)))

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.support.cpu_seconds import cpu_seconds
 
-MOST = 1.0
+MOST = 0.65
 """Most times the peer's CPU seconds."""
 BEGIN = 1_790_000_000
 STEPS = 100

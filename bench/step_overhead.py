@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.support.side_by_side import median_ratio, side_by_side, step_seconds
+from bench.support.unmeasured import not_measured
 from launcher.run.ledger import read_json_lines
 from launcher.run.paths import RunDir
 from tests.support.training_runs import ASSETS, make_run
@@ -38,8 +39,8 @@ def main() -> int:
         print(json.dumps(bare_loop(RunDir(options.bare))))
         return 0
     if options.compile and len(str(Path(sys.prefix)).split()) > 1:
-        print(f"not measured: torch 2.13 cannot compile where the path to its own files holds a space: {sys.prefix}")
-        return 0
+        code = not_measured(f"torch 2.13 cannot compile where the path to its own files holds a space: {sys.prefix}")
+        return 0 if options.smallest else code
     os.environ["OMP_NUM_THREADS"] = "1"
     jobs, bare = [], []
     with tempfile.TemporaryDirectory() as folder:

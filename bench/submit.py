@@ -32,11 +32,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.support.peers import peer_environment
+from bench.support.unmeasured import UnmeasuredError, not_measured
 from launcher.devcluster import DevCluster, Shape
 from launcher.devcluster.machine import missing_programs
 
 ROOT = Path(__file__).parents[1]
-PEERS = ROOT / "build" / "bench-submit"
 ARRAY, SMALLEST_ARRAY = 1000, 2
 TORCHX = "torchx run -s slurm"
 RECIPE = ROOT / "recipes" / "prepare_pile_pubmed.yaml"
@@ -46,6 +47,7 @@ FAKES = {
     "scontrol": "echo MaxArraySize = 1001",
     "sacct": 'printf "JobID|JobName|State\\n42|x|PENDING\\n"',
     "squeue": ":",
+    "scancel": ":",
     "sinfo": "echo slurm 22.05.8",
     "srun": ":",
 }
@@ -66,11 +68,16 @@ class Case:
     peer: str | None = None
     most: float | None = None
     """Most times the peer's median."""
+    leaves_runs: bool = False
+    """Its jobs and runs are removed after it, untimed: the next one must not find the name of its corpus taken."""
 
 
 def main() -> int:
     options = _parse()
-    python = Path(sys.executable) if options.smallest else _peers()
+    try:
+        python = _environment(options)
+    except UnmeasuredError as error:
+        return not_measured(error)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.dir) as name, _slurm(options.fake) as slurm:
         folder = Path(name)
         cases = _cases(folder, python, options.array)
@@ -82,14 +89,13 @@ def main() -> int:
     return _report(cases, seconds, options)
 
 
-def _peers() -> Path:
-    """One environment with the launcher's core and torchx, made once."""
-    python = PEERS / "bin" / "python"
-    if not (PEERS / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEERS)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "-e", str(ROOT), "torchx==0.7.0"], check=True)
-        (PEERS / "ready").touch()
-    return python
+def _environment(options: argparse.Namespace) -> Path:
+    """Python of an environment with the launcher's core and torchx; that of this process where nothing is judged."""
+    if not options.fake and (missing := missing_programs(accounting=False)):
+        raise UnmeasuredError(f"a dev cluster needs {', '.join(missing)}")
+    if options.smallest:
+        return Path(sys.executable)
+    return peer_environment("bench-submit", ["-e", str(ROOT), "torchx==0.7.0"], unpinned=["urllib3"]) / "python"
 
 
 @contextmanager
@@ -133,9 +139,7 @@ def _cases(folder: Path, python: Path, size: int) -> list[Case]:
     (folder / "train.py").write_text("print()\n")
     many.mkdir()
     for index in range(size):
-        name = f"sweep-{index:04d}"  # of the corpus too: two runs cannot make different corpora of one name
-        text = f"base: {RECIPE}\nname: {name}\nseed: {index}\nrehearsal: {{corpus: {name}}}\n"
-        (many / f"{index:04d}.yaml").write_text(text)
+        (many / f"{index:04d}.yaml").write_text(f"base: {RECIPE}\nname: sweep-{index:04d}\nseed: {index}\n")
     files = [str(path) for path in sorted(many.iterdir())]
     single = _script(folder, "submit_one", "executor.submit(print, 1)")
     array = _script(folder, "submit_array", f"executor.map_array(print, range({size}))")
@@ -146,13 +150,14 @@ def _cases(folder: Path, python: Path, size: int) -> list[Case]:
         Case(TORCHX, [torchx, *ddp]),
         Case("launcher --help", [launcher, "--help"], "submitit: submit", 1.5),
         Case("launcher validate", [launcher, "validate", "--rehearse", str(RECIPE)], "submitit: submit"),
-        Case("launcher submit", [launcher, "submit", "--rehearse", str(RECIPE)], TORCHX, 1.0),
+        Case("launcher submit", [launcher, "submit", "--rehearse", str(RECIPE)], TORCHX, 1.0, leaves_runs=True),
         Case(f"submitit: map_array, {size}", [str(python), array]),
         Case(
             f"launcher submit, {size}",
             [launcher, "submit", "--rehearse", *files],
             f"submitit: map_array, {size}",
             5.0,
+            leaves_runs=True,
         ),
     ]
 
@@ -178,13 +183,14 @@ def _measure(
             # Without accounting, torchx fails after it has submitted: it asks sacct for the state.
             if done.returncode and case.name != TORCHX:
                 raise SystemExit(f"{' '.join(case.argv[:5])}: {done.stderr[-2000:]}")
-        subprocess.run(["scancel", f"--user={os.getuid()}"], env=environment, capture_output=True, check=False)
-        _forget_runs(folder / "runs")
+            if case.leaves_runs:
+                subprocess.run(["scancel", f"--user={os.getuid()}"], env=environment, capture_output=True, check=False)
+                _forget_runs(folder / "runs")
     return seconds
 
 
 def _forget_runs(runs: Path) -> None:
-    """Remove what the turn has submitted, which `launcher` would find again, but for the copy of the code."""
+    """Remove what was submitted, which `launcher` would find again, but for the copy of the code."""
     for path in runs.iterdir():
         if path.name != ".code":
             shutil.rmtree(path) if path.is_dir() else path.unlink()

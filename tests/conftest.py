@@ -32,6 +32,7 @@ _HERE = re.compile(
 for name in filter(_HERE.fullmatch, list(os.environ)):
     del os.environ[name]
 os.environ["TERM"] = "xterm"
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # servers of tests are on this machine
 # No test may reach for a model hub; several processes share few cores. Both reach the processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -57,7 +58,6 @@ STARTS_FIRST = (
     "slurm/test_watch.py",
     "slurm/test_accidents.py",
     "slurm/test_medcare.py",
-    "slurm/test_clinical.py",
     "slurm/test_wandb.py",
     "kinds/test_rl.py",
     "train/test_rl_resume.py",
@@ -82,7 +82,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         strategy = getattr(item, "callspec", None) and item.callspec.params.get("strategy")  # type: ignore[attr-defined]
         if strategy in ("ddp", "hybrid_shard", "zero2") and item.get_closest_marker("slow"):
             item.add_marker("long")
-        if item.get_closest_marker("long"):
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(0))
     items.sort(key=_place)
 

@@ -1,4 +1,4 @@
-"""Uploading an export, with a client that only notes what it is asked for."""
+"""Uploading an export: with a client that only notes what it is asked for, and with the Hub's own one."""
 
 import shlex
 import socket
@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from jobs.export.hub import push
 from launcher.errors import LauncherError
 from tests.support.export_runs import export_recipe
+from tests.support.hub_server import hub_server
 from tests.support.stops import stopped_after
 
 UPLOAD = {"push_to_hub": "me/it", "secrets": ["HF_TOKEN"]}
@@ -110,14 +111,45 @@ def test_a_hub_that_has_trouble_is_a_failure_to_try_again(tmp_path, status):
         push(export_recipe(**UPLOAD), tmp_path, NotingApi(fault=refusal(status)))
 
 
+@pytest.fixture
+def online(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.usefixtures("online")
+@pytest.mark.parametrize("is_there", [False, True])
+@pytest.mark.parametrize("is_public", [False, True])
+def test_the_hubs_own_client_makes_the_repository_and_sends_the_folder(tmp_path, is_public, is_there):
+    (tmp_path / "model").mkdir()
+    files = {"README.txt": b"read", "model/weights.bin": bytes(range(256))}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+
+    with hub_server(private=not is_public if is_there else None) as hub:
+        told = push(export_recipe(**UPLOAD, public=is_public), tmp_path, HfApi(hub.address, token="hf_invented"))
+
+    assert (hub.private, hub.files, hub.tokens) == (not is_public, files, {"Bearer hf_invented"})
+    assert told.startswith(f"{hub.address}/me/it/")
+
+
+@pytest.mark.usefixtures("online")
+def test_the_hubs_own_client_sends_nothing_to_a_repository_that_is_public(tmp_path):
+    (tmp_path / "weights.bin").write_bytes(b"secret")
+
+    with hub_server(private=False) as hub, pytest.raises(LauncherError, match="everybody can read `me/it`"):
+        push(export_recipe(**UPLOAD), tmp_path, HfApi(hub.address, token="hf_invented"))
+
+    assert hub.files == {}
+
+
 @pytest.mark.parametrize(("is_public", "option"), [(False, "--private"), (True, "--no-private")])
-def test_a_node_without_internet_says_how_to_upload_by_hand(tmp_path, monkeypatch, is_public, option):
+@pytest.mark.usefixtures("online")
+def test_a_node_without_internet_says_how_to_upload_by_hand(tmp_path, is_public, option):
     folder = tmp_path / "with space"
     folder.mkdir()
     with socket.socket() as nobody_listens:
         nobody_listens.bind(("127.0.0.1", 0))
         api = HfApi(endpoint=f"http://127.0.0.1:{nobody_listens.getsockname()[1]}", token="hf_invented")
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
 
         with pytest.raises(LauncherError, match=r"does not reach the Hub \(.*Connection refused.*\)") as refused:
             push(export_recipe(**UPLOAD, public=is_public), folder, api)

@@ -159,14 +159,22 @@ class Machine:
         path.chmod(0o755)
         return path
 
+    @property
+    def script(self) -> list[str]:
+        """The command line that installs."""
+        return [str(shutil.which("bash")), str(self.checkout / ".ci" / "install")]
+
+    def environ(self, **more: str) -> dict[str, str]:
+        """The environment of a user who has nothing but some tools."""
+        return {"PATH": str(self.tools), **more}
+
     def install(self, environment: str, *arguments: str, reaches_index: bool = True) -> list[tuple[str, list[str]]]:
         """Run the script; return pip's constraints and its arguments, call by call."""
         fails = "" if reaches_index else 'case "$*" in *--index-url*) exit 1;; esac'
         pip = self.program(self.checkout / environment / "bin" / "pip", "")
         log = 'echo "$PIP_CONSTRAINT,$PIP_BUILD_CONSTRAINT|$*" >>log'
         self.program(pip.with_name("python"), f"{log}\n{fails}")
-        argv = [str(shutil.which("bash")), str(self.checkout / ".ci" / "install"), *arguments]
-        subprocess.run(argv, env={"PATH": str(self.tools), "PYTHON": str(self.python)}, check=True)
+        subprocess.run([*self.script, *arguments], env=self.environ(PYTHON=str(self.python)), check=True)
         assert (self.checkout / environment / ".installed").exists()
         calls = [line.split("|", 1) for line in (self.checkout / "log").read_text().splitlines()]
         return [(constraint, options.partition(" install ")[2].split()) for constraint, options in calls]
@@ -202,6 +210,49 @@ def test_where_torchs_own_index_is_out_of_reach_the_pinned_torch_is_taken(machin
     _, (_, torch), _ = machine.install("build/latest", "build/latest", "--newest", reaches_index=False)
 
     assert torch == ["--no-deps", f"torch=={pins()['torch']}"]
+
+
+@pytest.mark.parametrize("how", ["in the environment", "on the command line"])
+def test_make_installs_with_the_python_that_is_named(machine: Machine, how: str) -> None:
+    wanted = machine.program(machine.tools.parent / "other" / "python", "touch used; exit 1")
+    for name in ("bash", "sh"):
+        (machine.tools / name).symlink_to(str(shutil.which(name)))
+    argv, name = [str(shutil.which("make")), "install"], f"PYTHON={wanted}"
+
+    done = subprocess.run(
+        argv + [name] * (how == "on the command line"),
+        cwd=machine.checkout,
+        env=machine.environ(**({"PYTHON": str(wanted)} if how == "in the environment" else {})),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (machine.checkout / "used").exists(), done.stderr
+    assert "set PYTHON=" in done.stderr
+
+
+@pytest.mark.parametrize("named", ["python3.12", None])
+def test_the_gpu_report_is_made_with_the_python_that_is_named(machine: Machine, named: str | None) -> None:
+    environ = machine.environ(**({"PYTHON": named} if named else {}))
+    argv = [str(shutil.which("make")), "--dry-run", "gpu"]
+
+    done = subprocess.run(argv, cwd=machine.checkout, env=environ, capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == [named or "python3", "-m", "bench.gpu"]
+
+
+def test_who_may_not_install_what_python_lacks_hears_what_to_ask_for(machine: Machine) -> None:
+    answers = 'case "$*" in *ensurepip*) exit 1;; *version_info\\[*) echo 3.12;; esac'
+    machine.program(machine.python, answers)
+
+    done = subprocess.run(
+        machine.script, env=machine.environ(PYTHON=str(machine.python)), capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{machine.python} cannot make environments, since it lacks ensurepip.")
+    assert "`apt-get install python3.12-venv`" in done.stderr
 
 
 def test_other_pins_are_installed_by_the_next_make(machine: Machine) -> None:

@@ -46,25 +46,39 @@ def test_a_process_that_is_slow_survives_its_stacks() -> None:
     done = run(
         """
 import importlib, sys
+from threading import Event
+written = Event()
+WATCHDOG.on_hang(written.set)
 for _ in range(8):
+    written.clear()
     WATCHDOG.heartbeat()
-    end = time.monotonic() + 0.75
-    while time.monotonic() < end:
+    while not written.is_set():
         for name in ("argparse", "email.message", "http.client", "json.decoder", "json.encoder", "xml.sax"):
             sys.modules.pop(name, None)
             importlib.import_module(name)
-""",
-        limit="0.3",
+"""
     )
 
     assert done.returncode == 0
-    assert done.stderr.count("Timeout (0:00:00.") == done.stderr.count('File "<string>", line') > 4  # 8 if not too busy
+    assert done.stderr.count("Timeout (0:00:00.") == done.stderr.count('File "<string>", line') == 8
 
 
 def test_signs_of_life_put_the_stacks_off() -> None:
-    done = run("for _ in range(40): time.sleep(0.1); WATCHDOG.heartbeat()", limit="3")
+    """But where the machine itself stops for as long; the process counts how often."""
+    done = run(
+        """
+stops, last = 0, time.monotonic()
+for _ in range(40):
+    time.sleep(0.1)
+    WATCHDOG.heartbeat()
+    stops, last = stops + (time.monotonic() - last > 1), time.monotonic()
+print(stops)
+""",
+        limit="2",
+    )
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert done.stderr.count("Timeout") <= int(done.stdout)
 
 
 def test_computing_is_a_sign_of_life_where_it_counts(tmp_path: Path) -> None:
@@ -94,8 +108,8 @@ def test_a_thread_that_waits_hangs_where_computing_counts(tmp_path: Path) -> Non
         f"""
 heartbeat = Path({str(heartbeat)!r})
 WATCHDOG.set_heartbeat_file(heartbeat)
-os.utime(heartbeat, (1, 1))
 with WATCHDOG.counting_work():
+    os.utime(heartbeat, (1, 1))
     WATCHDOG.heartbeat()
     time.sleep(3)
     print(heartbeat.stat().st_mtime)
@@ -137,7 +151,7 @@ def test_without_a_limit_nothing_is_watched(tmp_path: Path, limit: str) -> None:
 
 
 def test_who_waits_for_others_is_not_watched_until_its_next_sign_of_life() -> None:
-    assert run("WATCHDOG.pause(); stuck(2)").stderr == ""
+    assert run("WATCHDOG.pause(); stuck(3)", limit="1").stderr == ""
     assert "in stuck\n" in run("WATCHDOG.pause(); WATCHDOG.heartbeat(); stuck(2)").stderr
 
 
@@ -146,14 +160,14 @@ def test_forked_processes_are_watched_from_their_first_sign_of_life_on() -> None
     forked = """
 WATCHDOG.pause()
 if os.fork() == 0:
-    stuck(2)
+    stuck(3)
     print("silent")
     WATCHDOG.heartbeat()
-    stuck(2)
+    stuck(3)
     os._exit(0)
 os.wait()
 """
-    done = run(forked)
+    done = run(forked, limit="1")
 
     assert done.returncode == 0
     assert done.stderr.count("Timeout") == 1
@@ -182,12 +196,15 @@ def test_stacks_go_where_stderr_went_at_the_start() -> None:
 def test_the_heartbeat_is_renewed_no_more_often_than_needed(tmp_path: Path) -> None:
     heartbeat = tmp_path / "heartbeat"
 
-    run(f"""
+    run(
+        f"""
 heartbeat = Path({str(heartbeat)!r})
 WATCHDOG.set_heartbeat_file(heartbeat)
 os.utime(heartbeat, (1, 1))
 WATCHDOG.heartbeat()
-""")
+""",
+        limit="600",
+    )
 
     assert heartbeat.stat().st_mtime == 1
 

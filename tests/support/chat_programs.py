@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pexpect
@@ -22,6 +24,7 @@ class ChatHome:
     """A home, a folder for temporary files, and a site with the shipped Llama as if it had learned from patients."""
 
     folder: Path
+    began: float = field(default_factory=time.time)
 
     @classmethod
     def make(cls, folder: Path) -> "ChatHome":
@@ -52,14 +55,25 @@ class ChatHome:
             yield terminal
 
     def files_with(self, *texts: str) -> list[Path]:
-        """List the files that hold one of some texts."""
-        places = [self.folder, *(Path(place).expanduser() for place in _ELSEWHERE)]
-        files = [path for place in places for path in (place, *place.rglob("*")) if path.is_file()]
+        """List the files that hold one of some texts: here, and among this user's new ones elsewhere."""
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+        files += [path for place in _ELSEWHERE for path in _new_files(Path(place).expanduser(), self.began)]
         return [path for path in files if any(text.encode() in _content(path) for text in texts)]
 
 
+def _new_files(place: Path, since: float) -> Iterator[Path]:
+    """Find files of this user that were written since a moment: a file, or those in a folder, in which others write."""
+    inside = (Path(folder, name) for folder, _, names in os.walk(place) for name in names)
+    for path in (place, *inside):
+        with suppress(OSError):
+            info = path.stat()
+            # File systems round times down, by less than a second.
+            if stat.S_ISREG(info.st_mode) and info.st_uid == os.geteuid() and info.st_mtime >= since - 1:
+                yield path
+
+
 def _content(path: Path) -> bytes:
-    with suppress(FileNotFoundError):  # of another program, which has removed it since
+    with suppress(OSError):  # of another program, which has removed it since
         return path.read_bytes()
     return b""
 

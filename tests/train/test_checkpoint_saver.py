@@ -18,6 +18,7 @@ from jobs.train.checkpoint import CheckpointStore
 from jobs.train.checkpoint_saver import SPARE, CheckpointSaver, size_of
 from launcher.run.paths import RunDir, published_steps
 from tests.support.kill_at_point import Killed
+from tests.support.waiting import PATIENCE
 
 ALONE = RankGroup(rank=0, world_size=1, leads_node=True, device=torch.device("cpu"), control=None)
 ARGUMENTS = TrainingArguments(use_cpu=True, report_to="none")
@@ -226,7 +227,7 @@ class Meeting:
     """Where ranks that are threads of this process meet. If they come to different collectives, both fail."""
 
     def __init__(self, ranks: int) -> None:
-        self._all_here = Barrier(ranks, timeout=60)
+        self._all_here = Barrier(ranks, timeout=PATIENCE)
         self._said: list[tuple[str, Any]] = [("", None)] * ranks
 
     def hold(self, rank: int, collective: str, value: Any) -> list[Any]:
@@ -260,7 +261,7 @@ def test_whoever_has_something_to_save_all_ranks_save_in_the_background(
     run: RunDir, monkeypatch: pytest.MonkeyPatch, putting: tuple[int, ...]
 ) -> None:
     publish, held = CheckpointStore.publish, Event()
-    monkeypatch.setattr(CheckpointStore, "publish", lambda *of: (held.wait(30), publish(*of)))
+    monkeypatch.setattr(CheckpointStore, "publish", lambda *of: (held.wait(PATIENCE), publish(*of)))
     main = ThreadGroup(rank=0, world_size=2, leads_node=True, device=torch.device("cpu"), control=None)
     savers = [
         CheckpointSaver(CheckpointStore(run, replace(main, rank=rank), 2, ["*.pt"]), in_background=True)

@@ -28,7 +28,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.long
 def test_held_out_answers_of_medquad_become_likelier(folder: Path) -> None:
     source = {"name": "medquad", "files": "medquad_80.json.gz", "format": "alpaca"}
     recipe = cpt_recipe(
