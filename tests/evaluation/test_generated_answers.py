@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from jobs.evaluation import generated_answers
 from jobs.evaluation.encode import PairEncoder
 from jobs.evaluation.generator import GeneratedText, Generator
+from jobs.evaluation.prompt_encoder import PromptEncoder
 from jobs.evaluation.report import text_digest
 from jobs.kinds.evaluate import main
 from launcher.artifacts.scores import read_scores
@@ -164,9 +165,22 @@ def long_questions(folder, words):
 
 def test_prompts_leave_room_for_the_longest_option_of_all_questions(tmp_path, monkeypatch):
     writing(monkeypatch, lambda _: "Well.")
+    lengths = []
+    plain = PromptEncoder.encode
+
+    def remember(self, name, prompt):
+        request = plain(self, name, prompt)
+        lengths.append(len(request.ids))
+        return request
+
+    monkeypatch.setattr(PromptEncoder, "encode", remember)
 
     counts = scores_of(long_questions(tmp_path, 400))["long"].counts
 
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    longest = len(tokenizer.encode(f"So: {OPTIONS[-1]}"))
+    assert longest > 100
+    assert lengths == [512 - 12 - longest - 1] * 2
     assert counts["prompts cut at their start"] == 2
     assert "prompts cut in the second pass" not in counts
 

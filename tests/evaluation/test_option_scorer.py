@@ -119,14 +119,15 @@ LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 def test_eager_attention_is_given_a_mask_that_it_can_add(dtype):
     """It adds what it is given to its scores: of true and false that hides nothing."""
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=512, max_position_embeddings=128, attn_implementation="eager", **LLAMA)
+    how = {"attn_implementation": "eager", "initializer_range": 0.1}
+    config = LlamaConfig(vocab_size=512, max_position_embeddings=128, **how, **LLAMA)
     eager = replace(tiny(LlamaForCausalLM(config).to(dtype)), dtype=dtype)
     requests = [OptionRequest(n, (*range(3, 33), 40 + n), ((5, 6), (7,), (8, 9, 10))) for n in range(4)]
 
     assert takes_masks(eager)
     shared, apart = scored(eager, requests, shared=True), scored(eager, requests, shared=False)
 
-    limit = 1e-4 if dtype == torch.float32 else 0.01
+    limit = 1e-4 if dtype == torch.float32 else 0.02
     assert [value for row in shared for value in row] == pytest.approx([v for row in apart for v in row], abs=limit)
 
 
@@ -142,7 +143,7 @@ def test_a_model_that_forgets_masks_is_found_out_though_that_makes_little_differ
     assert takes_masks(replace(model, probed={}))
 
     heeds = model.body.forward
-    monkeypatch.setattr(model.body, "forward", lambda **given: heeds(**(given | {"attention_mask": None})))
+    monkeypatch.setattr(model.body, "forward", lambda *ids, **given: heeds(*ids, **(given | {"attention_mask": None})))
 
     assert not takes_masks(model)
 
