@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs.evaluation.batches import Batches, Row
 from jobs.evaluation.choice_question import ChoiceQuestion
-from jobs.evaluation.encode import OptionRequest, PairEncoder
+from jobs.evaluation.encode import Ids, OptionRequest, PairEncoder
 from jobs.evaluation.loaded_model import LoadedModel
 from jobs.evaluation.option_scorer import OptionScorer
 from jobs.evaluation.report import PreparedTask, TaskReport, TaskSettings, digest, nonzero, text_digest
@@ -55,16 +55,17 @@ def prepare_choice(
         for one, prompt in zip(worded.questions, worded.prompts, strict=True)
     ]
     encoder = PairEncoder(model.tokenizer, model.max_length)
-    requests = [_encode(encoder, number, one, key) for number, one in enumerate(asked)]
+    requests = [_encode(encoder, number, one, one.prompt, key) for number, one in enumerate(asked)]
     scorer = OptionScorer(model, requests, recipe.tokens_per_batch)
-    without_question = _unconditional(model, encoder, asked, recipe.tokens_per_batch)
+    without_question = _unconditional(model, encoder, asked, key, recipe.tokens_per_batch)
 
     def work(numbers: Sequence[int]) -> list[Row]:
         scores = scorer.score(numbers)
         return [{"item": number, "scores": its} for number, its in zip(numbers, scores, strict=True)]
 
     items = digest([(one.question.id, one.prompt, one.answers, one.question.answer) for one in asked])
-    batches = Batches(task.name, digest(model.identity, items, recipe.tokens_per_batch), scorer.batches, work)
+    identity = digest(model.identity, items, recipe.tokens_per_batch, scorer.is_shared)
+    batches = Batches(task.name, identity, scorer.batches, work)
 
     def report(rows: Sequence[Row]) -> TaskReport:
         bare = without_question()
@@ -85,21 +86,25 @@ def prepare_choice(
     return PreparedTask(batches, report, scorer.forget)
 
 
-def _encode(encoder: PairEncoder, number: int, asked: _OptionQuestion, key: str) -> OptionRequest:
+def _encode(encoder: PairEncoder, number: int, asked: _OptionQuestion, prompt: str, key: str) -> OptionRequest:
     try:
-        return encoder.encode(number, asked.prompt, asked.answers)
+        return encoder.encode(number, prompt, asked.answers)
     except ValueError as error:
         raise LauncherError(f"{key}.files: question `{asked.question.id}`: {error}; correct or remove it") from None
 
 
 def _unconditional(
-    model: LoadedModel, encoder: PairEncoder, asked: Sequence[_OptionQuestion], capacity: int
+    model: LoadedModel, encoder: PairEncoder, asked: Sequence[_OptionQuestion], key: str, capacity: int
 ) -> Callable[[], dict[str, float]]:
     """Return what computes the log-likelihood of each option text without a question."""
-    texts = sorted({text for one in asked for text in one.answers})
+    encoded: dict[str, Ids] = {}
+    for number, one in enumerate(asked):
+        if not encoded.keys() >= {*one.answers}:
+            encoded |= zip(one.answers, _encode(encoder, number, one, "", key).options, strict=True)
+    texts = sorted(encoded)
+    requests = [OptionRequest(number, encoder.start, (encoded[text],)) for number, text in enumerate(texts)]
 
     def compute() -> dict[str, float]:
-        requests = [encoder.encode(number, "", [text]) for number, text in enumerate(texts)]
         scorer = OptionScorer(model, requests, capacity)
         found: dict[str, float] = {}
         for batch in scorer.batches:

@@ -43,7 +43,11 @@ def prepare_classification(context: Context, recipe: TaskSettings, task: Classif
 
     def report(rows: Sequence[Row]) -> TaskReport:
         settings = task.model_dump(mode="json", exclude_none=True) | {"classes": [*saved.classes]}
-        counts = {"unreadable records": saved.bad, "classes that ranking scores leave out": saved.found.skipped_classes}
+        counts = {
+            "unreadable records": saved.bad,
+            "classes that ranking scores leave out": saved.found.skipped_classes,
+            f"notes without a `{task.group_column}`": saved.groups.count(""),
+        }
         scores = _scores(saved, task, recipe.seed)
         its = TaskScores(
             type="classification",
@@ -71,10 +75,10 @@ def _identity(saved: SavedPredictions) -> str:
 
 
 def _scores(saved: SavedPredictions, task: ClassificationTask, seed: int) -> dict[str, Score]:
-    bootstrap = Bootstrap(saved.found, units_of(saved.groups), task.resamples, seed)
+    bootstrap = Bootstrap(saved.found, units_of(saved.units), task.resamples, seed)
     for _ in bootstrap.compute():
         WATCHDOG.heartbeat()
-    intervals, units = bootstrap.intervals(), len(set(saved.groups))
+    intervals, units = bootstrap.intervals(), len(set(saved.units))
     return {
         name: Score(
             value=_known(value),
@@ -100,7 +104,7 @@ def _known(value: float) -> float | None:
 
 
 def _items(saved: SavedPredictions, has_chances: bool) -> list[dict[str, Any]]:
-    found, grouped = saved.found, len(set(saved.groups)) < len(saved.ids)
+    found, grouped = saved.found, len(set(saved.units)) < len(saved.ids)
     right = (found.decisions == found.indicators).all(axis=1)
     losses = losses_of_notes(found) if has_chances else None
     return [

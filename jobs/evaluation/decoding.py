@@ -1,6 +1,6 @@
 """Choosing the tokens of texts, a row of a batch for each, without what else is in the batch making a difference."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from transformers import (
 
 from jobs.evaluation.keyed_noise import gumbel
 from jobs.rank.watchdog import WATCHDOG
+from launcher.errors import LauncherError
 from launcher.recipe.sections.generation import Decoding
 
 _SPARE_TOKENS = 8
@@ -145,3 +146,25 @@ def first_stop(text: str, stop: Sequence[str]) -> int | None:
     """Return where the first of some strings begins in a text."""
     found = [place for one in stop if (place := text.find(one)) >= 0]
     return min(found, default=None)
+
+
+def special_stops(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> Iterator[int]:
+    """Give the tokens that stop strings are. Texts are decoded without special tokens, so no string finds one there.
+
+    Args:
+        tokenizer: The model's.
+        stop: Strings that end a text.
+
+    Raises:
+        LauncherError: one holds a special token and more.
+    """
+    special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    special |= {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for one in stop:
+        if one in special:
+            yield special[one]
+        elif held := [token for token in special if token in one]:
+            raise LauncherError(
+                f"decoding.stop: `{one}` holds the special token `{max(held, key=len)}`, and texts are compared "
+                "without special tokens; write the token alone as a stop string, or a string without it"
+            )

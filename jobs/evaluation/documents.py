@@ -52,7 +52,7 @@ class ScoredDocuments(Protocol):
     identity: str
     """Equal for equal documents."""
     lead: int
-    """Tokens at the start of each that are not predicted."""
+    """Tokens at the start of each that begin a document and are no part of its text: they are given, not predicted."""
 
     @property
     def lengths(self) -> Sequence[int]:

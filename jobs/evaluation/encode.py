@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from jobs.evaluation.choice_question import LETTERS
 from launcher.errors import LauncherError
 
 Ids = tuple[int, ...]
@@ -52,17 +53,18 @@ class PairEncoder:
         Trailing spaces of the prompt become part of the options: most tokenizers join a space with the word after it.
 
         Raises:
-            ValueError: an option has no tokens of its own, or is longer than the model's positions.
+            ValueError: an option has no tokens of its own, or is longer than the model's positions; the message quotes
+                neither prompt nor options.
         """
         bare = context.rstrip()
         spaces = context[len(bare) :]
         ids: Ids = tuple(self._tokenizer.encode(bare)) if bare else self.start
         found, joined = [], False
-        for option in options:
+        for place, option in enumerate(options):
             whole = tuple(self._tokenizer.encode(bare + spaces + option)) if bare else (*ids, *self._bare(option))
             joined |= whole[: len(ids)] != ids
             if not whole[len(ids) :]:
-                raise ValueError(f"option `{option}` has no tokens of its own after the prompt")
+                raise ValueError(f"option {LETTERS[place]} has no tokens of its own after the prompt")
             found.append(whole[len(ids) :])
         longest = max(map(len, found))
         if longest > self._max_length:

@@ -55,7 +55,7 @@ def open_engine(
         end_of_turn: A token that ends a text, besides those that the model and its tokenizer name.
 
     Raises:
-        LauncherError: vLLM cannot apply the adapter.
+        LauncherError: vLLM cannot apply the adapter, or a stop string holds a special token and more.
     """
     if isinstance(model, OutlinedModel):
         environment = environment_for(os.environ, model.device, recipe.secrets)

@@ -75,8 +75,9 @@ def prepare_generate(
     options = [wording.answers(one) if one.options else () for one in questions]
     forced = None
     if task.answer.forced is not None:
-        forced = ForcedAnswer(model, task.answer.forced, recipe.tokens_per_batch)
-    encoder, requests = _encode(model, task, key, questions, prompts, forced.room(options[0]) if forced else 0)
+        forced = ForcedAnswer(model, task.answer.forced, recipe.tokens_per_batch, key)
+    room = forced.room({text for its in options for text in its}) if forced else 0
+    encoder, requests = _encode(model, task, key, questions, prompts, room)
     generator = Generator(model, requests, task.decoding, recipe.seed, recipe.tokens_per_batch, encoder.end_of_turn)
 
     def work(numbers: Sequence[int]) -> list[Row]:
@@ -85,14 +86,17 @@ def prepare_generate(
         if forced:
             asked = [requests[number] for number in numbers]
             scores = forced.score(asked, [one.text for one in texts], [options[number] for number in numbers])
-            rows = [row | {"forced": its} for row, its in zip(rows, scores, strict=True)]
+            rows = [
+                row | {"forced": one.likelihoods, "forced_cut": one.cut_tokens}
+                for row, one in zip(rows, scores, strict=True)
+            ]
         return rows
 
     items = digest(
         [(one.id, prompt, one.answer, one.references) for one, prompt in zip(questions, prompts, strict=True)]
     )
     items = items if cblue is None else digest(items, cblue.identity)
-    identity = digest(generator.identity, items, task.answer.forced)
+    identity = digest(generator.identity, items, task.answer.forced, forced and forced.is_shared)
 
     def report(rows: Sequence[Row]) -> TaskReport:
         written = [
@@ -107,7 +111,8 @@ def prepare_generate(
         else:
             scored = [_score(task, one, wording, shows_text) for one in written]
             scores, notes = _scores(task, written, scored), worded.notes
-        counts = nonzero({**worded.found.counts, **_count(task, written)})
+        cut = {"prompts cut in the second pass": sum(row.get("forced_cut", 0) > 0 for row in rows)}
+        counts = nonzero({**worded.found.counts, **_count(task, written), **cut})
         its = TaskScores(
             type="generate",
             headline=next(iter(scores)),

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from jobs.evaluation.batches import cut
-from jobs.evaluation.decoding import RowEnds, TokenScores, decoded, first_stop
+from jobs.evaluation.decoding import RowEnds, TokenScores, decoded, first_stop, special_stops
 from jobs.evaluation.keyed_noise import item_key
 from jobs.evaluation.loaded_model import LoadedModel
 from jobs.evaluation.report import digest
@@ -98,7 +98,7 @@ class Generator:
         self._seed = seed
         self._tokens_per_batch = tokens_per_batch
         self._padding = padding_of(model.tokenizer)
-        self._ends = ends_of(model, end_of_turn)
+        self._ends = ends_of(model, end_of_turn, decoding.stop)
         self.batches = batches_for(requests, decoding, tokens_per_batch)
         # Prompts of an adapter stand before the text in the cache, and not in the mask.
         self._shrinks = model.body is not None
@@ -244,16 +244,22 @@ def _can_shrink(cache: Any) -> bool:
     return isinstance(cache, DynamicCache) and all(isinstance(layer, DynamicLayer) for layer in cache.layers)
 
 
-def ends_of(model: LoadedModel, end_of_turn: int | None) -> frozenset[int]:
-    """Return the tokens that end a text, as the model's and the tokenizer's files name them.
+def ends_of(model: LoadedModel, end_of_turn: int | None, stop: Sequence[str] = ()) -> frozenset[int]:
+    """Return the tokens that end a text: those that the model's and the tokenizer's files name, and stop strings that
+    are special tokens.
 
     Args:
         model: The model.
         end_of_turn: Another one, if there is one.
+        stop: Strings that end a text.
+
+    Raises:
+        LauncherError: a stop string holds a special token and more.
     """
     named = model.bare.generation_config.eos_token_id
     ends = [*named] if isinstance(named, Iterable) else [named]
-    return frozenset(end for end in (*ends, model.tokenizer.eos_token_id, end_of_turn) if end is not None)
+    ends += [model.tokenizer.eos_token_id, end_of_turn, *special_stops(model.tokenizer, stop)]
+    return frozenset(end for end in ends if end is not None)
 
 
 def generation_settings(tokens: int, padding: int) -> GenerationConfig:

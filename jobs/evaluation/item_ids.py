@@ -1,9 +1,11 @@
 """Ids of items: unique in a task, since scores of two models are compared item by item."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from launcher.errors import LauncherError
 
@@ -36,6 +38,13 @@ def numbered(names: Sequence[str]) -> list[str]:
         taken.add(one)
         found.append(one)
     return found
+
+
+def text_or_nothing(value: Any) -> str:
+    """Return a value of a record as a text, and an empty one for null, for no number (NaN), and for white space."""
+    is_nothing = value is None or (isinstance(value, float) and math.isnan(value))
+    text = "" if is_nothing else str(value)
+    return text if text.strip() else ""
 
 
 def check_ids(names: Sequence[str], key: str) -> None:

@@ -15,13 +15,12 @@ from jobs.data.chat.records import Record, read_records
 from jobs.data.corpus.file_list import matching
 from jobs.data.readers.source_stream import SourceStream
 from jobs.evaluation.batches import Batches, Row
-from jobs.evaluation.cblue_scores import mean_of_scores
-from jobs.evaluation.item_ids import check_ids, with_folders
+from jobs.evaluation.item_ids import check_ids, text_or_nothing, with_folders
 from jobs.evaluation.question_files import check_bad
 from jobs.evaluation.report import PreparedTask, TaskReport, TaskSettings, digest, nonzero, text_digest
 from jobs.rank.context import Context
 from launcher.artifacts.scores import FIXED_COLUMNS, Score, ScoredFile, TaskScores
-from launcher.artifacts.standard_errors import mean_of
+from launcher.artifacts.standard_errors import mean_of, mean_of_parts
 from launcher.errors import LauncherError
 from launcher.recipe.sections.judgement_task import JudgementTask
 
@@ -106,7 +105,7 @@ def _judgement(record: Record, place: str, task: JudgementTask) -> _Judgement:
         group = text_digest(described)[:16]
     identifier = place if told.get("id") is None else str(told["id"])
     its = {name: float(value) for name, value in sorted(marks.items())}
-    return _Judgement(identifier, str(group or ""), str(told.get("type") or ""), its)
+    return _Judgement(identifier, text_or_nothing(group), text_or_nothing(told.get("type")), its)
 
 
 def _names(found: Sequence[_Judgement], key: str) -> list[str]:
@@ -125,18 +124,9 @@ def _scores(found: Sequence[_Judgement], names: Sequence[str]) -> dict[str, Scor
     groups = [f"group {one.group}" if one.group else f"item {one.id}" for one in found]
     scores = {"mean": Score.of(mean_of([one.mean for one in found], groups))}
     scores |= {name: Score.of(mean_of([one.marks[name] for one in found], groups)) for name in names}
-    types = list(dict.fromkeys(one.type for one in found))
+    types = [one.type for one in found]
     if all(types):
-        by_type = {
-            type_: Score.of(
-                mean_of(
-                    [one.mean for one in found if one.type == type_],
-                    [group for group, one in zip(groups, found, strict=True) if one.type == type_],
-                )
-            )
-            for type_ in types
-        }
-        scores["mean_of_types"] = mean_of_scores(by_type, len(found))
+        scores["mean_of_types"] = Score.of(mean_of_parts([one.mean for one in found], types, groups))
     return scores
 
 

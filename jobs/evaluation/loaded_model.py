@@ -52,6 +52,8 @@ class LoadedModel:
     must call it equally often."""
     probed: dict[str, bool] = field(default_factory=dict, compare=False)
     """What was found out about it, by name."""
+    group: RankGroup | None = field(default=None, compare=False)
+    """All ranks, if each of them has the model; None: this process uses it by itself."""
 
     @property
     def identity(self) -> str:
@@ -131,7 +133,7 @@ def load_model(context: Context, section: EvaluatedModel, group: RankGroup, rewa
         model = _load_with_head(section, files.base, files.adapters, tokenizer, group.device, context.recipe.seed)
     else:
         model = load_weights(section, files.base, files.adapters, group.device, context.recipe.seed)
-    return LoadedModel(model.eval(), tokenizer, group.device, DTYPES[section.dtype], files.record)
+    return LoadedModel(model.eval(), tokenizer, group.device, DTYPES[section.dtype], files.record, group=group)
 
 
 def find_files(context: Context, section: EvaluatedModel, group: RankGroup) -> ModelFiles:

@@ -6,13 +6,14 @@ positions count on from the prompt's end for each. Logits are computed only wher
 Language Model Evaluation Harness has a row for each option.
 
 A model that cannot take such a mask (flash attention, ALiBi, a sliding window, recurrent layers, prompts of an adapter)
-is found out by a probe, and then has a row for each option, too.
+is found out by a probe, and then has a row for each option, too. Rank 0 probes for all ranks: batches depend on the
+outcome.
 """
 
 import copy
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +32,10 @@ _SHORTEST_HEADER = 16
 _LOGITS_AT_A_TIME = 1 << 25
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3}
 _ROUNDING_16_BITS = 0.3
-"""By how much the log-likelihoods of the probe may differ; where options saw one another it would be more."""
+"""By how much the log-likelihoods of the probe may differ because sums are rounded otherwise."""
+_PART_OF_LEAK = 0.5
+"""They must also differ by less than this part of what they would if options saw one another, which is little for a
+model that finds all tokens almost equally likely."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class OptionScorer:
         model: The model.
         requests: Of all items of a task.
         tokens_per_batch: Tokens computed at once, with padding.
-        shared: Whether options share a row with their prompt; None: if the model can do that.
+        shared: Whether options share a row with their prompt; None: if the model can do that. Then all ranks make the
+            first scorer of a model together.
     """
 
     def __init__(
@@ -64,10 +69,11 @@ class OptionScorer:
         self._requests = requests
         longest = max((len(one.context) + max(map(len, one.options)) for one in requests), default=0)
         # A mask of our own takes the place of the model's, sliding window included.
-        self._is_shared = takes_masks(model) and longest <= model.window if shared is None else shared
-        self._header_length = _common(requests) if self._is_shared else 0
+        self.is_shared = takes_masks(model) and longest <= model.window if shared is None else shared
+        """Whether options share a row with their prompt."""
+        self._header_length = _common(requests) if self.is_shared else 0
         lengths = [request.length - self._header_length for request in requests]
-        if not self._is_shared:
+        if not self.is_shared:
             lengths = [
                 len(request.options) * (len(request.context) + max(map(len, request.options)) - 1)
                 for request in requests
@@ -87,7 +93,7 @@ class OptionScorer:
         requests = [self._requests[number] for number in numbers]
         # What FSDP2 gathers in inference mode cannot be used in the backward pass of the next step.
         with torch.no_grad() if self._model.is_sharded else torch.inference_mode():
-            scores = self.shared(requests) if self._is_shared else self.one_by_one(requests)
+            scores = self.shared(requests) if self.is_shared else self.one_by_one(requests)
         for request, found in zip(requests, scores, strict=True):
             if any(map(math.isnan, found)):
                 raise LauncherError(
@@ -112,7 +118,10 @@ class OptionScorer:
 
     def shared(self, requests: Sequence[OptionRequest]) -> list[list[float]]:
         """Score requests with a row for each, which holds the prompt once and all options."""
-        rows = [_lay_out(request, self._header_length) for request in requests]
+        return self.score_rows([_lay_out(request, self._header_length) for request in requests])
+
+    def score_rows(self, rows: Sequence[_Row]) -> list[list[float]]:
+        """Score requests that are laid out."""
         hidden = self._hidden(rows)
         places = [(number, place) for number, row in enumerate(rows) for place, _, _ in row.predicted]
         index = torch.tensor(places, device=self._model.device).T
@@ -136,9 +145,17 @@ class OptionScorer:
             cache = _for_rows(self._header, len(rows))
             mask = torch.cat([mask.new_ones(len(rows), length, self._header_length), mask], -1)
             more = {"use_cache": True, "past_key_values": cache}
-        found = self._model.body(input_ids=ids, position_ids=positions, attention_mask=mask[:, None], **more)
+        mask = self._as_attention_takes_it(mask[:, None])
+        found = self._model.body(input_ids=ids, position_ids=positions, attention_mask=mask, **more)
         hidden: Tensor = found.last_hidden_state
         return hidden
+
+    def _as_attention_takes_it(self, mask: Tensor) -> Tensor:
+        """Return a mask in the form that the model's attention wants: eager attention adds it to its scores."""
+        if getattr(self._model.bare.config, "_attn_implementation", None) != "eager":
+            return mask
+        least = torch.finfo(self._model.dtype).min
+        return torch.zeros(mask.shape, dtype=self._model.dtype, device=mask.device).masked_fill(~mask, least)
 
     def _log_probabilities(self, hidden: Tensor, tokens: Sequence[int]) -> list[float]:
         """Return the log-probability of each token after its hidden state, some rows of logits at a time."""
@@ -183,10 +200,15 @@ def _for_rows(header: DynamicCache, rows: int) -> DynamicCache:
 
 
 def takes_masks(model: LoadedModel) -> bool:
-    """Tell whether a model computes a prompt with options behind it as it computes each text by itself."""
+    """Tell whether a model computes a prompt with options behind it as it computes each text by itself.
+
+    All ranks call this together the first time: rank 0's answer is that of all, or they would cut other batches.
+    """
     if "takes_masks" not in model.probed:
-        model.probed["takes_masks"] = takes = model.body is not None and _gives_the_same(model)
-        if not takes and not model.is_sharded:
+        is_main = model.group is None or model.group.is_main
+        takes = is_main and model.body is not None and _gives_the_same(model)
+        model.probed["takes_masks"] = takes = takes if model.group is None else model.group.from_main(takes)
+        if is_main and not takes and not model.is_sharded:
             print("model: cannot share a prompt among its options; each option gets a row of its own", flush=True)
     return model.probed["takes_masks"]
 
@@ -200,9 +222,14 @@ def _gives_the_same(model: LoadedModel) -> bool:
     try:
         with torch.inference_mode():
             shared, apart = scorer.shared([request])[0], scorer.one_by_one([request])[0]
+            row = _lay_out(request, 0)
+            leaking = scorer.score_rows([replace(row, segments=[0] * len(row.ids))])[0]
+    except torch.OutOfMemoryError:
+        raise  # a RuntimeError, which says nothing about masks
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
         return False
-    limit = _ROUNDING.get(model.dtype, _ROUNDING_16_BITS)
+    leak = max(abs(one - other) for one, other in zip(leaking, apart, strict=True))
+    limit = min(_ROUNDING.get(model.dtype, _ROUNDING_16_BITS), _PART_OF_LEAK * leak)
     return all(abs(one - other) <= limit for one, other in zip(shared, apart, strict=True))
 
 

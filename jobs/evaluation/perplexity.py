@@ -62,7 +62,8 @@ class _Windows:
     def _row(self, item: int, window: Window, values: Sequence[float]) -> Row:
         parts, sizes, place = [], [], 0
         for number, first, stop in self.places.parts(window.first, window.end):
-            its = values[place : place + stop - first]
+            # In a stream of documents, windows also reach over what begins a document, which is not part of its text.
+            its = values[place + max(0, min(stop, self._documents.lead) - first) : place + stop - first]
             place += stop - first
             if any(map(math.isnan, its)):
                 name, _ = self._documents.name(number)
@@ -94,7 +95,8 @@ def prepare_perplexity(
     length = _window_length(task, key, model)
     documents = open_documents(context, task, key, model, recipe.max_bad_fraction)
     windows = _Windows(documents, task, length, model, key)
-    items = digest(documents.identity, task.scheme, length, task.stride)
+    given = {"given": documents.lead} if task.scheme == "plain" else {}
+    items = digest(documents.identity, task.scheme, length, task.stride, *given.items())
     identity = digest(model.identity, items, recipe.tokens_per_batch)
     members = cut([window.length for window in windows.all], recipe.tokens_per_batch)
 

@@ -19,7 +19,7 @@ from jobs.data.readers.arrow_columns import fault_of_error
 from jobs.data.readers.compression import format_suffix
 from jobs.data.readers.source_stream import SourceStream
 from jobs.data.readers.text_file import csv_text, read_content
-from jobs.evaluation.item_ids import numbered
+from jobs.evaluation.item_ids import numbered, text_or_nothing
 from jobs.evaluation.question_files import check_bad
 from jobs.rank.context import Context
 from jobs.scoring.classification import Predictions
@@ -41,12 +41,20 @@ class SavedPredictions:
     ids: tuple[str, ...]
     """Unique: notes of one id are numbered in their order, `x`, `x#2`."""
     groups: tuple[str, ...]
-    """What rows share that are not independent; their ids, if nothing is named."""
+    """What rows share that are not independent; their ids, if nothing is named. Empty for a note that names nothing: it
+    stands alone."""
     classes: tuple[str, ...]
     found: Predictions
     files: tuple[ScoredFile, ...]
     bad: int
     """Rows that could not be read."""
+
+    @property
+    def units(self) -> list[str]:
+        """What is resampled together: notes of a group, or a note that has none."""
+        return [
+            f"group {group}" if group else f"note {name}" for group, name in zip(self.groups, self.ids, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -157,8 +165,8 @@ def _csv_rows(stream: SourceStream) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 
 def _row(record: Mapping[str, Any], task: ClassificationTask, classes: Sequence[str]) -> _Prediction:
-    name = record.get(task.id_column)
-    if name in (None, ""):
+    name = text_or_nothing(record.get(task.id_column))
+    if not name:
         raise ValueError(f"has no `{task.id_column}`")
     label = _flags(record.get(task.label_column), task, classes, task.label_column)
     if task.prediction_column:
@@ -167,7 +175,8 @@ def _row(record: Mapping[str, Any], task: ClassificationTask, classes: Sequence[
         chances = [_chance(record.get(f"{_PROBABILITY}{one}")) for one in classes]
         if task.labels != "multilabel" and abs(sum(chances) - 1) > _ROUNDING:
             raise ValueError(f"its probabilities add up to {sum(chances):.4f}, not to 1")
-    return _Prediction(str(name), str(record[task.group_column]) if task.group_column else str(name), label, chances)
+    group = text_or_nothing(record.get(task.group_column)) if task.group_column else name
+    return _Prediction(name, group, label, chances)
 
 
 def _flags(value: Any, task: ClassificationTask, classes: Sequence[str], column: str) -> list[int]:

@@ -19,7 +19,7 @@ from jobs.data.readers.bad_records import some_of_each
 from jobs.data.readers.source_stream import SourceStream
 from jobs.data.readers.text_file import csv_text, read_content, read_text_file
 from jobs.evaluation.choice_question import ChoiceQuestion, checked
-from jobs.evaluation.item_ids import check_ids, with_folders
+from jobs.evaluation.item_ids import check_ids, text_or_nothing, with_folders
 from jobs.evaluation.medcare_files import cblue_record, ccte_record, medcare_record
 from jobs.rank.context import Context
 from launcher.artifacts.scores import ScoredFile
@@ -116,7 +116,7 @@ def _mmlu_record(record: Record, key: str | None) -> ChoiceQuestion:
 
 
 def _choice_record(record: Record, key: str | None) -> ChoiceQuestion:
-    texts = {name: str(record[name]) for name in ("context", "group", "subject") if record.get(name) is not None}
+    texts = {name: text_or_nothing(record.get(name)) for name in ("context", "group", "subject")}
     return checked(key or "", record.get("question"), record.get("options"), record.get("answer"), **texts)
 
 
@@ -148,7 +148,7 @@ def _answers_record(record: Record, key: str | None) -> ChoiceQuestion:
     question = text_in(record, "question")
     if not question.strip():
         raise ValueError("has no text as `question`")
-    context, group = (str(record.get(name) or "") for name in ("context", "group"))
+    context, group = (text_or_nothing(record.get(name)) for name in ("context", "group"))
     return ChoiceQuestion(key or "", question, (), 0, context, group, references=tuple(listed))
 
 

@@ -8,13 +8,28 @@ from typing import Literal
 from jobs.evaluation.choice_question import LETTERS, ChoiceQuestion
 from launcher.recipe.sections.generation_task import ReadingRule
 
+_LISTED = (
+    # `B, C.`, `B, C and D`, `B, C are`: another option; `B, E. coli`, `B, T cells`, `B, A patient`: not one
+    r"[A-Z][*_`\"'\u201d\u2019)\]}$]{0,4}"
+    r"(?:\s*(?:\Z|\n|[,\uff0c、/:\uff1a)\]]|[.。;\uff1b!\uff01?\uff1f](?!\s?[a-z])|和|或|及|与|都|均)"
+    r"|\s+(?:and|or|are|were|both|because|since)\b)"
+)
+_ALONE = (
+    r"(?![A-Za-z0-9'\u2019])"
+    r"(?!\W{0,4}(?:or|and|或|和|及|与|、|/|&)\W{0,4}[A-Z](?![A-Za-z]))"  # `A or B`: undecided
+    r"(?!\W{0,4}[,\uff0c]\W{0,4}" + _LISTED + ")"
+)
 _LETTER = (
     # `A patient`: an article; `I would say`: a pronoun
-    r"(?P<found>[B-HJ-Z]|[AI](?!\s+(?!because|since|as\b|due|for\b|and\b|or\b)[a-z]))"
-    r"(?![A-Za-z0-9'\u2019])(?!\W{0,4}(?:or|and|或|和|、|/)\W{0,4}[A-Z](?![A-Za-z]))"  # `A or B`: undecided
+    r"(?P<found>[B-HJ-Z]|[AI](?!\s+(?!because|since|as\b|due|for\b|and\b|or\b)[a-z]))" + _ALONE
 )
 _OPENING = r"[\s:\uff1a*_`\"'“(\[{$]*(?:\\(?:text|mathrm|mathbf)\{)?"
-_DECISION = r"(?P<found>yes|no|maybe)(?![\w-])"
+_DECISIONS = "(?:yes|no|maybe)"
+_DECISION = (
+    rf"(?P<found>{_DECISIONS})(?![\w-])"
+    rf"(?!\W{{0,4}}(?:or\b|/|\|)\W{{0,4}}{_DECISIONS}\b)"  # `yes or no`, `yes, no or maybe`: undecided
+    rf"(?!\W{{0,4}},\W{{0,4}}{_DECISIONS}\W{{1,4}}(?:or\W{{1,4}})?{_DECISIONS}\b)"
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,9 @@ RULES: dict[ReadingRule, _Rule] = {
     ),
     "boxed": _Rule(re.compile(r"\\boxed" + _OPENING + _LETTER), "letter", "last"),
     "leading_letter": _Rule(
-        re.compile(r"\A[\s*_(\[]*(?:(?i:option)\s+)?(?P<found>[A-Z])(?:[)\]*_.:\uff1a,、]|\s*\Z|\s*\n)"),
+        re.compile(
+            r"\A[\s*_(\[]*(?:(?i:option)\s+)?(?P<found>[A-Z])" + _ALONE + r"(?:[)\]*_.。:\uff1a,\uff0c、]|\s*\Z|\s*\n)"
+        ),
         "letter",
         "first",
     ),

@@ -81,6 +81,8 @@ def has_plain_head(model: LoadedModel) -> bool:
     try:
         hidden: Any = model.body(input_ids=ids, use_cache=False).last_hidden_state
         ours = model.head(hidden)
+    except torch.OutOfMemoryError:
+        raise  # a RuntimeError, which says nothing about the head
     except (TypeError, ValueError, RuntimeError, AttributeError):
         return False
     whole: Tensor = model.model(input_ids=ids, use_cache=False).logits

@@ -37,7 +37,7 @@ class VllmEngine:
         end_of_turn: A token that ends a text, besides those that the model and its tokenizer name.
 
     Raises:
-        LauncherError: vLLM cannot apply the adapter.
+        LauncherError: vLLM cannot apply the adapter, or a stop string holds a special token and more.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class VllmEngine:
         self._requests = requests
         self._recipe = recipe
         self._process = process
-        self._ends = ends_of(model, end_of_turn)
+        self._ends = ends_of(model, end_of_turn, recipe.decoding.stop)
         self._settings = _settings(model, requests, recipe)
         self.batches = batches_for(requests, recipe.decoding, recipe.tokens_per_batch)
         self.tokens = 0

@@ -66,6 +66,8 @@ def windows_of_documents(places: DocumentPlaces, lead: int, length: int, stride:
 def windows_of_stream(places: DocumentPlaces, length: int, stride: int) -> list[Window]:
     """Cut all documents together: each but the first begins wherever the one before it ends.
 
+    The tokens that begin a document count as predicted here, although they are part of no text.
+
     Args:
         places: Of the documents.
         length: Tokens that the model reads at once.

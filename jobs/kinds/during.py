@@ -98,7 +98,12 @@ class _Tasks:
         tokenizer = load_tokenizer(self.context, self.recipe.model, {})
         dtype = DTYPES[self.recipe.precision.dtype]
         model = LoadedModel(
-            trainer.model, tokenizer, torch.device(trainer.args.device), dtype, is_sharded=self._is_sharded
+            trainer.model,
+            tokenizer,
+            torch.device(trainer.args.device),
+            dtype,
+            is_sharded=self._is_sharded,
+            group=self.group,
         )
         return prepare_tasks(self.context, self, self.during.tasks, model, prefix="during.")
 

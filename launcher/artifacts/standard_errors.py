@@ -4,7 +4,7 @@ Formulas: Miller, "Adding Error Bars to Evals" (https://arxiv.org/abs/2411.00640
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
@@ -73,6 +73,35 @@ def share_of(values: Sequence[float], clusters: Sequence[Hashable] | None = None
     return replace(mean_of(values, clusters), is_share=True)
 
 
+def mean_of_parts(values: Sequence[float], parts: Sequence[Hashable], clusters: Sequence[Hashable]) -> Mean:
+    """Return the mean of the means of several parts, each with the same weight, and its standard error.
+
+    SE^2 = sum_c (sum_{i in c} r_i)^2 with r_i = f_k (s_i - mean_k) / (K n_k) for an item of part k of K, where
+    f_k^2 = m_k / (m_k - 1) for the m_k clusters that have items in it. A cluster may have items in several parts. If
+    none does, that is the error of the mean of independent means; if all have one in each, that of `mean_of`.
+
+    Args:
+        values: A score for each item.
+        parts: What part of the items each belongs to.
+        clusters: What each item belongs to that is not independent of others.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("no values to take the mean of")
+    sizes = Counter(parts)
+    means = {part: total / sizes[part] for part, total in zip(sizes, sums_by_cluster(values, parts), strict=True)}
+    counts = Counter(part for part, _ in {*zip(parts, clusters, strict=True)})
+    mean, known = math.fsum(means.values()) / len(means), len(set(clusters))
+    shown = known if known < len(values) else None
+    if min(counts.values()) < 2:
+        return Mean(mean, None, len(values), shown)
+    weights = {part: math.sqrt(m / (m - 1)) / (len(means) * sizes[part]) for part, m in counts.items()}
+    residuals = [weights[part] * (value - means[part]) for value, part in zip(values, parts, strict=True)]
+    return Mean(mean, math.hypot(*sums_by_cluster(residuals, clusters)), len(values), shown)
+
+
 def ratio_of(numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable] | None) -> Mean:
     """Return the ratio of two sums and its standard error by linearisation (delta method; Cochran 1977, 6.4).
 
@@ -126,5 +155,8 @@ def mcnemar(only_first: int, only_second: int) -> float:
         only_second: Items that only the second model answers right.
     """
     discordant, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(discordant, count) for count in range(fewer + 1))
+    tail = term = 1
+    for count in range(fewer):
+        term = term * (discordant - count) // (count + 1)  # from one binomial to the next
+        tail += term
     return min(1.0, float(2 * tail / (1 << discordant)))

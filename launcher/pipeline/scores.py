@@ -1,6 +1,7 @@
 """The scores that the stages of a pipeline came to: one table of a whole system."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
 
 _SPLITS = ("test", "validation", "train")
+_UNITS = ("notes", "pairs", "answers")
+"""What a split counts its items as: of `classify`, of `reward` and `dpo`, and of answers without partners."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,12 @@ def read_stage_scores(pipeline: Pipeline) -> tuple[list[StageScore], list[str]]:
     """Read the headlines of all stages that have finished with scores, in the pipeline's order.
 
     Returns:
-        The headlines, and what the stages note, such as tasks whose files were not there.
+        The headlines, and what the stages note: tasks whose files were not there, and what their tasks note, such as
+        how many questions were asked.
     """
     found: list[StageScore] = []
-    notes: list[str] = []
+    noted: dict[tuple[str, str], list[str]] = {}
+    scored = Counter[str]()
     selected = {one.name for one in pipeline.record.stages if one.select}
     for stage in pipeline.record.stages:
         run = pipeline.run_of(stage.name)
@@ -51,8 +56,19 @@ def read_stage_scores(pipeline: Pipeline) -> tuple[list[StageScore], list[str]]:
         shown = stage.sweep or stage.name
         point = _values(run) if stage.sweep or stage.select else ""
         found += _of_tasks(shown, point, content) if "tasks" in content else _of_splits(shown, point, content)
-        notes += [f"{stage.name}: {note}" for note in content.get("notes", ())]
-    return found, notes
+        scored[shown] += 1
+        for note in _notes(content):
+            noted.setdefault((shown, note), []).append(stage.name)
+    return found, [
+        f"{shown if len(names) == scored[shown] else ', '.join(names)}: {note}"
+        for (shown, note), names in noted.items()
+    ]
+
+
+def _notes(content: dict[str, Any]) -> Iterator[str]:
+    yield from content.get("notes", ())
+    for task, told in content.get("tasks", {}).items():
+        yield from (f"`{task}`: {note}" for note in told.get("notes", ()))
 
 
 def _values(run: RunDir) -> str:
@@ -79,6 +95,6 @@ def _of_splits(stage: str, point: str, content: dict[str, Any]) -> Iterator[Stag
         return
     scores = splits[split]["scores"]
     metric = "auroc" if "auroc" in scores else next(iter(scores))
-    items = splits[split].get("notes", splits[split].get("pairs", 0))
+    items = next((splits[split][unit] for unit in _UNITS if unit in splits[split]), 0)
     found = scores[metric]
     yield StageScore(stage, point, split, metric, found["value"], found.get("low"), found.get("high"), items)

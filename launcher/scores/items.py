@@ -109,7 +109,7 @@ def _by_task(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[st
 def _task_items(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> TaskItems:
     return TaskItems(
         ids=tuple(row["id"] for row in rows),
-        clusters=tuple(row["group"] or row["id"] for row in rows),
+        clusters=tuple(f"group {row['group']}" if row["group"] else f"item {row['id']}" for row in rows),
         prompts=tuple(row["prompt_sha256"] or "" for row in rows),
         answers=tuple(row["answer"] or "" for row in rows),
         values={name: tuple(row[name] for row in rows) for name in columns},

@@ -185,7 +185,7 @@ def compare_groups(
     if len(models) > 1:
         refuse_other_items(models, {model.label: read_items(model.folder) for model in models})
     rows = [*_corrected([*_rows(ordered, chosen)])]
-    return GroupedComparison(tuple(ordered), tuple(rows), tuple(notes_on(models)))
+    return GroupedComparison(tuple(ordered), tuple(rows), (*_lacking(ordered, chosen), *notes_on(models)))
 
 
 def _method(model: ScoredModel) -> Any:
@@ -219,9 +219,8 @@ def _rows(groups: Sequence[SeedGroup], chosen: Sequence[tuple[str, str]]) -> Ite
     for task, metric in chosen:
         baseline: Spread | None = None
         for group in groups:
-            values = [_value(model, task, metric) for model in group.models]
-            known = [value for value in values if value is not None and math.isfinite(value)]
-            if len(known) < len(values) or not known:
+            known = _known(group, task, metric)
+            if len(known) < len(group.models):
                 if group is groups[0]:
                     break
                 continue
@@ -230,6 +229,23 @@ def _rows(groups: Sequence[SeedGroup], chosen: Sequence[tuple[str, str]]) -> Ite
             baseline = baseline or spread
             lower = metric in group.models[0].scores.tasks[task].lower_is_better
             yield GroupedScore(task, metric, group.label, tuple(known), spread, lower, difference)
+
+
+def _lacking(groups: Sequence[SeedGroup], chosen: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Say which means are not shown because seeds lack the score; other notes name tasks that a whole group lacks."""
+    for task, metric in chosen:
+        for group in groups:
+            count, lacking = len(group.models), len(group.models) - len(_known(group, task, metric))
+            if lacking and any(task in model.scores.tasks for model in group.models):
+                said = f"{lacking} of {count} seeds have no such score"
+                ending = "; nothing is compared with it, the baseline" if group is groups[0] else ""
+                yield f"`{task}`: no mean of `{metric}` for `{group.label}`: {said}{ending}"
+
+
+def _known(group: SeedGroup, task: str, metric: str) -> list[float]:
+    """Return the scores of the models that have one."""
+    values = [_value(model, task, metric) for model in group.models]
+    return [value for value in values if value is not None and math.isfinite(value)]
 
 
 def _value(model: ScoredModel, task: str, metric: str) -> float | None:

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 
-from launcher.artifacts.standard_errors import DETECTABLE, Z95, clustered_error, mcnemar, mean_of, ratio_of, share_of
+from launcher.artifacts.standard_errors import (
+    DETECTABLE,
+    Z95,
+    clustered_error,
+    mcnemar,
+    mean_of,
+    mean_of_parts,
+    ratio_of,
+    share_of,
+)
 
 VALUES = st.lists(st.floats(-10, 10, width=32), min_size=2, max_size=30)
 
@@ -144,6 +153,62 @@ def test_the_error_of_a_clustered_mean_agrees_with_resampling_clusters():
     assert mean_of(values.tolist(), clusters.tolist()).standard_error == pytest.approx(resampled.std(), rel=0.06)
 
 
+def cases_of_several_types(seed, cases=30, types=4, most=3):
+    """Marks of cases, each with up to so many questions of each type, which one good or bad answer moves together."""
+    draw = np.random.default_rng(seed)
+    rows = [
+        (case, type_, level + type_ + draw.normal(scale=0.4))
+        for case, level in enumerate(draw.normal(size=cases))
+        for type_ in range(types)
+        for _ in range(draw.integers(1, most + 1))
+    ]
+    clusters, parts, values = zip(*rows, strict=True)
+    return list(values), list(parts), list(clusters)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mean_of_parts_agrees_with_cluster_robust_regression(seed):
+    """On a dummy for each part: the error of the mean of the coefficients, from their covariance."""
+    values, parts, clusters = cases_of_several_types(seed)
+
+    found = mean_of_parts(values, parts, clusters)
+
+    dummies = (np.array(parts)[:, None] == np.arange(4)).astype(float)
+    settings = {"groups": np.array(clusters), "use_correction": False}
+    fitted = sm.OLS(np.array(values), dummies).fit(cov_type="cluster", cov_kwds=settings)
+    error = math.sqrt(fitted.cov_params().mean() * 30 / 29)
+    assert found.value == pytest.approx(fitted.params.mean())
+    assert found.standard_error == pytest.approx(error, rel=1e-9)
+    assert (found.n, found.clusters) == (len(values), 30)
+
+
+def test_the_mean_of_equal_parts_is_the_mean():
+    values, parts, clusters = cases_of_several_types(5, most=1)
+
+    found, plain = mean_of_parts(values, parts, clusters), mean_of(values, clusters)
+
+    assert (found.value, found.standard_error) == pytest.approx((plain.value, plain.standard_error))
+    assert found.clusters == plain.clusters == 30
+
+
+def test_the_error_of_parts_without_a_common_cluster_is_that_of_independent_means():
+    values, parts, _ = cases_of_several_types(1)
+
+    found = mean_of_parts(values, parts, range(len(values)))
+
+    each = [stats.sem([value for value, part in zip(values, parts, strict=True) if part == one]) for one in range(4)]
+    assert found.standard_error == pytest.approx(math.hypot(*each) / 4)
+    assert found.clusters is None
+
+
+def test_a_part_of_one_cluster_says_nothing_about_the_error():
+    found = mean_of_parts([1.0, 2.0, 4.0, 5.0], "aabb", [1, 2, 3, 3])
+
+    assert (found.value, found.standard_error, found.clusters) == (3.0, None, 3)
+    with pytest.raises(ValueError, match="no values"):
+        mean_of_parts([], [], [])
+
+
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (0, 1), (3, 3), (1, 7), (12, 30), (0, 9), (150, 190)])
 def test_mcnemar_agrees_with_statsmodels_and_scipy(first, second):
     found = mcnemar(first, second)
@@ -156,3 +221,13 @@ def test_mcnemar_agrees_with_statsmodels_and_scipy(first, second):
 def test_mcnemar_by_hand():
     assert mcnemar(1, 4) == 2 * (1 + 5) / 2**5
     assert mcnemar(2, 3000) == 0.0 or math.log10(mcnemar(2, 3000)) < -300
+
+
+def test_mcnemar_of_many_items_takes_each_binomial_from_the_one_before(monkeypatch):
+    computed = []
+    monkeypatch.setattr(math, "comb", lambda *given: computed.append(given))
+
+    found = mcnemar(9_800, 10_200)
+
+    assert found == pytest.approx(stats.binomtest(9_800, 20_000).pvalue, rel=1e-9)
+    assert not computed

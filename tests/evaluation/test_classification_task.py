@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,27 @@ def test_notes_of_a_patient_are_told_apart(tmp_path: Path) -> None:
     assert by_patient.scores.scores == by_note.scores.scores
 
 
+@pytest.mark.parametrize(
+    ("suffix", "nothing"), [("jsonl", None), ("jsonl", "left out"), ("parquet", math.nan), ("csv", ""), ("csv", " ")]
+)
+def test_notes_that_name_no_patient_stand_alone_and_are_counted(tmp_path: Path, suffix: str, nothing: Any) -> None:
+    rows = table(12)
+    rows["patient"] = [number // 2 for number in range(12)]
+    for place in (4, 7, 8):
+        rows["patient"][place] = nothing
+    rows["id"][4] = "3" if suffix != "parquet" else "3.0"  # also the name of a patient
+    write(tmp_path, rows, suffix)
+    path = tmp_path / f"found.{suffix}"
+    if nothing == "left out":
+        path.write_text(path.read_text().replace('"patient": "left out", ', ""))
+
+    report = score(tmp_path, group_column="patient")
+
+    assert report.scores.scores["accuracy"].clusters == 6 + 3
+    assert report.scores.counts["notes without a `patient`"] == 3
+    assert [item["group"] for item in report.items].count("") == 3
+
+
 def test_decisions_without_probabilities_have_scores_of_decisions_only(tmp_path: Path) -> None:
     rows = table()
     write(tmp_path, {name: rows[name] for name in ("id", "label", "said")})
@@ -159,6 +181,7 @@ def test_notes_with_several_labels(tmp_path: Path) -> None:
         ({"p_none": None}, {}, r"found\.jsonl:1: a probability of it is no number"),
         ({"p_none": 0.0, "p_some": 0.0, "p_many": 0.5}, {}, r"found\.jsonl:1: its probabilities add up to 0\.5000"),
         ({"id": ""}, {}, r"found\.jsonl:1: has no `id`"),
+        ({"id": " "}, {}, r"found\.jsonl:1: has no `id`"),
     ],
 )
 def test_what_cannot_be_used_is_named(

@@ -2,6 +2,7 @@
 
 import collections
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from jobs.evaluation.decoding import RowEnds, TokenScores, first_stop
 from jobs.evaluation.generator import GenerationRequest, Generator
 from jobs.evaluation.keyed_noise import gumbel, item_key
 from jobs.evaluation.loaded_model import LoadedModel
+from launcher.errors import LauncherError
 from launcher.recipe.sections.generation import Decoding
 from tests.support.merge_runs import BASE
 
@@ -135,6 +137,37 @@ def model():
     loaded = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
     loaded.generation_config.eos_token_id = [2, *range(420, 512, 3)]
     return LoadedModel(loaded, AutoTokenizer.from_pretrained(BASE), CPU, torch.float32, {})
+
+
+def special(model, token):
+    """The model with a tokenizer in which a token is special, so that texts are written without it."""
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+    assert len(tokenizer) == len(model.tokenizer)
+    return replace(model, tokenizer=tokenizer)
+
+
+def first_text(model, **decoding):
+    request = GenerationRequest("0", model.tokenizer.encode("We studied"))
+    [found] = Generator(model, [request], Decoding(max_new_tokens=20, **decoding), 1, 500).generate([0])
+    return found
+
+
+def test_a_stop_string_that_is_a_special_token_ends_a_text(model):
+    whole = first_text(model)
+    words = model.tokenizer.convert_ids_to_tokens(whole.ids)
+    place, token = next((place, word) for place, word in enumerate(words[1:-1], 1) if word[0] == "\u2581")
+    assert token not in words[:place]
+
+    found = first_text(special(model, token), stop=(token,))
+
+    assert (found.finish, found.ids) == ("stop", whole.ids[: place + 1])
+    assert found.text == model.tokenizer.decode(whole.ids[:place], clean_up_tokenization_spaces=False)
+
+
+def test_a_stop_string_that_holds_a_special_token_and_more_is_refused(model):
+    with pytest.raises(LauncherError, match=r"decoding\.stop: `</s>\n` holds the special token `</s>`, and texts are"):
+        first_text(model, stop=("\n", "</s>\n"))
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ from pyarrow import parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs.evaluation import generated_answers
+from jobs.evaluation.encode import PairEncoder
 from jobs.evaluation.generator import GeneratedText, Generator
+from jobs.evaluation.prompt_encoder import PromptEncoder
 from jobs.evaluation.report import text_digest
 from jobs.kinds.evaluate import main
 from launcher.artifacts.scores import read_scores
@@ -145,6 +147,60 @@ def test_the_second_pass_takes_the_letter_that_plain_transformers_finds_most_lik
         assert row["prediction"] == "ABCD"[likely.index(max(likely))]
     assert scores.scores.keys() == {"acc", "acc_read", "acc_at_3"}
     assert scores.scores["acc_at_3"].value >= scores.scores["acc"].value
+
+
+LONG = "and a word more " * 12
+OPTIONS = ["tea", "rest", LONG, f"{LONG}{LONG}"]
+
+
+def long_questions(folder, words):
+    """Questions whose second one has the longest options, with prompts that need all room or none."""
+    asked = {"question": "word " * words, "answer": 0}
+    write_records(
+        folder / "q.jsonl", [asked | {"id": "a", "options": ["x", "y"]}, asked | {"id": "b", "options": OPTIONS}]
+    )
+    task = {"name": "long", "files": "./q.jsonl", "format": "choice", "prompt": "biomed_llama"}
+    return evaluation(folder, task | {"answer": {"forced": "So: "}})
+
+
+def test_prompts_leave_room_for_the_longest_option_of_all_questions(tmp_path, monkeypatch):
+    writing(monkeypatch, lambda _: "Well.")
+    lengths = []
+    plain = PromptEncoder.encode
+
+    def remember(self, name, prompt):
+        request = plain(self, name, prompt)
+        lengths.append(len(request.ids))
+        return request
+
+    monkeypatch.setattr(PromptEncoder, "encode", remember)
+
+    counts = scores_of(long_questions(tmp_path, 400))["long"].counts
+
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    longest = len(tokenizer.encode(f"So: {OPTIONS[-1]}"))
+    assert longest > 100
+    assert lengths == [512 - 12 - longest - 1] * 2
+    assert counts["prompts cut at their start"] == 2
+    assert "prompts cut in the second pass" not in counts
+
+
+def test_prompts_that_the_second_pass_has_to_cut_are_counted(tmp_path, monkeypatch):
+    writing(monkeypatch, lambda name: "A text of more tokens than were foreseen. " * 20 if name == "a" else "Well.")
+
+    assert scores_of(long_questions(tmp_path, 400))["long"].counts["prompts cut in the second pass"] == 1
+
+
+def test_options_that_do_not_fit_into_the_model_are_refused_by_the_name_of_their_question(tmp_path, monkeypatch):
+    writing(monkeypatch, lambda _: "Well.")
+    monkeypatch.setattr(PairEncoder, "encode", lambda *_: raising("an option has 900 tokens"))
+
+    with pytest.raises(LauncherError, match=r"tasks\.0\.files: question `a`: an option has 900 tokens; correct or"):
+        main(long_questions(tmp_path, 4))
+
+
+def raising(said):
+    raise ValueError(said)
 
 
 def test_answers_without_options_are_compared_as_texts(tmp_path, monkeypatch):

@@ -58,6 +58,30 @@ def test_means_are_those_of_the_published_program(tmp_path, records):
     assert [row["fluency"] for row in items_of(context)] == [float(marks[0]) for marks in MARKS]
 
 
+def test_the_error_of_the_mean_of_types_counts_that_a_case_has_questions_of_several_types(tmp_path):
+    marks = [(5, 5, 5, 5), (5, 4, 5, 4), (2, 1, 2, 1), (1, 1, 1, 1), (4, 3, 3, 4), (4, 4, 4, 4)]
+    context = judgements(tmp_path, [judged(number, its) for number, its in enumerate(marks)])
+
+    main(context)
+
+    scores = scores_of(context).tasks["CCTE"].scores
+    assert scores["mean"].standard_error > 0.5
+    for name in ("value", "standard_error", "low", "clusters"):
+        assert getattr(scores["mean_of_types"], name) == pytest.approx(getattr(scores["mean"], name)), name
+
+
+def test_a_group_and_a_type_that_are_called_0_count(tmp_path):
+    records = [{"score": {"help": mark}, "group": 0, "type": mark % 2} for mark in (1, 2, 3, 5)]
+    context = judgements(tmp_path, [*records, {"score": {"help": 2}, "group": " ", "type": 0}])
+
+    main(context)
+
+    scores = scores_of(context).tasks["CCTE"].scores
+    assert scores["mean"].clusters == 2
+    assert scores["mean_of_types"].value == pytest.approx((2 + 3) / 2)
+    assert [row["group"] for row in items_of(context)] == ["0", "0", "0", "0", ""]
+
+
 @pytest.mark.parametrize(
     ("score", "said"),
     [

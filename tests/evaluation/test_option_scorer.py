@@ -1,6 +1,7 @@
 """Log-likelihoods of options: the same whether options share a row with their prompt or not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from transformers import (
     BloomForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
 )
@@ -20,6 +23,7 @@ from transformers import (
 from jobs.evaluation.encode import OptionRequest, PairEncoder
 from jobs.evaluation.loaded_model import LoadedModel
 from jobs.evaluation.option_scorer import OptionScorer, takes_masks
+from jobs.evaluation.token_scorer import has_plain_head
 from launcher.errors import LauncherError
 from tests.support.prepare_runs import ASSETS
 
@@ -108,11 +112,72 @@ def test_models_that_cannot_take_masks_are_found_out_and_scored_all_the_same(cap
             assert values == pytest.approx(expected, abs=1e-4)
 
 
+LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eager_attention_is_given_a_mask_that_it_can_add(dtype):
+    """It adds what it is given to its scores: of true and false that hides nothing."""
+    torch.manual_seed(0)
+    how = {"attn_implementation": "eager", "initializer_range": 0.1}
+    config = LlamaConfig(vocab_size=512, max_position_embeddings=128, **how, **LLAMA)
+    eager = replace(tiny(LlamaForCausalLM(config).to(dtype)), dtype=dtype)
+    requests = [OptionRequest(n, (*range(3, 33), 40 + n), ((5, 6), (7,), (8, 9, 10))) for n in range(4)]
+
+    assert takes_masks(eager)
+    shared, apart = scored(eager, requests, shared=True), scored(eager, requests, shared=False)
+
+    limit = 1e-4 if dtype == torch.float32 else 0.02
+    assert [value for row in shared for value in row] == pytest.approx([v for row in apart for v in row], abs=limit)
+
+
+def nearly_uniform():
+    """A model in 16 bits for which all tokens are almost equally likely, whatever it sees."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=4, n_positions=128)
+    return replace(tiny(GPT2LMHeadModel(config).to(torch.bfloat16)), dtype=torch.bfloat16)
+
+
+def test_a_model_that_forgets_masks_is_found_out_though_that_makes_little_difference(monkeypatch):
+    model = nearly_uniform()
+    assert takes_masks(replace(model, probed={}))
+
+    heeds = model.body.forward
+    monkeypatch.setattr(model.body, "forward", lambda *ids, **given: heeds(*ids, **(given | {"attention_mask": None})))
+
+    assert not takes_masks(model)
+
+
+def test_a_model_that_a_probe_has_no_memory_for_is_not_taken_for_one_that_takes_no_masks(monkeypatch):
+    model = nearly_uniform()
+
+    def no_memory(**_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(model.body, "forward", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        takes_masks(model)
+    with pytest.raises(torch.OutOfMemoryError):
+        has_plain_head(model)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_all_ranks_do_what_the_first_one_has_found_out(llama, monkeypatch, found):
+    """Batches would differ otherwise, and ranks would wait for one another without end."""
+    told = []
+    group = SimpleNamespace(is_main=False, from_main=lambda own: told.append(own) or found)
+    monkeypatch.setattr("jobs.evaluation.option_scorer._gives_the_same", lambda _: 1 / 0)
+    requests = [OptionRequest(0, (4, 5), ((6,), (7,)))]
+
+    scorer = OptionScorer(replace(llama, group=group, probed={}), requests, 600)
+
+    assert (scorer.is_shared, told) == (found, [False])
+
+
 def test_a_sliding_window_is_heeded():
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = MistralConfig(
-        vocab_size=512, num_key_value_heads=2, sliding_window=16, max_position_embeddings=128, **sizes
+        vocab_size=512, num_key_value_heads=2, sliding_window=16, max_position_embeddings=128, **LLAMA
     )
     mistral = tiny(MistralForCausalLM(config))
     requests = [OptionRequest(n, tuple(range(3, 40 + n)), ((5, 6), (7,), (8, 9, 10))) for n in range(3)]
@@ -155,7 +220,7 @@ def test_an_option_that_becomes_part_of_the_prompts_last_token_is_counted_or_ref
         try:
             outcomes.append(encoder.encode(0, context, [option]).joined)
         except ValueError as error:
-            assert "no tokens of its own" in str(error)
+            assert str(error) == "option A has no tokens of its own after the prompt"
             outcomes.append(True)
 
     assert any(outcomes)

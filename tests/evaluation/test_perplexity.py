@@ -136,15 +136,38 @@ def test_plain_windows_run_over_the_ends_of_documents(tmp_path: Path) -> None:
     model = loaded()
     report = score(tmp_path, model, windows="plain")
 
-    stream = [token for text in TEXTS for token in model.tokenizer(text)["input_ids"]]
-    expected, done = 0.0, 1
+    documents = [model.tokenizer(text)["input_ids"] for text in TEXTS]
+    assert {ids[0] for ids in documents} == {model.tokenizer.bos_token_id}
+    expected = loss_of_stream(model, documents)
+    assert [item["nll"] for item in report.items] == pytest.approx(expected, rel=1e-9)
+    assert [item["tokens"] for item in report.items] == [len(ids) - 1 for ids in documents]
+    assert [item["bytes"] for item in report.items] == [len(text.encode()) for text in TEXTS]
+
+
+def loss_of_stream(model: LoadedModel, documents: Sequence[Sequence[int]]) -> list[float]:
+    """Negative log-likelihood of each document but its first token, all cut together wherever a window ends."""
+    stream = [(number, place, token) for number, ids in enumerate(documents) for place, token in enumerate(ids)]
+    found, done = [0.0] * len(documents), 1
     while done < len(stream):
         end = min(len(stream), done + LENGTH)
-        expected += loss(model, stream[max(0, end - 1 - LENGTH) : end], end - done)
+        window = [token for _, _, token in stream[max(0, end - 1 - LENGTH) : end]]
+        with torch.no_grad():
+            chances = model.model(input_ids=torch.tensor([window[:-1]])).logits[0].double().log_softmax(-1)
+        for back in range(end - done):
+            number, place, token = stream[end - 1 - back]
+            found[number] -= float(chances[-1 - back, token]) if place else 0.0
         done = end
-    assert sum(item["nll"] for item in report.items) == pytest.approx(expected, rel=1e-9)
-    assert sum(item["tokens"] for item in report.items) == len(stream) - 1
-    assert [item["bytes"] for item in report.items] == [len(text.encode()) for text in TEXTS]
+    return found
+
+
+def test_plain_windows_over_a_corpus_predict_ends_of_documents_and_no_beginnings(tmp_path: Path) -> None:
+    corpus_of(tmp_path, TEXTS)
+    model = loaded()
+    report = score(tmp_path, model, corpus="notes", windows="plain")
+
+    documents = [[1, *model.tokenizer(text, add_special_tokens=False)["input_ids"], 2] for text in TEXTS]
+    assert [item["nll"] for item in report.items] == pytest.approx(loss_of_stream(model, documents), rel=1e-9)
+    assert [item["tokens"] for item in report.items] == [len(ids) - 1 for ids in documents]
 
 
 def test_batches_and_number_formats_make_no_difference(tmp_path: Path) -> None:

@@ -7,19 +7,26 @@ import re
 
 import orjson
 import pytest
+import torch
 from lm_eval.tasks.medmcqa import utils_medmcqa
 from lm_eval.tasks.medqa import preprocess_medqa
 from lm_eval.tasks.pubmedqa import preprocess_pubmedqa
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs.data.chat.records import read_records
 from jobs.data.readers.source_stream import SourceStream
+from jobs.evaluation.choice import prepare_choice
+from jobs.evaluation.encode import PairEncoder
+from jobs.evaluation.loaded_model import LoadedModel
 from jobs.evaluation.prompts import Prompt, choose_shots
 from jobs.evaluation.question_files import read_questions
 from launcher.errors import LauncherError
 from launcher.recipe.sections.evaluation_tasks import ChoiceTask
+from launcher.recipe.sections.generation_task import GenerateTask
 from tests.support.evaluation_runs import evaluation, put_assets
 from tests.support.prepare_runs import ASSETS, write_source
 
+CPU = torch.device("cpu")
 FILES = {
     "medqa": "medqa_40.jsonl",
     "medmcqa": "medmcqa_60.jsonl",
@@ -311,3 +318,54 @@ def test_too_few_examples_are_an_error_that_says_how_many_there_are(tmp_path):
 
     with pytest.raises(LauncherError, match="can have 1 examples, not 2; write fewer `shots`"):
         Prompt(task, "letters", questions).of(questions[0])
+
+
+def test_a_group_that_is_called_0_is_one(tmp_path):
+    records = [{"id": name, "question": "Which?", "answers": "tea", "group": group} for name, group in GROUPS.items()]
+    write_choice(tmp_path, *records)
+    task = GenerateTask.model_validate({"type": "generate", "name": "t", "format": "answers", "files": "./q.jsonl"})
+
+    found = read_questions(evaluation(tmp_path, SIMPLE_TASK), task, "tasks.0.files", 0.0)
+
+    assert [one.group for one in found.questions] == ["0", "0", "", ""]
+
+
+GROUPS = {"a": 0, "b": 0, "c": None, "d": " "}
+SIMPLE_TASK = {"type": "choice", "name": "t", "format": "choice", "files": "./q.jsonl"}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_batches_of_a_model_that_was_found_to_be_another_are_others(tmp_path, monkeypatch, shared):
+    """On another GPU a probe can end otherwise: what was computed then must not be taken for damaged."""
+    write_choice(tmp_path, SIMPLE)
+    context = evaluation(tmp_path, SIMPLE_TASK)
+    folder = ASSETS / "stories260k"
+    model = LoadedModel(
+        AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder), CPU, torch.float32
+    )
+    [task] = context.recipe.tasks
+    found = []
+    for takes in (True, shared):
+        monkeypatch.setattr("jobs.evaluation.option_scorer.takes_masks", lambda _, takes=takes: takes)
+        found.append(prepare_choice(context, context.recipe, task, "tasks.0", model).batches.identity)
+
+    assert (found[0] == found[1]) == shared
+
+
+def test_options_that_cannot_be_scored_are_named_by_question_and_letter_and_never_quoted(tmp_path, monkeypatch):
+    """Also those that have no tokens only without the question, which is known before anything is computed."""
+    write_choice(tmp_path, SIMPLE | {"id": "q1", "options": ["tea", "SECRET"], "answer": 0})
+    context = evaluation(tmp_path, SIMPLE_TASK | {"options": "texts"})
+    folder = ASSETS / "stories260k"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = LoadedModel(AutoModelForCausalLM.from_pretrained(folder), tokenizer, CPU, torch.float32)
+    [task] = context.recipe.tasks
+    bare = PairEncoder._bare
+    monkeypatch.setattr(PairEncoder, "_bare", lambda self, text: [] if "SECRET" in text else bare(self, text))
+
+    with pytest.raises(LauncherError) as said:
+        prepare_choice(context, context.recipe, task, "tasks.0", model)
+
+    assert str(said.value) == (
+        "tasks.0.files: question `q1`: option B has no tokens of its own after the prompt; correct or remove it"
+    )

@@ -66,6 +66,14 @@ def test_vllm_is_told_the_longest_text_and_all_tokens_that_end_one(context):
     assert all(0 <= one["seed"] < 2**63 for one in batch["prompts"])
 
 
+def test_vllm_is_told_a_stop_string_that_is_a_special_token_as_a_token(context):
+    decoding = context.recipe.decoding.model_copy(update={"stop": ("<s>", "so")})
+    recipe = context.recipe.model_copy(update={"decoding": decoding})
+    engine = open_engine(context, recipe, outlined(context), [GenerationRequest("a", [1])], end_of_turn=None)
+
+    assert engine._batch([])["sampling"]["stop_token_ids"] == [1, 2]
+
+
 def test_the_seed_of_a_text_depends_on_the_recipes_seed_and_the_prompts_id(context):
     model, found = outlined(context), []
     for seed in (1, 2):

@@ -313,6 +313,19 @@ def test_the_scores_of_its_stages_are_one_table(world: World, tmp_path: Path) ->
     assert found["published"] is None, "no system has the name of this pipeline"
 
 
+def test_notes_of_tasks_are_shown_with_the_scores_of_a_pipeline(world: World, tmp_path: Path) -> None:
+    pipeline = world.submit(CHAIN)
+    assert pipeline
+    task = choice_report(answered([True, False]), notes=("2 of 1273 questions",))
+    write_evaluation(pipeline.runs()["s0"].outputs, {"medqa": task}, "base", "abc123")
+    profile = tmp_path / "cluster.yaml"
+    profile.write_text(json.dumps({"name": "test", "roots": world.cluster.roots.model_dump()}))
+
+    shown, _ = launcher("compare", "p", "--cluster", str(profile))
+
+    assert "note: s0: `medqa`: 2 of 1273 questions" in shown.splitlines()
+
+
 def test_a_pipeline_without_scores_is_told(world: World, tmp_path: Path) -> None:
     assert world.submit(CHAIN)
     profile = tmp_path / "cluster.yaml"

@@ -18,6 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from launcher.artifacts.scores import ITEMS
 from launcher.run.paths import SCORES
 from launcher.scores.comparison import compare
+from launcher.scores.items import read_items
 from launcher.scores.scored_model import open_models
 from tests.support.command_line import launcher
 from tests.support.evaluations import answered, choice_report, perplexity_report, texts, write_evaluation
@@ -413,3 +414,13 @@ def test_comparing_changes_nothing_of_what_it_is_given(three):
 
     assert compare(models, models[2]).baseline == "small"
     assert [model.label for model in models] == ["base", "tuned", "small"]
+
+
+def test_an_item_on_its_own_is_not_of_the_group_that_has_its_name(tmp_path):
+    items = answered("1100", groups=("q01", "", "q01", ""))
+
+    found = read_items(write_evaluation(tmp_path / "run", {"qa": choice_report(items)}) / "outputs")["qa"]
+
+    first, alone, second, other = found.clusters
+    assert first == second
+    assert len({first, alone, other}) == 3

@@ -163,6 +163,30 @@ def test_a_group_without_the_task_has_an_empty_cell(tmp_path, six):
     assert r"plain & -- & $0.3500 \pm 0.0707$ \\" in out
 
 
+def without_score(folder, name):
+    """An evaluation whose score is not known."""
+    place = evaluation(folder, name, "1100101000")
+    path = place / "outputs" / "scores.json"
+    scores = json.loads(path.read_text())
+    scores["tasks"]["pubmedqa"]["scores"]["acc"] = {"value": None, "n": 10}
+    path.write_text(json.dumps(scores))
+    return place
+
+
+def test_a_mean_that_is_not_shown_since_a_seed_lacks_the_score_is_named(tmp_path, six):
+    unknown = str(without_score(tmp_path, "terms-seed4"))
+
+    found = as_json(*six, unknown)
+    compared = as_json(unknown, *six)
+
+    assert [row["group"] for row in found["rows"]] == ["plain"]
+    said = "`pubmedqa`: no mean of `acc` for `terms`: 1 of 4 seeds have no such score"
+    assert said in found["notes"]
+    assert compared["rows"] == []
+    assert f"{said}; nothing is compared with it, the baseline" in compared["notes"]
+    assert f"note: {said}" in " ".join(launcher("compare", "--group", *six, unknown)[0].split())
+
+
 def test_the_page_has_the_mean_and_every_seed_of_each_group(tmp_path, six):
     out, said = launcher("compare", "--group", *six, "--html", str(tmp_path / "page.html"))
 
