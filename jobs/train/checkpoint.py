@@ -17,8 +17,8 @@ from jobs.rank.deal import deal
 from jobs.rank.process_group import RankGroup
 from jobs.train.checkpoint_files import first_absent
 from jobs.train.checkpoint_manifest import (
-    Fault,
-    Manifest,
+    CheckpointFault,
+    CheckpointManifest,
     UnreadableCheckpointError,
     find_fault,
     find_unfinished,
@@ -179,9 +179,9 @@ class CheckpointStore:
 
     def _damage(self, folder: Path, step: int) -> str | None:
         """Say what is damaged in a checkpoint; None if it is intact."""
-        found: Manifest | Fault
-        found = self.group.from_main(try_manifest(folder, step) if self.group.is_main else Fault(""))
-        if isinstance(found, Fault):
+        found: CheckpointManifest | CheckpointFault
+        found = self.group.from_main(try_manifest(folder, step) if self.group.is_main else CheckpointFault(""))
+        if isinstance(found, CheckpointFault):
             return self._worst(folder, [found])
         absent = first_absent(found.files, self._required, found.world_size)
         if absent:
@@ -190,7 +190,7 @@ class CheckpointStore:
         told = self.group.collect([find_fault(folder, name, *found.files[name]) for name in share])
         return self._worst(folder, [fault for faults in told for fault in faults if fault])
 
-    def _worst(self, folder: Path, faults: Sequence[Fault]) -> str | None:
+    def _worst(self, folder: Path, faults: Sequence[CheckpointFault]) -> str | None:
         """Return the first damage of those faults; raise what may pass, if there is no damage."""
         if damages := sorted(fault.said for fault in faults if not fault.may_pass):
             return damages[0]

@@ -28,7 +28,7 @@ class UnreadableCheckpointError(OSError):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class CheckpointManifest:
     """What COMPLETE says."""
 
     step: int
@@ -38,7 +38,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class Fault:
+class CheckpointFault:
     """Why a checkpoint cannot be resumed from."""
 
     said: str
@@ -46,18 +46,18 @@ class Fault:
     """Whether the file system failed, so that the checkpoint may be intact."""
 
 
-def find_unfinished(folder: Path) -> Fault | None:
+def find_unfinished(folder: Path) -> CheckpointFault | None:
     """Say that a checkpoint was never finished; None if it was."""
     try:
         if stat.S_ISREG(os.stat(folder / COMPLETE).st_mode):
             return None
     except OSError as error:
         if may_pass(error):
-            return Fault(f"{COMPLETE} cannot be looked at ({error.strerror})", may_pass=True)
-    return Fault(f"{COMPLETE} is missing: the checkpoint was never finished")
+            return CheckpointFault(f"{COMPLETE} cannot be looked at ({error.strerror})", may_pass=True)
+    return CheckpointFault(f"{COMPLETE} is missing: the checkpoint was never finished")
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> CheckpointManifest:
     """Read COMPLETE.
 
     Raises:
@@ -71,27 +71,31 @@ def read_manifest(folder: Path) -> Manifest:
         raise ValueError(f"{world_size} ranks")
     if outside := [name for name in files if not _is_inside(name)]:
         raise ValueError(f"{outside[0][:80]!r} is not in it")
-    return Manifest(int(manifest["step"]), world_size, files)
+    return CheckpointManifest(int(manifest["step"]), world_size, files)
 
 
-def try_manifest(folder: Path, step: int) -> Manifest | Fault:
+def try_manifest(folder: Path, step: int) -> CheckpointManifest | CheckpointFault:
     """Read the manifest of a step's checkpoint, or say why that cannot be done."""
     try:
         manifest = read_manifest(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        return Fault(f"{COMPLETE} is unreadable ({type(error).__name__}: {error})", may_pass(error))
-    return manifest if manifest.step == step else Fault(f"{COMPLETE} is of step {manifest.step}")
+        return CheckpointFault(f"{COMPLETE} is unreadable ({type(error).__name__}: {error})", may_pass(error))
+    return manifest if manifest.step == step else CheckpointFault(f"{COMPLETE} is of step {manifest.step}")
 
 
-def find_fault(folder: Path, name: str, size: int, digest: str) -> Fault | None:
+def find_fault(folder: Path, name: str, size: int, digest: str) -> CheckpointFault | None:
     """Compare a file of a checkpoint with its entry in the manifest; None if it is as it was saved."""
     try:
         found_size, found_digest = fingerprint(folder / name)
     except OSError as error:
-        return Fault(f"{name} cannot be read ({error.strerror})", may_pass(error))
+        return CheckpointFault(f"{name} cannot be read ({error.strerror})", may_pass(error))
     if found_size != size:
-        return Fault(f"{name} has {found_size} bytes, not {size}")
-    return None if found_digest == digest else Fault(f"{name} has changed since it was saved (its checksum differs)")
+        return CheckpointFault(f"{name} has {found_size} bytes, not {size}")
+    return (
+        None
+        if found_digest == digest
+        else CheckpointFault(f"{name} has changed since it was saved (its checksum differs)")
+    )
 
 
 def fingerprint(path: Path) -> tuple[int, str]:

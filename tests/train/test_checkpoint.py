@@ -16,7 +16,7 @@ import torch
 from jobs.rank.process_group import RankGroup
 from jobs.train.checkpoint import CheckpointStore
 from jobs.train.checkpoint_files import first_absent, required_files
-from jobs.train.checkpoint_manifest import Fault, UnreadableCheckpointError, try_manifest
+from jobs.train.checkpoint_manifest import CheckpointFault, UnreadableCheckpointError, try_manifest
 from launcher.run.paths import COMPLETE, RunDir, published_steps
 
 ALONE = RankGroup(rank=0, world_size=1, leads_node=True, device=torch.device("cpu"), control=None)
@@ -207,7 +207,7 @@ def test_other_ranks_hear_from_the_one_that_cannot_read(run: RunDir) -> None:
     """No rank is left waiting for one that raised alone."""
     save(store_of(run), 10)
     said_by_rank_0: list[Any] = [None, 10, try_manifest(run.checkpoint(10), 10)]
-    found_by_rank_0 = [Fault("weights.bin cannot be read (Stale file handle)", may_pass=True)]
+    found_by_rank_0 = [CheckpointFault("weights.bin cannot be read (Stale file handle)", may_pass=True)]
 
     class SecondRank(RankGroup):
         def from_main(self, _: Any) -> Any:
