@@ -52,6 +52,7 @@ from jobs.rank.redact_errors import describe_invalid, redacting
 from jobs.rank.required_packages import require_packages
 from jobs.rank.secrets import load_secrets
 from jobs.rank.transfer import is_under_way
+from jobs.train.checkpoint_manifest import UnreadableCheckpointError
 from jobs.train.micro_batch import DoesNotFitError
 from launcher.errors import LauncherError
 from launcher.run.ledger import append_event
@@ -86,10 +87,19 @@ def main() -> int:
         what = "a worker process was killed, probably out of memory"
         return _announce(1, options, f"{who}: {what}; ask for more `resources.memory`, or fewer `cpus_per_task`")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        said = _explain(error)
+        if said is None:
             raise
-        where = f": {error.filename}" if error.filename else ""
-        return _announce(1, options, f"{who}: {error.strerror}{where}")
+        return _announce(1, options, f"{who}: {said}")
+
+
+def _explain(error: OSError) -> str | None:
+    """Say in one line what is wrong with the file system; None if only the traceback tells."""
+    if isinstance(error, UnreadableCheckpointError):
+        return str(error)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
 
 
 def _work(context: Context) -> int:

@@ -107,13 +107,34 @@ def _got_no_further(step: int, policy: Policy) -> str:
 
 
 def _reached(attempts: Sequence[Attempt]) -> int:
-    """Step that the run would resume from after these attempts."""
-    return max((attempt.last_step or 0 for attempt in attempts), default=0)
+    """Step that the run would resume from after these attempts.
+
+    One that resumed at an earlier step than was reached before it has lost what lies between: the checkpoints of later
+    steps were damaged, or somebody removed them.
+    """
+    reached = 0
+    for attempt in attempts:
+        if attempt.first_step is not None:
+            reached = min(reached, attempt.first_step)
+        reached = max(reached, attempt.last_step or 0)
+    return reached
 
 
 def _made_progress(attempts: Sequence[Attempt], attempt: Attempt) -> bool:
+    """Tell whether an attempt got further than the run was.
+
+    One that was thrown back gets further once it has saved a later step than its first. If the next one is thrown back
+    as well, it has to get beyond what was reached before: else a run that loses each of its checkpoints never ended.
+    """
     earlier = [other for other in attempts if other.number < attempt.number]
-    return (attempt.last_step or 0) > _reached(earlier)
+    last, reached = attempt.last_step or 0, _reached(earlier)
+    if _was_thrown_back(earlier, attempt) and not (earlier and _was_thrown_back(earlier[:-1], earlier[-1])):
+        reached = attempt.first_step or 0
+    return last > reached
+
+
+def _was_thrown_back(earlier: Sequence[Attempt], attempt: Attempt) -> bool:
+    return attempt.first_step is not None and attempt.first_step < _reached(earlier)
 
 
 _WORDS: dict[Reason, str] = {

@@ -84,7 +84,7 @@ class BatchFolder:
         try:
             content = self._path(number).read_bytes()
             return [json.loads(line) for line in content.splitlines()]  # of text they end at U+2028 and others, too
-        except (OSError, ValueError) as error:
+        except (FileNotFoundError, ValueError) as error:  # any other answer of the file system may pass
             raise LauncherError(f"{self._path(number)}: {error}; remove it and resume the run") from None
 
     def _path(self, number: int) -> Path:

@@ -70,7 +70,8 @@ def main(context: Context) -> None:
             **notes.facts(),
         }
         outputs, resampling = context.run.outputs, (evaluation.resamples, recipe.seed)
-        wait_for_main(run.group, partial(publish_scores, outputs, splits, notes.classes, resampling, facts))
+        publish = partial(publish_scores, outputs, splits, notes.classes, resampling, facts)
+        wait_for_main(run.group, publish, finishes=True)
         if run.group.is_main:
             print(f"{describe_best(trainer.state, evaluation.metric)}\n{describe_scores(outputs)}", flush=True)
         run.export(trainer, [recipe.data.name], pad_token=notes.tokenizer.pad_token)

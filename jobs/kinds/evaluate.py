@@ -50,7 +50,7 @@ def main(context: Context) -> None:
                 left_out = [task.name for task in recipe.tasks if task.name not in reports]
                 trainings = trainings_of(context, recipe.model)
                 publish = partial(publish_evaluation, context, described, trained_on, reports, left_out, trainings)
-                wait_for_main(group, publish)
+                wait_for_main(group, publish, finishes=True)
         if not group.is_main:
             return
         if share is None:

@@ -50,7 +50,8 @@ def main(context: Context) -> None:
             with noting_stop(context), closing(engine), GenerationProgress(context, *counted, engine) as progress:
                 carry_out(context, group, folder, batches, progress)
             if share is None:
-                wait_for_main(group, partial(publish_generations, context, recipe, model, prompts, folder))
+                publish = partial(publish_generations, context, recipe, model, prompts, folder)
+                wait_for_main(group, publish, finishes=True)
         if not group.is_main:
             return
         if share is None:

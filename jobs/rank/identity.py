@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from jobs.rank.context import Context
 from launcher.recipe.identity import identify
+from launcher.run.identity import describe_changed
 
 
 def note_identity(context: Context) -> None:
@@ -13,8 +14,8 @@ def note_identity(context: Context) -> None:
         return
     try:
         found = identify(context.recipe, context.record.locations)
-        if found is not None:
-            found.write(context.run.identity)
+        if found is not None and (changed := found.write(context.run.identity)):
+            print(f"warning: {describe_changed(changed)}", file=sys.stderr, flush=True)
     except OSError as error:
         with suppress(OSError):
             context.run.identity.unlink()

@@ -6,7 +6,7 @@ Agreement uses CPU tensors over gloo, so it neither waits for the GPU's queue no
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,7 +20,8 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 from jobs.rank.context import Context
 from jobs.rank.flight_recorder import keep_collectives
 from jobs.rank.ranks import Ranks
-from jobs.rank.stop_flag import StopRequested
+from jobs.rank.stop_flag import STOP, StopRequested
+from jobs.rank.transfer import ending_together
 from jobs.rank.watchdog import WATCHDOG
 from launcher.errors import LauncherError
 from launcher.run.collectives import collectives_file
@@ -122,20 +123,29 @@ class RankGroup:
         (self.progress or WATCHDOG.heartbeat)()
 
 
-def wait_for_main(group: RankGroup, work: Callable[[], Iterator[None]]) -> None:
+def wait_for_main(group: RankGroup, work: Callable[[], Iterator[None]], finishes: bool = False) -> None:
     """Let rank 0 do something for all while the others wait, however long it takes. A collective.
 
     Args:
         group: All ranks.
-        work: Called on rank 0; at each step of its iterator the others can be told to go on waiting.
+        work: Called on rank 0; at each step of its iterator the others can be told to go on waiting. A generator is
+            closed where a stop leaves it.
+        finishes: Whether it is done to its end though a stop is asked for, since it publishes what is finished.
 
     Raises:
         LauncherError: rank 0 raised it; every rank does.
+        StopRequested: some rank was asked to stop before it was done; every rank raises it.
     """
     steps = work() if group.is_main else iter(())
-    while (said := group.from_main(_go_on(steps) if group.is_main else "")) != _DONE:
-        if said != _UNDER_WAY:
-            raise LauncherError(said)
+    try:
+        while (said := group.from_main(_go_on(steps) if group.is_main else "")) != _DONE:
+            if said != _UNDER_WAY:
+                raise LauncherError(said)
+            if not finishes and group.any(STOP.is_requested())[0]:
+                raise StopRequested
+    finally:
+        if isinstance(steps, Generator):
+            steps.close()
 
 
 _DONE, _UNDER_WAY = "done", "under way"
@@ -171,12 +181,19 @@ def process_group(context: Context) -> Iterator[RankGroup]:
     kept = collectives_file(context.run.collectives(context.attempt), ranks.rank)
     WATCHDOG.on_hang(lambda: keep_collectives(kept))
     WATCHDOG.heartbeat()
+    group = RankGroup(ranks.rank, ranks.world_size, ranks.local_rank == 0, device, control)
     try:
-        yield RankGroup(ranks.rank, ranks.world_size, ranks.local_rank == 0, device, control)
+        # Of these agreements only those count as progress that tell of bytes.
+        with ending_together(replace(group, progress=_no_progress).any):
+            yield group
     except StopRequested:  # all ranks agreed on it
         dist.destroy_process_group()
         raise
     dist.destroy_process_group()
+
+
+def _no_progress() -> None:
+    pass
 
 
 def _export(ranks: Ranks) -> None:

@@ -4,6 +4,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Collection
 from contextlib import suppress
 
 _WORK = 0.01
@@ -39,9 +40,14 @@ class Computing:
 
 
 class Transferring:
-    """Connections of this process carry bytes, or its threads compute, as for checksums of what is there already."""
+    """Connections of this process carry bytes, or its threads compute, as for checksums of what is there already.
 
-    def __init__(self) -> None:
+    Args:
+        ignored: Connections that carry something else, as `carried_bytes` names them.
+    """
+
+    def __init__(self, ignored: Collection[str] = ()) -> None:
+        self._ignored = ignored
         self._carried = carried_bytes()
         self._computed = float("inf")
 
@@ -52,7 +58,8 @@ class Transferring:
             seconds: Since the last look.
         """
         before, self._carried = self._carried, carried_bytes()
-        moves = any(count > before.get(name, 0) for name, count in self._carried.items())
+        counted = (item for item in self._carried.items() if item[0] not in self._ignored)
+        moves = any(count > before.get(name, 0) for name, count in counted)
         computed, self._computed = self._computed, time.process_time() - time.thread_time()
         return moves or self._computed - computed >= _WORK * seconds
 

@@ -5,26 +5,32 @@ damaged one (an interrupted copy, rotten bits, a missing file) is moved to `quar
 resumed from. This module knows nothing of Trainer's or torch's formats.
 """
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from jobs.rank.atomic_files import sync
 from jobs.rank.deal import deal
 from jobs.rank.process_group import RankGroup
 from jobs.train.checkpoint_files import first_absent
-from launcher.run.paths import COMPLETE, RunDir, is_checkpoint_complete, published_steps
+from jobs.train.checkpoint_manifest import (
+    CheckpointFault,
+    CheckpointManifest,
+    UnreadableCheckpointError,
+    find_fault,
+    find_unfinished,
+    fingerprint,
+    may_pass,
+    read_manifest,
+    try_manifest,
+)
+from launcher.run.paths import COMPLETE, RunDir, published_steps
 from launcher.run.typed import read_object
 
 STAGING, CONVERTED, TRASH, QUARANTINE = ".staging", ".converted", ".trash", "quarantine"
-
-_MOST_RANKS = 10**6
-Files = dict[str, tuple[int, str]]
-"""Size and SHA-256 by path below the checkpoint."""
 
 
 class CheckpointStore:
@@ -100,7 +106,7 @@ class CheckpointStore:
                 sync(folder / name)
         self.group.barrier()
         share = self._share(sizes)
-        parts = self.group.collect({name: _fingerprint(folder / name) for name in share})
+        parts = self.group.collect({name: fingerprint(folder / name) for name in share})
         files = {name: entry for part in parts for name, entry in part.items()}
         absent = first_absent(files, self._required, self.group.world_size)
         if absent:
@@ -120,18 +126,21 @@ class CheckpointStore:
 
         Returns:
             Its step, or None to start from scratch. All ranks get the same answer.
+
+        Raises:
+            UnreadableCheckpointError: the file system does not give what may well be intact. All ranks raise it.
         """
-        if self.group.is_main:
-            self._sweep()
+        if error := self.group.from_main(self._try_sweep() if self.group.is_main else None):
+            raise error
         while True:
             step = self.group.from_main(_newest(self._run) if self.group.is_main else None)
             if step is None:
                 return None
-            faults = self._faults(self._run.checkpoint(step), step)
-            if not faults:
+            damage = self._damage(self._run.checkpoint(step), step)
+            if damage is None:
                 return step
             if self.group.is_main:
-                self._quarantine(self._run.checkpoint(step), faults[0])
+                self._quarantine(self._run.checkpoint(step), damage)
             self.group.barrier()
 
     def intact(self, step: int) -> Path:
@@ -139,15 +148,16 @@ class CheckpointStore:
 
         Raises:
             RuntimeError: it is damaged.
+            UnreadableCheckpointError: the file system does not give it now.
         """
         folder = self._run.checkpoint(step)
-        if faults := self._faults(folder, step):
-            raise RuntimeError(f"checkpoint {folder.name}: {faults[0]}")
+        if damage := self._damage(folder, step):
+            raise RuntimeError(f"checkpoint {folder.name}: {damage}")
         return folder
 
     def saved_by(self, step: int) -> int:
         """Return the number of ranks that saved a checkpoint. Not a collective."""
-        return int(_read_manifest(self._run.checkpoint(step))["world_size"])
+        return read_manifest(self._run.checkpoint(step)).world_size
 
     def describe(self, step: int | None) -> str:
         """Describe where training starts, for the log. Not a collective."""
@@ -167,17 +177,41 @@ class CheckpointStore:
         numbers = deal([sizes[name] for name in names], self.group.world_size)[self.group.rank]
         return [names[number] for number in numbers]
 
-    def _faults(self, folder: Path, step: int) -> list[str]:
-        manifest = self.group.from_main(_try_manifest(folder, step) if self.group.is_main else "")
-        if isinstance(manifest, str):
-            return [manifest]
-        files: Files = manifest["files"]
-        absent = first_absent(files, self._required, manifest["world_size"])
+    def _damage(self, folder: Path, step: int) -> str | None:
+        """Say what is damaged in a checkpoint; None if it is intact."""
+        found: CheckpointManifest | CheckpointFault
+        found = self.group.from_main(try_manifest(folder, step) if self.group.is_main else CheckpointFault(""))
+        if isinstance(found, CheckpointFault):
+            return self._worst(folder, [found])
+        absent = first_absent(found.files, self._required, found.world_size)
         if absent:
-            return [f"{absent} is missing, and the run cannot resume without it"]
-        share = self._share({name: size for name, (size, _) in files.items()})
-        found = self.group.collect([_fault(folder, name, *files[name]) for name in share])
-        return sorted(fault for faults in found for fault in faults if fault)
+            return f"{absent} is missing, and the run cannot resume without it"
+        share = self._share({name: size for name, (size, _) in found.files.items()})
+        told = self.group.collect([find_fault(folder, name, *found.files[name]) for name in share])
+        return self._worst(folder, [fault for faults in told for fault in faults if fault])
+
+    def _worst(self, folder: Path, faults: Sequence[CheckpointFault]) -> str | None:
+        """Return the first damage of those faults; raise what may pass, if there is no damage."""
+        if damages := sorted(fault.said for fault in faults if not fault.may_pass):
+            return damages[0]
+        if passing := sorted(fault.said for fault in faults):
+            raise self._unreadable(folder, passing[0])
+        return None
+
+    def _unreadable(self, folder: Path, said: str) -> UnreadableCheckpointError:
+        return UnreadableCheckpointError(
+            f"checkpoint {folder.name}: {said}; it may be intact, so it stays where it is, and the next attempt tries "
+            f"again; if this goes on, repair the file system, or move {folder} into "
+            f"{self._run.checkpoints / QUARANTINE} to resume from the checkpoint before it"
+        )
+
+    def _try_sweep(self) -> UnreadableCheckpointError | None:
+        """Sweep, on rank 0; what the other ranks have to know as well is returned."""
+        try:
+            self._sweep()
+        except UnreadableCheckpointError as error:
+            return error
+        return None
 
     def _sweep(self) -> None:
         """Remove the remains of killed attempts; quarantine folders that were never completed."""
@@ -185,8 +219,11 @@ class CheckpointStore:
         for name in (STAGING, CONVERTED, TRASH):
             shutil.rmtree(self._run.checkpoints / name, ignore_errors=True)
         for folder in sorted(self._run.checkpoints.glob("step-*")):
-            if not is_checkpoint_complete(folder):
-                self._quarantine(folder, f"{COMPLETE} is missing: the checkpoint was never finished")
+            fault = find_unfinished(folder)
+            if fault and fault.may_pass:
+                raise self._unreadable(folder, fault.said)
+            if fault:
+                self._quarantine(folder, fault.said)
 
     def _quarantine(self, folder: Path, reason: str) -> None:
         place = _free_name(self._run.checkpoints / QUARANTINE / folder.name)
@@ -205,7 +242,10 @@ class CheckpointStore:
         trash = self._run.checkpoints / TRASH
         steps = published_steps(self._run)
         newest = steps[-self._keep :]
-        kept = {*newest, *(_best_known_to(self._run.checkpoint(step)) for step in newest)}
+        try:
+            kept = {*newest, *(_best_known_to(self._run.checkpoint(step)) for step in newest)}
+        except OSError:
+            return  # which one is the best is not known now: the next checkpoint removes what is too much
         for step in (step for step in steps if step not in kept):
             trash.mkdir(exist_ok=True)  # renamed first, so that no half-removed folder looks complete
             os.rename(self._run.checkpoint(step), trash / f"{step}")
@@ -216,56 +256,21 @@ def _newest(run: RunDir) -> int | None:
     return max(published_steps(run), default=None)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    manifest = read_object(folder / COMPLETE)
-    files = {name: (int(size), str(digest)) for name, (size, digest) in manifest["files"].items()}
-    world_size = int(manifest["world_size"])
-    if not 0 < world_size <= _MOST_RANKS:
-        raise ValueError(f"{world_size} ranks")
-    if outside := [name for name in files if not _is_inside(name)]:
-        raise ValueError(f"{outside[0][:80]!r} is not in it")
-    return {"step": int(manifest["step"]), "world_size": world_size, "files": files}
-
-
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return name.isprintable() and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
-
-
 def _best_known_to(folder: Path) -> int | None:
     try:
         best = read_object(folder / COMPLETE).get("best")
-    except (OSError, ValueError, AttributeError):  # an old checkpoint that rotted is no reason to end a training
+    except (ValueError, AttributeError):  # an old checkpoint that rotted is no reason to end a training
+        return None
+    except OSError as error:
+        if may_pass(error):
+            raise
         return None
     return best if isinstance(best, int) else None
-
-
-def _try_manifest(folder: Path, step: int) -> dict[str, Any] | str:
-    try:
-        manifest = _read_manifest(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        return f"{COMPLETE} is unreadable ({type(error).__name__}: {error})"
-    return manifest if manifest["step"] == step else f"{COMPLETE} is of step {manifest['step']}"
 
 
 def _list_files(folder: Path) -> dict[str, int]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-
-
-def _fingerprint(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fault(folder: Path, name: str, size: int, digest: str) -> str | None:
-    try:
-        found_size, found_digest = _fingerprint(folder / name)
-    except OSError as error:
-        return f"{name} cannot be read ({error.strerror})"
-    if found_size != size:
-        return f"{name} has {found_size} bytes, not {size}"
-    return None if found_digest == digest else f"{name} has changed since it was saved (its checksum differs)"
 
 
 def _seal(folder: Path, manifest: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ from jobs.train.metrics import EvaluationMetrics, Row, StepMetrics, print_row
 from jobs.train.micro_batch import explaining_memory, sized
 from jobs.train.nan_guard import FiniteLoss
 from jobs.train.output_link import publish_name, refuse_taken
+from jobs.train.resume import resume_from
 from jobs.train.rollouts.samples import Sampled, write_samples
 from jobs.train.step_times import StragglerWatch
 from jobs.train.stop_callback import StepControl
@@ -91,8 +92,8 @@ class TrainingRun(Generic[R]):
             **arguments: Of `arguments_class`, besides those of every training.
 
         Raises:
-            LauncherError: the recipe does not fit the ranks of this attempt or trains nothing, or a base adapter is not
-                usable.
+            LauncherError: the recipe does not fit the ranks of this attempt or trains nothing, a base adapter is not
+                usable, or the data has another length than the checkpoint knows.
         """
         context, recipe, group = self.context, self.recipe, self.group
         self.steps = steps
@@ -104,9 +105,8 @@ class TrainingRun(Generic[R]):
             layout.uses_fsdp, layout.zero_stage, recipe.precision.dtype == "fp16", adapted=recipe.adapter is not None
         )
         self._store = CheckpointStore(context.run, group, recipe.checkpoint.keep, [*required, *state_files])
-        resumed = self._store.find_resume()
+        resumed = resume_from(context, recipe, self._store, steps)
         if group.is_main:
-            append_event(context.run.ledger, context.attempt, first_step=resumed or 0, total_steps=steps)
             print(f"attempt {context.attempt}: {layout}, {self._store.describe(resumed)}", flush=True)
         self._checkpoint = None if resumed is None else loadable(self._store, layout, resumed)
         self._layout = replace(layout, resumes_converted=self._checkpoint == self._store.converted)

@@ -56,7 +56,12 @@ def _convert(checkpoint: Path, target: Path, how: str) -> Iterator[None]:
     [parts] = checkpoint.glob("global_step*")
     began, what = time.monotonic(), f"converting {checkpoint.name} {how}"
     print(f"{what}: {_gigabytes(parts)} ...", flush=True)
-    yield from _wait_for(_start_converter(parts, target / f"{parts.name}_universal", target / "log"), what, target)
+    converter = _start_converter(parts, target / f"{parts.name}_universal", target / "log")
+    try:
+        yield from _wait_for(converter, what, target)
+    finally:
+        converter.kill()  # a stop leaves it at work; one that has ended is not there to be killed
+        converter.wait()
     print(f"{what}: done in {time.monotonic() - began:.0f} s", flush=True)
 
 

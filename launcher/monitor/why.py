@@ -11,6 +11,7 @@ from launcher.monitor.observed_state import ObservedState, State, decide_state
 from launcher.monitor.run_state import RunState, ask_about, read_state
 from launcher.monitor.tracebacks import RankError, find_errors, find_stacks
 from launcher.recipe import KINDS
+from launcher.run.identity import RunIdentity, describe_changed
 from launcher.run.ledger import Attempt
 from launcher.run.paths import RunDir, expand
 from launcher.run.stacks import SharedStack
@@ -61,6 +62,7 @@ def explain_run(cluster: Cluster, run: RunDir) -> Explanation:
         sentences=(
             *_explain_state(observed, job, ended),
             *(_explain_attempts(state, ended, observed.state not in _GOING_ON) if ended else ()),
+            *_explain_inputs(state),
             *_explain_guardian(state, observed.state not in _GOING_ON),
             *_explain_nodes(state, cluster),
         ),
@@ -112,6 +114,13 @@ def _explain_attempts(state: RunState, ended: Attempt, is_over: bool) -> Iterato
     if earlier:
         told = ", ".join(f"{one.number} {EXIT_REASONS[one.reason].short or one.reason}" for one in earlier)
         yield f"Attempts before it: {told}."
+
+
+def _explain_inputs(state: RunState) -> Iterator[str]:
+    """Say which inputs changed while the run was under way."""
+    noted = RunIdentity.read(state.folder.identity)
+    if noted is not None and noted.is_mixed:
+        yield f"{describe_changed(noted.changed)}."
 
 
 def _explain_guardian(state: RunState, is_over: bool) -> Iterator[str]:

@@ -5,7 +5,9 @@ identity and puts the run into the index of finished runs (`launcher.run.index`)
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ class RunIdentity:
     makes: MadeArtifact | None = None
     is_mixed: bool = False
     """Whether the inputs changed between two attempts, so that the result has no identity."""
+    changed: tuple[str, ...] = ()
+    """The keys of those that did."""
 
     def name(self, cache: Path) -> str:
         """Work the identity out.
@@ -58,11 +62,24 @@ class RunIdentity:
         """Tell whether the inputs are still what they were when this was noted."""
         return all(content.is_unchanged() for _, content in self.inputs)
 
-    def write(self, path: Path) -> None:
-        """Write identity.json; a later attempt that finds other inputs says so."""
-        before = RunIdentity.read(path)
-        is_mixed = before is not None and (before.is_mixed or before.inputs != self.inputs)
-        replace_text(path, json.dumps(replace(self, is_mixed=is_mixed).as_json(), indent=1) + "\n")
+    def write(self, path: Path) -> tuple[str, ...]:
+        """Write identity.json; a later attempt that finds other inputs says so.
+
+        Returns:
+            The keys of the inputs that have changed since an earlier attempt noted them.
+        """
+        before, now = RunIdentity.read(path), self
+        changed = () if before is None else before.differences(self)
+        if before is not None:
+            keys = dict.fromkeys((*before.changed, *changed))
+            now = replace(self, is_mixed=before.is_mixed or bool(changed), changed=tuple(keys))
+        replace_text(path, json.dumps(now.as_json(), indent=1) + "\n")
+        return changed
+
+    def differences(self, other: "RunIdentity") -> tuple[str, ...]:
+        """Return the keys of the inputs that are not the same in both, each once."""
+        pairs = zip_longest(self.inputs, other.inputs)
+        return tuple(dict.fromkeys(key for ours, theirs in pairs if ours != theirs for key, _ in [ours or theirs]))
 
     def note_made(self, path: Path) -> "RunIdentity":
         """Write what was made into identity.json, too."""
@@ -78,7 +95,8 @@ class RunIdentity:
         made = self.makes
         makes = made and {"type": made.type, "path": made.path, "content": made.content and made.content.as_json()}
         inputs = [[key, content.as_json()] for key, content in self.inputs]
-        return {"recipe": self.recipe, "inputs": inputs, "makes": makes, "is_mixed": self.is_mixed}
+        mixed = {"is_mixed": self.is_mixed, "changed": list(self.changed)}
+        return {"recipe": self.recipe, "inputs": inputs, "makes": makes, **mixed}
 
     @classmethod
     def read(cls, path: Path) -> "RunIdentity | None":
@@ -90,9 +108,21 @@ class RunIdentity:
             if makes:
                 content = makes["content"] and Content.from_json(makes["content"])
                 made = MadeArtifact(makes["type"], makes["path"], content or None)
-            return cls(found["recipe"], inputs, made, found["is_mixed"])
-        except (OSError, ValueError, LookupError, TypeError):
+            keys = found.get("changed", ())  # older launchers did not say
+            changed = tuple(key for key in keys if isinstance(key, str) and key.isprintable())
+            return cls(found["recipe"], inputs, made, found["is_mixed"], changed)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
+
+
+def describe_changed(keys: Sequence[str]) -> str:
+    """Say that inputs of a run changed between two attempts.
+
+    Args:
+        keys: Theirs, in the recipe.
+    """
+    told = ", ".join(f"`{key}`" for key in keys) or "its inputs"
+    return f"{told} changed between two attempts: the result comes from both, and `launcher submit` does not reuse it"
 
 
 def part_of(recipe: str) -> str:

@@ -120,6 +120,58 @@ def test_three_failures_at_the_same_step_stop_a_run() -> None:
     assert "3 attempts in a row got no further than step 10" in decision.message
 
 
+def thrown_back(*steps: tuple[int, int], reason: Reason = "time_limit") -> list[Attempt]:
+    """Attempts of (first step, last step), after one that reached step 10,000."""
+    rows = [(0, 10_000), *steps]
+    return [
+        Attempt(n, first_step=first, last_step=last, reason=reason, action="requeue")
+        for n, (first, last) in enumerate(rows)
+    ]
+
+
+def test_a_run_that_was_thrown_back_makes_progress_below_what_it_had_reached() -> None:
+    saved = EndReason("time_limit", "STOP", exit_code=75, stop=TIME_LIMIT)
+    attempts = thrown_back((0, 2000), (2000, 4000), (4000, 6000))
+
+    for count in (2, 3, 4):
+        decision = decide_restart(attempts[:count], saved, Policy())
+        assert (decision.action, decision.message) == (
+            "requeue", f"reached the time limit, step {(count - 1) * 2000} is safe",
+        )  # fmt: skip
+
+
+def test_a_run_that_was_thrown_back_and_is_stuck_there_stops_and_says_where() -> None:
+    saved = EndReason("time_limit", "STOP", exit_code=75, stop=TIME_LIMIT)
+    attempts = thrown_back((0, 2000), (2000, 2000), (2000, 2000), (2000, 2000))
+
+    assert decide_restart(attempts[:4], saved, Policy()).action == "requeue"
+    decision = decide_restart(attempts, saved, Policy())
+    assert decision.action == "stop"
+    assert "3 attempts in a row got no further than step 2000" in decision.message
+
+
+def test_failures_before_a_throw_back_do_not_count_against_what_comes_after() -> None:
+    attempts = [*thrown_back((10_000, 10_000), (10_000, 10_000), reason="error")[:3]]
+    attempts.append(Attempt(3, first_step=0, last_step=500))
+
+    assert decide_restart(attempts, ERROR, Policy(max_failures=9)).action == "requeue"
+
+
+def test_a_run_that_loses_its_checkpoints_again_and_again_stops() -> None:
+    saved = EndReason("time_limit", "STOP", exit_code=75, stop=TIME_LIMIT)
+
+    assert decide_restart(thrown_back(*[(0, 10_000)] * 3), saved, Policy()).action == "requeue"
+    assert decide_restart(thrown_back(*[(0, 10_000)] * 4), saved, Policy()).action == "stop"
+
+
+def test_an_attempt_that_ends_before_it_resumed_throws_nothing_back() -> None:
+    attempts = [*thrown_back((10_000, 12_000)), *(Attempt(n, reason="error", action="requeue") for n in (2, 3, 4))]
+
+    decision = decide_restart(attempts, ERROR, Policy(max_failures=9))
+
+    assert decision.message == "failed, step 12000 is safe; 3 attempts in a row got no further than step 12000"
+
+
 def test_three_failures_from_the_start_stop_a_run() -> None:
     decision = decide_restart([Attempt(n, reason="error", action="requeue") for n in range(3)], ERROR, Policy())
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -155,3 +156,19 @@ def test_a_full_disk_names_the_folder(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device") as error:
         BatchFolder(tmp_path, batches).write(0, [{"item": 0}])
     assert error.value.filename == str(tmp_path / "task-0123456789abcdef")
+
+
+def test_a_file_system_that_fails_is_no_damaged_batch(tmp_path, monkeypatch):
+    """What counts as damaged ends the run for good, and its message has the batch removed."""
+    batches = Batches("task", "0123456789abcdef0", [[0]], lambda numbers: [{"item": number} for number in numbers])
+    folder = BatchFolder(tmp_path, batches)
+    folder.write(0, batches.work([0]))
+
+    def fail(self):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(self))
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Stale file handle"):
+        patched.setattr("pathlib.Path.read_bytes", fail)
+        folder.read()
+
+    assert folder.read() == [{"item": 0}]

@@ -22,9 +22,19 @@ from jobs.train.lr_schedule import lr_factor
 from launcher.recipe import SftRecipe, read_recipe
 from launcher.recipe.identity import method_checksum
 from launcher.run.ledger import read_json_lines
-from launcher.run.paths import FINISHED, NEVER_RESTART, RunDir
+from launcher.run.paths import CONTINUE, FINISHED, NEVER_RESTART, RunDir
 from tests.support.shared_data import shared_data
-from tests.support.training_runs import ASSETS, Attempt, cpt_recipe, kill_at, losses, make_run_of, preempt_at, train
+from tests.support.training_runs import (
+    ASSETS,
+    Attempt,
+    cpt_recipe,
+    kill_at,
+    losses,
+    make_run_of,
+    preempt_at,
+    start,
+    train,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -322,6 +332,38 @@ def test_too_little_data_is_refused_instead_of_exported_untrained(tmp_path: Path
     assert attempt.exit_codes == [NEVER_RESTART]
     assert said in attempt.log()
     assert not run.outputs.exists()
+
+
+STOPS_AFTER_A_SOURCE = """
+import sys
+import jobs.__main__ as task
+from jobs.data.chat import tokenised_source
+from jobs.rank import process_group
+from jobs.rank.stop_flag import STOP
+describe = tokenised_source.describe
+def stop(source):
+    STOP.signal = "SIGTERM"
+    return describe(source)
+tokenised_source.describe = stop
+process_group._REPORT_SECONDS = -1
+sys.exit(task.main())
+"""
+
+
+def test_a_stop_ends_the_tokenising_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    records = [json.dumps({"instruction": f"Q {number}", "output": "a"}) for number in range(20)]
+    (tmp_path / "q.jsonl").write_text("\n".join(records))
+    sources = [{"name": name, "files": "q.jsonl", "format": "alpaca"} for name in ("first", "second")]
+    run = make_run(tmp_path, data={"sources": sources}, schedule={"length": "2 steps", "warmup": "0 steps"})
+
+    stopped = start(run, program=("-c", STOPS_AFTER_A_SOURCE))
+
+    assert stopped.wait() == [CONTINUE], stopped.log()
+    assert [path.parent.name for path in run.examples.glob("*/source.json")] == ["first"]
+    assert not run.checkpoints.exists()
+    last = train(run, attempt=1)
+    assert last.exit_codes == [FINISHED], last.log()
+    assert [name for name in ("first", "second") if f"{name}: train 20 examples" in last.log()] == ["second"]
 
 
 def test_rows_are_padded_to_the_longest_only(folder: Path, alone: RunDir) -> None:

@@ -15,6 +15,8 @@ from launcher.monitor import why
 from launcher.monitor.exit_reasons import EXIT_REASONS
 from launcher.monitor.tracebacks import find_errors
 from launcher.monitor.why import Explanation, explain_run
+from launcher.run.contents import Content
+from launcher.run.identity import RunIdentity
 from launcher.run.ledger import Reason, append_event
 from launcher.run.numbers import number_list
 from launcher.run.stacks import short_frame
@@ -311,6 +313,15 @@ def test_slow_ranks_and_nodes_that_are_remembered_are_told(explain: Callable[...
     [said] = [one for one in told.sentences if "remembered" in one]
     assert said.startswith("a2 is remembered (`launcher nodes list`): hung (run ab12cd, attempt 0); hung")
     assert said.endswith("new jobs avoid it.")
+
+
+def test_inputs_that_changed_meanwhile_are_named(explain: Callable[..., Explanation], failed: History) -> None:
+    inputs = "`data.corpora.0.name` changed between two attempts"
+    for known in ("before", "after"):
+        assert not any(one.startswith(inputs) for one in explain(failed).sentences)
+        RunIdentity("ab", (("data.corpora.0.name", Content(known)),)).write(failed.run.identity)
+
+    assert any(one.startswith(inputs) for one in explain(failed).sentences)
 
 
 def test_what_was_noted_is_told_once(explain: Callable[..., Explanation], failed: History) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from jobs.rank.context import load_context
+from jobs.rank.identity import note_identity
 from jobs.rank.ranks import Ranks
+from launcher.artifacts.corpus_manifest import MANIFEST
 from launcher.errors import LauncherError
 from launcher.recipe import Recipe
 from launcher.run.paths import RunDir
+from tests.support.training_runs import context_of, make_run
 
 
 @pytest.mark.parametrize(
@@ -31,3 +34,19 @@ def test_a_frozen_recipe_that_is_not_valid_names_file_and_key(
 
     assert str(caught.value).startswith(f"{run.recipe}: {fault}")
     assert str(caught.value).endswith("; correct the recipe and submit it again")
+
+
+def test_inputs_that_changed_are_told_when_an_attempt_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = context_of(make_run(tmp_path))
+    for _ in range(2):
+        note_identity(context)
+        assert capsys.readouterr().err == ""
+    manifest = tmp_path / "corpora" / "words" / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"fingerprint": "of other files"}))
+
+    note_identity(context)
+
+    told = "warning: `data.corpora.0.name` changed between two attempts: the result comes from both"
+    assert capsys.readouterr().err.startswith(told)

@@ -6,6 +6,7 @@ import json
 import os
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from jobs.rank.process_group import RankGroup, interface_towards, process_group
+from jobs.rank import process_group as processes
+from jobs.rank.process_group import RankGroup, interface_towards, process_group, wait_for_main
+from jobs.rank.stop_flag import STOP
 from jobs.rank.watchdog import WATCHDOG
-from launcher.run.paths import RunDir
-from tests.support.training_runs import context_of, make_run
+from launcher.run.paths import CONTINUE, RunDir
+from tests.support.stops import stopped_after
+from tests.support.training_runs import context_of, make_run, start
+
+ALONE = RankGroup(rank=0, world_size=1, leads_node=True, device=torch.device("cpu"), control=None)
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +112,72 @@ def test_only_rank_zero_is_main() -> None:
 
     assert not group.is_main
     assert dataclasses.replace(group, rank=0).is_main
+
+
+def steps_of(log: list[str], count: int) -> Iterator[None]:
+    try:
+        for number in range(count):
+            log.append(f"step {number}")
+            yield
+        log.append("published")
+    finally:
+        log.append("closed")
+
+
+def test_a_stop_ends_what_rank_zero_does_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_REPORT_SECONDS", -1)
+    log: list[str] = []
+
+    with stopped_after(2):
+        wait_for_main(ALONE, partial(steps_of, log, 9))
+
+    assert log == ["step 0", "step 1", "step 2", "closed"]
+
+
+def test_what_publishes_is_done_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_REPORT_SECONDS", -1)
+    log: list[str] = []
+
+    with STOP.heeding(lambda: True):
+        wait_for_main(ALONE, partial(steps_of, log, 2), finishes=True)
+
+    assert log == ["step 0", "step 1", "published", "closed"]
+
+
+ASKED_ALONE = """
+import sys, time
+from functools import partial
+from threading import Event
+import jobs.__main__ as task
+from jobs.kinds import cpt
+from jobs.rank import process_group as processes
+from jobs.rank.stop_flag import STOP
+from jobs.rank.transfer import transfer
+
+def forever():
+    while True:
+        yield time.sleep(0.01)
+
+def main(context):
+    with processes.process_group(context) as group:
+        if group.rank == {rank}:
+            STOP.signal = "SIGUSR2"
+        {work}
+
+processes._REPORT_SECONDS = 0.1
+cpt.main = main
+task.exit_codes.append(task.main())
+task.end_at_once()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("work", "rank"),
+    [("processes.wait_for_main(group, forever)", 1), ("transfer(Event().wait if group.is_main else int)", 1)],
+    ids=["rank 0 works", "rank 0 fetches"],
+)
+def test_all_ranks_leave_together_if_one_is_asked(run: RunDir, work: str, rank: int) -> None:
+    stopped = start(run, ranks=2, program=("-c", ASKED_ALONE.format(work=work, rank=rank)))
+
+    assert stopped.wait() == [CONTINUE] * 2, stopped.log()

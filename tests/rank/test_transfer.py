@@ -14,7 +14,8 @@ import pytest
 
 from jobs.rank.progress_signs import Transferring, carried_bytes
 from jobs.rank.stop_flag import STOP, StopRequested
-from jobs.rank.transfer import is_under_way, transfer
+from jobs.rank.transfer import ending_together, is_under_way, transfer
+from jobs.rank.watchdog import WATCHDOG
 from launcher.recipe import Recipe
 from launcher.run.paths import CONTINUE
 from tests.support.training_runs import make_run_of
@@ -151,6 +152,41 @@ def test_a_stop_leaves_a_transfer_behind() -> None:
     assert is_under_way()
     may_end.set()
     wait_for(lambda: not is_under_way(), "the thread to end")
+
+
+def test_a_rank_leaves_with_the_one_that_was_asked() -> None:
+    may_end = Event()
+
+    with pytest.raises(StopRequested), ending_together(lambda *_: (True, False, True)):
+        transfer(may_end.wait)
+
+    may_end.set()
+    wait_for(lambda: not is_under_way(), "the thread to end")
+
+
+def test_a_rank_that_has_its_files_waits_for_those_that_have_not_and_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([(True, True, False), (True, False, False), (False, False, True)])
+    claims: list[tuple[bool, ...]] = []
+    signs: list[None] = []
+    monkeypatch.setattr(WATCHDOG, "heartbeat", lambda: signs.append(None))
+
+    def agree(*own: bool) -> tuple[bool, ...]:
+        claims.append(own)
+        return next(answers)
+
+    with ending_together(agree):
+        assert transfer(lambda: 7) == 7
+
+    assert claims == [(False, False, False)] * 3
+    assert len(signs) == 3, "at its beginning and end, and where another rank's bytes travelled"
+
+
+def test_what_ranks_tell_each_other_is_no_sign_that_files_travel(ends: tuple[socket.socket, socket.socket]) -> None:
+    sign = Transferring(carried_bytes())
+
+    sign.went_on(LONG)
+    carry(ends, 1000)
+    assert not sign.went_on(LONG)
 
 
 KIND = """

@@ -94,6 +94,25 @@ def test_a_run_whose_inputs_changed_has_no_place_in_the_index(tmp_path: Path, id
     assert not index_root(root).exists() or not may_be_finished(root, RECIPE)
 
 
+def test_inputs_that_change_between_attempts_are_named_once_and_remembered(tmp_path: Path) -> None:
+    path, model = tmp_path / "identity.json", ("model.path", Content("model"))
+
+    def noted(data: str) -> tuple[str, ...]:
+        return RunIdentity(RECIPE, (("data", Content(data)), model)).write(path)
+
+    assert [noted(data) for data in ("one", "one", "two", "two")] == [(), (), ("data",), ()]
+    found = RunIdentity.read(path)
+    assert found is not None
+    assert (found.is_mixed, found.changed) == (True, ("data",))
+
+
+def test_what_an_older_launcher_noted_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "identity.json"
+    path.write_text('{"recipe": "ab", "inputs": [], "makes": null, "is_mixed": true}')
+
+    assert RunIdentity.read(path) == RunIdentity("ab", (), is_mixed=True)
+
+
 def test_many_may_register_at_once(tmp_path: Path, identity: RunIdentity) -> None:
     root = tmp_path / "runs"
     runs = [finished_run(root, f"train-20260101-0000{place:02}-abcdef", identity) for place in range(8)]

@@ -1,5 +1,6 @@
 """Checkpoints are complete or absent, and what is damaged is never resumed from. Files only: no training."""
 
+import errno
 import json
 import os
 import resource
@@ -7,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ import torch
 from jobs.rank.process_group import RankGroup
 from jobs.train.checkpoint import CheckpointStore
 from jobs.train.checkpoint_files import first_absent, required_files
+from jobs.train.checkpoint_manifest import CheckpointFault, UnreadableCheckpointError, try_manifest
 from launcher.run.paths import COMPLETE, RunDir, published_steps
 
 ALONE = RankGroup(rank=0, world_size=1, leads_node=True, device=torch.device("cpu"), control=None)
@@ -151,6 +154,99 @@ def test_a_damaged_checkpoint_is_quarantined_by_name_and_the_one_before_is_used(
     said = capsys.readouterr().out
     assert "step-00000010" in said
     assert told in said
+
+
+@pytest.mark.parametrize("name", ["weights.bin", COMPLETE])
+def test_a_file_system_that_fails_leaves_a_checkpoint_where_it_is(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for step in (5, 10):
+        save(store_of(run), step)
+
+    with monkeypatch.context() as patched, pytest.raises(UnreadableCheckpointError) as found:
+        failing_reads(patched, run.checkpoint(10) / name, errno.ESTALE)
+        store_of(run).find_resume()
+
+    assert f"{name} " in str(found.value)
+    assert "Stale file handle" in str(found.value)
+    assert f"move {run.checkpoint(10)} into {run.checkpoints / 'quarantine'}" in str(found.value)
+    assert published_steps(run) == [5, 10]
+    assert store_of(run).find_resume() == 10, "what passed costs nothing"
+
+
+def test_a_marker_that_cannot_be_looked_at_is_not_taken_for_missing(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store_of(run), 10)
+    look = os.stat
+
+    def fail(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if str(path) == str(run.checkpoint(10) / COMPLETE):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return look(path, *arguments, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(UnreadableCheckpointError, match="COMPLETE cannot be looked"):
+        patched.setattr("os.stat", fail)
+        store_of(run).find_resume()
+
+    assert store_of(run).find_resume() == 10
+
+
+def test_what_is_damaged_for_certain_is_put_aside_though_the_file_system_fails_too(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (5, 10):
+        save(store_of(run), step)
+    lose_optimizer(run.checkpoint(10))
+    failing_reads(monkeypatch, run.checkpoint(10) / "weights.bin", errno.EMFILE)
+
+    assert store_of(run).find_resume() == 5
+
+
+def test_other_ranks_hear_from_the_one_that_cannot_read(run: RunDir) -> None:
+    """No rank is left waiting for one that raised alone."""
+    save(store_of(run), 10)
+    said_by_rank_0: list[Any] = [None, 10, try_manifest(run.checkpoint(10), 10)]
+    found_by_rank_0 = [CheckpointFault("weights.bin cannot be read (Stale file handle)", may_pass=True)]
+
+    class SecondRank(RankGroup):
+        def from_main(self, _: Any) -> Any:
+            return said_by_rank_0.pop(0)
+
+        def collect(self, value: Any) -> list[Any]:
+            return [found_by_rank_0, value]
+
+    second = SecondRank(rank=1, world_size=2, leads_node=False, device=torch.device("cpu"), control=None)
+
+    with pytest.raises(UnreadableCheckpointError, match=r"weights\.bin cannot be read"):
+        CheckpointStore(run, second, 3, ["weights.bin"]).find_resume()
+
+
+def test_the_best_checkpoint_stays_while_nobody_can_tell_which_it_is(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(run, keep=1)
+    save(store, 5)
+    folder = store.open_staging("checkpoint-10")
+    for name in ("weights.bin", "optimizer_0.bin"):
+        (folder / name).write_bytes(b"w")
+    failing_reads(monkeypatch, run.checkpoint(10) / COMPLETE, errno.ESTALE)
+
+    store.publish(folder, 10, best=5)
+
+    assert published_steps(run) == [5, 10]
+
+
+def failing_reads(monkeypatch: pytest.MonkeyPatch, path: Path, number: int) -> None:
+    """Have the file system fail for one file whenever it is opened."""
+    opened = Path.open
+
+    def fail(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise OSError(number, os.strerror(number), str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", fail)
 
 
 def test_when_all_checkpoints_are_damaged_the_run_starts_from_scratch(run: RunDir) -> None:

@@ -2,12 +2,16 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.train import zero_checkpoint
 from launcher.run.paths import FINISHED, RunDir, published_steps
 from tests.support.labelled_runs import make_classify_run
 from tests.support.training_runs import Attempt, losses, make_run, start, train
@@ -140,6 +144,24 @@ def test_a_kill_in_the_middle_of_a_conversion_costs_that_conversion(
 
     assert last.exit_codes == [FINISHED]
     assert losses(run) == pytest.approx(losses(expected), abs=1e-5)
+
+
+def test_a_stop_ends_the_converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "step-00000006" / "global_step6").mkdir(parents=True)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_another(*_: Any) -> "subprocess.Popen[bytes]":
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[0]
+
+    monkeypatch.setattr(zero_checkpoint, "_start_converter", start_another)
+    converting = zero_checkpoint._convert(tmp_path / "step-00000006", tmp_path / "converted", "from 2 to 1 ranks")
+
+    next(converting)
+    assert started[0].poll() is None
+    converting.close()
+
+    assert started[0].poll() == -signal.SIGKILL
 
 
 BROKEN = """

@@ -24,6 +24,7 @@ from jobs.data.readers.bad_records import some_of_each
 from jobs.data.readers.source_stream import SourceStream
 from jobs.data.terminology.text_steps import load_text_steps
 from jobs.models.tokenizer import load_tokenizer
+from jobs.rank.atomic_files import clear_leftovers
 from jobs.rank.context import Context
 from launcher.artifacts.corpus_manifest import SPLITS, TERMINOLOGY_COUNTS, Split
 from launcher.errors import LauncherError
@@ -82,6 +83,7 @@ def prepare_sources(
     Raises:
         LauncherError: more records are unreadable than the recipe allows, or a source has nothing to train on.
     """
+    clear_leftovers(folder)
     renderer, done = renderer_of(context, recipe), []
     for number, source in enumerate(recipe.data.sources):
         prepared = finished_source(folder, source.name)
