@@ -89,8 +89,12 @@ class FillDisk(ChaosFault):
             shutil.copytree(folder, aside, symlinks=True, dirs_exist_ok=True)
             size = sum(_space(path) for path in aside.rglob("*")) + _ROOM
             _call("mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder))
+            try:
+                shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
+            except BaseException:
+                _call("umount", "--lazy", str(folder))  # what lies below it is whole
+                raise
             self._is_mounted = True
-            shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return f"{_ROOM // 1024} KiB left for checkpoints"
