@@ -1,6 +1,7 @@
 """Faults of disks where nothing can be mounted: they do not strike, and take back only what they did."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,28 @@ def test_a_disk_that_could_not_be_mounted_is_not_taken_away(
     assert [call[0] for call in calls] == ["mount"]
     assert [path.name for path in target.run.root.iterdir()] == ["checkpoints"]
     assert (target.run.checkpoint(10) / "model").read_text() == "weights"
+
+
+def test_a_disk_that_did_not_take_the_checkpoints_is_taken_away_at_once(
+    target: ChaosTarget, asked: Callable[..., list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies below it is whole, and nothing of the disk is brought there."""
+    calls, fault, copy = asked(), FillDisk(), shutil.copytree
+
+    def fail_on_the_disk(*given: Any, **options: Any) -> None:
+        if calls:
+            raise OSError("No space left on device")
+        copy(*given, **options)
+
+    monkeypatch.setattr(shutil, "copytree", fail_on_the_disk)
+
+    with pytest.raises(OSError, match="No space left"):
+        fault.inject(target, Random(0))
+    fault.undo(target)
+
+    assert [call[0] for call in calls] == ["mount", "umount"]
+    assert (target.run.checkpoint(10) / "model").read_text() == "weights"
+    assert [path.name for path in target.run.root.iterdir()] == ["checkpoints"]
 
 
 def test_a_disk_that_was_mounted_is_taken_away_once(target: ChaosTarget, asked: Callable[..., list[list[str]]]) -> None:

@@ -42,7 +42,7 @@ def test_so_it_is_with_each_root_also_behind_a_variable(
 
 def test_variables_are_looked_up_in_each_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENVS", raising=False)
-    container = "{runtime: apptainer, image: $ENVS/i.sif, python: ${ENVS}/python, mounts: [$ENVS]}"
+    container = "{runtime: apptainer, image: $ENVS/i.sif, python: '${ENVS}/python', mounts: [$ENVS]}"
     text = f"{PROFILE}python: $ENVS/bin/python\nengines: {{vllm: $ENVS/bin/python}}\ncontainer: {container}\n"
 
     assert summarise(find_profile_faults(tmp_path, text)) == [
