@@ -62,10 +62,10 @@ def _try_gpus(expected: int, own: int) -> GpuFaults:
             return GpuFaults([f"{found} of {expected} GPUs are visible"], [])
         torch.ones(1, device=f"cuda:{own}").item()
         free, total = torch.cuda.mem_get_info(own)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         if _OLD_DRIVER.search(str(error)):
             return GpuFaults([], [_old_driver(torch.__version__, torch.version.cuda)])
-        said = str(error).splitlines()[0]
+        said = str(error).partition("\n")[0]
         dead = f"{found} of {expected} GPUs are visible" if found < expected else f"GPU {own} does not work: {said}"
         return GpuFaults([dead], [])
     return GpuFaults(leftover_faults(own, free, total), [])
