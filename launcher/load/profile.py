@@ -142,7 +142,7 @@ def _with_absolute_paths(cluster: Cluster, folder: Path) -> Cluster:
 
     roots = cluster.roots.model_copy(update={name: absolute(value) for name, value in cluster.roots})
     slurm = cluster.slurm.model_copy(update={"conf": absolute(cluster.slurm.conf)})
-    changes = {"roots": roots, "slurm": slurm, "secrets_file": absolute(cluster.secrets_file)}
+    changes: dict[str, object] = {"roots": roots, "slurm": slurm, "secrets_file": absolute(cluster.secrets_file)}
     if cluster.python:
         changes["python"] = _program(cluster.python)
     if container := cluster.container:
