@@ -95,7 +95,7 @@ def last_object(said: str) -> dict[str, Any]:
     Raises:
         ValueError: There is none.
     """
-    for line in reversed(said.splitlines()):
+    for line in reversed(said.split("\n")):
         with suppress(ValueError):
             found = json.loads(line)
             if isinstance(found, dict):
