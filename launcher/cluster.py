@@ -206,7 +206,7 @@ class Container(Section):
     runtime: Literal["apptainer", "pyxis"]
     """`apptainer exec`, or srun's `--container-image` (pyxis)."""
     image: SitePath
-    """Image file or reference."""
+    """Image file, with `~` and `$VARIABLES` expanded, or a reference such as `docker://name` or `nvcr.io#name`."""
     mounts: tuple[str, ...] = ()
     """Further folders to bind, besides the roots."""
     python: SitePath = "python3"

@@ -74,7 +74,9 @@ class BatchJob:
     @property
     def node_count(self) -> int:
         """Nodes; without Slurm, one machine stands for all of them."""
-        return int(self.recipe["resources"]["nodes"]) if self.local else len(self.nodes)
+        if self.local:
+            return int(self.recipe["resources"]["nodes"])
+        return int(self.environ.get("SLURM_JOB_NUM_NODES") or len(self.nodes))
 
     def slurm_log(self, job_id: str) -> Path:
         """Slurm's log of this job, or of an earlier job of the run."""

@@ -29,7 +29,7 @@ from jobs.batch.search import find_search_folder
 from launcher.run.ledger import Attempt, StopRequest, append_event, read_attempts
 from launcher.run.paths import RunDir, SubmissionDir
 from launcher.run.record import RunRecord, Submitted
-from launcher.run.slurm_text import outside_job
+from launcher.run.slurm_text import log_folder, outside_job
 from launcher.run.trials import SearchDir, read_trials
 
 PATIENCE_SECONDS = 600
@@ -85,7 +85,7 @@ def _queue_once(job: BatchJob) -> slurm.CommandResult:
     argv = [
         *("sbatch", *_OPTIONS, *places, f"--job-name={GUARDIAN}{job.record.id}"),
         *(f"--dependency=afternotok:{job.id}", "--kill-on-invalid-dep=yes"),
-        *(f"--chdir={job.run.root}", f"--output={job.submission.root / 'guardian-%j.log'}"),
+        *(f"--chdir={job.run.root}", f"--output={log_folder(job.submission.root) / 'guardian-%j.log'}"),
         f"--wrap=exec {shlex.join(program)}",
     ]
     return slurm.ask(*argv, environ=outside_job(os.environ))
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     say, job = Journal(run.batch_log(last.number)), options.job or last.job_id
     why, states = _why_not(run, job), slurm.CommandResult(True, "")
     if not why:
-        states = slurm.ask_states(job, PATIENCE_SECONDS)
+        states = _ask_states(job, last)
         why = _why_not(run, job) or _why_not_by(states.text if states.ok else "", job)  # minutes may have passed
     if why:
         print(f"{run.root.name}: {why}; nothing to do", flush=True)
@@ -131,6 +131,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     carry_on = _complete if last.reason == "finished" else _bring_back
     return carry_on(run, submission, last, say)
+
+
+def _ask_states(job: str, last: Attempt) -> slurm.CommandResult:
+    """Ask for the states of the job; of one that squeue has forgotten, which it does some minutes after its end, sacct.
+
+    If neither knows it, and the attempt ended with the job back in the queue, a person may have cancelled it there.
+    """
+    answer = slurm.ask_states(job, PATIENCE_SECONDS)
+    if not answer.ok or answer.text:
+        return answer
+    state = slurm.ask_last_state(job)
+    if state and not slurm.is_alive_state(state):  # accounting can miss an end
+        return slurm.CommandResult(True, state)
+    if last.ended is not None and last.action == "requeue":
+        why = "it was back in the queue, and Slurm has forgotten it since; `launcher resume` continues the run"
+        return slurm.CommandResult(False, why)
+    return answer
 
 
 def _go_on_without(run: RunDir, submission: SubmissionDir, last: Attempt) -> int:

@@ -42,5 +42,6 @@ def _troubles(job: BatchJob, evidence: Evidence, end: EndReason) -> Iterator[tup
         for node in evidence.hung:
             yield node, "hung"
     if end.source == "preflight":
+        is_only = len(attempt.nodes) == 1
         for node in end.unfit:
-            yield node, "failed the preflight check"
+            yield node, "failed the preflight check as the only node" if is_only else "failed the preflight check"

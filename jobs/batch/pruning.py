@@ -3,7 +3,6 @@
 Whether it is one is decided by the launcher, as a program of its own, whenever the trial has reported something new.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -12,10 +11,13 @@ from collections.abc import Callable
 
 from launcher.run.paths import RunDir
 from launcher.run.slurm_text import outside_job
+from launcher.run.typed import last_object
 
 LOOK_SECONDS = 1.0
 """Between two looks at whether there is something new."""
 TIMEOUT_SECONDS = 300
+_SHOWN = 500
+"""How much of what is no answer is put into the log."""
 
 
 class PruningMonitor:
@@ -55,7 +57,7 @@ class PruningMonitor:
                 env=outside_job(os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE,
                 text=True,
                 errors="replace",
             )
@@ -68,16 +70,22 @@ class PruningMonitor:
             if time.monotonic() - self._since > TIMEOUT_SECONDS:
                 asked.kill()
             return False
-        said, _ = asked.communicate()
+        said, complaint = asked.communicate()
         self._asked = None
         if asked.returncode:
-            self._say(f"search judge: {said.strip() or f'exit code {asked.returncode}'}; the trial goes on")
+            why = complaint.strip() or said.strip() or f"exit code {asked.returncode}"
+            self._say(f"search judge: {why}; the trial goes on")
             return False
-        answer = json.loads(said.strip().rpartition("\n")[2])
-        self._judged = max(self._judged, answer["judged"])
-        if answer["hopeless_at"] is not None:
-            self._say(f"other trials were better at step {answer['hopeless_at']}: this one is pruned")
-        return answer["hopeless_at"] is not None
+        try:
+            answer = last_object(said)
+            judged, hopeless_at = int(answer["judged"]), answer["hopeless_at"]
+        except (ValueError, KeyError, TypeError):
+            self._say(f"search judge: no answer but `{said.strip()[-_SHOWN:]}`; the trial goes on")
+            return False
+        self._judged = max(self._judged, judged)
+        if hopeless_at is not None:
+            self._say(f"other trials were better at step {hopeless_at}: this one is pruned")
+        return hopeless_at is not None
 
 
 def _size(path: "os.PathLike[str]") -> int:

@@ -3,7 +3,6 @@
 Which trial comes next says the launcher, as a program of its own: it may need packages that this process must not.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -24,10 +23,13 @@ from launcher.run.ledger import read_json_lines
 from launcher.run.paths import CONTINUE, FINISHED, RunDir, SubmissionDir
 from launcher.run.slurm_text import outside_job, parse_time
 from launcher.run.trials import SearchDir
-from launcher.run.typed import read_object
+from launcher.run.typed import last_object, read_object
 
 TIMEOUT_SECONDS = 600
 """It reads all trials, and asks Slurm about the jobs of those that are not over."""
+
+_SHOWN = 500
+"""How much of what is no answer is put into the log."""
 
 SIGNAL_SECONDS = 1.0
 """A signal to all processes of a job comes to one after the other: when it has ended a child, it soon is here, too."""
@@ -81,14 +83,18 @@ def next_trial(folder: Path, submission: SubmissionDir, environ: Mapping[str, st
         raise StartRefusedError(f"search ask: was ended by {signal.Signals(-done.returncode).name}", 1)
     if done.returncode:
         raise StartRefusedError(f"search ask: {done.stderr.strip() or done.stdout.strip()}", 1)
-    answer = json.loads(done.stdout.strip().rpartition("\n")[2])
-    if answer["run"] is None:
-        tell_slurm(f"no further trial: {answer['why']}")
-        return NextTrial(None, exit_code=FINISHED if answer["is_done"] else CONTINUE)
+    try:
+        answer = last_object(done.stdout)
+        run, trial_fingerprint, why, is_done = (answer[key] for key in ("run", "fingerprint", "why", "is_done"))
+    except (ValueError, KeyError) as error:
+        raise StartRefusedError(f"search ask: no answer but `{done.stdout.strip()[-_SHOWN:]}`", 1) from error
+    if run is None:
+        tell_slurm(f"no further trial: {why}")
+        return NextTrial(None, exit_code=FINISHED if is_done else CONTINUE)
     if SearchDir(folder).stop_request.exists():  # meanwhile: whoever stopped it may not have seen this trial
-        tell_slurm(f"{Path(answer['run']).name}: not started: the search was stopped")
+        tell_slurm(f"{Path(run).name}: not started: the search was stopped")
         return NextTrial(None, exit_code=CONTINUE)
-    return NextTrial(RunDir(Path(answer["run"])), answer["fingerprint"])
+    return NextTrial(RunDir(Path(run)), trial_fingerprint)
 
 
 def come_back(folder: Path, submission: SubmissionDir, environ: Mapping[str, str], signals: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from launcher.run.slurm_text import STATES, outside_job, parse_fields, value_of, without_overrides
+from launcher.run.slurm_text import STATES, expand_nodes, outside_job, parse_fields, value_of, without_overrides
 
 RESUBMITTED_BY = "LAUNCHER_RESUBMITTED_BY"
 """Variable that names the job which queued this one: unlike a person, a job does not reset the budgets."""
@@ -100,13 +100,14 @@ def fields_of(line: str) -> dict[str, str]:
 
 def show_nodes(names: Sequence[str]) -> list[dict[str, str]]:
     """Fields of `scontrol show node` that have a value, for each node; nothing when Slurm does not tell."""
-    answer = ask("scontrol", "show", "node", "--oneliner", ",".join(names))
+    # --all: nodes of hidden partitions, too
+    answer = ask("scontrol", "show", "node", "--oneliner", "--all", ",".join(names))
     return [fields_of(line) for line in answer.text.split("\n")] if answer.text and answer.ok and names else []
 
 
 def partition_nodes(name: str) -> list[str]:
     """Names of a partition's nodes that take jobs; empty when Slurm does not tell."""
-    answer = ask("scontrol", "show", "partition", "--oneliner", name)
+    answer = ask("scontrol", "show", "partition", "--oneliner", "--all", name)
     names = hostnames(fields_of(answer.text).get("Nodes", "")) if answer.ok and name else []
     broken = {node.get("NodeName") for node in show_nodes(names) if _BROKEN.search(node.get("State", ""))}
     return [one for one in names if one not in broken] or names
@@ -118,13 +119,12 @@ def node_address(name: str) -> str | None:
 
 
 def hostnames(nodelist: str) -> list[str]:
-    """Expand `gpu[01-04]`; the text itself when Slurm does not tell and there is nothing to expand."""
-    if re.fullmatch(r"[\w.-]+", nodelist):
-        return [nodelist]
-    answer = ask("scontrol", "show", "hostnames", nodelist)
-    if answer.ok and answer.text:
-        return answer.text.split()
-    return [] if "[" in nodelist else [name for name in nodelist.split(",") if name]
+    """Expand `gpu[01-04]`; Slurm is asked only about what it writes in another way."""
+    try:
+        return expand_nodes(nodelist)
+    except ValueError:
+        answer = ask("scontrol", "show", "hostnames", nodelist)
+        return answer.text.split() if answer.ok else []
 
 
 def is_running(job_id: str) -> bool | None:
@@ -143,6 +143,13 @@ def ask_states(job_id: str, patience: float | None = None) -> CommandResult:
     question = partial(ask, "squeue", "--noheader", "--jobs", job_id, "--states=all", "--format=%T")
     answer = patiently(question, patience)
     return CommandResult(True, "") if "Invalid job id" in answer.text else answer
+
+
+def ask_last_state(job_id: str) -> str:
+    """Ask accounting how the last start of a job ended; empty if it does not tell."""
+    options = ("--allocations", "--duplicates", "--noheader", "--parsable2", "--format=State")
+    answer = ask("sacct", *options, f"--jobs={job_id}")
+    return answer.text.rpartition("\n")[2] if answer.ok else ""
 
 
 def is_running_state(states: str) -> bool:
@@ -238,12 +245,12 @@ def resubmit(
         script: The submission's script.
         array_index: The element to queue, if the script is an array's.
         job_id: This job, as the ledger names it.
-        nodes: How many nodes it gets; as many as the script says if left out.
+        nodes: How many nodes it gets; as many as the script says if left out or 0.
         exclude: Nodes that the new job is not given; those of the script if left out.
         patience: Seconds after which an absent slurmctld is asked no more; `PATIENCE_SECONDS` if left out.
     """
     only = [f"--array={array_index}"] if array_index is not None else []
-    size = [f"--nodes={nodes}"] if nodes is not None else []
+    size = [f"--nodes={nodes}"] if nodes else []  # 0: nobody could tell
     without = [f"--exclude={exclude}"] if exclude else []
     # The batch process of the old job has not ended yet: the new one waits until it has.
     argv = ["sbatch", "--parsable", *only, f"--dependency=afterany:{job_id}", *size, *without, script]

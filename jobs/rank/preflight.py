@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.rank.context import Context
-from jobs.rank.node_checks import clock_fault, leftover_faults, shared_memory_faults
+from jobs.rank.gpu_checks import gpu_faults
+from jobs.rank.node_checks import clock_fault, shared_memory_faults
 from jobs.rank.start_barrier import MissingRanksError, StartBarrier, open_start_barrier
 from launcher.errors import RunError
 from launcher.run.ledger import append_event, read_attempts
@@ -41,7 +42,7 @@ class Judgement:
     """What is wrong, if anything is."""
 
     recipe: str = ""
-    """With the recipe or the code; it would be the same in every attempt."""
+    """With the recipe, the code or the packages; it would be the same in every attempt."""
     node: str = ""
     """With nodes, or with what they share; another attempt may not meet it."""
     unfit: Sequence[str] = ()
@@ -82,7 +83,7 @@ def preflight(context: Context) -> StartBarrier | None:
 
     Raises:
         UnfitNodeError: A node is not fit, or did not arrive; the message names it.
-        RunError: The ranks have different recipes or code.
+        RunError: The ranks have different recipes or code, or all of them a torch that cannot use the GPUs.
     """
     report = _report(context)
     barrier = None
@@ -113,7 +114,8 @@ def _record(context: Context, found: Judgement) -> None:
 
 
 def _report(context: Context) -> Report:
-    faults, shortages = gpu_faults(context), []
+    gpus, shortages = gpu_faults(context), []
+    faults = gpus.of_node
     missing = missing_inputs(context.record) if context.ranks.is_main else []
     if context.ranks.local_rank == 0:
         faults += [*write_faults(context.run), *shared_memory_faults()]
@@ -126,6 +128,7 @@ def _report(context: Context) -> Report:
         "code": code_hash(Path(__file__).parents[2]),
         "queued": context.record.fingerprint,
         "faults": faults,
+        "software": gpus.of_software,
         "shortages": shortages,
         "missing": missing,
     }
@@ -135,8 +138,10 @@ def judge(reports: Sequence[Report]) -> Judgement:
     """Find what is wrong with the reports of all ranks; a shortage of space is no single node's fault."""
     if missing := [text for report in reports for text in report.get("missing", ())]:
         return Judgement("; ".join(missing), are_inputs_missing=True)
+    if all(report.get("software") for report in reports):  # if only some do, their nodes differ from the others
+        return Judgement("; ".join(dict.fromkeys(text for report in reports for text in report["software"])))
     usual_clock = _usual_clock(reports)
-    faults = {report["rank"]: [*report["faults"], *_clock_faults(report, usual_clock)] for report in reports}
+    faults = {report["rank"]: _faults_of(report, usual_clock) for report in reports}
     wrong = [
         f"{report['node']}: {fault}" for report in reports for fault in faults[report["rank"]] + report["shortages"]
     ]
@@ -165,27 +170,10 @@ def _usual_clock(reports: Sequence[Report]) -> Report:
     return sorted(nodes, key=lambda report: report.get("clock", 0.0))[(len(nodes) - 1) // 2]
 
 
-def _clock_faults(report: Report, usual: Report) -> list[str]:
-    fault = clock_fault(report.get("clock", 0.0) - usual.get("clock", 0.0), usual["node"])
-    return [fault] if fault else []
-
-
-def gpu_faults(context: Context) -> list[str]:
-    """Check that this rank sees all GPUs it was promised, and that its own one works."""
-    expected = context.recipe.resources.gpus_per_node
-    if not expected or context.record.cluster["gpus"]["device"] != "cuda":
-        return []
-    import torch
-
-    found = torch.cuda.device_count()
-    if found < expected:
-        return [f"{found} of {expected} GPUs are visible"]
-    try:
-        torch.ones(1, device=f"cuda:{context.ranks.local_rank}").item()
-        free, total = torch.cuda.mem_get_info(context.ranks.local_rank)
-    except RuntimeError as error:
-        return [f"GPU {context.ranks.local_rank} does not work: {str(error).splitlines()[0]}"]
-    return leftover_faults(context.ranks.local_rank, free, total)
+def _faults_of(report: Report, usual: Report) -> list[str]:
+    """List what is wrong with the node of a report, by the clock of a usual one as well."""
+    clock = clock_fault(report.get("clock", 0.0) - usual.get("clock", 0.0), usual["node"])
+    return [*report["faults"], *report.get("software", ()), *([clock] if clock else [])]
 
 
 def write_faults(run: RunDir) -> list[str]:

@@ -21,7 +21,7 @@ def partitions_of(cluster: Cluster, site: Site) -> list[Partition]:
 
 def partition_findings(cluster: Cluster, site: Site) -> Iterator[Finding]:
     """Say whether the partitions exist, take jobs, and allow enough time."""
-    known = ", ".join(partition.name for partition in site.partitions)
+    known = ", ".join(partition.name for partition in site.shown_partitions)
     named = cluster.slurm.partition.split(",") if cluster.slurm.partition else []
     for name in named:
         if name in site.closed_partitions:
@@ -58,12 +58,12 @@ def access_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
 def _account_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
     account = cluster.slurm.account or slurm.site.account
     mine = sorted({association.account for association in slurm.associations or ()})
-    if cluster.slurm.account and slurm.associations is not None and cluster.slurm.account not in mine:
+    if cluster.slurm.account and slurm.associations is not None and not slurm.associations_of(cluster):
         fix = f"write `slurm.account`: one of {', '.join(mine)}" if mine else "ask the site for an account"
         yield problem("account", f"you may not charge `{cluster.slurm.account}`", fix)
         return
     for partition in partitions_of(cluster, slurm.site):
-        if account and partition.accounts and account not in partition.accounts:
+        if account and partition.accounts and account.casefold() not in map(str.casefold, partition.accounts):
             fix = f"write `slurm.account`: one of {', '.join(partition.accounts)}"
             yield problem("account", f"partition `{partition.name}` does not take `{account}`", fix)
             return
@@ -73,15 +73,16 @@ def _account_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]
 
 
 def _qos_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Finding]:
-    name = cluster.slurm.qos
-    if name is None:
+    if cluster.slurm.qos is None:
         return
+    name = slurm.qos_of(cluster)
     if slurm.qos is None:
         yield note("QOS", f"`{name}` could not be checked: accounting does not tell", "`launcher submit` will show")
         return
     known = [qos.name for qos in slurm.qos]
     allowed = sorted({qos for association in slurm.associations_of(cluster) for qos in association.qos})
-    closed = [p.name for p in partitions_of(cluster, slurm.site) if p.qos and name not in p.qos]
+    taken = [(p.name, [*map(str.casefold, p.qos)]) for p in partitions_of(cluster, slurm.site) if p.qos]
+    closed = [partition for partition, its in taken if name.casefold() not in its]
     if name not in known:
         yield problem("QOS", f"the site has no `{name}`", f"write `slurm.qos`: one of {', '.join(allowed or known)}")
     elif allowed and name not in allowed:
@@ -110,7 +111,7 @@ def _constraint_findings(cluster: Cluster, slurm: SlurmReport) -> Iterator[Findi
     if constraint is None:
         return
     has = {name for p in partitions_of(cluster, slurm.site) for name in slurm.features.get(p.name, ())}
-    wanted = re.findall(r"[A-Za-z_][\w.:-]*", constraint)
+    wanted = [re.sub(r"\*\d+$", "", word) for word in re.split(r"[&|()\[\],]", constraint) if word]  # `2` of `ib*2`
     missing = [name for name in wanted if name not in has]
     if missing:
         fix = f"write `slurm.constraint` with {', '.join(sorted(has))}" if has else "leave `slurm.constraint` out"

@@ -107,8 +107,11 @@ def preemption_findings(preemption: Preemption, cluster: Cluster, slurm: SlurmRe
     if preemption.mode == "OFF":
         yield ok("preemption", f"none: {preemption.because}")
     elif preemption.mode == "SUSPEND":
-        what = f"runs are halted in memory and continue later ({preemption.because}); nothing is saved then"
-        yield note("preemption", what)
+        what = (
+            f"runs are halted in memory and continue later ({preemption.because}); nothing is saved then, and a run of "
+            "several ranks that is halted for longer than `limits.hang` fails and starts again from its checkpoint"
+        )
+        yield note("preemption", what, "write a longer `limits.hang`, and a `checkpoint.interval` that you can lose")
     else:
         yield _time_to_save(preemption, slurm)
     yield _way_back(preemption, cluster, slurm)

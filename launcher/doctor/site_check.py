@@ -26,6 +26,8 @@ class SiteCheck:
     attempts: tuple[Attempt, ...]
     asked: float | None
     """Unix time at which it was asked to stop."""
+    asked_attempt: int = 0
+    """Number of the attempt that was asked; another one may have ended before it, preempted for example."""
 
 
 def site_check_findings(check: SiteCheck) -> Iterator[Finding]:
@@ -83,18 +85,19 @@ def _storage_findings(measured: SiteMeasurements) -> Iterator[Finding]:
 
 
 def _interruption_findings(check: SiteCheck) -> Iterator[Finding]:
-    if check.asked is None or not check.attempts:
+    attempts = [one for one in check.attempts if one.number >= check.asked_attempt]
+    if check.asked is None or not attempts or attempts[0].reason == "finished":
         yield note("stop request", "was not tried: the run was over before it could be asked")
         return
-    first, *later = check.attempts
+    first, *later = attempts
     if first.ended is None or first.action is None:
-        yield problem("stop request", "did not end the first attempt", f"see `launcher why {check.run}`")
+        yield problem("stop request", f"did not end attempt {first.number}", f"see `launcher why {check.run}`")
         return
     yield ok("stop request", f"all ranks had left {max(0.0, first.ended - check.asked):.0f} s after it")
     if not later:
         what = f"the job was not started again: {first.action}"
         yield problem("requeue", what, f"see `launcher why {check.run}`; is `JobRequeue` or `slurm.requeue` off?")
     elif check.state != "finished":
-        yield problem("requeue", f"the second attempt is {check.state}", f"see `launcher why {check.run}`")
+        yield problem("requeue", f"the next attempt is {check.state}", f"see `launcher why {check.run}`")
     else:
         yield ok("requeue", f"the next attempt started {max(0.0, later[0].started - first.ended):.0f} s later")

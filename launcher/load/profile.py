@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import launcher
-from launcher.cluster import Cluster
+from launcher.cluster import Cluster, Container
 from launcher.errors import Fault, FaultCode, LauncherError, RecipeError
 from launcher.load.compose import Composer
 from launcher.load.recipes import name_recipes
@@ -105,9 +105,14 @@ def _find_unexpandable(cluster: Cluster, root: YamlNode) -> Iterator[Fault]:
 
     Such a path would be taken for a relative one.
     """
-    paths: list[tuple[tuple[str, ...], str | None]] = [(("roots", name), folder) for name, folder in cluster.roots]
+    paths: list[tuple[tuple[str | int, ...], str | None]] = [
+        (("roots", name), folder) for name, folder in cluster.roots
+    ]
     paths += [(("slurm", "conf"), cluster.slurm.conf), (("secrets_file",), cluster.secrets_file)]
     paths += [(("python",), cluster.python), *((("engines", name), its) for name, its in cluster.engines.items())]
+    if container := cluster.container:
+        paths += [(("container", "image"), container.image), (("container", "python"), container.python)]
+        paths += [(("container", "mounts", position), folder) for position, folder in enumerate(container.mounts)]
     for key, path in paths:
         for name in re.findall(r"\$\{?(\w+)", path or ""):
             if name not in os.environ:
@@ -137,7 +142,23 @@ def _with_absolute_paths(cluster: Cluster, folder: Path) -> Cluster:
 
     roots = cluster.roots.model_copy(update={name: absolute(value) for name, value in cluster.roots})
     slurm = cluster.slurm.model_copy(update={"conf": absolute(cluster.slurm.conf)})
-    # A script quotes its words, so no shell expands them. A word such as `python3` is looked for on the nodes' PATH.
-    python = str(expand(cluster.python)) if cluster.python and cluster.python[0] in "~$" else cluster.python
-    changes = {"roots": roots, "slurm": slurm, "secrets_file": absolute(cluster.secrets_file), "python": python}
+    changes: dict[str, object] = {"roots": roots, "slurm": slurm, "secrets_file": absolute(cluster.secrets_file)}
+    if cluster.python:
+        changes["python"] = _program(cluster.python)
+    if container := cluster.container:
+        image, mounts = _image(container, folder), tuple(absolute(mount) or "" for mount in container.mounts)
+        update = {"image": image, "mounts": mounts, "python": _program(container.python)}
+        changes["container"] = container.model_copy(update=update)
     return cluster.model_copy(update=changes)
+
+
+def _program(word: str) -> str:
+    """Expand `~` and variables: a script quotes its words, so no shell does. `python3` is looked for on the PATH."""
+    return str(expand(word)) if word[0] in "~$" else word
+
+
+def _image(container: Container, folder: Path) -> str:
+    """Write the whole path of an image that is a file; for pyxis a name without a path is one of a registry."""
+    image = os.path.expandvars(container.image)
+    is_file = image.startswith(("/", "~", ".")) or (container.runtime == "apptainer" and "://" not in image)
+    return os.path.normpath(folder / expand_home(image)) if is_file else image

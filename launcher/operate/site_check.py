@@ -42,7 +42,7 @@ def check_site(
         raise LauncherError(f"--submit: cluster profile `{cluster.name}` has no Slurm to check; leave it out")
     run = _queue(recipe, cluster, nodes, rehearse)
     on_change(f"{run.root}: queued; Ctrl-C leaves it there")
-    asked, shown = None, ""
+    asked, asked_attempt, shown = None, 0, ""
     while True:
         [status], _ = read_statuses(cluster, [run])
         if status.state != shown:
@@ -50,15 +50,23 @@ def check_site(
             shown = status.state
         if status.is_over:
             break
-        if asked is None and measurements_of_run(run) is not None and status.job_id:
-            asked = time.time()
+        attempt = _attempt_to_ask(run) if asked is None and status.state == "running" else None
+        if attempt is not None and status.job_id:
+            asked, asked_attempt = time.time(), attempt
             on_change("measured; asking it to stop, as Slurm does before a time limit")
             warn_batch(status.job_id, cluster)
         time.sleep(POLL_SECONDS)
     measured = measurements_of_run(run)
     if measured is not None:
         _keep(run)
-    return SiteCheck(run.root.name, status.state, measured, tuple(read_attempts(run.ledger)), asked)
+    return SiteCheck(run.root.name, status.state, measured, tuple(read_attempts(run.ledger)), asked, asked_attempt)
+
+
+def _attempt_to_ask(run: RunDir) -> int | None:
+    """Number the attempt that is under way and can be asked to stop; None if nothing is measured yet, or none is."""
+    attempts = read_attempts(run.ledger)
+    is_under_way = bool(attempts) and attempts[-1].ended is None
+    return attempts[-1].number if is_under_way and measurements_of_run(run) is not None else None
 
 
 def _queue(recipe: Path, cluster: Cluster, nodes: int, rehearse: bool) -> RunDir:

@@ -3,13 +3,23 @@
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import product
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from launcher.run.ledger import Reason
 
 # Variables that carry options for these commands override argv and scripts, and a job must not inherit another job's
-# (https://slurm.schedmd.com/sbatch.html, INPUT ENVIRONMENT VARIABLES).
-_OVERRIDES = ("SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
+# (https://slurm.schedmd.com/sbatch.html, INPUT ENVIRONMENT VARIABLES). With another SLURM_TIME_FORMAT than its own,
+# Slurm prints times that `parse_time` does not read.
+_OVERRIDES = (
+    *("SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_"),
+    "SLURM_TIME_FORMAT",
+)
+
+_RANGES = r"\[\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*\]"
+_NODES = rf"(?:[\w.-]|{_RANGES})+"
+"""A name of a node, or of several whose numbers stand in brackets."""
 
 Phase: TypeAlias = Literal["queued", "starting", "running", "over", "unknown"]
 """What a job's state means to a person who waits for it."""
@@ -79,6 +89,32 @@ def parse_gres(text: str) -> Sequence[tuple[str | None, int]]:
     return [(match[1], int(match[2] or 1)) for match in found if match]
 
 
+def log_folder(folder: Path) -> Path:
+    """Write a folder of `--output`: Slurm replaces `%j` and the like in the whole path, so a `%` is doubled."""
+    return Path(str(folder).replace("%", "%%"))
+
+
+def expand_nodes(text: str) -> list[str]:
+    """Name the nodes of a list as Slurm writes it: `gpu[01-03,07],head`, `rack[1-2]n[1-4]`.
+
+    Raises:
+        ValueError: It is no such list.
+    """
+    if not re.fullmatch(rf"{_NODES}(,{_NODES})*|", text):
+        raise ValueError(f"`{text}` is no list of nodes")
+    found: list[str] = []
+    for word in re.findall(_NODES, text):
+        parts = [_numbers(part) if part[0] == "[" else [part] for part in re.findall(_RANGES + r"|[^\[]+", word)]
+        found += map("".join, product(*parts))
+    return found
+
+
+def _numbers(ranges: str) -> list[str]:
+    """Count `[01-03,07]`: with as many digits as Slurm wrote."""
+    bounds = [part.partition("-") for part in ranges.strip("[]").split(",")]
+    return [f"{n:0{len(first)}}" for first, _, last in bounds for n in range(int(first), int(last or first) + 1)]
+
+
 def parse_time(text: str) -> float | None:
     """Read Slurm's local time as Unix time; None for `N/A`, `Unknown` and the like."""
     try:
@@ -88,7 +124,7 @@ def parse_time(text: str) -> float | None:
 
 
 def without_overrides(environ: Mapping[str, str]) -> dict[str, str]:
-    """Leave out the variables that carry options for Slurm's commands; the job's own SLURM_* stay."""
+    """Leave out the variables that carry options for Slurm's commands; what SLURM_* say of the job stays."""
     return {name: value for name, value in environ.items() if not name.startswith(_OVERRIDES)}
 
 

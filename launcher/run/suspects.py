@@ -22,10 +22,18 @@ from launcher.run.files import make_folder, replace_text
 from launcher.run.paths import reports_root
 from launcher.run.typed import made_of, read_object
 
-Trouble: TypeAlias = Literal["failed the preflight check", "hung", "was slow", "added by hand", "forgiven"]
+Trouble: TypeAlias = Literal[
+    "failed the preflight check",
+    "failed the preflight check as the only node",
+    "hung",
+    "was slow",
+    "added by hand",
+    "forgiven",
+]
 
 _AT_ONCE = ("failed the preflight check", "added by hand")
-"""What makes a node suspect by itself. A hang or a slow rank may be the run's own fault: that takes two attempts."""
+"""What makes a node suspect by itself. A hang, a slow rank, or a check that no other node of the job has passed may be
+the run's own fault: that takes two attempts."""
 _ENOUGH = 2
 _KEPT_SECONDS = 90 * 86400
 """Reports that are older are removed, whatever the profile says."""

@@ -6,6 +6,7 @@ by whatever computes with it later.
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
@@ -86,6 +87,20 @@ def read_resolved(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DamagedFileError(f"{path}: holds no JSON object")
     return found
+
+
+def last_object(said: str) -> dict[str, Any]:
+    """Read the last line that is a JSON object; a program of the site may print others before and behind it.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for line in reversed(said.split("\n")):
+        with suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict):
+                return found
+    raise ValueError("no line is a JSON object")
 
 
 @cache

@@ -36,6 +36,10 @@ class Association:
     default_qos: str
     max_submit: int | None
 
+    def is_of(self, account: str | None) -> bool:
+        """Tell whether it charges an account, which Slurm takes in capitals, too; all do if none is named."""
+        return account is None or self.account.casefold() == account.casefold()
+
 
 @dataclass(frozen=True)
 class SlurmReport:
@@ -57,12 +61,13 @@ class SlurmReport:
     def associations_of(self, cluster: Cluster) -> list[Association]:
         """List the associations that a profile's jobs can fall under."""
         account = cluster.slurm.account or self.site.account
-        return [one for one in self.associations or () if account is None or one.account == account]
+        return [one for one in self.associations or () if one.is_of(account)]
 
     def qos_of(self, cluster: Cluster) -> str:
-        """Name the QOS of a profile's jobs: its own, else the user's default, else Slurm's."""
+        """Name the QOS of a profile's jobs, as the site writes it: its own, else the user's default, else Slurm's."""
         defaults = [one.default_qos for one in self.associations_of(cluster) if one.default_qos]
-        return cluster.slurm.qos or (defaults[0] if defaults else "normal")
+        name = cluster.slurm.qos or (defaults[0] if defaults else "normal")
+        return next((qos.name for qos in self.qos or () if qos.name.casefold() == name.casefold()), name)
 
 
 def ask_slurm(cluster: Cluster) -> SlurmReport:

@@ -74,7 +74,7 @@ OPTIONAL_LINES = [
 def _slurm_lines(site: Site, partition: Partition | None) -> list[str]:
     lines = ["slurm:"]
     if partition:
-        others = [other.name for other in site.partitions if other != partition]
+        others = [other.name for other in site.shown_partitions if other != partition]
         lines.append(_entry("partition", _scalar(partition.name), f"others: {', '.join(others)}" if others else ""))
     if site.account:
         lines.append(_entry("account", _scalar(site.account), "your default account"))

@@ -37,6 +37,8 @@ class Partition:
     """Accounts that may use it; empty: all."""
     qos: tuple[str, ...] = ()
     """Qualities of service that may be used in it; empty: all."""
+    is_hidden: bool = False
+    """Whether the site shows it only to those who ask for all: it may not be for everybody."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,18 @@ class Site:
 
     @property
     def best_partition(self) -> Partition | None:
-        """The default partition if it has GPUs, else the one with most GPU nodes, else the default."""
+        """The default partition if it has GPUs, else the one with most GPU nodes, else the default; no hidden one."""
 
         def rank(partition: Partition) -> tuple[bool, bool, int]:
             nodes = sum(gpus.nodes for gpus in self.gpus_of(partition.name))
             return nodes > 0, partition.is_default, nodes
 
-        return max(self.partitions, key=rank, default=None)
+        return max(self.shown_partitions, key=rank, default=None)
+
+    @property
+    def shown_partitions(self) -> list[Partition]:
+        """The partitions that the site shows to everybody."""
+        return [partition for partition in self.partitions if not partition.is_hidden]
 
 
 def ask_site(cluster: Cluster | None = None) -> Site:
@@ -94,8 +101,8 @@ def parse_site(config: str, partitions: str, nodes: str, account: str | None = N
 
     Args:
         config: `scontrol show config`
-        partitions: `scontrol show partition --oneliner`
-        nodes: `sinfo --noheader --format=GPU_NODES_FORMAT`
+        partitions: `scontrol show partition --oneliner --all`
+        nodes: `sinfo --noheader --all --format=GPU_NODES_FORMAT`
         account: The user's default account.
     """
     settings = parse_config(config)
@@ -122,7 +129,7 @@ def parse_config(text: str) -> dict[str, str]:
 
 
 def parse_partitions(text: str, site_preempt_mode: str = "OFF") -> tuple[Partition, ...]:
-    """Parse `scontrol show partition --oneliner`; partitions that are not up are left out."""
+    """Parse `scontrol show partition --oneliner --all`; partitions that are not up are left out."""
     return tuple(
         Partition(
             name=fields["PartitionName"],
@@ -133,6 +140,7 @@ def parse_partitions(text: str, site_preempt_mode: str = "OFF") -> tuple[Partiti
             priority_tier=_leading_number(fields.get("PriorityTier", "1")),
             accounts=_allowed(fields.get("AllowAccounts", "ALL")),
             qos=_allowed(fields.get("AllowQos", "ALL")),
+            is_hidden=fields.get("Hidden") == "YES",
         )
         for fields in _partition_fields(text)
         if _is_up(fields)

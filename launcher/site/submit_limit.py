@@ -38,10 +38,10 @@ def read_submit_limit(cluster: Cluster) -> SubmitLimit | None:
     mine = [
         one
         for one in associations
-        if account in (None, one.account) and (not one.partition or one.partition == cluster.slurm.partition)
+        if one.is_of(account) and (not one.partition or one.partition == cluster.slurm.partition)
     ]
     qos = cluster.slurm.qos or next((one.default_qos for one in mine if one.default_qos), "normal")
     limits = [one.max_submit for one in mine]
-    limits += [one.max_submit for one in parse_qos(list_qos(cluster) or "") if one.name == qos]
+    limits += [one.max_submit for one in parse_qos(list_qos(cluster) or "") if one.name.casefold() == qos.casefold()]
     known = [limit for limit in limits if limit is not None]
     return SubmitLimit(min(known), count_queued(cluster)) if known else None

@@ -11,7 +11,7 @@ from typing import IO
 
 from launcher.cluster import Cluster
 from launcher.errors import SlurmError
-from launcher.slurm.command import run_slurm, slurm_environment
+from launcher.slurm.command import not_started, run_slurm, slurm_environment
 from launcher.slurm.parse import Job, parse_allocation
 from launcher.slurm.query import find_jobs
 
@@ -91,8 +91,8 @@ def _start(argv: Sequence[str], cluster: Cluster, output: IO[str]) -> "subproces
             stderr=output,
             start_new_session=True,  # Ctrl-C is for the program that is debugged
         )
-    except FileNotFoundError:
-        raise SlurmError("`salloc` is not on PATH; run this where Slurm's commands are installed") from None
+    except OSError as error:
+        raise not_started(argv[0], error) from None
 
 
 @dataclass

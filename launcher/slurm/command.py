@@ -34,7 +34,7 @@ def run_slurm(argv: Sequence[str], cluster: Cluster, timeout_seconds: float = 60
     """Run a Slurm command and return what it printed on stdout.
 
     Raises:
-        SlurmError: The command is not installed, hangs, or fails; with what it printed on stderr.
+        SlurmError: The command cannot be started, hangs, or fails; with what it printed on stderr.
     """
     return call_slurm(argv, cluster, timeout_seconds).stdout
 
@@ -45,7 +45,7 @@ def call_slurm(
     """Run a Slurm command, with a text on stdin if it reads one.
 
     Raises:
-        SlurmError: The command is not installed, hangs, or fails; with what it printed on stderr.
+        SlurmError: The command cannot be started, hangs, or fails; with what it printed on stderr.
     """
     try:
         done = subprocess.run(
@@ -58,13 +58,20 @@ def call_slurm(
             timeout=timeout_seconds,
             check=False,
         )
-    except FileNotFoundError:
-        raise SlurmError(f"`{argv[0]}` is not on PATH; run this where Slurm's commands are installed") from None
+    except OSError as error:
+        raise not_started(argv[0], error) from None
     except subprocess.TimeoutExpired:
         raise SlurmError(f"`{' '.join(argv)}` did not answer within {timeout_seconds:.0f} s") from None
     if done.returncode:
         raise SlurmError(f"`{' '.join(argv)}` failed ({done.returncode}): {done.stderr.strip() or done.stdout.strip()}")
     return done
+
+
+def not_started(command: str, error: OSError) -> SlurmError:
+    """Say why a command of Slurm could not be started."""
+    if isinstance(error, FileNotFoundError):
+        return SlurmError(f"`{command}` is not on PATH; run this where Slurm's commands are installed")
+    return SlurmError(f"`{command}` cannot be started: {error.strerror or error}")
 
 
 def complaint(error: SlurmError) -> str:

@@ -43,7 +43,8 @@ def dependency(conditions: Sequence[str], is_kept: bool = False) -> list[str]:
 
     Args:
         conditions: `afterok:12`, `afterany:13`, ...
-        is_kept: Whether it stays in the queue when what must succeed has failed; else it goes.
+        is_kept: Whether it stays in the queue when what must succeed has failed; else it goes. A guardian makes it wait
+            for the job that it brings the run back as, if it is there.
     """
     if not conditions:
         return []

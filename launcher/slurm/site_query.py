@@ -29,13 +29,13 @@ def show_config(cluster: Cluster) -> str:
 
 
 def show_partitions(cluster: Cluster) -> str:
-    """Print all partitions, a line each."""
-    return run_slurm(["scontrol", "show", "partition", "--oneliner"], cluster)
+    """Print all partitions, a line each, hidden ones as well."""
+    return run_slurm(["scontrol", "show", "partition", "--oneliner", "--all"], cluster)
 
 
 def list_gpu_nodes(cluster: Cluster) -> str:
     """Print how many nodes of a partition have which GPUs, in GPU_NODES_FORMAT."""
-    return run_slurm(["sinfo", "--noheader", f"--format={GPU_NODES_FORMAT}"], cluster)
+    return run_slurm(["sinfo", "--noheader", "--all", f"--format={GPU_NODES_FORMAT}"], cluster)
 
 
 def list_partition_limits(cluster: Cluster, partitions: str | None) -> str:
@@ -46,7 +46,7 @@ def list_partition_limits(cluster: Cluster, partitions: str | None) -> str:
 
 def list_nodes(cluster: Cluster) -> str:
     """Print the features and the address of each node, in NODES_FORMAT."""
-    return run_slurm(["sinfo", "--noheader", "--Node", f"--format={NODES_FORMAT}"], cluster)
+    return run_slurm(["sinfo", "--noheader", "--Node", "--all", f"--format={NODES_FORMAT}"], cluster)
 
 
 def list_nodes_of(cluster: Cluster, partitions: str | None) -> str:

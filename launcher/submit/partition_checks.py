@@ -150,4 +150,5 @@ def _is_lifted(flag: str, cluster: Cluster) -> bool:
     if said is None:
         return cluster.slurm.qos is not None
     rows = [line.split("|") for line in said.splitlines() if line.count("|") == 1]
-    return any(flag in flags.split(",") for name, flags in rows if cluster.slurm.qos in (None, name))
+    qos = (cluster.slurm.qos or "").casefold()
+    return any(flag in flags.split(",") for name, flags in rows if qos in ("", name.casefold()))

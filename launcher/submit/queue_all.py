@@ -108,8 +108,9 @@ class _AllOrNothing:
         conditions = [*conditions, *(f"afterany:{self.jobs[other]}" for other in awaited)]
         runs = self.runs[submission]
         avoided = avoid_suspects(self.queue.cluster, runs[0].folder)
+        waits = dependency(conditions, is_kept=self.queue.cluster.slurm.guardian)
         try:
-            job, now = self.queue.add(submission, [*dependency(conditions), *avoided.options]), time.time()
+            job, now = self.queue.add(submission, [*waits, *avoided.options]), time.time()
         except SlurmError as error:
             if conditions or not is_exceeded(error) or not all(run.record.sweep for run in runs):
                 raise

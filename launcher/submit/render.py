@@ -15,6 +15,7 @@ from launcher.recipe.quantities import Duration, Size
 from launcher.recipe.sections.common import Resources
 from launcher.run.batch_process import BATCH_MODULE
 from launcher.run.paths import SubmissionDir, expand
+from launcher.run.slurm_text import log_folder
 from launcher.slurm.queue import job_comment
 
 _TEMPLATES = Path(__file__).parents[1] / "slurm_templates"
@@ -137,9 +138,7 @@ def render_job(job: ScriptedJob, cluster: Cluster, code: Path, command: Sequence
 
 
 def _slurm_log(submission: SubmissionDir, array: str | None) -> Path:
-    # Slurm replaces %j and the like in the whole path, so a `%` of the folder is doubled.
-    folder = SubmissionDir(Path(str(submission.root).replace("%", "%%")))
-    return folder.slurm_log("%A_%a" if array else "%j")
+    return SubmissionDir(log_folder(submission.root)).slurm_log("%A_%a" if array else "%j")
 
 
 def _gpu_request(resources: Resources, cluster: Cluster) -> str | None:

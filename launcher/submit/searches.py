@@ -188,7 +188,7 @@ def _queue_missing(folder: SearchDir, cluster: Cluster, conditions: Sequence[str
     submission = prepared or _freeze_elements(folder, record, cluster, size)
     (folder.elements / submission.root.name).touch()  # the search knows of it before Slurm does
     try:
-        options = dependency(conditions)
+        options = dependency(conditions, is_kept=cluster.slurm.guardian)
         jobs = tuple(queue.add(submission, options) for _ in range(1 if queue.has_arrays else count))
     except BaseException:
         queue.cancel(submission)

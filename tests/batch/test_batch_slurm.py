@@ -40,6 +40,26 @@ def test_a_missing_command_is_an_answer(commands: Commands) -> None:
     assert slurm.is_running("5") is None
 
 
+def test_nodes_and_partitions_that_a_site_hides_are_seen(commands: Commands) -> None:
+    """Without `--all`, scontrol says that there are none."""
+    commands.say(
+        "scontrol",
+        'case "$*" in "show partition"*--all*) echo "PartitionName=p Hidden=YES Nodes=n[1-3]" ;;\n'
+        '"show node"*--all*) echo "NodeName=n1 NodeAddr=10.0.0.1 State=IDLE"; echo "NodeName=n2 State=DOWN*" ;;\n'
+        '*) echo "Partition p not found" >&2; exit 1 ;; esac',
+    )
+
+    assert slurm.partition_nodes("p") == ["n1", "n3"]
+    assert slurm.node_address("n1") == "10.0.0.1"
+
+
+def test_times_are_asked_for_in_the_form_that_is_read(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_TIME_FORMAT", "%H:%M")
+    commands.say("scontrol", 'echo "JobId=5 StartTime=${SLURM_TIME_FORMAT-standard}"')
+
+    assert slurm.show_job("5")["StartTime"] == "standard"
+
+
 def test_a_hanging_command_is_an_answer(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slurm, "TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0)

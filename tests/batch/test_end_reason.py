@@ -225,6 +225,8 @@ def test_the_last_sign_of_life_is_the_newest_log(tmp_path: Path) -> None:
     assert last_sign_of_life(tmp_path, 0.0) == 2000
 
 
-def test_a_node_list_is_expanded_without_slurm_where_nothing_is_to_expand() -> None:
-    assert hostnames("gpu1,gpu2") == ["gpu1", "gpu2"]
-    assert hostnames("gpu[1-2]") == []
+def test_a_node_list_is_expanded_without_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    assert hostnames("gpu[01-02],gpu7") == ["gpu01", "gpu02", "gpu7"]
+    assert hostnames("gpu[a-b]") == [], "nobody knows what that is"

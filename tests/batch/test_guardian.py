@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,54 @@ def test_a_run_whose_batch_process_was_killed_before_it_had_queued_it_again_come
     assert jobs_of(job) == ["5", "6"]
     options = "--parsable --dependency=afterany:5 --nodes=1 --exclude=gpu[3-4]"
     assert (tmp_path / "argv").read_text() == f"{options} {job.submission.script}\n"
+
+
+FORGOTTEN = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+
+
+@pytest.mark.parametrize("ended", [{}, {"ended": 2.0, "reason": "preempted", "action": "requeue"}])
+@pytest.mark.parametrize(
+    ("states", "jobs"), [(["PREEMPTED", "CANCELLED by 1000"], ["5"]), (["CANCELLED by 0", "FAILED"], ["5", "6"])]
+)
+def test_of_a_job_that_squeue_has_forgotten_accounting_tells_whether_a_person_cancelled_it(
+    commands: Commands, job: BatchJob, tmp_path: Path, ended: dict[str, object], states: list[str], jobs: list[str]
+) -> None:
+    if ended:
+        append_event(job.run.ledger, 0, **ended)
+    commands.say("squeue", FORGOTTEN)
+    commands.say("sacct", f'echo "$@" >{tmp_path}/argv; ' + "; ".join(f"echo '{state}'" for state in states))
+    commands.say("sbatch", "echo 6")
+
+    assert guard(job) == 0
+
+    assert (jobs_of(job), given_up(job)) == (jobs, "")
+    assert {"--duplicates", "--allocations", "--jobs=5"} <= {*(tmp_path / "argv").read_text().split()}
+
+
+@pytest.mark.parametrize("accounting", ["exit 1", "", "echo RUNNING"])
+def test_a_requeued_job_that_all_have_forgotten_may_have_been_cancelled_and_is_left_to_a_person(
+    commands: Commands, job: BatchJob, accounting: str
+) -> None:
+    append_event(job.run.ledger, 0, ended=2.0, reason="preempted", action="requeue")
+    commands.say("squeue", FORGOTTEN)
+    commands.say("sacct", accounting)
+    commands.say("sbatch", "echo 6")
+
+    assert guard(job) == 1
+
+    assert jobs_of(job) == ["5"]
+    assert "`launcher resume` continues the run" in given_up(job)
+
+
+def test_a_run_whose_end_nobody_could_write_down_comes_back_though_all_have_forgotten_its_job(
+    commands: Commands, job: BatchJob
+) -> None:
+    commands.say("squeue", FORGOTTEN)
+    commands.say("sbatch", "echo 6")
+
+    assert guard(job) == 0
+
+    assert (jobs_of(job), given_up(job)) == (["5", "6"], "")
 
 
 def test_a_run_that_is_over_is_left_alone(commands: Commands, job: BatchJob) -> None:
@@ -260,6 +309,20 @@ def test_the_guardian_of_an_attempt_that_starts_while_slurm_is_away_is_queued_la
     assert "--dependency=afternotok:5 " in argv
     assert argv.rstrip().endswith("--job 5")
     assert given_up(job) == ""
+
+
+def test_a_percent_sign_in_the_folder_of_all_runs_is_none_of_slurms(
+    commands: Commands, job: BatchJob, tmp_path: Path
+) -> None:
+    """Slurm replaces `%j` and the like in all of `--output`."""
+    commands.say("squeue", "")
+    commands.say("sbatch", f"printf '%s\\n' \"$@\" >{tmp_path}/argv; echo 6")
+    say = Journal(job.run.batch_log(0))
+
+    queue_guardian(replace(job, submission=SubmissionDir(tmp_path / "50%jobs" / "s")), 0, say)
+
+    wait_for(lambda: say.path.exists() and "guardian: job 6" in say.path.read_text(), "the guardian")
+    assert f"--output={tmp_path}/50%%jobs/s/guardian-%j.log" in (tmp_path / "argv").read_text().splitlines()
 
 
 def test_an_attempt_without_a_guardian_says_why(commands: Commands, job: BatchJob) -> None:

@@ -11,7 +11,7 @@ from jobs.batch.node_memory import remember_nodes
 from launcher.cluster import Cluster
 from launcher.run.ledger import Attempt
 from launcher.run.stragglers import Straggler
-from launcher.run.suspects import read_reports
+from launcher.run.suspects import find_suspects, read_reports
 from tests.support.counting_runs import Play, stage
 
 NODES = ["gpu01", "gpu02", "gpu03"]
@@ -56,10 +56,15 @@ def test_what_all_nodes_have_is_not_their_fault(job: BatchJob) -> None:
     assert remembered(job, end) == []
 
 
-def test_the_only_node_of_a_job_is_remembered(job: BatchJob) -> None:
-    assert remembered(job, EndReason("node_failure", "preflight", "", ("gpu01",)), nodes=["gpu01"]) == [
-        "gpu01 failed the preflight check"
-    ]
+def test_the_only_node_of_a_job_is_avoided_by_others_once_a_second_attempt_found_it_unfit(job: BatchJob) -> None:
+    """What no other node of the job has passed may be the fault of the run: its packages, its quota."""
+    unfit, runs_root = EndReason("node_failure", "preflight", "", ("gpu01",)), job.submission.root.parents[1]
+
+    assert remembered(job, unfit, nodes=["gpu01"]) == ["gpu01 failed the preflight check as the only node"]
+    assert [one.is_avoided for one in find_suspects(runs_root, 3600)] == [False]
+
+    remember_nodes(job, Evidence([Attempt(1, "7", 0, ["gpu01"])], 1), unfit, lambda _: None)
+    assert [one.is_avoided for one in find_suspects(runs_root, 3600)] == [True]
 
 
 def test_a_shortage_and_an_error_of_the_run_say_nothing_of_nodes(job: BatchJob) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,21 @@ def test_a_new_job_is_not_given_the_nodes_that_the_one_before_excluded(
     argv = (say.path.parent / "argv").read_text().split()
     expected = ["--parsable", "--dependency=afterany:5", "--nodes=2", *option, str(job.submission.script)]
     assert argv == expected
+
+
+@pytest.mark.parametrize(("count", "option"), [("3", ["--nodes=3"]), (None, [])])
+def test_a_new_job_for_nodes_whose_names_nobody_can_read_has_as_many_as_the_job_had(
+    job_on: Callable[..., BatchJob], say: Journal, count: str | None, option: list[str]
+) -> None:
+    (say.path.parent / "sbatch").write_text(f'#!/bin/bash\necho "$@" >{say.path.parent}/argv\necho 6\n')
+    (say.path.parent / "sbatch").chmod(0o755)
+    job = job_on("gpu[a-c]", None)
+    environ = dict(job.environ) | ({"SLURM_JOB_NUM_NODES": count} if count else {})
+
+    requeue_run(replace(job, environ=environ), Attempt(0), [], RestartDecision("resubmit", "preempted"), say)
+
+    argv = (say.path.parent / "argv").read_text().split()
+    assert argv == ["--parsable", "--dependency=afterany:5", *option, str(job.submission.script)]
 
 
 def test_others_are_told_which_job_goes_on_and_the_new_job_itself_waits_for_the_old_one(

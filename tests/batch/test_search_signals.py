@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from jobs.batch import main
+from jobs.batch.allocation import StartRefusedError
 from jobs.batch.pruning import PruningMonitor
-from jobs.batch.search import come_back, find_search_folder
+from jobs.batch.search import come_back, find_search_folder, next_trial
 from launcher.monitor.trials import read_reports
 from launcher.run.paths import CONTINUE, RunDir, SubmissionDir
 from launcher.run.trials import SearchDir
@@ -144,6 +145,51 @@ def test_a_trial_goes_on_if_nobody_can_judge_it(tmp_path: Path, monkeypatch: pyt
     wait_for(lambda: monitor.decides() or said, "the answer")
 
     assert said == ["search judge: exit code 1; the trial goes on"]
+
+
+@pytest.mark.parametrize("printed", ["no JSON", "[]", '{"judged": 1}', '{"hopeless_at": 1, "judged": null}', ""])
+def test_a_trial_goes_on_if_the_judge_gives_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str
+) -> None:
+    said = judged_by(tmp_path, monkeypatch, f"echo '{printed}'")
+
+    assert said == [f"search judge: no answer but `{printed}`; the trial goes on"]
+
+
+def test_what_programs_of_the_site_print_around_the_answer_of_the_judge_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = '{"hopeless_at": 4, "judged": 4}'
+
+    said = judged_by(tmp_path, monkeypatch, f"echo welcome; echo '{answer}'; echo goodbye; echo 'a warning' >&2")
+
+    assert said == ["other trials were better at step 4: this one is pruned"]
+
+
+def judged_by(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> list[str]:
+    """Let a script judge a trial that has something to judge; return what is said of it."""
+    run, said, program = RunDir(folder), list[str](), folder / "python"
+    program.write_text(f"#!/bin/bash\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr("jobs.batch.pruning.LOOK_SECONDS", 0)
+    run.evaluations.write_text('{"step": 1}\n')
+    monitor = PruningMonitor(run, "validation_loss", said.append)
+    wait_for(lambda: monitor.decides() or said, "the answer")
+    return said
+
+
+@pytest.mark.parametrize("printed", ["no JSON", '{"run": "/runs/a"}', ""])
+def test_an_element_that_gets_no_answer_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/bash\necho '{printed}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+    with pytest.raises(StartRefusedError, match="search ask: no answer but `") as caught:
+        next_trial(tmp_path, SubmissionDir(tmp_path), ENVIRON, local=False)
+
+    assert (caught.value.exit_code, printed in str(caught.value)) == (1, True)
 
 
 def test_the_loss_is_read_from_each_step_and_other_metrics_from_evaluations(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from bench.gpu.assets import write_model
 from bench.gpu.our_job import start_ranks
 from bench.gpu.trainings import TINY, computes_bf16
-from jobs.rank.preflight import gpu_faults
+from jobs.rank.gpu_checks import gpu_faults
 from launcher.cluster import Cluster
 from launcher.recipe import read_recipe
 from launcher.run.ledger import read_attempts, read_json_lines
@@ -87,8 +87,8 @@ def test_the_preflight_counts_and_tries_the_gpus(tmp_path: Path) -> None:
         for ranks in (GPUS, GPUS + 1)
     )
 
-    assert gpu_faults(there) == []
-    assert gpu_faults(wanted) == [f"{GPUS} of {GPUS + 1} GPUs are visible"]
+    assert gpu_faults(there) == ([], [])
+    assert gpu_faults(wanted) == ([f"{GPUS} of {GPUS + 1} GPUs are visible"], [])
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "full_shard"])

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from launcher.cluster import Cluster, Roots
+from launcher.errors import SlurmError
 from launcher.slurm import local_queue, query
+from launcher.slurm.allocation import hold_allocation
 from launcher.slurm.command import run_slurm
 from launcher.slurm.query import find_jobs
 
@@ -91,6 +93,26 @@ def test_without_sacct_scontrol_is_asked(install: Install) -> None:
 
     assert (answer.jobs["7"].state, answer.jobs["7"].source) == ("COMPLETED", "scontrol")
     assert answer.notes == ("sacct: is not on PATH; run this where Slurm's commands are installed",)
+
+
+def test_a_command_that_may_not_be_executed_or_gets_too_much_is_no_bug(install: Install, tmp_path: Path) -> None:
+    """The kernel refuses both: a file without the right to execute it, and a longer argument than it takes."""
+    install("squeue")
+    (tmp_path / "squeue").chmod(0o644)
+    install("scontrol", "JobId=7 JobState=COMPLETED Reason=None Dependency=(null)\n")
+
+    answer = find_jobs(CLUSTER, ["7"])
+
+    assert answer.jobs["7"].source == "scontrol"
+    assert answer.notes[0] == "squeue: cannot be started: Permission denied"
+    with pytest.raises(SlurmError, match="`scontrol` cannot be started: Argument list too long"):
+        run_slurm(["scontrol", "x" * 2**20], CLUSTER)
+    install("salloc")
+    with (
+        pytest.raises(SlurmError, match="`salloc` cannot be started: Argument list too long"),
+        hold_allocation(f"#SBATCH --comment={'x' * 2**20}", CLUSTER, 1, print),
+    ):
+        pass
 
 
 def test_switched_off_accounting_is_one_note_and_the_job_is_gone(install: Install) -> None:

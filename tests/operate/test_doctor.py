@@ -149,6 +149,7 @@ def test_suspended_runs_are_not_saved(tmp_path: Path) -> None:
     found = judge(facts(partitions=edited(PARTITIONS, PreemptMode="GANG,SUSPEND")), site(tmp_path))
 
     assert "halted in memory" in found["preemption"].what
+    assert "halted for longer than `limits.hang` fails" in found["preemption"].what
 
 
 def test_the_highest_partition_is_not_preempted(tmp_path: Path) -> None:
@@ -232,6 +233,41 @@ def test_names_that_exist_are_fine(tmp_path: Path) -> None:
     found = judge(said, cluster)
 
     assert [found[topic].level for topic in ("account", "QOS", "reservation", "constraint")] == ["ok"] * 4
+
+
+@pytest.mark.parametrize(
+    ("constraint", "missing"),
+    [
+        ("80gb&a100", None),
+        ("[rack1*2&rack2*1]", None),
+        ("(80gb|nvlink-4)&a100", None),
+        ("[rack1|rack2],a100*2", None),
+        ("40gb", "40gb"),
+        ("a100&[rack1*2&rack9*1]", "rack9"),
+    ],
+)
+def test_each_feature_of_a_constraint_must_exist(tmp_path: Path, constraint: str, missing: str | None) -> None:
+    said = facts(features=parse_features("preempt|a100,80gb,rack1,rack2,nvlink-4|gpu01\n"))
+
+    found = judge(said, site(tmp_path, f"{{constraint: '{constraint}'}}"))["constraint"]
+
+    told = ("problem", f"no node of the partition has `{missing}`") if missing else ("ok", f"`{constraint}`")
+    assert (found.level, found.what) == told
+
+
+def test_accounts_and_qualities_of_service_may_be_written_in_capitals(tmp_path: Path) -> None:
+    """sacctmgr keeps them in lower case, and Slurm does not tell them apart."""
+    said = facts(
+        partitions=edited(PARTITIONS, AllowAccounts="bio", AllowQos="long"),
+        qos=parse_qos("normal|00:00:00|cluster||\nlong|00:10:00|cluster||3\n"),
+        associations=parse_associations("bio||long||\nchem||normal||\n"),
+    )
+    cluster = site(tmp_path, "{account: BIO, qos: Long}")
+
+    found = judge(said, cluster)
+
+    assert [found[topic].level for topic in ("account", "QOS")] == ["ok", "ok"]
+    assert "you may have 3 jobs" in found["arrays"].what
 
 
 def test_a_closed_partition_is_a_problem(tmp_path: Path) -> None:

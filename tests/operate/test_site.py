@@ -1,5 +1,6 @@
 """What Slurm says of a site, in the words of 22.05.8 with invented partitions and nodes, as a cluster profile."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from launcher.load import load_cluster
 from launcher.run.slurm_text import parse_gres
 from launcher.site.new_profile import local_profile, site_profile
-from launcher.site.partitions import GpuNodes, Site, parse_gpu_nodes, parse_partitions, parse_site
+from launcher.site.partitions import GpuNodes, Site, ask_site, parse_gpu_nodes, parse_partitions, parse_site
 from tests.support.recipe_files import write
 
 CONFIG = """\
@@ -54,6 +55,29 @@ def test_a_site_is_read_from_what_slurm_prints(site: Site) -> None:
         ("high", False, "OFF", 0),
     ]
     assert site.gpus_of("high") == [GpuNodes("high", "a100", 4, 2)]
+
+
+def test_partitions_that_a_site_hides_are_known_but_not_proposed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's commands name them only with `--all`."""
+    hidden = "PartitionName=course Default=NO Hidden=YES MaxTime=UNLIMITED PreemptMode=OFF State=UP TotalNodes=9"
+    answers = {
+        "scontrol": f"case \"$*\" in *config) cat <<'E'\n{CONFIG}E\n;; *) cat <<'E'\n{PARTITIONS}E\n;; esac\n"
+        f"case \"$*\" in *partition*--all*) echo '{hidden}' ;; esac",
+        "sinfo": f"cat <<'E'\n{NODES}E\ncase \"$*\" in *--all*) echo 'course|gpu:a100:8|9' ;; esac",
+        "sacctmgr": "echo biomed",
+    }
+    for name, body in answers.items():
+        write(tmp_path, f"#!/bin/sh\n{body}\n", f"bin/{name}").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+
+    site = ask_site()
+
+    assert [partition.name for partition in site.partitions] == ["preempt", "high", "course"]
+    assert site.gpus_of("course") == [GpuNodes("course", "a100", 8, 9)]
+    assert site.best_partition is not None and site.best_partition.name == "preempt"
+    assert "course" not in site_profile(site, "dev", "/scratch")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +15,8 @@ from launcher.errors import LauncherError
 from launcher.operate.site_check import check_site
 from launcher.plan.step_time import measured_at
 from launcher.recipe import KINDS
-from launcher.run.ledger import Attempt
+from launcher.run.ledger import Attempt, append_event
+from launcher.run.paths import RunDir
 
 MEASURED = SiteMeasurements(
     time=1000.0,
@@ -55,9 +57,11 @@ def test_a_good_site_is_described_in_numbers() -> None:
     ("check", "topic", "level", "said"),
     [
         (replace(CHECK, attempts=(STOPPED,), state="stopped"), "requeue", "problem", "the job was not started again"),
-        (replace(CHECK, state="failed"), "requeue", "problem", "the second attempt is failed"),
+        (replace(CHECK, state="failed"), "requeue", "problem", "the next attempt is failed"),
         (replace(CHECK, asked=None), "stop request", "note", "was not tried"),
-        (replace(CHECK, attempts=(Attempt(0),)), "stop request", "problem", "did not end the first attempt"),
+        (replace(CHECK, attempts=(Attempt(0),)), "stop request", "problem", "did not end attempt 0"),
+        (replace(CHECK, attempts=(STOPPED,), asked_attempt=1), "stop request", "note", "was not tried"),
+        (replace(CHECK, asked_attempt=1), "stop request", "note", "was not tried"),
         (
             replace(CHECK, measured=None, state="failed", attempts=(replace(STOPPED, message="no such port"),)),
             "check",
@@ -95,6 +99,51 @@ def test_what_is_wrong_is_said(check: SiteCheck, topic: str, level: str, said: s
 
     assert found[0] == level
     assert said in found[1]
+
+
+def test_the_attempt_that_was_asked_is_judged_and_not_one_that_was_preempted_before_it() -> None:
+    preempted = Attempt(0, ended=1010.0, action="requeue", reason="preempted")
+    attempts = (preempted, replace(STOPPED, number=1), replace(RESTARTED, number=2))
+
+    found = judged(replace(CHECK, attempts=attempts, asked_attempt=1))
+
+    assert found["stop request"] == ("ok", "all ranks had left 5 s after it")
+    assert found["requeue"] == ("ok", "the next attempt started 15 s later")
+
+
+def test_only_an_attempt_that_runs_and_has_measured_is_asked_to_stop(
+    tmp_path: Path, make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm preempts the first attempt when it has measured; its job waits again, and cannot be asked meanwhile."""
+    run, told = RunDir(tmp_path / "run"), list[str]()
+    run.outputs.mkdir(parents=True)
+    (run.outputs / MEASUREMENTS).write_text(MEASURED.model_dump_json())
+    append_event(run.ledger, 0, job_id="7", started=1000.0)
+    story = iter(
+        [
+            ("queued", {"number": 0, "ended": 1010.0, "reason": "preempted", "action": "requeue"}),
+            ("running", {"number": 0}),  # its batch process has not told of the new attempt yet
+            ("queued", {"number": 1, "job_id": "7", "started": 1020.0}),
+            ("running", {"number": 1}),
+            ("running", {"number": 1, "ended": 1065.0, "reason": "time limit", "action": "requeue"}),
+            ("finished", {"number": 2, "started": 1080.0, "ended": 1100.0, "reason": "finished", "action": "done"}),
+        ]
+    )
+
+    def look(*_: object) -> tuple[list[SimpleNamespace], None]:
+        state, event = next(story)
+        append_event(run.ledger, event.pop("number"), **event)
+        return [SimpleNamespace(state=state, id="ab", why="", is_over=state == "finished", job_id="7")], None
+
+    monkeypatch.setattr("launcher.operate.site_check._queue", lambda *_: run)
+    monkeypatch.setattr("launcher.operate.site_check._keep", lambda _: None)
+    monkeypatch.setattr("launcher.operate.site_check.read_statuses", look)
+    monkeypatch.setattr("launcher.operate.site_check.POLL_SECONDS", 0)
+    monkeypatch.setattr("launcher.operate.site_check.warn_batch", lambda job, _: told.append(job))
+
+    check = check_site(Path("r.yaml"), make_cluster(), 2, rehearse=True, on_change=lambda _: None)
+
+    assert (told, check.asked_attempt) == (["7"], 1)
 
 
 def test_plan_uses_what_was_measured_on_gpus(make_cluster: Callable[..., Cluster]) -> None:

@@ -13,6 +13,7 @@ from launcher.run.ledger import append_event
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord
 from launcher.run.sweep_points import read_points, sweep_dir
+from launcher.site.submit_limit import SubmitLimit, read_submit_limit
 from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm
 from tests.support.submissions import MakeCluster, all_runs
@@ -37,6 +38,14 @@ def site(tmp_path: Path, make_cluster: MakeCluster, fake_slurm: FakeSlurm) -> st
     profile.write_text(yaml.safe_dump(json.loads(cluster.model_dump_json(exclude_defaults=True))))
     (tmp_path / "recipe.yaml").write_text(json.dumps(RECIPE))
     return str(profile)
+
+
+def test_the_limit_of_an_account_is_found_in_capitals(make_cluster: MakeCluster, fake_slurm: FakeSlurm) -> None:
+    """Slurm takes `LAB` for `lab`."""
+    fake_slurm.limit_jobs(3, "lab")
+
+    assert read_submit_limit(make_cluster(slurm={"account": "LAB"})) == SubmitLimit(3, 0)
+    assert read_submit_limit(make_cluster(slurm={"account": "other"})) is None
 
 
 def submit(site: str, code: int = 0) -> tuple[str, str]:

@@ -58,6 +58,7 @@ def test_reports_are_read_as_they_were_written_oldest_first(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("trouble", "is_enough"), [("failed the preflight check", True), ("added by hand", True),
+                                                    ("failed the preflight check as the only node", False),
                                                     ("hung", False), ("was slow", False)])  # fmt: skip
 def test_one_failed_check_is_enough_and_one_hang_is_not(tmp_path: Path, trouble: Trouble, is_enough: bool) -> None:
     tell(tmp_path, "gpu01", trouble)

@@ -16,6 +16,7 @@ from launcher.run.record import RunRecord, fingerprint
 from launcher.submit.plan_submission import SubmitOptions
 from launcher.submit.queue_all import submit as submit_recipes
 from launcher.submit.resubmit import resubmit
+from tests.support.command_line import launcher
 from tests.support.fake_slurm import FakeSlurm
 from tests.support.submissions import (
     MakeCluster,
@@ -25,6 +26,7 @@ from tests.support.submissions import (
     loaded,
     make_model,
     submit,
+    write_profile,
 )
 from tests.support.waiting import wait_for
 
@@ -264,6 +266,21 @@ def test_after_makes_the_job_wait_for_the_other(
     argv = fake_slurm.calls("sbatch")[1].argv
     assert f"--dependency=afterok:{other.submissions[0].job_id}" in argv
     assert "--kill-on-invalid-dep=yes" in argv
+
+
+@pytest.mark.parametrize(("guardian", "kill"), [(False, "yes"), (True, "no")])
+def test_what_waits_for_a_run_with_a_guardian_is_still_there_when_that_brings_it_back(
+    fake_slurm: FakeSlurm, make_cluster: MakeCluster, make_recipe: MakeRecipe, tmp_path: Path, guardian: bool, kill: str
+) -> None:
+    cluster = make_cluster(slurm={"guardian": guardian})
+    submit(loaded(make_recipe(name="first")), cluster, SubmitOptions())
+    recipe = tmp_path / "second.yaml"
+    recipe.write_text(make_recipe(name="second").model_dump_json())
+
+    launcher("submit", str(recipe), "--cluster", str(write_profile(tmp_path, cluster)), "--after", "first")
+
+    waits = [word for word in fake_slurm.calls("sbatch")[1].argv if word.startswith(("--dep", "--kill"))]
+    assert waits == ["--dependency=afterok:1001", f"--kill-on-invalid-dep={kill}"]
 
 
 def test_a_job_waits_for_several_others(

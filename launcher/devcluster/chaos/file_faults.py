@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from random import Random
 
@@ -71,11 +72,12 @@ class FillDisk(ChaosFault):
 
     name = "full-disk"
     phases = ("training",)
+    _is_mounted = False
 
     @override
     def why_not(self, target: ChaosTarget) -> str:
         """A small disk has to be mounted."""
-        return "" if os.geteuid() == 0 else "only root can mount a small disk"
+        return _why_no_mount() if os.geteuid() == 0 else "only root can mount a small disk"
 
     @override
     def inject(self, target: ChaosTarget, rng: Random) -> str:
@@ -83,20 +85,30 @@ class FillDisk(ChaosFault):
         folder = target.run.checkpoints
         folder.mkdir(exist_ok=True)
         aside = folder.with_name("checkpoints-aside")
-        shutil.copytree(folder, aside, symlinks=True)
-        size = sum(_space(path) for path in aside.rglob("*")) + _ROOM
-        _call("mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder))
-        shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
-        shutil.rmtree(aside)
+        try:
+            shutil.copytree(folder, aside, symlinks=True, dirs_exist_ok=True)
+            size = sum(_space(path) for path in aside.rglob("*")) + _ROOM
+            _call("mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder))
+            try:
+                shutil.copytree(aside, folder, symlinks=True, dirs_exist_ok=True)
+            except BaseException:
+                _call("umount", "--lazy", str(folder))  # what lies below it is whole
+                raise
+            self._is_mounted = True
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
         return f"{_ROOM // 1024} KiB left for checkpoints"
 
     @override
     def undo(self, target: ChaosTarget) -> None:
         """Bring the larger disk back, with what was written meanwhile."""
+        if not self._is_mounted:
+            return
         folder = target.run.checkpoints
         kept = folder.with_name("checkpoints-kept")
-        shutil.copytree(folder, kept, symlinks=True)
+        shutil.copytree(folder, kept, symlinks=True, dirs_exist_ok=True)
         _call("umount", "--lazy", str(folder))
+        self._is_mounted = False
         shutil.rmtree(folder)
         kept.rename(folder)
 
@@ -107,6 +119,13 @@ class ForbidWriting(ChaosFault):
     name = "read-only"
     phases = ("training",)
     until = "at rest"
+    _way_back: tuple[str, ...] = ()
+    """The command that takes it back; empty if there is nothing to take back."""
+
+    @override
+    def why_not(self, target: ChaosTarget) -> str:
+        """Root may write whatever the mode says, so the file system has to be mounted again."""
+        return _why_no_mount() if os.geteuid() == 0 else ""
 
     @override
     def inject(self, target: ChaosTarget, rng: Random) -> str:
@@ -114,19 +133,19 @@ class ForbidWriting(ChaosFault):
         root = str(target.run.root)
         if os.geteuid() == 0:
             _call("mount", "--bind", root, root)
+            self._way_back = ("umount", "--lazy", root)
             _call("mount", "-o", "remount,ro,bind", root)
         else:
+            self._way_back = ("chmod", "-R", "u+w", root)
             _call("chmod", "-R", "a-w", root)
         return "the run directory is read-only"
 
     @override
     def undo(self, target: ChaosTarget) -> None:
         """Allow writing again."""
-        root = str(target.run.root)
-        if os.geteuid() == 0:
-            _call("umount", "--lazy", root)
-        else:
-            _call("chmod", "-R", "u+w", root)
+        if self._way_back:
+            _call(*self._way_back)
+            self._way_back = ()
 
 
 def _choose_file(target: ChaosTarget, rng: Random) -> tuple[Path, Path]:
@@ -148,6 +167,17 @@ def _space(path: Path) -> int:
     """Bytes that a file or folder takes on a tmpfs, which counts in pages."""
     page = os.sysconf("SC_PAGE_SIZE")
     return -(-path.lstat().st_size // page) * page if path.is_file() else page
+
+
+def _why_no_mount() -> str:
+    """Say why nothing can be mounted here, by trying: root of a container often may not."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            _call("mount", "-t", "tmpfs", "-o", "size=64k", "none", folder)
+        except (LauncherError, OSError) as error:
+            return f"nothing can be mounted here: {str(error).removeprefix('chaos: ')}"
+        _call("umount", "--lazy", folder)
+    return ""
 
 
 def _call(*argv: str) -> None:
