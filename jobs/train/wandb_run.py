@@ -47,7 +47,8 @@ def open_wandb(context: Context, tracking: Tracking) -> Any | None:
     """
     mark, is_online = context.run.wandb / DELETED, tracking.mode == "online"
     if is_online and mark.exists():
-        return _say_deleted(context)
+        _say_deleted(context)
+        return None
     try:
         return _init(context, tracking, is_online)
     except ImportError:
@@ -56,7 +57,8 @@ def open_wandb(context: Context, tracking: Tracking) -> Any | None:
         if is_online and _DELETED in str(error):
             mark.parent.mkdir(exist_ok=True)
             mark.touch()
-            return _say_deleted(context)
+            _say_deleted(context)
+            return None
         # Offline a run belongs to no sweep: W&B would take this one for a run of its own.
         if not is_online or context.record.wandb_sweep:
             raise

@@ -215,9 +215,13 @@ def test_files_that_a_base_in_another_folder_names_are_the_same(
     )
     to_site = ("--cluster", f"{tmp_path}/site.yaml", "--yes")
 
-    for paths in [(first, based)] if at_once else [(first,), (based,)]:
-        launcher("submit", *paths, *to_site)
-    refused = launcher("submit", *((first, other) if at_once else (other,)), *to_site, code=2)[1]
+    if at_once:
+        refused = launcher("submit", first, other, *to_site, code=2)[1]
+        launcher("submit", first, based, *to_site)
+    else:
+        launcher("submit", first, *to_site)
+        launcher("submit", based, *to_site)
+        refused = launcher("submit", other, *to_site, code=2)[1]
 
     assert len(all_runs(cluster)) == 2
     assert f"{key}: {'`' if at_once else 'run `'}" in refused, "files of the same names, in another folder"
