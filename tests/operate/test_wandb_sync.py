@@ -140,7 +140,7 @@ def test_what_wandb_does_not_take_is_named(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "local-" + "a" * 40)
 
-    first, _ = segments = unsent_segments(history.run, is_running=True)
+    first, _ = segments = unsent_segments(history.run, is_running=False)
     (first / "run-w-abc123.wandb").write_bytes(b"something else")
 
     with pytest.raises(RunError, match=r"W&B refused offline-run-20260921.*, offline-run-20260922"):
