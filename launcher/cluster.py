@@ -11,6 +11,7 @@ from typing_extensions import override
 from launcher.recipe.base import Positive, Section, VariableName
 from launcher.recipe.kinds.recipe_base import EngineName
 from launcher.recipe.quantities import Duration, Size
+from launcher.run.wandb_server import is_public_wandb
 
 
 def _refuse_blank(value: str) -> str:
@@ -23,12 +24,6 @@ def _refuse_no_path(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty; write a path such as `/scratch/group/launcher`")
     return value
-
-
-def is_public_wandb(url: str) -> bool:
-    """Tell whether a W&B server is run by W&B itself: its public cloud, or a part of it reserved for one customer."""
-    host = (urlsplit(url).hostname or url).rstrip(".")
-    return host.endswith((".wandb.ai", ".wandb.io")) or host in ("wandb.ai", "wandb.io")
 
 
 def _refuse_foreign_server(url: str) -> str:

@@ -11,37 +11,32 @@ appended.
 """
 
 import json
-import os
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from jobs.rank.context import Context
 from jobs.train.event_log import EventLog, open_events
+from jobs.train.wandb_run import STEP_METRIC, open_wandb, server_of
 from launcher.artifacts.scores import Score
 from launcher.errors import LauncherError
-from launcher.recipe.quantities import Duration
 from launcher.recipe.sections.common import Tracking
 from launcher.run.ledger import read_json_lines
-from launcher.run.metrics import is_training
-from launcher.run.paths import CONTINUE, FINISHED
+from launcher.run.metrics import is_sound, is_training, read_joined_rows
+from launcher.run.paths import CONTINUE, FINISHED, RunDir
+from launcher.run.wandb_server import is_public_wandb
 
 if TYPE_CHECKING:
     from jobs.train.metrics import Row
 
-STEP_METRIC = "train/global_step"
-DELETED = "deleted"
-"""A file beside W&B's own, there once W&B has said that the run was deleted: no attempt waits for it again."""
-FINISH_TIMEOUT = 30
-"""Seconds to wait for the upload of the last points; a preempted rank has little time."""
-INIT_TIMEOUT = 90
-"""Seconds to wait for W&B's server at the start, as W&B does by itself."""
-_DELETED = "previously created and deleted"
-"""How W&B refuses the id of a deleted run (https://github.com/wandb/wandb/issues/10669)."""
 _TABLE_ROWS = 10_000
 """W&B shows no more rows of a table."""
 SENT_AGAIN = 10
-"""Points of the attempt before that are sent again; a stop loses one or two."""
+"""Points of the attempt before that are sent again at least."""
+SENT_AGAIN_SECONDS = 60
+"""So are all of its last minute: W&B's client sends every 15 s, and tries again if its server is slow."""
 
 
 class Tracker:
@@ -62,12 +57,18 @@ class Tracker:
         if int(row["step"] or 0) % self._interval == 0:
             self._send()
 
-    def log_again(self, rows: "Sequence[Row]") -> None:
-        """Send rows of earlier attempts to W&B, which may have lost their points."""
+    def log_again(self, run: RunDir) -> None:
+        """Send the end of earlier attempts to W&B, which may have lost it."""
         events, self._events = self._events, None  # it has them
-        for row in rows:
+        rows = [row for row in read_json_lines(run.metrics) if is_training(row) and "step" in row and is_sound(row)]
+        points = last_points(rows, self._interval)
+        for row in points:
             self.log(row)
         self._send()
+        first = min((row["step"] for row in points), default=math.inf)
+        for row in read_joined_rows(run.evaluations):
+            if row["step"] >= first:
+                self.log_evaluation(row)
         self._events = events
 
     def log_evaluation(self, row: "Row") -> None:
@@ -179,19 +180,33 @@ def open_tracker(context: Context, tracking: Tracking) -> Tracker:
     events = _open_events(context, tracking)
     if tracking.mode == "disabled":
         return Tracker(None, tracking.log_interval, events)
-    if context.recipe.data_use == "credentialed" and tracking.mode == "online" and not _server(context):
+    server = server_of(context)
+    is_ours = server is not None and not is_public_wandb(server)
+    if context.recipe.data_use == "credentialed" and tracking.mode == "online" and not is_ours:
         raise LauncherError(
-            "tracking.mode: credentialed data must not be tracked at wandb.ai; write `offline`, or name a W&B server "
-            "of your own as `wandb_base_url` in the profile"
+            "tracking.mode: credentialed data must not be tracked at W&B's public server; write `offline`, or name a "
+            "W&B server of your own as `wandb_base_url` in the profile"
         )
     run = None
     with _only_warn():
-        run = _open_unless_deleted(context, tracking)
+        run = open_wandb(context, tracking)
     tracker = Tracker(run, tracking.log_interval, events)
-    if context.attempt:
-        steps = [row for row in read_json_lines(context.run.metrics) if is_training(row)]
-        tracker.log_again(steps[-SENT_AGAIN:])
+    if context.attempt and run is not None:
+        tracker.log_again(context.run)
     return tracker
+
+
+def last_points(rows: Sequence[dict[str, Any]], interval: int) -> list[dict[str, Any]]:
+    """Choose of the rows of all steps so far which points are sent again.
+
+    Args:
+        rows: In the order in which they were logged.
+        interval: Steps between two points; the last row is one in any case.
+    """
+    points = [row for row in rows[:-1] if row["step"] % interval == 0] + [*rows[-1:]]
+    times = [row.get("time", 0.0) for row in reversed(points)]
+    recent = takewhile(lambda time: abs(times[0] - time) <= SENT_AGAIN_SECONDS, times)
+    return points[-max(SENT_AGAIN, len(list(recent))) :]
 
 
 def _open_events(context: Context, tracking: Tracking) -> EventLog | None:
@@ -199,95 +214,6 @@ def _open_events(context: Context, tracking: Tracking) -> EventLog | None:
         with _only_warn("TensorBoard"):
             return open_events(context, tracking.log_interval)
     return None
-
-
-def _server(context: Context) -> str | None:
-    url: str | None = context.record.cluster.get("wandb_base_url")
-    return url
-
-
-def _open_unless_deleted(context: Context, tracking: Tracking) -> Any | None:
-    """Open the W&B run; None if somebody deleted it there, which W&B's client finds out by asking until it gives up."""
-    mark, online = context.run.wandb / DELETED, tracking.mode == "online"
-    if not (online and mark.exists()):
-        try:
-            return _open_wandb(context, tracking)
-        except Exception as error:  # W&B's own classes are for failures of any kind
-            if not online or _DELETED not in str(error):
-                raise
-            mark.parent.mkdir(exist_ok=True)
-            mark.touch()
-    print(
-        f"W&B: run {context.record.wandb_id} was deleted there, and W&B gives no id out again; training continues "
-        f"without it. If somebody restores it, remove {mark}",
-        flush=True,
-    )
-    return None
-
-
-def _open_wandb(context: Context, tracking: Tracking) -> Any:
-    import wandb
-
-    run = wandb.init(
-        id=context.record.wandb_id,
-        resume="allow",
-        mode="offline" if tracking.mode == "offline" else "online",
-        project=tracking.project,
-        entity=tracking.entity,
-        name=context.record.name,
-        group=context.record.sweep,
-        tags=tracking.tags,
-        dir=str(context.run.root),
-        config={
-            "recipe": context.recipe.model_dump(mode="json"),
-            "run_id": context.record.id,
-            "attempt": context.attempt,
-            **((context.record.point or {}) if context.record.wandb_sweep else {}),
-        },
-        allow_val_change=True,
-        settings=_settings(
-            context.recipe.data_use == "credentialed",
-            _server(context),
-            context.recipe.limits.hang,
-            context.record.wandb_sweep,
-        ),
-    )
-    run.define_metric(STEP_METRIC)
-    run.define_metric("*", step_metric=STEP_METRIC, step_sync=True)
-    return run
-
-
-def _settings(credentialed: bool, server: str | None, hang: Duration | None, sweep: str | None = None) -> Any:
-    """Send numbers and the recipe, never code, console output or the state of a git checkout.
-
-    Args:
-        credentialed: Leave out the machine's name, folders and command line, too.
-        server: Where to send it; W&B's own choice if None.
-        hang: After how long without a heartbeat the attempt is ended; W&B gives up before.
-        sweep: Id of the sweep at W&B that the run belongs to.
-    """
-    import wandb
-
-    longest = hang.seconds / 2 if hang is not None else INIT_TIMEOUT
-    is_chosen = "WANDB_INIT_TIMEOUT" in os.environ
-
-    return wandb.Settings(
-        console="off",
-        save_code=False,
-        disable_code=True,
-        disable_git=True,
-        disable_job_creation=True,
-        x_save_requirements=False,
-        host="" if credentialed else None,
-        x_disable_meta=credentialed,
-        x_disable_machine_info=credentialed,
-        finish_timeout=min(FINISH_TIMEOUT, longest),
-        finish_timeout_raises=False,
-        silent=True,
-        sweep_id=sweep,
-        **({} if is_chosen else {"init_timeout": min(INIT_TIMEOUT, longest)}),
-        **({"base_url": server} if server else {}),
-    )
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def sync(
     unsent = []
     for run, segments in waiting.items():
         try:
-            send(run, profile, segments)
+            send(run, profile, segments, tell=lambda said: typer.echo(f"note: {said}", err=True))
         except RunError as error:  # of this run; others may go
             unsent.append(str(error))
         else:

@@ -15,7 +15,7 @@ from launcher.errors import RunError
 from launcher.load.sweep_points import is_one_of, shorten_keys
 from launcher.load.yaml_scalars import resolve
 from launcher.monitor.status import RunStatus, read_statuses
-from launcher.run.metrics import read_newest_rows
+from launcher.run.metrics import read_joined_rows, read_newest_rows
 from launcher.run.paths import RunDir, expand
 from launcher.run.sweep_points import SweptRun, read_points, sweep_dir
 from launcher.run.trials import SearchDir, find_search, swept_runs
@@ -188,11 +188,11 @@ def read_measured(run: RunDir) -> MeasuredRun:
     values = {"loss": float(rows[-1]["loss"])} if rows and isinstance(rows[-1].get("loss"), int | float) else {}
     headline = "loss" if values else None
     evaluated: dict[str, float] = {}
-    for row in read_newest_rows(run.evaluations):
+    for row in reversed(read_joined_rows(run.evaluations)):
         evaluated |= {
             key: math.nan if value is None else float(value)
             for key, value in row.items()
-            if isinstance(value, int | float | None) and key not in _NO_METRICS
+            if isinstance(value, int | float | None) and key not in _NO_METRICS and key not in evaluated
         }
     scored, scored_lower = _read_scores(run.outputs / "scores.json")
     headline = next(iter(scored), next(iter(evaluated), headline))

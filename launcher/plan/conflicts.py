@@ -3,13 +3,15 @@
 Of the former all but the first to finish would fail at their end.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from launcher.errors import Fault
 from launcher.load import LoadedRecipe
 from launcher.recipe import Recipe
 from launcher.recipe.base import Artifact, ArtifactType
-from launcher.recipe.identity import recipe_checksum
+from launcher.recipe.identity import decisive_keys
 from launcher.run.locations import root_of
 
 _DECISIVE: dict[ArtifactType, set[str]] = {
@@ -38,20 +40,40 @@ def _conflict(first: LoadedRecipe, item: LoadedRecipe, made: Artifact) -> str | 
         return None
     if is_same_sweep and made.type not in _DECISIVE:
         return _ONE_NAME.format(made.name)
-    if not would_clash(first.recipe, item.recipe):
+    if not would_clash(first.recipe, item.recipe, (first.folder, item.folder)):
         return None
     how = " from other files or settings" if made.type in _DECISIVE else ", too"
     return f"`{first.recipe.name}` makes `{made.name}`{how}; write another name"
 
 
-def would_clash(first: Recipe, other: Recipe) -> bool:
-    """Tell whether one of two recipes that make something of one name would find that the other has taken it."""
+def would_clash(first: Recipe, other: Recipe, folders: tuple[str, str]) -> bool:
+    """Tell whether one of two recipes that make something of one name would find that the other has taken it.
+
+    Args:
+        first: One recipe.
+        other: The other one.
+        folders: Those of their files, for `./` values.
+    """
     if first.trains or other.trains:
         return True
     keys = _DECISIVE.get(other.makes.type) if other.makes else None
     if keys and first.makes and other.makes and first.makes.type == other.makes.type:
-        return first.model_dump(include=keys) != other.model_dump(include=keys)
-    return recipe_checksum(first) != recipe_checksum(other)
+        settings = [one.model_dump(include=keys) for one in (first, other)]
+    else:
+        settings = [decisive_keys(one) for one in (first, other)]
+    one, another = (_located(values, folder) for values, folder in zip(settings, folders, strict=True))
+    return bool(one != another)
+
+
+def _located(value: Any, folder: str) -> Any:
+    """Replace all `./` values by the paths that they stand for; bases in other folders say them in another way."""
+    if isinstance(value, dict):
+        return {key: _located(its, folder) for key, its in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_located(its, folder) for its in value]
+    if isinstance(value, str) and value.startswith(("./", "../")):
+        return os.path.realpath(os.path.normpath(os.path.join(folder, value)))
+    return value
 
 
 def key_of(made: Artifact) -> str:

@@ -121,8 +121,8 @@ def check_tracking(here: RecipeAtSite) -> Iterator[Fault]:
         yield here.fault(
             "data-use",
             "tracking.mode",
-            "credentialed data must not be tracked at wandb.ai; write `offline` or `disabled`, or name a W&B "
-            "server of your own as `wandb_base_url` in the profile",
+            "credentialed data must not be tracked at W&B's public server; write `offline` or `disabled`, or name a "
+            "W&B server of your own as `wandb_base_url` in the profile",
         )
 
 

@@ -7,16 +7,13 @@ from urllib.parse import urlsplit
 
 from launcher.cluster import Cluster
 from launcher.run.home import NoHomeError, expand_home
-
-_PUBLIC = ("api.wandb.ai", "api.forge.coreweave.com")
-"""Names of W&B's public server: `wandb login` writes the second one since 0.31, and reads both."""
+from launcher.run.wandb_server import BEHIND_DEFAULT, DEFAULT_SERVER
 
 
 def wandb_host(cluster: Cluster, environ: Mapping[str, str]) -> str:
-    """Name the W&B server that runs are sent to."""
-    named = {**environ, **cluster.environment}.get("WANDB_BASE_URL", f"https://{_PUBLIC[0]}")
-    server = cluster.wandb_base_url or named
-    return urlsplit(server).hostname or server
+    """Name the W&B server that runs are sent to, with its port if it has one."""
+    server = cluster.wandb_base_url or {**environ, **cluster.environment}.get("WANDB_BASE_URL") or DEFAULT_SERVER
+    return urlsplit(server).netloc.rpartition("@")[2] or server
 
 
 def netrc_with(host: str, environ: Mapping[str, str]) -> Path | None:
@@ -26,4 +23,5 @@ def netrc_with(host: str, environ: Mapping[str, str]) -> Path | None:
         known = netrc.netrc(str(path)).hosts
     except (OSError, NoHomeError, netrc.NetrcParseError):
         return None
-    return path if any(name in known for name in (_PUBLIC if host in _PUBLIC else (host,))) else None
+    names = (host, BEHIND_DEFAULT) if host == urlsplit(DEFAULT_SERVER).netloc else (host,)
+    return path if any(name in known for name in names) else None

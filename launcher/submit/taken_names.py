@@ -68,4 +68,4 @@ def _takes(run: RunDir, made: Artifact, item: LoadedRecipe, cluster: Cluster) ->
         return False
     folder = Locations(cluster.roots.model_dump(), item.folder, item.artifacts).folder(made.type, made.name)
     theirs = recipe.makes and places.folder(recipe.makes.type, recipe.makes.name)
-    return theirs == folder and would_clash(recipe, item.recipe)
+    return theirs == folder and would_clash(recipe, item.recipe, (places.recipe_folder, item.folder))

@@ -149,6 +149,8 @@ def test_what_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
         ("https://api.wandb.ai./", "`api.wandb.ai.`"),
         ("https://WANDB.AI/", "`wandb.ai`"),
         ("https://hospital.wandb.io", "`hospital.wandb.io`"),
+        ("https://api.forge.coreweave.com", "`api.forge.coreweave.com`"),
+        ("https://Forge.CoreWeave.com/api/wandb", "`forge.coreweave.com`"),
         ("wandb.example.org", "not the address of a server"),
         ("https://me:key@wandb.example.org", "not the address of a server"),
     ],
@@ -163,6 +165,5 @@ def test_a_wandb_server_of_others_is_not_the_sites_own(tmp_path: Path, url: str,
 
 
 def test_a_wandb_server_of_the_site_is_taken(tmp_path: Path) -> None:
-    text = PROFILE + "wandb_base_url: https://wandb.example.org:8443/wb\n"
-
-    assert profile(tmp_path, text).wandb_base_url == "https://wandb.example.org:8443/wb"
+    for url in ("https://wandb.example.org:8443/wb", "https://mywandb.ai", "https://wandb.ai.example.org"):
+        assert profile(tmp_path, PROFILE + f"wandb_base_url: {url}\n").wandb_base_url == url

@@ -138,6 +138,25 @@ def test_an_infinite_metric_is_none_in_means_and_for_the_best_point(
     assert status(site)["best"] == RunRecord.read(runs[0].record).id
 
 
+def test_evaluations_of_many_tasks_are_read_whole_and_the_newest_names_the_headline(
+    site: str, runs: list[RunDir], fake_slurm: FakeSlurm
+) -> None:
+    tasks = {f"a task with a long name, number {number}/acc": 0.5 for number in range(200)}
+    for run, loss in zip(runs, (3.0, 2.0), strict=False):
+        finish(run, fake_slurm, first=0.1, heldout_loss=loss + 1)
+        rows = [{"heldout_loss": loss}, tasks, {"heldout_loss": loss - 1}, tasks]
+        with run.evaluations.open("a") as file:
+            for number, row in enumerate(rows):
+                file.write(json.dumps({"step": 2 + number // 2, "time": 1.0, "attempt": 0, **row}) + "\n")
+
+    found = status(site)
+
+    assert found["metric"] == "heldout_loss"
+    by_task = status(site, "--metric", [*tasks][7])
+    values = {key: value for key, value in by_task["points"][0]["metrics"].items() if key != "loss"}
+    assert len(values) == 202 and values["heldout_loss"] == 2.0 and values["first"] == 0.1
+
+
 def test_the_newest_evaluation_counts_even_if_its_value_is_undefined(
     site: str, runs: list[RunDir], fake_slurm: FakeSlurm
 ) -> None:

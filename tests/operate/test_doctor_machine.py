@@ -106,6 +106,14 @@ def test_the_key_of_wandb_is_found_and_never_shown(tmp_path: Path, monkeypatch: 
     assert next(wandb_findings(plain, {})).level == "note"
     secrets.write_text("OTHER=a\u2029WANDB_API_KEY=b\x85WANDB_API_KEY=c\n", encoding="utf-8")
     assert next(wandb_findings(with_file, {})).level == "note"
+    assert "knows api.forge.coreweave.com" in found[2].what
+    newer = write(tmp_path, "machine wandb.uni.example:8443 login user password 0123456789\n", "newer")
+    with_port = plain.model_copy(update={"wandb_base_url": "https://wandb.uni.example:8443/wb"})
+    assert next(wandb_findings(with_port, {"NETRC": str(newer)})).level == "ok"
+    newer.write_text("machine api.forge.coreweave.com login user password 0123456789\n")
+    assert next(wandb_findings(plain, {"NETRC": str(newer)})).level == "ok"
+    old = {"NETRC": str(newer), "WANDB_BASE_URL": "https://api.wandb.ai"}
+    assert next(wandb_findings(plain, old)).level == "note", "W&B's client does not look there for this server"
     own = plain.model_copy(update={"wandb_base_url": "https://wandb.uni.example"})
     assert "wandb.uni.example" in next(wandb_findings(own, {"NETRC": str(rc)})).what
     assert (

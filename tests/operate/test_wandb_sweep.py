@@ -189,6 +189,22 @@ def test_values_that_do_not_go_together_are_told_to_wandb_and_others_taken(make:
     assert json.loads(failed.config)["batch.micro_batch"]["value"] == 5
 
 
+def test_an_element_gives_up_in_time_and_tells_wandb_of_the_last_run(
+    make: Make, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each refusal may take a minute, and the batch process does not wait for 20 of them."""
+    monkeypatch.setattr(asking, "PATIENCE_SECONDS", 0.0)
+    element = make(trials=3)
+    server.give(SWEEP, "first", batch__micro_batch=5)
+    server.give(SWEEP, "second", batch__micro_batch=4)
+
+    with pytest.raises(RunError, match=r"once values were chosen that do not go together; the last time: .*multiple"):
+        element.ask()
+
+    assert [*server.runs] == ["first"] and server.runs["first"].exit_codes == [1]
+    assert names(element.search) == []
+
+
 def test_a_run_that_is_given_twice_is_one_trial(
     make: Make, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

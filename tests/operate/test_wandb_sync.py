@@ -1,6 +1,7 @@
 """What `launcher sync` sends, and what it refuses to."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,18 +72,33 @@ def test_what_was_sent_is_not_sent_again(history: History) -> None:
     assert unsent_segments(history.run, is_running=True) == [second]
 
 
-@pytest.mark.parametrize("server", [None, "https://api.wandb.ai", "https://emea.wandb.ai/"])
+@pytest.mark.parametrize(
+    ("server", "named"),
+    [
+        (None, "api.forge.coreweave.com"),
+        ("", "api.forge.coreweave.com"),
+        ("https://api.forge.coreweave.com", "api.forge.coreweave.com"),
+        ("https://forge.coreweave.com/api/wandb", "forge.coreweave.com"),
+        ("https://api.wandb.ai", "api.wandb.ai"),
+        ("https://emea.wandb.ai/", "emea.wandb.ai"),
+        ("API.WANDB.AI", "API.WANDB.AI"),
+    ],
+)
 def test_credentialed_data_never_goes_to_the_public_server(
-    history: History, make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch, server: str | None
+    history: History,
+    make_cluster: Callable[..., Cluster],
+    monkeypatch: pytest.MonkeyPatch,
+    server: str | None,
+    named: str,
 ) -> None:
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
-    if server:
+    if server is not None:
         monkeypatch.setenv("WANDB_BASE_URL", server)
     recipe = json.loads(history.run.recipe.read_text()) | {"data_use": "credentialed"}
     history.run.recipe.write_text(json.dumps(recipe))
 
-    with pytest.raises(RunError, match=r"must not go to \w+\.wandb\.ai"):
-        send(history.run, make_cluster(), unsent_segments(history.run, is_running=True))
+    with pytest.raises(RunError, match=f"must not go to {re.escape(named)};"):
+        send(history.run, make_cluster(), unsent_segments(history.run, is_running=True), print)
 
 
 def test_the_profiles_server_wins_over_the_environments(
@@ -112,7 +128,7 @@ def test_what_may_be_sent_is_sent_beside_what_may_not(
     sent, refused = launcher("sync", f"--cluster={profile}", code=2)
 
     assert sent == f"{open_one.root.name}: 1 segment sent\n"
-    assert "must not go to api.wandb.ai" in refused
+    assert "must not go to api.forge.coreweave.com" in refused
     assert history.run.root.name in refused
 
 
@@ -124,8 +140,11 @@ def test_what_wandb_does_not_take_is_named(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "local-" + "a" * 40)
 
-    with pytest.raises(RunError, match="W&B refused offline-run-20260921"):
-        send(history.run, make_cluster(), unsent_segments(history.run, is_running=True))
+    first, _ = segments = unsent_segments(history.run, is_running=False)
+    (first / "run-w-abc123.wandb").write_bytes(b"something else")
+
+    with pytest.raises(RunError, match=r"W&B refused offline-run-20260921.*, offline-run-20260922"):
+        send(history.run, make_cluster(), segments, print)
 
 
 def test_the_command_goes_online_with_the_settings_of_the_profile(make_cluster: Callable[..., Cluster]) -> None:

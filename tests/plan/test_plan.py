@@ -147,7 +147,7 @@ def test_credentialed_runs_are_tracked_online_only_on_a_server_of_the_site(tmp_p
 
     [complaint] = complaints(tmp_path, online)
 
-    assert "tracking.mode: credentialed data must not be tracked at wandb.ai; write `offline`" in complaint
+    assert "tracking.mode: credentialed data must not be tracked at W&B's public server; write `offline`" in complaint
     assert not complaints(tmp_path, online, PROFILE + "wandb_base_url: https://wandb.example.org\n")
     assert not complaints(tmp_path, online.replace("credentialed", "open"))
 

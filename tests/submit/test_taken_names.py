@@ -174,10 +174,10 @@ def test_rerun_queues_each_of_them(submit: Submit, cluster: Cluster) -> None:
 
 
 def test_files_beside_two_recipes_are_not_the_same(submit: Submit, cluster: Cluster, tmp_path: Path) -> None:
-    recipe = PREPARE | {"sources": [{"format": "pile", "files": "./a.jsonl"}]}
+    recipe = TRAINING | {"model": {"path": "./model"}}
     for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.jsonl").touch()
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "model" / "config.json").write_text("{}")
         (tmp_path / name / "r.yaml").write_text(json.dumps(recipe))
 
     launcher(
@@ -186,6 +186,45 @@ def test_files_beside_two_recipes_are_not_the_same(submit: Submit, cluster: Clus
     )
 
     assert len(all_runs(cluster)) == 2
+
+
+BESIDE = {"sources": [{"format": "pile", "files": "./a.jsonl"}], "tokenizer": "./tokenizer"}
+
+
+def in_folders(folder: Path, **recipes: Recipe) -> list[str]:
+    """Write recipes into folders of their own, each with a text and a tokenizer beside it."""
+    for name, recipe in recipes.items():
+        (folder / name / "tokenizer").mkdir(parents=True)
+        (folder / name / "tokenizer" / "tokenizer.json").write_text("{}")
+        (folder / name / "a.jsonl").touch()
+        (folder / name / "r.yaml").write_text(json.dumps(recipe))
+    return [f"{folder}/{name}/r.yaml" for name in recipes]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("recipe", "key"),
+    [(PREPARE | BESIDE, "corpus"), (VOCABULARY | BESIDE, "output")],
+    ids=["compared by decisive keys", "compared as a whole"],
+)
+def test_files_that_a_base_in_another_folder_names_are_the_same(
+    submit: Submit, cluster: Cluster, tmp_path: Path, recipe: Recipe, key: str, at_once: bool
+) -> None:
+    first, based, other = in_folders(
+        tmp_path, one=recipe, based={"base": "../one/r.yaml", "name": "based"}, other=recipe | {"name": "other"}
+    )
+    to_site = ("--cluster", f"{tmp_path}/site.yaml", "--yes")
+
+    if at_once:
+        refused = launcher("submit", first, other, *to_site, code=2)[1]
+        launcher("submit", first, based, *to_site)
+    else:
+        launcher("submit", first, *to_site)
+        launcher("submit", based, *to_site)
+        refused = launcher("submit", other, *to_site, code=2)[1]
+
+    assert len(all_runs(cluster)) == 2
+    assert f"{key}: {'`' if at_once else 'run `'}" in refused, "files of the same names, in another folder"
 
 
 def test_stages_of_a_pipeline_that_give_one_name_to_two_types_are_refused(submit: Submit, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_fault_of_the_recipe_names_no_point(run: Run) -> None:
 
 def test_without_a_key_nothing_is_queued(run: Run, profile: Path, tmp_path: Path, fake_slurm: FakeSlurm) -> None:
     asked = ("validate", "--cluster", str(profile))
-    assert "search.sweep: there is no key for api.wandb.ai here" in run(*asked, code=2)[1]
+    assert "search.sweep: there is no key for api.forge.coreweave.com here" in run(*asked, code=2)[1]
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine api.forge.coreweave.com login user password {'k' * 40}\n")
     netrc.chmod(0o600)

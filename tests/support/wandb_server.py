@@ -34,6 +34,8 @@ class StoredRun:
     """One for each time the client said the run was over."""
     preempting: bool = False
     sweep: str | None = None
+    stopped: bool = False
+    """Somebody pressed `Stop run` on its page."""
     deleted: bool = False
     """Its id is never given out again (https://github.com/wandb/wandb/issues/6395)."""
 
@@ -89,8 +91,6 @@ class WandbServer(ThreadingHTTPServer):
             case "DeleteRun":
                 self.runs[variables["id"]].deleted = True
                 return {"deleteRun": {"clientMutationId": None}}
-            case "RunStoppedStatus":
-                return {"project": {"run": {"stopped": False}}}
             case _:
                 return self._answer_agent(operation, variables)
 
@@ -197,7 +197,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if stream:
             self.server.stream(stream["run"], body)
-            self._reply({})
+            self._reply({"stopped": self.server.runs[stream["run"]].stopped})
             return
         operation = body.get("operationName") or OPERATION.search(body["query"])[1]
         self.server.operations.append(operation)

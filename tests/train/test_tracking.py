@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,75 +9,25 @@ from pathlib import Path
 import pytest
 
 from jobs.train.metrics import Row
-from jobs.train.tracking import DELETED, _settings, open_tracker
+from jobs.train.tracking import open_tracker
+from jobs.train.wandb_run import DELETED, FLUSH_SECONDS, STOPPED, settings_of
 from launcher.errors import LauncherError
 from launcher.recipe.quantities import Duration
+from launcher.run.ledger import StopRequest
 from launcher.run.paths import CONTINUE, FINISHED, RunDir
 from launcher.run.record import RunRecord
+from launcher.run.wandb_server import DEFAULT_SERVER, is_public_wandb
+from tests.support.tracked_attempts import attempt, points, send
 from tests.support.training_runs import context_of, make_run
-from tests.support.waiting import PATIENCE
-from tests.support.wandb_server import StoredRun, WandbServer, wandb_server
+from tests.support.wandb_server import WandbServer, wandb_server
 
 pytestmark = pytest.mark.slow
-
-ATTEMPT = """
-import json, sys
-from pathlib import Path
-from jobs.rank.context import load_context
-from jobs.rank.ranks import Ranks
-from jobs.train.tracking import open_tracker
-from launcher.run.paths import RunDir
-
-number, first, last, finished = json.loads(sys.argv[2])
-alone = Ranks(rank=0, world_size=1, local_rank=0, local_world_size=1, node_rank=0)
-context = load_context(RunDir(Path(sys.argv[1])), number, alone)
-tracker = open_tracker(context, context.recipe.tracking)
-for step in range(first, last + 1):
-    tracker.log({"time": 0.0, "step": step, "attempt": number, "loss": 10.0 - step, "mfu": None})
-tracker.close(finished)
-"""
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[WandbServer]:
     with wandb_server() as serving:
         yield serving
-
-
-def environment(server: WandbServer) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return kept | {
-        "WANDB_BASE_URL": server.url,
-        "WANDB_API_KEY": "local-" + "k" * 40,
-        "WANDB_ERROR_REPORTING": "false",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "WANDB_INIT_TIMEOUT": f"{PATIENCE}",
-        "NO_PROXY": "127.0.0.1",
-    }
-
-
-def attempt(
-    run: RunDir, server: WandbServer, number: int, first: int, last: int, finished: bool, **environ: str
-) -> str:
-    """Log some steps in a process of its own, as an attempt does."""
-    arguments = [sys.executable, "-c", ATTEMPT, str(run.root), json.dumps([number, first, last, finished])]
-    environ = environment(server) | environ
-    done = subprocess.run(arguments, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=True)
-    return done.stdout
-
-
-def send(run: RunDir, server: WandbServer) -> int:
-    """Send the offline segments in the order of their names; return their number."""
-    segments = sorted(str(folder) for folder in run.wandb.glob("offline-run-*"))
-    wandb = Path(sys.executable).with_name("wandb")
-    subprocess.run(
-        [wandb, "sync", *segments], env=environment(server), capture_output=True, timeout=PATIENCE, check=True
-    )
-    return len(segments)
-
-
-def points(stored: StoredRun) -> list[tuple[int, int, float]]:
-    return [(line["train/global_step"], line["train/attempt"], line["train/loss"]) for line in stored.history]
 
 
 def test_attempts_become_one_run_and_redone_steps_are_added_again(tmp_path: Path, server: WandbServer) -> None:
@@ -212,19 +160,48 @@ def test_credentialed_data_goes_to_the_profiles_server_whatever_the_environment_
 def test_credentialed_data_goes_nowhere_without_a_server_of_the_site(tmp_path: Path) -> None:
     context = context_of(run_at(tmp_path, None))
 
-    with pytest.raises(LauncherError, match=r"must not be tracked at wandb\.ai"):
+    with pytest.raises(LauncherError, match="must not be tracked at W&B's public server"):
         open_tracker(context, context.recipe.tracking)
 
 
-def test_a_server_that_is_not_there_costs_a_warning(tmp_path: Path, server: WandbServer) -> None:
+def test_an_attempt_whose_server_is_not_there_is_tracked_offline(tmp_path: Path, server: WandbServer) -> None:
     run = make_run(tmp_path, tracking={"mode": "online"})
+    server.runs.clear()
 
     with wandb_server() as gone:
         pass
-    said = attempt(run, gone, 0, first=1, last=2, finished=True, WANDB_INIT_TIMEOUT="5")
+    said = attempt(run, gone, 0, first=1, last=2, finished=True, WANDB_INIT_TIMEOUT="2")
 
-    assert "W&B:" in said
-    assert "continues without it" in said
+    assert "; this attempt is tracked offline, and `launcher sync` sends that" in said
+    assert send(run, server) == 1
+    assert points(server.runs["abc123"]) == [(1, 0, 9.0), (2, 0, 8.0)]
+    assert server.runs["abc123"].exit_codes == [FINISHED]
+
+
+def test_a_trial_of_a_sweep_at_wandb_is_not_tracked_offline(tmp_path: Path) -> None:
+    run = make_run(tmp_path, tracking={"mode": "online"})
+    replace(RunRecord.read(run.record), wandb_sweep="x1y2", point={}).write(run.record)
+
+    with wandb_server() as gone:
+        pass
+    said = attempt(run, gone, 0, first=1, last=2, finished=True, WANDB_INIT_TIMEOUT="1")
+
+    assert "training continues without it" in said
+    assert not [*run.wandb.glob("offline-run-*")]
+
+
+def test_a_stop_on_the_page_of_wandb_is_a_persons_stop(tmp_path: Path, server: WandbServer) -> None:
+    run = make_run(tmp_path, tracking={"mode": "online"})
+    server.runs.clear()
+    attempt(run, server, 0, first=1, last=1, finished=False)
+    server.runs["abc123"].stopped = True
+
+    said = attempt(run, server, 1, first=2, last=3, finished=False, waits=True)
+
+    assert "W&B: somebody stopped the run there; STOP asks all ranks to save and leave\n" in said
+    assert StopRequest.read(run.stop_request) == StopRequest("user")
+    assert (run.wandb / STOPPED).exists()
+    assert [step for step, _, _ in points(server.runs["abc123"])] == [1, 2, 3]
 
 
 def test_a_run_that_was_deleted_is_told_at_once_by_all_attempts_but_the_first(
@@ -246,11 +223,23 @@ def test_a_run_that_was_deleted_is_told_at_once_by_all_attempts_but_the_first(
 
 
 def test_w_and_b_gives_up_before_the_watchdog_does() -> None:
-    settings = _settings(False, None, Duration("30s"))
+    settings = settings_of(False, None, Duration("30s"))
 
     assert (settings.init_timeout, settings.finish_timeout) == (15, 15)
-    settings = _settings(False, None, Duration("30min"))
+    settings = settings_of(False, None, Duration("30min"))
     assert (settings.init_timeout, settings.finish_timeout) == (90, 30)
+
+
+def test_what_is_tracked_offline_is_written_every_other_second() -> None:
+    assert settings_of(False, None, None).x_transaction_log_flush_interval == FLUSH_SECONDS <= 2
+
+
+def test_the_server_that_messages_name_is_the_one_that_the_client_uses() -> None:
+    from wandb.sdk.lib import urls
+
+    assert urls.DEFAULT_BASE_URL == DEFAULT_SERVER
+    known = {host for forge, api in urls.FORGE_HOSTS.items() for host in (forge, f"api.{forge}", api)}
+    assert len(known) >= 3 and all(map(is_public_wandb, known))
 
 
 def test_switched_off_it_leaves_nothing(tmp_path: Path) -> None:

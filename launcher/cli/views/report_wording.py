@@ -25,7 +25,7 @@ DEFINITIONS = (
     ("idle", "stopped or failed, until somebody resumed it"),
     ("goodput", "useful time / time on nodes"),
     ("with queue", "useful time / (time on nodes + time in the queue): Meta's ETTR, https://arxiv.org/abs/2410.21680"),
-    ("GPU-hours", "GPUs that the recipe asks for x time on nodes"),
+    ("GPU-hours", "GPUs of each attempt's nodes x its time on them"),
     ("cost", "GPU-hours x the profile's `gpus.price`, in its currency"),
 )
 

@@ -14,8 +14,8 @@ from launcher.devcluster.chaos.fault import ChaosFault
 from launcher.devcluster.chaos.target import ChaosTarget
 from launcher.errors import LauncherError
 from launcher.run.record import RunRecord
+from launcher.run.wandb_server import DEFAULT_SERVER
 
-_SERVER = "https://api.wandb.ai"
 _TIMEOUT = 30
 _FIND = "query Run($project: String!, $entity: String, $name: String!) " \
     "{ project(name: $project, entityName: $entity) { run(name: $name) { id } } }"  # fmt: skip
@@ -54,7 +54,7 @@ def _ask(target: ChaosTarget, operation: str, query: str, variables: dict[str, A
     Raises:
         LauncherError: It does not answer, or refuses.
     """
-    server = target.profile.get("wandb_base_url") or os.environ.get("WANDB_BASE_URL") or _SERVER
+    server = target.profile.get("wandb_base_url") or os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER
     key = base64.b64encode(f"api:{os.environ['WANDB_API_KEY']}".encode()).decode()
     body = json.dumps({"operationName": operation, "query": query, "variables": variables}).encode()
     headers = {"Content-Type": "application/json", "Authorization": f"Basic {key}"}

@@ -36,6 +36,8 @@ HOPELESS_FAILURES = 3
 """So many failed trials, and none that came to anything, end a search: it is the recipe, not the values."""
 _TRIES = 20
 """Choices of values that do not go together, before an element gives up."""
+PATIENCE_SECONDS = 300.0
+"""How long it chooses. Telling W&B of one takes up to a minute, and the batch process waits ten for an answer."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _choose(
     record: SearchRecord, number: int, past: Sequence[PastTrial], folder: SearchDir, sweep: WandbSweep | None
 ) -> Trial:
     """Choose the values of a trial, which nobody owns yet."""
-    search = record.search
+    search, end = record.search, time.monotonic() + PATIENCE_SECONDS
     for again in range(_TRIES):
         given = sweep.take(past) if sweep else None
         values = dict(given.values) if given else suggest(search, record.direction, number, past, again)
@@ -151,10 +153,13 @@ def _choose(
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             if sweep:
                 sweep.refuse()
+            if time.monotonic() >= end:
+                break
             continue
         [run] = name_runs(folder.runs_root, [planned.recipe])
         return Trial(number, run, values, planned.fingerprint, Owner(""), given.id if given else None)
-    raise RunError(f"{record.name}: {_TRIES} times values were chosen that do not go together; the last time: {reason}")
+    times = "once" if again == 0 else f"{again + 1} times"
+    raise RunError(f"{record.name}: {times} values were chosen that do not go together; the last time: {reason}")
 
 
 def _plan(record: SearchRecord, number: int, values: object, site: Cluster) -> PlannedRecipe:
