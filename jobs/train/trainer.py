@@ -23,7 +23,6 @@ from transformers.trainer_utils import EvalLoopOutput
 from typing_extensions import override
 
 from jobs.models.adapters.auxiliary_loss import auxiliary_losses
-from jobs.models.dropout import is_without_dropout, require_no_dropout
 from jobs.models.parallel import ParallelLayout, describe, prepared_as, reshard, verify
 from jobs.rank.stop_flag import StopRequested
 from jobs.rank.watchdog import WATCHDOG
@@ -33,13 +32,16 @@ from jobs.train.adapter_checkpoint import (
     load_adapter_state,
     save_adapter_state,
 )
+from jobs.train.causal_check import next_token_loss
 from jobs.train.checkpoint_saver import CheckpointSaver
-from jobs.train.isolation_check import require_isolation
 from jobs.train.left_evaluation import LeftEvaluation
 from jobs.train.micro_batch import one_micro_batch
+from jobs.train.proofs import Proofs
 from jobs.train.sharded_state import sharded_state
 from jobs.train.step_times import StepTimes
 from jobs.train.zero_checkpoint import expect_universal, hyperparameters_of, loadable, settle
+
+_NOTHING = Proofs()
 
 
 class GuardedTrainer(Trainer):
@@ -52,7 +54,7 @@ class GuardedTrainer(Trainer):
         saver: Saves checkpoints; `args.output_dir` must be the staging folder of its store.
         layout: How the model must be laid out over the ranks once it is prepared.
         lr_factor: Learning rate as a fraction of the peak, by steps done.
-        packs: What is packed into sequences and must not attend to one another; None if nothing is.
+        proofs: What the training takes for granted of the prepared model.
         **trainer: Trainer's own arguments.
     """
 
@@ -61,13 +63,13 @@ class GuardedTrainer(Trainer):
         saver: CheckpointSaver,
         layout: ParallelLayout,
         lr_factor: Callable[[int], float],
-        packs: str | None = None,
+        proofs: Proofs = _NOTHING,
         **trainer: Any,
     ) -> None:
         self._saver, self._store = saver, saver.store
         self._layout = layout
         self._lr_factor = lr_factor
-        self._packs = packs
+        self._proofs = proofs
         self._auxiliary = auxiliary_losses(trainer["model"])
         self.step_times: StepTimes | None = None
         """Told how long fetching batches takes, if anybody wants to know."""
@@ -75,6 +77,8 @@ class GuardedTrainer(Trainer):
             checkpoint_trained_parameters()
         with prepared_as(layout):
             super().__init__(**trainer)
+        if proofs.by_own_loss and not self.model_accepts_loss_kwargs:
+            self.compute_loss_func = next_token_loss
         self.remove_callback(PrinterCallback)
         self.add_callback(saver)
         self._left = LeftEvaluation()
@@ -265,27 +269,10 @@ class GuardedTrainer(Trainer):
             expect_universal(self.model_wrapped, False)
             self._store.discard_converted()
         verify(self.model_wrapped, self._layout)
-        if self._packs:
-            self._require_isolation(self._packs)
-        if is_without_dropout(self.model):
-            self._require_no_dropout()
+        self._proofs.require(self)
         if self.is_world_process_zero():
             print(describe(self.model_wrapped), flush=True)
         return prepared
-
-    def _require_isolation(self, packs: str) -> None:
-        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
-        require_isolation(self.model_wrapped, self._vocabulary, self.args.device, dtype, packs)
-        reshard(self.model)
-
-    def _require_no_dropout(self) -> None:
-        require_no_dropout(self.model_wrapped, self._vocabulary, self.args.device)
-        reshard(self.model)
-
-    @property
-    def _vocabulary(self) -> int:
-        model: Any = self.model
-        return int(model.config.get_text_config().vocab_size)
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
