@@ -4,7 +4,7 @@ Overrides private methods (`_save_checkpoint`, `_prepare_for_training`): transfo
 one minor version, and tests/kinds/test_cpt.py drives each of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from jobs.train.adapter_checkpoint import (
     load_adapter_state,
     save_adapter_state,
 )
+from jobs.train.best_checkpoint import choose_intact
 from jobs.train.causal_check import next_token_loss
 from jobs.train.checkpoint_saver import CheckpointSaver
 from jobs.train.left_evaluation import LeftEvaluation
@@ -215,7 +216,7 @@ class GuardedTrainer(Trainer):
         its root gathered, for a backward pass that does not come here; other readers would hold memory that it frees.
         """
         try:
-            with WATCHDOG.doing("evaluating"), torch.random.fork_rng(devices=[]), self._left.running():
+            with WATCHDOG.doing("evaluating"), torch.random.fork_rng(devices=[]):
                 return super().evaluation_loop(*arguments, **options)
         finally:
             reshard(self.model)
@@ -228,23 +229,24 @@ class GuardedTrainer(Trainer):
             StopRequested: they have before the first step of an attempt, where there is nothing to save.
         """
         try:
-            scores: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+            with self._left.running(self.control):
+                scores: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         except StopRequested:
             if skip_scheduler:
                 raise
             self.control.should_evaluate, scores = False, {}
         return scores
 
-    def load_best(self) -> int:
-        """Go back to the weights of the best checkpoint, if evaluations chose one. A collective.
+    def load_best(self, best_first: Callable[[], Sequence[int]]) -> None:
+        """Go back to the weights of the best checkpoint that is intact, if evaluations chose one. A collective.
 
-        Returns:
-            The step of the weights that the model now has.
+        Args:
+            best_first: Gives the evaluated steps, the best first, on rank 0; asked only if the best is damaged.
         """
-        step = self.state.best_global_step
-        if step is None or step == self.state.global_step:
-            return self.state.global_step
-        folder = self._store.intact(step)
+        step = choose_intact(self._store, self.state, best_first)
+        if step == self.state.global_step:
+            return
+        folder = self._store.folder(step)
         if self._layout.zero_stage is not None:
             folder = loadable(self._store, self._layout, step)
             expect_universal(self.model_wrapped, folder == self._store.converted)
@@ -255,7 +257,6 @@ class GuardedTrainer(Trainer):
             self._store.discard_converted()
         else:
             self._load_from_checkpoint(str(folder), self.model_wrapped if self._layout.uses_fsdp else None)
-        return step
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
