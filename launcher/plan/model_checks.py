@@ -16,6 +16,7 @@ from launcher.plan.cost import corpus_sizes
 from launcher.plan.model_shape import model_config, read_json, wrong_expansion, wrong_size
 from launcher.plan.recipe_at_site import RecipeAtSite, suggest
 from launcher.recipe.base import AdapterInput, Input
+from launcher.run.files import unwritable_folder
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord, was_rehearsed
 
@@ -140,12 +141,15 @@ def _require_usable(here: RecipeAtSite, one: AdapterInput, adapter: AdapterFolde
 
 
 def check_output(here: RecipeAtSite) -> Iterator[Fault]:
-    """Refuse the name of a model that exists; a rehearsal's gives way."""
+    """Refuse the name of a model that exists, though a rehearsal's gives way, and one that may not be given."""
     recipe = here.recipe
     if not recipe.trains or not recipe.output:
         return
     link = here.locations.folder("model", recipe.output)
-    if link.exists() and not was_rehearsed(link) and not (recipe.search and _is_of_search(link, recipe.name)):
+    if os.path.isdir(link.parent) and (closed := here.site.once(unwritable_folder, link)):
+        message = f"permission denied for `{closed}`, where the model gets this name: ask its owner for access"
+        yield here.fault("no-permission", "output", f"{message}, or leave `output` out")
+    elif link.exists() and not was_rehearsed(link) and not (recipe.search and _is_of_search(link, recipe.name)):
         message = f"there is a model `{recipe.output}` already; write another name, or remove it"
         yield here.fault("name-taken", "output", message)
 
