@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from jobs.models.adapters.stack import load_beside
-from jobs.models.build import ATTENTION, build, position_count
+from jobs.models.build import ATTENTION, build, position_count, require_causal
 from jobs.models.classifier import reward_head
 from jobs.models.embeddings import embedding_layers
 from jobs.models.folder import TOKENIZER_CONFIG, checksums, load_tokenizer, local_folder, require_data_use
@@ -189,6 +189,7 @@ def load_weights(
     if not adapters:
         whole: Any = build(AutoModelForCausalLM, section.as_trained, str(base), seed, dtype)
         return whole.to(device)
+    require_causal(section.as_trained, str(base))
     model = load_in_fp32(base, device, "model.path", attn_implementation=ATTENTION[section.attention])
     for adapter in adapters:
         WATCHDOG.heartbeat()

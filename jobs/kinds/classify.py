@@ -14,7 +14,7 @@ from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup, wait_for_main
 from jobs.scoring.classification import compute_scores
 from jobs.scoring.publish import SplitPredictions, describe_scores, publish_scores
-from jobs.train.best_checkpoint import BestCheckpoint, describe_best
+from jobs.train.best_checkpoint import BestCheckpoint, best_first, describe_best
 from jobs.train.run import training_run
 from jobs.train.trainer import GuardedTrainer
 from launcher.recipe import ClassifyRecipe
@@ -61,7 +61,7 @@ def main(context: Context) -> None:
             compute_loss_func=_loss(recipe, notes),
         )
         run.train(trainer)
-        trainer.load_best()
+        trainer.load_best(partial(best_first, context.run, evaluation.metric, evaluation.is_lower_better))
         splits = _predict(trainer, notes)
         facts = {
             "data_use": recipe.data_use,

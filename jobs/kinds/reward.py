@@ -14,7 +14,7 @@ from jobs.models.tokenizer import padding_token
 from jobs.rank.context import Context
 from jobs.rank.process_group import RankGroup
 from jobs.scoring.pairs import publish_pair_scores, score_pairs
-from jobs.train.best_checkpoint import BestCheckpoint, describe_best
+from jobs.train.best_checkpoint import BestCheckpoint, best_first, describe_best
 from jobs.train.reward_trainer import GuardedRewardTrainer
 from jobs.train.run import training_run
 from launcher.errors import LauncherError
@@ -66,7 +66,7 @@ def main(context: Context) -> None:
             compute_metrics=partial(_score_held_out, run.group, pairs),
         )
         run.train(trainer)
-        trainer.load_best()
+        trainer.load_best(partial(best_first, context.run, evaluation.metric, evaluation.is_lower_better))
         trainer.compute_metrics = None  # what it says would be logged as an evaluation
         found = pairs.rewarded(trainer.predict(pairs.held_out).predictions)
         if run.group.is_main:

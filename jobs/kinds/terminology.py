@@ -16,7 +16,7 @@ from jobs.data.terminology.record_counts import bad_examples
 from jobs.data.terminology.term_index import TermIndex
 from jobs.rank.atomic_files import sync_tree, write_durably
 from jobs.rank.context import Context
-from jobs.rank.publish import is_in_place, put_in_place
+from jobs.rank.publish import is_in_place, put_in_place, refusing_closed
 from jobs.rank.stop_flag import noting_stop
 from launcher.artifacts.corpus_manifest import MANIFEST, file_sha256
 from launcher.artifacts.terminology_manifest import (
@@ -78,8 +78,9 @@ def _make_folder(files: TerminologyFiles) -> Path:
     folder = files.work / "index"
     shutil.rmtree(folder, ignore_errors=True)
     mode = 0o700 if files.recipe.data_use == "credentialed" else 0o777
-    for path in (files.work.parent, files.work, folder):
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
+    with refusing_closed():
+        for path in (files.work.parent, files.work, folder):
+            path.mkdir(mode=mode, parents=True, exist_ok=True)
     return folder
 
 

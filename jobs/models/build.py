@@ -18,6 +18,7 @@ from jobs.models.embeddings import add_rows
 from jobs.models.folder import loading, require_no_adapter
 from jobs.models.fused_loss import fuse_loss
 from launcher.artifacts.corpus_manifest import Manifest
+from launcher.artifacts.model_config import why_not_causal
 from launcher.artifacts.positions import missing_positions
 from launcher.artifacts.token_ids import missing_rows
 from launcher.artifacts.tokenizer_manifest import Expansion
@@ -68,9 +69,11 @@ def build(
         settings: Changes of the model's configuration for a new head; None: no new head.
 
     Raises:
-        LauncherError: it cannot be loaded, or weights are missing.
+        LauncherError: it cannot be loaded, weights are missing, or it is no causal language model but is to be one.
     """
     disable_progress_bar()  # type: ignore[no-untyped-call] # a log file is no terminal
+    if auto is AutoModelForCausalLM:
+        require_causal(section, path)
     options = {
         "trust_remote_code": section.trust_remote_code,
         "attn_implementation": ATTENTION[section.attention],
@@ -154,6 +157,16 @@ def published_config(section: Model, path: str, settings: Mapping[str, Any] | No
     with loading(path, "model.path"):
         config: PreTrainedConfig = AutoConfig.from_pretrained(path, trust_remote_code=trust, **(settings or {}))
     return config
+
+
+def require_causal(section: Model, path: str) -> None:
+    """Refuse what its config.json calls an encoder: transformers would load it as a causal language model, too.
+
+    Raises:
+        LauncherError: it is one.
+    """
+    if why := why_not_causal(published_config(section, path).to_dict()):
+        raise LauncherError(f"model.path: `{path}` {why}")
 
 
 def check_fits(

@@ -55,7 +55,7 @@ def new_tokens(context: Context, recipe: TrainingRecipe) -> Expansion | None:
 
 
 def add_rows(model: PreTrainedModel, expansion: Expansion) -> None:
-    """Add embedding rows for new tokens to a model.
+    """Add embedding rows for new tokens to a model, and biases where its output embedding has them.
 
     Args:
         model: Before it is adapted or sharded; changed.
@@ -63,11 +63,13 @@ def add_rows(model: PreTrainedModel, expansion: Expansion) -> None:
     """
     if expansion.expanded.vocab_size > model.config.get_text_config().vocab_size:
         model.resize_token_embeddings(expansion.expanded.vocab_size, mean_resizing=False)
-    weights = {id(layer.weight): layer.weight for layer in embedding_layers(model) if layer is not None}
-    with torch.no_grad(), gather_params_ctx([*weights.values()], modifier_rank=0):
-        for weight in weights.values():
+    layers = [layer for layer in embedding_layers(model) if layer is not None]
+    found = [one for layer in layers for one in (layer.weight, getattr(layer, "bias", None)) if one is not None]
+    tables = {id(one): one for one in found}  # tied ones once
+    with torch.no_grad(), gather_params_ctx([*tables.values()], modifier_rank=0):
+        for table in tables.values():
             for number, parts in enumerate(expansion.parts, expansion.base.vocab_size):
-                weight[number] = weight[list(parts)].float().mean(0)
+                table[number] = table[list(parts)].float().mean(0)
 
 
 def train_embeddings(config: LoraConfig, model: PreTrainedModel, which: str, expansion: Expansion | None) -> None:

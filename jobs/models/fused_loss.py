@@ -63,7 +63,9 @@ def fuse_loss(model: PreTrainedModel) -> None:
     ) -> Any:
         _, head = embedding_layers(self)  # peft may have put another in its place
         if labels is None or not _takes_targets(head):
-            return plain_forward(*given, labels=labels, num_items_in_batch=num_items_in_batch, **others)
+            told = {"labels": labels, "num_items_in_batch": num_items_in_batch}
+            # Models with code of their own may not take the latter.
+            return plain_forward(*given, **{name: one for name, one in told.items() if one is not None}, **others)
         hidden, targets = self.base_model(*given, **others).last_hidden_state[:, :-1], labels[:, 1:]
         has_label = targets != IGNORED
         return _output(_apply(head, hidden[has_label], targets[has_label]), has_label, num_items_in_batch)

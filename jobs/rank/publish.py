@@ -1,5 +1,6 @@
 """Results that several runs of one recipe may make at once: the first counts, and nothing else is ever replaced."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,8 +10,44 @@ from pathlib import Path
 from jobs.rank.atomic_files import sync
 from jobs.rank.context import Context
 from launcher.errors import LauncherError
+from launcher.run.files import unwritable_folder
 
 _OWN_MODELS = "ask its owner, or set a `roots.models` of your own in the cluster profile"
+
+
+def why_closed(error: OSError) -> str | None:
+    """Say why nothing may be made in a folder; None if an error has another cause."""
+    if error.errno == errno.EROFS:
+        return "the file system is read-only"
+    return "permission denied" if isinstance(error, PermissionError) else None
+
+
+@contextmanager
+def refusing_closed(fix: str = _OWN_MODELS) -> Iterator[None]:
+    """Say in one line that something may not be made.
+
+    Args:
+        fix: What to do.
+
+    Raises:
+        LauncherError: it may not.
+    """
+    try:
+        yield
+    except OSError as error:
+        if why := why_closed(error):
+            raise LauncherError(f"{error.filename}: {why}; {fix}") from None
+        raise
+
+
+def require_writable(path: Path, fix: str = _OWN_MODELS) -> None:
+    """Refuse a place in which nothing may be made, before there is anything to put there.
+
+    Raises:
+        LauncherError: this user may not write there.
+    """
+    if folder := unwritable_folder(path):
+        raise LauncherError(f"{folder}: permission denied; {fix}")
 
 
 def is_in_place(folder: Path, key: str, describe_other: Callable[[], str | None]) -> bool:
@@ -48,11 +85,9 @@ def staging_folder(folder: Path, context: Context, fix: str = _OWN_MODELS) -> It
     """
     staging = folder.with_name(f".{folder.name}.{context.record.id}")
     shutil.rmtree(staging, ignore_errors=True)
-    try:
+    with refusing_closed(fix):
         staging.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir(mode=0o700 if context.recipe.data_use == "credentialed" else 0o777)
-    except PermissionError as error:
-        raise LauncherError(f"{error.filename}: permission denied; {fix}") from None
     try:
         yield staging
     finally:

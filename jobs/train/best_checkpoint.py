@@ -5,10 +5,15 @@ from it goes on from there.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
+
+from jobs.train.checkpoint import CheckpointStore
+from launcher.run.metrics import read_joined_rows
+from launcher.run.paths import RunDir
 
 
 class BestCheckpoint(TrainerCallback):
@@ -35,12 +40,15 @@ class BestCheckpoint(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         """Make up for an evaluation that may have been put off; an equal score later on does not replace the best."""
-        has_begun = 0 < state.global_step < state.max_steps
-        args.eval_on_start = has_begun and self._is_due(state) and state.best_global_step != state.global_step
+        is_known = state.global_step in (0, state.best_global_step)
+        args.eval_on_start = self._is_due(state) and not is_known
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        """Ask for an evaluation, unless somebody wants to stop: the time left is for saving then."""
+        """Ask for an evaluation, unless somebody wants to stop: the time left is for saving then.
+
+        After the last step it begins in any case: that a stop leaves it says that something is still to be done.
+        """
         is_last = state.global_step >= state.max_steps
         control.should_evaluate = self._is_due(state) and (is_last or not control.should_training_stop)
 
@@ -59,6 +67,59 @@ class BestCheckpoint(TrainerCallback):
 
     def _is_due(self, state: TrainerState) -> bool:
         return state.global_step % self._interval == 0 or state.global_step >= state.max_steps
+
+
+def best_first(run: RunDir, metric: str, lower_is_better: bool) -> list[int]:
+    """Return the evaluated steps that have a score, the best first; of equal ones the earliest.
+
+    Args:
+        run: Whose evaluations.
+        metric: Name of the score.
+        lower_is_better: Its direction.
+    """
+    rows, sign = read_joined_rows(run.evaluations), 1 if lower_is_better else -1
+    scores = {int(row["step"]): sign * row[metric] for row in rows if isinstance(row.get(metric), int | float)}
+    return sorted(scores, key=lambda step: (scores[step], step))
+
+
+def choose_intact(store: CheckpointStore, state: TrainerState, others: Callable[[], Sequence[int]]) -> int:
+    """Return the step whose weights are to be taken after a training. A collective.
+
+    A damaged checkpoint is quarantined, and the best of the others takes its place: `state` then says so. The last step
+    needs none, since the model has its weights.
+
+    Args:
+        store: The run's checkpoints.
+        state: Of the trainer; changed if the best checkpoint is damaged.
+        others: Gives the evaluated steps, the best first; called on rank 0.
+    """
+    group, wanted = store.group, state.best_global_step
+    if wanted is None or _is_usable(store, state, wanted):
+        return state.global_step if wanted is None else wanted
+    ranked = group.from_main([*others()] if group.is_main else [])
+    usable = (step for step in ranked if step != wanted and _is_usable(store, state, step))
+    chosen = next(usable, state.global_step)
+    state.best_global_step = chosen
+    if group.is_main:
+        what = "the last one" if chosen == state.global_step else "the best that is intact"
+        print(f"step {wanted} was the best, but its checkpoint is damaged; taken is {what}, step {chosen}", flush=True)
+    return chosen
+
+
+def _is_usable(store: CheckpointStore, state: TrainerState, step: int) -> bool:
+    if step == state.global_step:
+        return True
+    folder, group = store.folder(step), store.group
+    if not group.from_main(folder.is_dir()):  # most are not kept
+        return False
+    try:
+        store.intact(step)
+    except RuntimeError as error:
+        if group.is_main:
+            store._quarantine(folder, str(error).removeprefix(f"checkpoint {folder.name}: "))
+        group.barrier()
+        return False
+    return True
 
 
 def describe_best(state: TrainerState, metric: str) -> str:

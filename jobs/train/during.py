@@ -11,6 +11,7 @@ from typing_extensions import override
 from jobs.models.parallel import reshard
 from jobs.rank.stop_flag import StopRequested
 from jobs.rank.watchdog import WATCHDOG
+from jobs.train.left_evaluation import only_stops
 from jobs.train.trainer import GuardedTrainer
 
 Evaluate: TypeAlias = Callable[[GuardedTrainer, Callable[[], bool]], dict[str, float] | None]
@@ -47,28 +48,31 @@ class EvaluationDuringTraining(TrainerCallback):
         Raises:
             StopRequested: a stop was asked for meanwhile; there is nothing to save yet.
         """
-        is_due = state.global_step < state.max_steps and state.global_step % self._interval == 0
-        if is_due and not self._run(state, control, is_last=False):
+        is_due = state.global_step % self._interval == 0 or state.global_step >= state.max_steps
+        if is_due and not self._run(state, control):
             raise StopRequested
 
     @override
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        """Evaluate after a step if that is due, unless somebody wants to stop: the time left is for saving then."""
+        """Evaluate after a step if that is due, unless somebody wants to stop: the time left is for saving then.
+
+        After the last step it begins in any case: that a stop leaves it says that something is still to be done.
+        """
         is_last = state.global_step >= state.max_steps
         is_due = state.global_step % self._interval == 0 and not control.should_training_stop
-        if "loss" in others["logs"] and (is_last or is_due) and not self._run(state, control, is_last):
+        if "loss" in others["logs"] and (is_last or is_due) and not self._run(state, control):
             control.should_evaluate = False
 
-    def _run(self, state: TrainerState, control: TrainerControl, is_last: bool) -> bool:
+    def _run(self, state: TrainerState, control: TrainerControl) -> bool:
         """Evaluate; return whether that came to an end."""
         trainer = self._trainer
         assert trainer is not None
 
         def stops() -> bool:
             trainer.callback_handler.on_prediction_step(trainer.args, state, control)
-            return control.should_training_stop and not is_last  # none would come after the last step
+            return control.should_training_stop
 
-        with WATCHDOG.doing("evaluating"), _left_unchanged(trainer):
+        with WATCHDOG.doing("evaluating"), _left_unchanged(trainer), only_stops(control):
             scores = self._evaluate(trainer, stops)
         if scores is not None:
             named, held_out_is_due = {f"eval_{name}": value for name, value in scores.items()}, control.should_evaluate

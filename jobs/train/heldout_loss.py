@@ -21,11 +21,14 @@ class HeldOutLoss(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
         """Evaluate where the attempt begins if that is due there: a stop may have put it off."""
-        args.eval_on_start = state.global_step < state.max_steps and state.global_step % self._interval == 0
+        args.eval_on_start = state.global_step % self._interval == 0 or state.global_step >= state.max_steps
 
     @override
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        """Ask for an evaluation, unless somebody wants to stop: the time left is for saving then."""
+        """Ask for an evaluation, unless somebody wants to stop: the time left is for saving then.
+
+        After the last step it begins in any case: that a stop leaves it says that something is still to be done.
+        """
         is_last = state.global_step >= state.max_steps
         is_due = state.global_step % self._interval == 0 and not control.should_training_stop
         control.should_evaluate = is_last or is_due

@@ -13,7 +13,7 @@ from launcher.errors import RunError
 
 _LENGTH = 8
 """Tokens of each text."""
-_ROUNDING = 16
+ROUNDING = 16
 """Logits may be off by so many units in the last place of the largest one: experts that get other tokens besides
 compute in other shapes. Where nothing depends on shapes they are equal."""
 
@@ -36,7 +36,7 @@ def require_isolation(model: nn.Module, vocabulary: int, device: torch.device, d
     model.eval()
     one, other = (_logits_behind(model, first, vocabulary, device) for first in (0, _LENGTH))
     model.train(was_training)
-    if (one - other).abs().max() > _ROUNDING * torch.finfo(dtype).eps * one.abs().max():
+    if (one - other).abs().max() > ROUNDING * torch.finfo(dtype).eps * one.abs().max():
         raise RunError(
             f"model.path: this model lets packed {what}s attend to one another; choose a `data.packing` of one "
             f"{what} per sequence, and `model.attention: sdpa`"

@@ -9,11 +9,21 @@ from typing_extensions import override
 from jobs.rank.stop_flag import StopRequested
 
 
+@contextmanager
+def only_stops(control: TrainerControl) -> Iterator[None]:
+    """Have `should_training_stop` mean that a stop was agreed on: after the last step Trainer sets it in any case."""
+    before, control.should_training_stop = control.should_training_stop, False
+    try:
+        yield
+    finally:
+        control.should_training_stop = control.should_training_stop or before
+
+
 class LeftEvaluation(TrainerCallback):
     """Ends an evaluation between two of its batches.
 
     Trainer's loop has no such end. What asks for evaluations makes up for one at the start of the next attempt, as for
-    one that a stop has put off before it began. None would come after the last step, so that one is finished.
+    one that a stop has put off before it began; also for the one after the last step, which is saved then.
 
     It has to be told of batches after the callback that agrees with the other ranks, which all of them then leave.
     """
@@ -22,11 +32,15 @@ class LeftEvaluation(TrainerCallback):
         self._is_running = False
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Say that Trainer evaluates in a `with` block; tasks that do so themselves look at `control`."""
+    def running(self, control: TrainerControl) -> Iterator[None]:
+        """Say that a training evaluates in a `with` block; tasks that do so themselves look at `control`.
+
+        Predictions for a report, after the training, are finished.
+        """
         self._is_running = True
         try:
-            yield
+            with only_stops(control):
+                yield
         finally:
             self._is_running = False
 
@@ -39,5 +53,5 @@ class LeftEvaluation(TrainerCallback):
         Raises:
             StopRequested: it was.
         """
-        if self._is_running and control.should_training_stop and state.global_step < state.max_steps:
+        if self._is_running and control.should_training_stop:
             raise StopRequested

@@ -15,7 +15,6 @@ from typing import Any, Generic, TypeVar, cast
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from jobs.data.sampling.dataset import flattening_collator
 from jobs.models.adapters.build import adapted, declared_trainable
 from jobs.models.adapters.orthogonal import located
 from jobs.models.adapters.stack import open_base_adapters, stack, trained_names
@@ -42,6 +41,7 @@ from jobs.train.metrics import EvaluationMetrics, Row, StepMetrics, print_row
 from jobs.train.micro_batch import explaining_memory, sized
 from jobs.train.nan_guard import FiniteLoss
 from jobs.train.output_link import publish_name, refuse_taken
+from jobs.train.proofs import proofs_of
 from jobs.train.resume import resume_from
 from jobs.train.rollouts.samples import Sampled, write_samples
 from jobs.train.step_times import StragglerWatch
@@ -171,7 +171,7 @@ class TrainingRun(Generic[R]):
             CheckpointSaver(self._store, recipe.checkpoint.in_background),
             self._layout,
             partial(lr_factor, schedule=recipe.schedule, total=self._arguments.max_steps),
-            packs=recipe.packs or ("sample" if collator is flattening_collator else None),
+            proofs=proofs_of(recipe, collator, by_default=trainer_class is GuardedTrainer),
             model=model,
             args=self._arguments,
             train_dataset=samples,

@@ -4,7 +4,7 @@ Overrides private methods (`_save_checkpoint`, `_prepare_for_training`): transfo
 one minor version, and tests/kinds/test_cpt.py drives each of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,6 @@ from transformers.trainer_utils import EvalLoopOutput
 from typing_extensions import override
 
 from jobs.models.adapters.auxiliary_loss import auxiliary_losses
-from jobs.models.dropout import is_without_dropout, require_no_dropout
 from jobs.models.parallel import ParallelLayout, describe, prepared_as, reshard, verify
 from jobs.rank.stop_flag import StopRequested
 from jobs.rank.watchdog import WATCHDOG
@@ -33,13 +32,17 @@ from jobs.train.adapter_checkpoint import (
     load_adapter_state,
     save_adapter_state,
 )
+from jobs.train.best_checkpoint import choose_intact
+from jobs.train.causal_check import next_token_loss
 from jobs.train.checkpoint_saver import CheckpointSaver
-from jobs.train.isolation_check import require_isolation
 from jobs.train.left_evaluation import LeftEvaluation
 from jobs.train.micro_batch import one_micro_batch
+from jobs.train.proofs import Proofs
 from jobs.train.sharded_state import sharded_state
 from jobs.train.step_times import StepTimes
 from jobs.train.zero_checkpoint import expect_universal, hyperparameters_of, loadable, settle
+
+_NOTHING = Proofs()
 
 
 class GuardedTrainer(Trainer):
@@ -52,7 +55,7 @@ class GuardedTrainer(Trainer):
         saver: Saves checkpoints; `args.output_dir` must be the staging folder of its store.
         layout: How the model must be laid out over the ranks once it is prepared.
         lr_factor: Learning rate as a fraction of the peak, by steps done.
-        packs: What is packed into sequences and must not attend to one another; None if nothing is.
+        proofs: What the training takes for granted of the prepared model.
         **trainer: Trainer's own arguments.
     """
 
@@ -61,13 +64,13 @@ class GuardedTrainer(Trainer):
         saver: CheckpointSaver,
         layout: ParallelLayout,
         lr_factor: Callable[[int], float],
-        packs: str | None = None,
+        proofs: Proofs = _NOTHING,
         **trainer: Any,
     ) -> None:
         self._saver, self._store = saver, saver.store
         self._layout = layout
         self._lr_factor = lr_factor
-        self._packs = packs
+        self._proofs = proofs
         self._auxiliary = auxiliary_losses(trainer["model"])
         self.step_times: StepTimes | None = None
         """Told how long fetching batches takes, if anybody wants to know."""
@@ -75,6 +78,8 @@ class GuardedTrainer(Trainer):
             checkpoint_trained_parameters()
         with prepared_as(layout):
             super().__init__(**trainer)
+        if proofs.by_own_loss and not self.model_accepts_loss_kwargs:
+            self.compute_loss_func = next_token_loss
         self.remove_callback(PrinterCallback)
         self.add_callback(saver)
         self._left = LeftEvaluation()
@@ -211,7 +216,7 @@ class GuardedTrainer(Trainer):
         its root gathered, for a backward pass that does not come here; other readers would hold memory that it frees.
         """
         try:
-            with WATCHDOG.doing("evaluating"), torch.random.fork_rng(devices=[]), self._left.running():
+            with WATCHDOG.doing("evaluating"), torch.random.fork_rng(devices=[]):
                 return super().evaluation_loop(*arguments, **options)
         finally:
             reshard(self.model)
@@ -224,23 +229,24 @@ class GuardedTrainer(Trainer):
             StopRequested: they have before the first step of an attempt, where there is nothing to save.
         """
         try:
-            scores: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+            with self._left.running(self.control):
+                scores: dict[str, float] = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         except StopRequested:
             if skip_scheduler:
                 raise
             self.control.should_evaluate, scores = False, {}
         return scores
 
-    def load_best(self) -> int:
-        """Go back to the weights of the best checkpoint, if evaluations chose one. A collective.
+    def load_best(self, best_first: Callable[[], Sequence[int]]) -> None:
+        """Go back to the weights of the best checkpoint that is intact, if evaluations chose one. A collective.
 
-        Returns:
-            The step of the weights that the model now has.
+        Args:
+            best_first: Gives the evaluated steps, the best first, on rank 0; asked only if the best is damaged.
         """
-        step = self.state.best_global_step
-        if step is None or step == self.state.global_step:
-            return self.state.global_step
-        folder = self._store.intact(step)
+        step = choose_intact(self._store, self.state, best_first)
+        if step == self.state.global_step:
+            return
+        folder = self._store.folder(step)
         if self._layout.zero_stage is not None:
             folder = loadable(self._store, self._layout, step)
             expect_universal(self.model_wrapped, folder == self._store.converted)
@@ -251,7 +257,6 @@ class GuardedTrainer(Trainer):
             self._store.discard_converted()
         else:
             self._load_from_checkpoint(str(folder), self.model_wrapped if self._layout.uses_fsdp else None)
-        return step
 
     @override
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
@@ -265,27 +270,10 @@ class GuardedTrainer(Trainer):
             expect_universal(self.model_wrapped, False)
             self._store.discard_converted()
         verify(self.model_wrapped, self._layout)
-        if self._packs:
-            self._require_isolation(self._packs)
-        if is_without_dropout(self.model):
-            self._require_no_dropout()
+        self._proofs.require(self)
         if self.is_world_process_zero():
             print(describe(self.model_wrapped), flush=True)
         return prepared
-
-    def _require_isolation(self, packs: str) -> None:
-        dtype = torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else torch.float32
-        require_isolation(self.model_wrapped, self._vocabulary, self.args.device, dtype, packs)
-        reshard(self.model)
-
-    def _require_no_dropout(self) -> None:
-        require_no_dropout(self.model_wrapped, self._vocabulary, self.args.device)
-        reshard(self.model)
-
-    @property
-    def _vocabulary(self) -> int:
-        model: Any = self.model
-        return int(model.config.get_text_config().vocab_size)
 
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

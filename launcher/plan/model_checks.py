@@ -7,6 +7,7 @@ from pathlib import Path
 
 from launcher.artifacts.adapter_folder import AdapterFolder, is_credentialed, read_adapter
 from launcher.artifacts.chat_template import find_template_fault
+from launcher.artifacts.model_config import why_not_causal
 from launcher.artifacts.model_folder import CONFIG, require_files
 from launcher.artifacts.positions import max_positions, missing_positions, missing_scoring_positions
 from launcher.artifacts.tokenizer_manifest import EXPANSION
@@ -15,6 +16,7 @@ from launcher.plan.cost import corpus_sizes
 from launcher.plan.model_shape import model_config, read_json, wrong_expansion, wrong_size
 from launcher.plan.recipe_at_site import RecipeAtSite, suggest
 from launcher.recipe.base import AdapterInput, Input
+from launcher.run.files import unwritable_folder
 from launcher.run.paths import RunDir
 from launcher.run.record import RunRecord, was_rehearsed
 
@@ -28,7 +30,7 @@ def check_models(here: RecipeAtSite) -> Iterator[Fault]:
     """Look for models, adapters and tokenizers, and for the terms of the data that they were made of."""
     for one in here.inputs("model", "adapter", "tokenizer"):
         if one.name not in here.pending:
-            yield from _missing(here, one) or _damaged(here, one)
+            yield from _missing(here, one) or _unusable(here, one)
         if here.recipe.data_use == "open" and _is_credentialed(here, one):
             message = f"`{one.name}` was made of credentialed data; write `data_use: credentialed`"
             yield here.fault("data-use", one.key, message)
@@ -61,7 +63,7 @@ def _nothing_of_type(folder: Path, what: str) -> str | None:
     return None
 
 
-def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:
+def _unusable(here: RecipeAtSite, one: Input) -> list[Fault]:
     """Look at the files of a folder; `check_adapters` looks at those of adapters with a base."""
     folder, recipe = here.model(one.name), here.recipe
     if isinstance(one, AdapterInput) or not here.site.once(os.path.isdir, folder):
@@ -69,8 +71,11 @@ def _damaged(here: RecipeAtSite, one: Input) -> list[Fault]:
     is_read = one.type == "model" and not (recipe.trains and recipe.model.init == "random")
     if damage := here.site.once(_damage, folder, one.type == "adapter", is_read):
         return [here.fault(damage[0], one.key, damage[1])]
-    if one.type == "model" and (wrong := wrong_size(read_json(folder / CONFIG) or {})):
+    config = (read_json(folder / CONFIG) or {}) if one.type == "model" else {}
+    if wrong := wrong_size(config):
         return [here.fault("damaged", one.key, f"{folder / CONFIG}: {wrong}; copy it again")]
+    if one.format == "causal" and (why := why_not_causal(config)):
+        return [here.fault("mismatch", one.key, f"`{one.name}` {why}")]
     return []
 
 
@@ -136,12 +141,15 @@ def _require_usable(here: RecipeAtSite, one: AdapterInput, adapter: AdapterFolde
 
 
 def check_output(here: RecipeAtSite) -> Iterator[Fault]:
-    """Refuse the name of a model that exists; a rehearsal's gives way."""
+    """Refuse the name of a model that exists, though a rehearsal's gives way, and one that may not be given."""
     recipe = here.recipe
     if not recipe.trains or not recipe.output:
         return
     link = here.locations.folder("model", recipe.output)
-    if link.exists() and not was_rehearsed(link) and not (recipe.search and _is_of_search(link, recipe.name)):
+    if os.path.isdir(link.parent) and (closed := here.site.once(unwritable_folder, link)):
+        message = f"permission denied for `{closed}`, where the model gets this name: ask its owner for access"
+        yield here.fault("no-permission", "output", f"{message}, or leave `output` out")
+    elif link.exists() and not was_rehearsed(link) and not (recipe.search and _is_of_search(link, recipe.name)):
         message = f"there is a model `{recipe.output}` already; write another name, or remove it"
         yield here.fault("name-taken", "output", message)
 

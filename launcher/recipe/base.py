@@ -128,8 +128,9 @@ class Input:
     type: ArtifactType | Literal["files", "preferences"]
     name: str
     """As the recipe says it: a name below one of the profile's roots, `./...`, a glob or a Hugging Face id."""
-    format: Literal["any", "dataset", "expansion"] = "any"
-    """`dataset`: files of a Hugging Face dataset on disk. `expansion`: a tokenizer that a `vocabulary` recipe made."""
+    format: Literal["any", "dataset", "expansion", "causal"] = "any"
+    """`dataset`: files of a Hugging Face dataset on disk. `expansion`: a tokenizer that a `vocabulary` recipe made.
+    `causal`: a model that predicts each token from those before it."""
 
 
 @dataclass(frozen=True)

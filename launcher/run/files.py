@@ -102,8 +102,17 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 
 def closed_folder(path: str | Path) -> Path | None:
     """Return the folder on the way to a path that this user may not enter and list; None if there is none."""
+    return _deepest_without(os.R_OK | os.X_OK, path)
+
+
+def unwritable_folder(path: str | Path) -> Path | None:
+    """Return the folder on the way to a path in which this user may make nothing; None if there is none."""
+    return _deepest_without(os.W_OK | os.X_OK, path)
+
+
+def _deepest_without(access: int, path: str | Path) -> Path | None:
     deepest = next(folder for folder in Path(path).absolute().parents if os.path.isdir(folder))
-    return None if os.access(deepest, os.R_OK | os.X_OK, effective_ids=True) else deepest
+    return None if os.access(deepest, access, effective_ids=True) else deepest
 
 
 def is_program(path: Path) -> bool:

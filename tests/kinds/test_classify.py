@@ -266,9 +266,38 @@ def test_a_finished_training_without_its_export_is_exported_and_not_trained_furt
     assert train(run, attempt=1).exit_codes == [FINISHED]
 
     assert read_json_lines(run.metrics) == read_json_lines(alone.metrics)
-    assert read_json_lines(run.evaluations) == read_json_lines(alone.evaluations)
+    assert evaluations(run) == evaluations(alone)
     assert scores(run) == scores(alone)
     assert predicted(run) == predicted(alone)
+
+
+def test_a_stop_in_the_evaluation_after_the_last_step_costs_no_step(folder: Path, alone: RunDir) -> None:
+    run = make_classify_run(folder)
+    left = stop_in_evaluation(run, STEPS, batch=1)
+    assert max(left.steps()) == published_steps(run)[-1] == STEPS
+    assert STEPS not in evaluations(run)
+
+    last = train(run, attempt=1)
+
+    assert (last.exit_codes, last.steps()) == ([FINISHED], []), last.log()
+    assert evaluations(run) == evaluations(alone)
+    assert scores(run) == scores(alone)
+    assert predicted(run) == predicted(alone)
+
+
+def test_a_damaged_best_checkpoint_costs_no_training(folder: Path, alone: RunDir) -> None:
+    best = scores(alone)["best_step"]
+    run = RunDir(folder / "run-damaged")
+    shutil.copytree(alone.root, run.root)
+    shutil.rmtree(run.outputs)
+    [weights] = run.checkpoint(best).glob("*.safetensors")
+    weights.write_bytes(b"x" * weights.stat().st_size)
+
+    attempt = train(run, attempt=1)
+
+    assert (attempt.exit_codes, attempt.steps()) == ([FINISHED], []), attempt.log()
+    assert scores(run)["best_step"] not in (None, best)
+    assert f"step {best} was the best, but its checkpoint is damaged" in attempt.log()
 
 
 def test_a_note_of_several_labels_has_a_probability_for_each(folder: Path, encoder: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from launcher.run.ledger import read_json_lines
-from launcher.run.paths import FINISHED, RunDir
+from launcher.run.paths import FINISHED, RunDir, published_steps
 from tests.support.corpora import make_corpus
 from tests.support.training_runs import ASSETS, cpt_recipe, losses, make_run_of, stop_at, stop_in_evaluation, train
 
@@ -139,9 +139,12 @@ def test_a_stop_leaves_an_evaluation_which_is_made_up_for(folder: Path) -> None:
     assert (at_start.steps(), evaluations(stopped)) == ([], {})
     between = stop_in_evaluation(stopped, step=4, batch=1, ranks=2, attempt=1)
     assert (between.steps(), [*evaluations(stopped)]) == ([1, 2, 3, 4], [0])
-    last = train(stopped, ranks=2, attempt=2)
+    at_end = stop_in_evaluation(stopped, step=8, batch=1, ranks=2, attempt=2)
+    assert (at_end.steps(), [*evaluations(stopped)]) == ([5, 6, 7, 8], [0, 4])
+    assert published_steps(stopped)[-1] == 8
+    last = train(stopped, ranks=2, attempt=3)
 
     assert last.exit_codes == [FINISHED] * 2, last.log()
-    assert last.steps() == [5, 6, 7, 8]
+    assert last.steps() == [], "no step is done again"
     assert losses(stopped) == losses(whole)
     assert evaluations(stopped) == evaluations(whole)

@@ -140,7 +140,7 @@ sys.exit(task.main())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("call", "at"), [(1, 0), (2, 3)])
+@pytest.mark.parametrize(("call", "at"), [(1, 0), (2, 3), (4, 8)])
 def test_a_stop_during_an_evaluation_puts_it_off(folder: Path, call: int, at: int) -> None:
     run = make_training(folder, DURING | {"tasks": TASKS[:1]}, evaluation=None)
     stopped = start(run, ranks=2, program=("-c", STOPS_IN_EVALUATION.format(call=call)))

@@ -1,7 +1,9 @@
 """kind: merge, and the folder it makes: files beside the weights, its manifest, its name."""
 
+import errno
 import json
 import stat
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -195,5 +197,20 @@ def test_a_folder_of_models_that_may_not_be_written_says_so(stranger):
     with (
         pytest.raises(LauncherError, match=r"permission denied; ask its owner, or set a `roots\.models` of your own"),
         staging_folder(stranger / "models" / "made", context),
+    ):
+        pass
+
+
+def test_a_file_system_that_can_only_be_read_says_so(tmp_path, monkeypatch):
+    context = SimpleNamespace(record=SimpleNamespace(id="abc123"), recipe=SimpleNamespace(data_use="open"))
+
+    def fail(self, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+
+    with (
+        pytest.raises(LauncherError, match=r"models: the file system is read-only; ask its owner, or set a `roots"),
+        staging_folder(tmp_path / "models" / "made", context),
     ):
         pass

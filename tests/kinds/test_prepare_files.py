@@ -1,9 +1,11 @@
 """kind: prepare, and which files it finds, may read and may write."""
 
+import errno
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -79,6 +81,18 @@ def test_a_folder_that_this_user_may_not_write_to_is_named(stranger):
     plan.work.parent.rmdir()
     plan.work.parent.parent.chmod(0o555)
     with pytest.raises(LauncherError, match=r"corpus\.partial: permission denied; ask who owns the folder"):
+        make_work_folder(plan)
+
+
+def test_a_file_system_that_can_only_be_read_is_named(tmp_path, monkeypatch):
+    plan = SimpleNamespace(recipe=make_context(tmp_path).recipe, work=tmp_path / "corpora" / "corpus.partial" / "abc")
+
+    def fail(self, *_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", fail)
+
+    with pytest.raises(LauncherError, match=r"/abc: the file system is read-only; ask who owns the folder, or set ano"):
         make_work_folder(plan)
 
 

@@ -362,3 +362,13 @@ def test_the_shipped_abbreviations_are_small_and_ours() -> None:
 
     assert len(content) < 20
     assert {row.split(b"|")[11] for row in rows} == {b"DO"}
+
+
+def test_a_folder_of_models_that_may_not_be_written_is_named(stranger: Path) -> None:
+    context = task(stranger)
+    (stranger / "models").chmod(0o555)
+
+    with pytest.raises(
+        LauncherError, match=r"\.partial: permission denied; ask its owner, or set a `roots\.models` of"
+    ):
+        main(context)

@@ -96,6 +96,21 @@ def test_rows_of_new_tokens_are_means_and_the_old_ones_stay(folder: Path, is_tie
     assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == is_tied
 
 
+def test_biases_of_new_tokens_are_means_and_the_old_ones_stay(folder: Path) -> None:
+    sizes = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("phi", **sizes, num_attention_heads=2))
+    expansion, head = read_expansion(folder / "expanded"), model.get_output_embeddings()
+    torch.nn.init.normal_(head.bias)
+    before = head.bias.detach().clone()
+
+    add_rows(model, expansion)
+
+    biases = model.get_output_embeddings().bias
+    assert torch.equal(biases[:512], before)
+    expected = torch.stack([before[[*parts]].mean() for parts in expansion.parts])
+    torch.testing.assert_close(biases[512:572], expected)
+
+
 def base_model(is_tied: bool) -> PreTrainedModel:
     if is_tied:
         return AutoModelForCausalLM.from_pretrained(BASE)

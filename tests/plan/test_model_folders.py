@@ -8,6 +8,7 @@ import pytest
 from launcher.errors import Fault, RecipeError
 from launcher.load import load_recipes
 from launcher.plan import check_all
+from tests.plan.test_plan import CLASSIFY
 from tests.support.recipe_files import RECIPE, profile, summarise, write
 
 PROFILE = "name: site\nroots: {runs: runs, data: data, corpora: corpora, models: models}\n"
@@ -35,6 +36,7 @@ tasks:
   - {type: perplexity, name: p, corpus: abstracts}
 resources: {time: 1h}
 """
+ROBERTA = {"model_type": "roberta", "architectures": ["RobertaForMaskedLM"]}
 
 
 def site(folder: Path) -> None:
@@ -112,3 +114,35 @@ def test_a_blank_name_is_refused(tmp_path: Path, key: str) -> None:
             load_recipes(path, [f"{key}={blank}"])
         [fault] = caught.value.faults
         assert summarise([fault]) == [f"--set {key} invalid-value"]
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [
+        (ROBERTA, "an encoder, whose tokens see those after them"),
+        ({"model_type": "bert", "is_decoder": False}, "an encoder, whose tokens see those after them"),
+        ({"model_type": "bart", "is_encoder_decoder": True}, "an encoder with a decoder"),
+        (ROBERTA | {"is_decoder": True}, None),
+        ({"model_type": "llama"}, None),
+        ({"model_type": ["bert"], "is_encoder_decoder": "no"}, None),
+    ],
+)
+@pytest.mark.parametrize("text", [RECIPE, EVALUATE], ids=["cpt", "evaluate"])
+def test_what_is_no_causal_language_model_is_told_before_the_queue(
+    tmp_path: Path, text: str, config: dict[str, object], refused: str | None
+) -> None:
+    site(tmp_path)
+    write(tmp_path, json.dumps(config), "models/org/model/config.json")
+
+    found = [one.message for one in find_faults(tmp_path, text) if one.code == "mismatch"]
+
+    fix = "name another, or, for an encoder, write `kind: classify`"
+    assert found == ([f"`org/model` is no causal language model but {refused}; {fix}"] if refused else [])
+
+
+def test_an_encoder_may_classify(tmp_path: Path) -> None:
+    site(tmp_path)
+    write(tmp_path, "{}", "a.jsonl")
+    write(tmp_path, json.dumps(ROBERTA), "models/org/model/config.json")
+
+    assert find_faults(tmp_path, CLASSIFY) == []

@@ -104,7 +104,8 @@ def test_a_model_that_counts_positions_behind_padding_has_fewer(
     tmp_path: Path, config: dict[str, object], most: int
 ) -> None:
     site(tmp_path)
-    write(tmp_path, json.dumps(config | {"max_position_embeddings": 514}), "models/org/model/config.json")
+    config |= {"max_position_embeddings": 514, "is_decoder": True}
+    write(tmp_path, json.dumps(config), "models/org/model/config.json")
 
     assert not complaints(tmp_path, RECIPE, PROFILE, f"batch.sequence_length={most}")
     assert complaints(tmp_path, RECIPE, PROFILE, f"batch.sequence_length={most + 1}") == [

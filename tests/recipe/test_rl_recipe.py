@@ -122,7 +122,7 @@ def test_reward_models_and_prompts_are_inputs() -> None:
     made = recipe(rewards=rewards)
 
     assert [*made.inputs()] == [
-        Input("model.path", "model", "model"),
+        Input("model.path", "model", "model", "causal"),
         Input("data.sources.0.files", "files", "q.jsonl"),
         Input("rewards.1.path", "model", "base"),
         AdapterInput("rewards.1.adapter", "adapter", "judge", base="base", merged="if possible", is_alone=True),

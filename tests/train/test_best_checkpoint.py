@@ -1,6 +1,8 @@
 """The best checkpoint: chosen in the right direction, kept from rotation, asked for at the right steps."""
 
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +13,8 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from jobs.rank.process_group import RankGroup
-from jobs.train.best_checkpoint import BestCheckpoint, describe_best
-from jobs.train.checkpoint import CheckpointStore
+from jobs.train.best_checkpoint import BestCheckpoint, best_first, choose_intact, describe_best
+from jobs.train.checkpoint import QUARANTINE, CheckpointStore
 from launcher.run.paths import COMPLETE, RunDir, published_steps
 
 ALONE = RankGroup(rank=0, world_size=1, leads_node=True, device=torch.device("cpu"), control=None)
@@ -127,11 +129,12 @@ def test_evaluations_are_due_every_so_many_steps_and_at_the_end() -> None:
 
 def test_an_evaluation_waits_for_the_next_attempt_if_somebody_wants_to_stop() -> None:
     assert not asks(4, stopping=True)
-    assert asks(10, stopping=True), "there is no next attempt"
+    assert asks(10, stopping=True), "that it is left says that something is still to be done"
 
 
 @pytest.mark.parametrize(
-    ("step", "best", "makes_up"), [(0, None, False), (4, None, True), (4, 4, False), (5, 4, False), (10, 8, False)]
+    ("step", "best", "makes_up"),
+    [(0, None, False), (4, None, True), (4, 4, False), (5, 4, False), (10, 8, True), (10, 10, False)],
 )
 def test_an_attempt_makes_up_for_the_evaluation_of_the_step_it_begins_at(
     step: int, best: int | None, makes_up: bool
@@ -141,3 +144,72 @@ def test_an_attempt_makes_up_for_the_evaluation_of_the_step_it_begins_at(
     BestCheckpoint("score", False, 4).on_train_begin(arguments, state, TrainerControl())
 
     assert arguments.eval_on_start is makes_up
+
+
+@pytest.mark.parametrize(("lower_is_better", "expected"), [(False, [2, 4, 3, 1]), (True, [1, 3, 2, 4])])
+def test_evaluated_steps_are_told_the_best_first(tmp_path: Path, lower_is_better: bool, expected: list[int]) -> None:
+    run = evaluated_run(tmp_path, {1: 0.1, 2: 0.8, 3: 0.7, 4: 0.8, 5: None, 6: "0.9"})
+    with run.evaluations.open("a") as file:
+        file.write(
+            '{"step": 3, "attempt": 1, "score": 0.3}\n'
+        )  # evaluated again; a row of tasks, and a torn one follow
+        file.write('{"step": 4, "attempt": 1, "task/acc": 0.9}\n{"step": 1, "sco')
+
+    assert best_first(run, "score", lower_is_better) == expected
+
+
+def evaluated_run(folder: Path, scores: dict[int, Any]) -> RunDir:
+    run = RunDir(folder)
+    rows = [{"time": 0.0, "step": step, "attempt": 0, "score": score} for step, score in scores.items()]
+    run.evaluations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
+def damage(run: RunDir, *steps: int) -> None:
+    for step in steps:
+        (run.checkpoint(step) / "weights.bin").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("damaged", "chosen", "said"),
+    [
+        ((), 2, ""),
+        ((2,), 4, "step 2 was the best, but its checkpoint is damaged; taken is the best that is intact, step 4"),
+        ((2, 4), 5, "step 2 was the best, but its checkpoint is damaged; taken is the last one, step 5"),
+        ((4,), 2, ""),
+    ],
+)
+def test_a_damaged_best_checkpoint_gives_way_to_the_next_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damaged: tuple[int, ...], chosen: int, said: str
+) -> None:
+    """Step 3 would be better than 4, but was not kept."""
+    run = evaluated_run(tmp_path, {1: 0.1, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.6})
+    store = [save(run, 5, step, 2) for step in (1, 2, 4, 5)][-1]
+    damage(run, *damaged)
+    state = TrainerState(global_step=5, max_steps=5, best_global_step=2, best_metric=0.9)
+
+    assert choose_intact(store, state, lambda: best_first(run, "score", False)) == chosen
+
+    assert state.best_global_step == chosen
+    aside = {f"step-{step:08d}" for step in damaged if step != 4 or 2 in damaged}
+    quarantine = run.checkpoints / QUARANTINE
+    assert ({path.name for path in quarantine.iterdir()} if quarantine.exists() else set()) == aside
+    assert (capsys.readouterr().out.splitlines() or [""])[-1] == said
+
+
+def test_a_best_checkpoint_that_is_gone_gives_way_as_well(tmp_path: Path) -> None:
+    run = evaluated_run(tmp_path, {2: 0.9, 4: 0.7, 5: 0.6})
+    store = [save(run, 5, step, 2) for step in (2, 4, 5)][-1]
+    shutil.rmtree(run.checkpoint(2))
+
+    state = TrainerState(global_step=5, max_steps=5, best_global_step=2)
+
+    assert choose_intact(store, state, lambda: best_first(run, "score", False)) == 4
+
+
+def test_without_a_best_step_the_last_one_is_taken(tmp_path: Path) -> None:
+    run = evaluated_run(tmp_path, {})
+    store, state = save(run, 5, 5, None), TrainerState(global_step=5, max_steps=5)
+
+    assert choose_intact(store, state, lambda: best_first(run, "score", False)) == 5
+    assert state.best_global_step is None

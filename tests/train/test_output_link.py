@@ -1,5 +1,7 @@
 """Names of trained models: links that are made once, and never take another's place."""
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -126,3 +128,54 @@ def test_a_rehearsal_does_not_take_the_name_of_a_run(tmp_path: Path) -> None:
 
     with pytest.raises(LauncherError, match="exists already"):
         refuse_taken(*context(tmp_path, "mine", rehearsal=True))
+
+
+def test_a_name_that_may_not_be_given_is_told_before_the_training(stranger: Path) -> None:
+    run, recipe = context(stranger / "site", "mine")
+    (stranger / "site" / "models").mkdir(mode=0o555)
+
+    with pytest.raises(
+        LauncherError, match=r"/models: permission denied; ask its owner, or set a `roots\.models` of your own in the"
+    ):
+        refuse_taken(run, recipe)
+
+    (stranger / "site" / "models").chmod(0o755)
+    publish_name(run, recipe)
+    (stranger / "site" / "models").chmod(0o555)
+    publish_name(run, recipe)  # an attempt that comes again has nothing left to do
+
+
+def test_so_it_is_below_a_folder_that_is_not_there_yet(stranger: Path) -> None:
+    run, recipe = context(stranger / "site", "mine")
+    run.record.cluster["roots"]["models"] = str(stranger / "lab" / "our" / "models")
+    (stranger / "lab").mkdir(mode=0o555)
+
+    with pytest.raises(LauncherError, match=r"/lab: permission denied"):
+        refuse_taken(run, recipe)
+
+
+@pytest.mark.parametrize(
+    ("number", "why"), [(errno.EACCES, "permission denied"), (errno.EROFS, "the file system is read-only")]
+)
+def test_a_name_that_may_not_be_given_any_more_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, why: str
+) -> None:
+    run, recipe = context(tmp_path, "mine")
+
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr(Path, "symlink_to", fail)
+
+    with pytest.raises(LauncherError, match=rf"\.mine\.abc123: {why}; ask its owner"):
+        publish_name(run, recipe)
+
+
+def test_a_folder_of_models_that_may_not_be_written_is_told_before_the_queue(stranger: Path) -> None:
+    site(stranger)
+    (stranger / "models").chmod(0o555)
+
+    (found,) = complaints(stranger, RECIPE + "output: mine\n")
+
+    assert "output: permission denied for `models`, where the model gets this name: ask its owner" in found
+    assert not complaints(stranger, RECIPE)

@@ -14,6 +14,7 @@ from jobs.data.corpus.progress import Gauge, Progress
 from jobs.data.corpus.source_file import ProcessedFile, finished_file
 from jobs.rank.atomic_files import clear_leftovers, naming
 from jobs.rank.context import Context
+from jobs.rank.publish import why_closed
 from jobs.rank.worker_pool import run_tasks
 from launcher.artifacts.corpus_manifest import Tally
 from launcher.errors import LauncherError
@@ -75,11 +76,13 @@ def make_work_folder(files: FileList) -> None:
         if files.recipe.data_use == "credentialed":
             for folder in (files.work.parent, files.work):  # `parts` is moved into the former to be removed
                 folder.chmod(0o700)
-    except PermissionError as error:
-        what = "another user is making one of this name; wait for it, or write another name"
-        if not os.path.isdir(files.work.parent):
-            what = "ask who owns the folder, or set another root in the cluster profile"
-        raise LauncherError(f"{error.filename}: permission denied; {what}") from None
+    except OSError as error:
+        why, what = why_closed(error), "ask who owns the folder, or set another root in the cluster profile"
+        if why is None:
+            raise
+        if isinstance(error, PermissionError) and os.path.isdir(files.work.parent):
+            what = "another user is making one of this name; wait for it, or write another name"
+        raise LauncherError(f"{error.filename}: {why}; {what}") from None
 
 
 def find_done(files: FileList, numbers: Collection[int], context: Context) -> dict[int, ProcessedFile]:

@@ -89,7 +89,7 @@ class DpoRecipe(PreferenceRecipe):
     def inputs(self) -> Iterator[Input]:
         yield from super().inputs()
         if self.reference.model:
-            yield Input("reference.model", "model", self.reference.model)
+            yield Input("reference.model", "model", self.reference.model, "causal")
 
     @override
     def _conflicts(self) -> Iterator[str]:

@@ -50,7 +50,7 @@ class EvaluateRecipe(RecipeBase):
     @override
     def inputs(self) -> Iterator[Input]:
         if self.model:
-            yield from self.model.inputs()
+            yield from self.model.inputs(is_causal=not self.rewards)
         for place, task in enumerate(self.tasks if self.missing_files == "refuse" else ()):
             yield from task.inputs(f"tasks.{place}")
 

@@ -71,7 +71,7 @@ class TrainingRecipe(RecipeBase):
 
     @override
     def inputs(self) -> Iterator[Input]:
-        yield Input("model.path", "model", self.model.path)
+        yield Input("model.path", "model", self.model.path, "causal" if self.predicts == "tokens" else "any")
         if isinstance(self.adapter, Orthogonal):
             yield Input("adapter.start_from", "adapter", self.adapter.start_from)
         for place, one in enumerate(self.model.adapters):

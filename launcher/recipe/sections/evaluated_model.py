@@ -38,9 +38,13 @@ class EvaluatedModel(Section):
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Leave it off unless you have read that code."""
 
-    def inputs(self) -> Iterator[Input]:
-        """Give the model, its tokenizer and its adapters."""
-        yield Input("model.path", "model", self.path)
+    def inputs(self, is_causal: bool = True) -> Iterator[Input]:
+        """Give the model, its tokenizer and its adapters.
+
+        Args:
+            is_causal: Whether it is used as a causal language model.
+        """
+        yield Input("model.path", "model", self.path, "causal" if is_causal else "any")
         if self.tokenizer:
             yield Input("model.tokenizer", "tokenizer", self.tokenizer)
         for place, one in enumerate(self.adapters):
