@@ -36,7 +36,7 @@ def main() -> int:
     notes.write_text("")
     limit = float(os.environ[SECONDS]) - SPARE
     code = _run(chosen(options.which, options.file), notes, limit - (time.monotonic() - began))
-    found = answer([json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()], code)
+    found = answer([json.loads(line) for line in notes.read_bytes().splitlines()], code)
     print(json.dumps(found))
     return 1 if "why" in found else 0
 
