@@ -61,8 +61,9 @@ def would_clash(first: Recipe, other: Recipe, folders: tuple[str, str]) -> bool:
         settings = [one.model_dump(include=keys) for one in (first, other)]
     else:
         settings = [decisive_keys(one) for one in (first, other)]
-    one, another = (_located(values, folder) for values, folder in zip(settings, folders, strict=True))
-    return bool(one != another)
+    if len(set(folders)) > 1 or settings[0] != settings[1]:
+        settings = [_located(values, folder) for values, folder in zip(settings, folders, strict=True)]
+    return bool(settings[0] != settings[1])
 
 
 def _located(value: Any, folder: str) -> Any:
