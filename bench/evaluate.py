@@ -34,7 +34,7 @@ from jobs.evaluation.prompts import Prompt
 from launcher.recipe.sections.evaluation_tasks import ChoiceTask
 
 ASSETS = Path(__file__).parents[1] / "recipes" / "assets"
-CASES = (("letters", 0, 1.1), ("texts", 0, 2.5), ("letters", 5, 4.0), ("texts", 5, 6.0))
+CASES = (("letters", 0, 1.1), ("texts", 0, 2.5), ("letters", 5, 3.0), ("texts", 5, 6.0))
 """What is scored, examples, and how many times as fast as the harness it should be."""
 TOLERANCE = 1e-3
 CAPACITY = 8192

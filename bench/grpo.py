@@ -6,7 +6,7 @@ of the other, and the rewards of both have to agree. The model is a Llama of ran
 the prompts are MedQuAD's questions, the reward is the share of one token, which the model says now and then. All
 weights are trained.
 
-    python bench/grpo.py [--rounds 3] [--steps 8] [--json] [--smallest]
+    python bench/grpo.py [--rounds 3] [--steps 12] [--json] [--smallest]
 """
 
 import sys
@@ -95,5 +95,5 @@ def favour_token(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    options = parse(__doc__, steps=8, has_adapter=False)
+    options = parse(__doc__, steps=12, has_adapter=False)
     sys.exit(main(__file__, options, Work(_recipe(options.steps), trl_run, value="reward", prepare=favour_token)))

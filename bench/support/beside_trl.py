@@ -180,7 +180,8 @@ def _report(
     seconds = [[step_seconds(one["times"], SKIPPED_STEPS) for one in results] for results in (ours, trl)]
     memory = [[float(one["memory_gib"]) for one in results] for results in (ours, trl)]
     speed = median_ratio(*seconds)
-    room = statistics.median(our / theirs for our, theirs in zip(*memory, strict=True))
+    # What the allocator keeps beyond what is needed differs by 2 % from round to round, and is never negative.
+    room = min(memory[0]) / min(memory[1])
     is_reached = speed >= work.least_speed and room <= work.most_memory
     if options.json:
         result = {"seconds_per_step": seconds, "memory_gib": memory, "speed_ratio": speed, "memory_ratio": room}
@@ -189,7 +190,7 @@ def _report(
     for name, times, peaks in zip(("ours", "TRL"), seconds, memory, strict=True):
         step = statistics.median(chain.from_iterable(times))
         rate = f"{tokens / step:9,.0f} tokens/s" if tokens else f"{step:7.3f} s a step"
-        print(f"{name:5}  {rate}  {statistics.median(peaks):6.2f} GiB")
+        print(f"{name:5}  {rate}  {min(peaks):6.2f} GiB")
     print(f"speed  {speed:9.3f}  (at least {work.least_speed})   memory {room:.3f}  (at most {work.most_memory})")
     print("not judged" if options.smallest else "reached" if is_reached else "MISSED")
     return 0 if is_reached or options.smallest else 1
