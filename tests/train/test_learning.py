@@ -19,36 +19,49 @@ from tests.support.training_runs import ASSETS, cpt_recipe, make_run_of, train
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2, and the questions of MedQuAD that rehearsals use."""
-    folder = tmp_path_factory.mktemp("learning")
-    smollm2(folder / "smollm2")
+@pytest.mark.long
+def test_held_out_answers_of_medquad_become_likelier(tmp_path: Path) -> None:
+    smollm2(tmp_path / "smollm2")
+    adapter = {"method": "lora", "r": 16, "alpha": 32}
+
+    before, after = answer_losses(tmp_path, "./smollm2", 12, {}, adapter=adapter, precision={"dtype": "bf16"})
+
+    assert after < before - 0.25
+
+
+@pytest.mark.parametrize("adapter", [None, {"method": "lora", "r": 16, "alpha": 32}])
+def test_held_out_answers_become_likelier_to_the_shipped_llama(tmp_path: Path, adapter: dict[str, Any] | None) -> None:
+    shutil.copytree(ASSETS / "stories260k", tmp_path / "stories260k")
+
+    data = {"chat_template": "alpaca", "too_long": "truncate"}
+
+    before, after = answer_losses(tmp_path, "./stories260k", 30, data, length=384, adapter=adapter)
+
+    assert after < before - 0.25
+
+
+def answer_losses(
+    folder: Path, model: str, steps: int, data: dict[str, Any], length: int = 192, **settings: Any
+) -> list[float]:
+    """Fine-tune on questions of MedQuAD that rehearsals use; return the loss of others' answers before and after."""
     shutil.copy(ASSETS / "medquad_80.json.gz", folder)
-    return folder
-
-
-def test_held_out_answers_of_medquad_become_likelier(folder: Path) -> None:
     source = {"name": "medquad", "files": "medquad_80.json.gz", "format": "alpaca"}
     recipe = cpt_recipe(
         kind="sft",
-        model={"path": "./smollm2"},
-        adapter={"method": "lora", "r": 16, "alpha": 32},
-        batch={"global_batch": "8 sequences", "micro_batch": 4, "sequence_length": 192},
-        schedule={"length": "12 steps", "warmup": "1 steps"},
+        model={"path": model},
+        batch={"global_batch": "8 sequences", "micro_batch": 4, "sequence_length": length},
+        schedule={"length": f"{steps} steps", "warmup": "1 steps"},
         optim={"lr": 1e-3},
-        precision={"dtype": "bf16"},
         checkpoint={"interval": "100 steps"},
         evaluate="100 steps",
+        **settings,
     )
-    run = make_run_of(recipe | {"data": {"sources": [source], "packing": "pad", "validation": 0.25}}, folder)
+    run = make_run_of(recipe | {"data": {"sources": [source], "packing": "pad", "validation": 0.25, **data}}, folder)
 
     attempt = train(run, ranks=2)
 
     assert attempt.exit_codes == [FINISHED] * 2, attempt.log()
-    before, after = (row["answer_loss"] for row in read_json_lines(run.evaluations))
-
-    assert after < before - 0.25
+    return [row["answer_loss"] for row in read_json_lines(run.evaluations)]
 
 
 def test_mortality_of_other_patients_is_told_better_than_by_chance(tmp_path: Path) -> None:
