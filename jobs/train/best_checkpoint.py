@@ -116,7 +116,7 @@ def _is_usable(store: CheckpointStore, state: TrainerState, step: int) -> bool:
         store.intact(step)
     except RuntimeError as error:
         if group.is_main:
-            store._quarantine(folder, str(error).removeprefix(f"checkpoint {folder.name}: "))
+            store.quarantine(folder, str(error).removeprefix(f"checkpoint {folder.name}: "))
         group.barrier()
         return False
     return True

@@ -140,7 +140,7 @@ class CheckpointStore:
             if damage is None:
                 return step
             if self.group.is_main:
-                self._quarantine(self._run.checkpoint(step), damage)
+                self.quarantine(self._run.checkpoint(step), damage)
             self.group.barrier()
 
     def intact(self, step: int) -> Path:
@@ -223,9 +223,10 @@ class CheckpointStore:
             if fault and fault.may_pass:
                 raise self._unreadable(folder, fault.said)
             if fault:
-                self._quarantine(folder, fault.said)
+                self.quarantine(folder, fault.said)
 
-    def _quarantine(self, folder: Path, reason: str) -> None:
+    def quarantine(self, folder: Path, reason: str) -> None:
+        """Put a checkpoint aside that nothing is to be resumed from, and say why. Rank 0 calls it; not a collective."""
         place = _free_name(self._run.checkpoints / QUARANTINE / folder.name)
         place.parent.mkdir(exist_ok=True)
         os.rename(folder, place)
@@ -234,7 +235,7 @@ class CheckpointStore:
     def _put_in_place(self, folder: Path, step: int) -> None:
         final = self._run.checkpoint(step)
         if final.exists():
-            self._quarantine(final, "a newer checkpoint of the same step replaces it")
+            self.quarantine(final, "a newer checkpoint of the same step replaces it")
         os.rename(folder, final)
         sync(self._run.checkpoints)
 

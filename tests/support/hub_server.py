@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
+
+from tests.support.loopback_server import QuietHandler, serving
 
 _OID = "0123456789abcdef0123456789abcdef01234567"
 
@@ -54,8 +54,8 @@ def hub_server(private: bool | None = None) -> Iterator[Hub]:
     """Run a Hub; `private` is said of the repository that it holds."""
     hub = Hub(private)
 
-    class _Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class _Handler(QuietHandler):
+        def do_POST(self) -> None:  # noqa: N802 - as the base class calls it
             hub.tokens.add(self.headers["Authorization"])
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             code, answer = hub.answer(self.path.partition("?")[0], body)
@@ -67,17 +67,6 @@ def hub_server(private: bool | None = None) -> Iterator[Hub]:
 
         do_GET = do_POST  # noqa: N815 - as the base class calls it
 
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with serving(_Handler) as address:
+        hub.address = address
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -4,8 +4,9 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Event
+
+from tests.support.loopback_server import QuietHandler, serving
 
 
 @dataclass
@@ -25,8 +26,8 @@ def webhook() -> Iterator[Webhook]:
     heard = Webhook()
     heard.may_answer.set()
 
-    class _Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class _Handler(QuietHandler):
+        def do_POST(self) -> None:  # noqa: N802 - as the base class calls it
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert self.headers["Content-Type"] == "application/json" and [*body] == ["text"]
             heard.texts.append(body["text"])
@@ -34,18 +35,9 @@ def webhook() -> Iterator[Webhook]:
             self.send_response(heard.code)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
-    heard.address = f"http://127.0.0.1:{server.server_address[1]}/services/T0/B0/sEcReT"
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield heard
-    finally:
-        heard.may_answer.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(_Handler) as address:
+        heard.address = f"{address}/services/T0/B0/sEcReT"
+        try:
+            yield heard
+        finally:
+            heard.may_answer.set()
